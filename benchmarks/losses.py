@@ -1,0 +1,96 @@
+"""Time of each loss, and what clDice and boundary add to a training step of a U-Net.
+
+python benchmarks/losses.py --size 64       on the CPU
+python benchmarks/losses.py --size 128      on a GPU
+"""
+
+import argparse
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jax_seg.losses import LOSSES, combine
+
+FOCAL = {"focal_alpha": 0.5, "focal_gamma": 2.0}
+
+
+def alternating_medians(programs, repeats):
+    """Median milliseconds of each name -> () -> arrays, run in turn so that they share the noise."""
+    times = {name: [] for name in programs}
+    for program in programs.values():
+        jax.block_until_ready(program())
+    for _ in range(repeats):
+        for name, program in programs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(program())
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def loss_gradient(name, logits, label, mask):
+    """() -> (value, gradient) of one loss, compiled."""
+    total = lambda logits: combine(logits, label, mask, {name: 1.0}, **FOCAL)[0]
+    compiled = jax.jit(jax.value_and_grad(total))
+    return lambda: compiled(logits)
+
+
+def training_step(model, terms, image, label, mask):
+    """() -> parameters after one step of SGD on the sum of `terms`, compiled."""
+    params = model.init(jax.random.key(0), image)
+    weights = dict.fromkeys(terms, 1.0)
+    optimizer = optax.sgd(1e-3, momentum=0.99, nesterov=True)
+
+    @jax.jit
+    def step(params, momentum):
+        total = lambda params: combine(model.apply(params, image), label, mask, weights, **FOCAL)[0]
+        updates, momentum = optimizer.update(jax.grad(total)(params), momentum, params)
+        return optax.apply_updates(params, updates), momentum
+
+    momentum = optimizer.init(params)
+    return lambda: step(params, momentum)
+
+
+def main(argv=None):
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=64, help="voxels a side of the patch")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--filters", type=int, default=16)
+    parser.add_argument("--poolings", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--small", action="store_true", help="seconds in all, numbers mean nothing")
+    arguments = parser.parse_args(argv)
+    if arguments.small:
+        arguments.size, arguments.filters, arguments.poolings, arguments.repeats = 8, 2, 1, 1
+
+    from jax_seg.models.unet import Model
+
+    model = Model(filters=arguments.filters, poolings=arguments.poolings)
+    shape = (arguments.batch, *(arguments.size,) * 3, 1)
+    image = jax.random.normal(jax.random.key(1), shape)
+    height = sum(jnp.indices(shape)[1:4]) % 16
+    label = (height < 2).astype(jnp.uint8)  # tilted sheets, two voxels thin
+    mask = jax.random.bernoulli(jax.random.key(2), 0.6, shape)
+
+    times = alternating_medians(
+        {name: loss_gradient(name, image, label, mask) for name in LOSSES}, arguments.repeats
+    )
+    plain, more = ("dice", "focal"), ("dice", "focal", "boundary", "cldice")
+    steps = alternating_medians(
+        {terms: training_step(model, terms, image, label, mask) for terms in (plain, more)},
+        arguments.repeats,
+    )
+
+    print(f"{jax.devices()[0].device_kind}, patch {shape}, U-Net with {arguments.filters} filters:")
+    print("median of alternating runs, forward and backward; share of the step with dice and focal")
+    print(f"\n| {'loss or step':36} | {'ms':>9} | {'share':>8} |\n|{'-' * 38}|{'-' * 11}|{'-' * 10}|")
+    rows = times | {f"step: {' + '.join(terms)}": value for terms, value in steps.items()}
+    for name, value in rows.items():
+        print(f"| {name:36} | {value:9.2f} | {value / steps[plain]:8.1%} |")
+
+
+if __name__ == "__main__":
+    main()

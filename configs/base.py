@@ -1,0 +1,175 @@
+"""Every field once, with its unit and its default: the values that the versions share.
+
+A version is a file beside this one that changes some of them. A field that does not exist is an
+error, and so is one that nothing reads.
+"""
+
+import ml_collections
+
+
+def get_config():
+    """The shared values, as a locked ConfigDict."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0  # of parameters, patches and augmentation
+
+    config.data = data = ml_collections.ConfigDict()
+    data.name = "folder"  # or 'synthetic': generated scrolls, see `synthetic`
+    data.root = ""  # folder with images and labels (and train.csv with id,scroll_id)
+    data.images = ""  # name of the image folder in it; '' finds train_images, imagesTr or images
+    data.labels = ""  # name of the label folder in it; '' finds the one that belongs
+    data.background = (0,)  # label values that are background
+    data.foreground = (1,)  # label values that are foreground
+    data.ignore = (2,)  # label values that are unlabeled: masked everywhere
+    data.fold = 0  # the fold that is held out
+    data.folds = 5
+    data.group = "scroll_id"  # what a fold keeps together; '' shuffles single volumes
+    data.split_seed = 0  # of the folds
+    data.patch = (128, 128, 128)  # voxels: depth, height, width
+    data.batch = 2  # patches per step
+    data.patches_per_volume = 1  # patches of each volume per epoch
+    data.foreground_share = 1 / 3  # probability that a patch is placed to hold foreground
+    data.balance_target = 0.0  # foreground share of labelled voxels to come near to; 0 for none
+    data.threads = 4  # that read ahead
+    data.cache = ""  # folder for decoded volumes; '' is WORKDIR/cache
+    data.cache_gb = 100.0  # GiB that decoded volumes may take on the disk
+
+    config.synthetic = synthetic = ml_collections.ConfigDict()  # read when data.name='synthetic'
+    synthetic.volumes = 10
+    synthetic.size = 96  # voxels along each axis
+    synthetic.seed = 0
+
+    config.preprocess = preprocess = ml_collections.ConfigDict()
+    preprocess.name = "percentile"  # to [0, 1]; 'zscore' to mean 0 and standard deviation 1
+    preprocess.low_percentile = 0.5  # clipped below, percent
+    preprocess.high_percentile = 99.5  # clipped above, percent
+
+    config.augment = augment = ml_collections.ConfigDict()  # probabilities per patch, and ranges
+    augment.flip = 0.5  # of each axis
+    augment.rotate90 = 0.5  # 0 to 3 quarter turns in a random plane of equal axes
+    augment.rotate = 0.0  # any angle
+    augment.scale = 0.0
+    augment.noise = 0.15
+    augment.blur = 0.0
+    augment.brightness = 0.15
+    augment.contrast = 0.15
+    augment.low_resolution = 0.0
+    augment.gamma_inverted = 0.0
+    augment.gamma = 0.0
+    augment.in_plane_only = False  # leave depth out of turns and scaling
+    augment.rotate_degrees = (-30.0, 30.0)
+    augment.scale_range = (0.7, 1.4)  # step between samples, voxels
+    augment.noise_range = (0.0, 0.1)  # standard deviation, share of the image's own
+    augment.blur_range = (0.5, 1.0)  # sigma, voxels
+    augment.brightness_range = (0.75, 1.25)  # factor
+    augment.contrast_range = (0.75, 1.25)  # factor
+    augment.low_resolution_range = (0.5, 1.0)  # of the resolution
+    augment.gamma_range = (0.7, 1.5)  # exponent
+
+    config.model = model = ml_collections.ConfigDict()
+    model.name = "unet"
+    model.filters = 32  # channels of the finest level
+    model.poolings = 4  # resolution levels below it
+    model.in_channels = 1
+    model.out_channels = 1
+    model.dimensions = 3
+    model.dtype = "float32"  # compute type; 'bfloat16' is faster on recent GPUs
+    model.deep_supervision = 0  # extra heads on coarser levels
+    model.rematerialise = False  # less memory for about a third more computation
+
+    config.loss = loss = ml_collections.ConfigDict()
+    loss.weights = weights = ml_collections.ConfigDict()  # 0 leaves a term out of the program
+    weights.dice = 0.5
+    weights.cross_entropy = 0.0
+    weights.focal = 0.3
+    weights.variance = 0.0
+    weights.entropy = 0.0
+    weights.boundary = 0.0
+    weights.cldice = 0.0
+    weights.skeleton_recall = 0.0
+    weights.connectivity = 0.0
+    loss.focal_alpha = 0.5  # of foreground; 1 - alpha of background
+    loss.focal_gamma = 2.0
+    loss.foreground_weight = 1.0  # class weights of the focal term
+    loss.background_weight = 1.0
+
+    config.optimizer = optimizer = ml_collections.ConfigDict()
+    optimizer.name = "sgd"  # or 'adamw', 'adam', 'muon'
+    optimizer.momentum = 0.99  # of sgd and muon
+    optimizer.nesterov = True
+    optimizer.weight_decay = 0.01  # decoupled, per unit of learning rate
+    optimizer.clip_norm = 0.5  # global norm of the gradients; 0 for no clipping
+
+    config.schedule = schedule = ml_collections.ConfigDict()  # of the learning rate, per epoch
+    schedule.name = "cosine_restarts"  # or 'cosine', 'polynomial', 'constant', 'plateau'
+    schedule.learning_rate = 1e-4
+    schedule.warmup_epochs = 5
+    schedule.t_0 = 10  # cosine_restarts: epochs of the first cycle
+    schedule.t_mult = 2  # cosine_restarts: growth of the cycles
+    schedule.eta_min = 1e-6  # smallest rate of the cosines
+    schedule.power = 0.9  # of 'polynomial'
+
+    config.reduction = reduction = ml_collections.ConfigDict()  # read when schedule.name='plateau'
+    reduction.patience = 5  # epochs without improvement before the rate is reduced
+    reduction.factor = 0.5
+    reduction.threshold = 1e-4  # relative improvement that counts
+    reduction.cooldown = 0  # epochs after a reduction that do not count
+    reduction.min_scale = 0.0  # smallest share of the scheduled rate
+
+    config.plateau = plateau = ml_collections.ConfigDict()  # what to do after bad epochs
+    plateau.rule = "conservative"  # of interventions; or 'aggressive', 'escape', 'capped'
+    plateau.maximum_scale = 0.0  # of the rate; 0 for the rule's own limit
+    plateau.worse_epochs = 3  # in a row that make a plateau; 0 for never
+    plateau.rollback_fraction = 0.15  # loss above the best that is rolled back at once; 0 for never
+    plateau.substantial_progress = 0.0  # since the last plateau, that spares the intervention
+    plateau.threshold = 0.0  # smallest difference of losses that counts
+    plateau.noise_factor = 1.0  # the same, in standard errors of the validation loss
+    plateau.patience = 50  # epochs without improvement before the run ends; 0 for never
+
+    config.train = train = ml_collections.ConfigDict()
+    train.epochs = 300
+
+    config.validate = validate = ml_collections.ConfigDict()
+    validate.metric = (
+        "loss"  # of fixed patches; or 'dice', 'iou' of whole volumes: chooses the best
+    )
+    validate.patches_per_volume = 1  # fixed patches
+    validate.volumes_every = 10  # epochs between evaluations of whole volumes; 0 for the last only
+    validate.overlap = 0.5  # of sliding windows
+    validate.windows = 1  # per call of the network
+    validate.threshold = 0.5  # on the probability
+
+    config.checkpoint = checkpoint = ml_collections.ConfigDict()
+    checkpoint.keep = 1  # latest checkpoints that stay, beside the best
+    checkpoint.minutes = 10.0  # between saves within an epoch; 0 saves after epochs only
+    return config.lock()
+
+
+def shrink(config, arg):
+    """`config` as it is, or shrunk to a laptop with generated volumes when `arg` is 'demo'.
+
+    Epochs and everything that counts epochs scale together, so that the version keeps its
+    character.
+
+    Raises:
+      ValueError: any other `arg`.
+    """
+    if not arg:
+        return config
+    if arg != "demo":
+        raise ValueError(f"The configuration's argument is ':{arg}'; it knows ':demo' alone.")
+    scale = 12 / config.train.epochs
+
+    def scaled(epochs):
+        return max(round(epochs * scale), 1) if epochs else 0
+
+    config.train.epochs = 12
+    config.schedule.warmup_epochs = scaled(config.schedule.warmup_epochs)
+    config.schedule.t_0 = scaled(config.schedule.t_0)
+    config.reduction.patience = scaled(config.reduction.patience)
+    config.plateau.patience = scaled(config.plateau.patience)
+    config.validate.volumes_every = scaled(config.validate.volumes_every)
+    config.data.update(
+        name="synthetic", patch=(48, 48, 48), batch=2, patches_per_volume=8, threads=2, folds=4
+    )
+    config.model.update(filters=8, poolings=2)
+    return config

@@ -1,0 +1,93 @@
+"""Reading a configuration at the edge: every field is read by somebody, or the run is refused."""
+
+import difflib
+import json
+
+from ml_collections import ConfigDict
+
+
+class Reader:
+    """A read-only view of a configuration that remembers what was read.
+
+    `reader.train.epochs` reads one field; `reader.section('model')` reads all fields of a section
+    as a dict, to be passed on as keyword arguments, so that the callee refuses what it does not
+    know.
+    """
+
+    def __init__(self, config, path="", read=None):
+        self._config, self._path = config, path
+        self._read = set() if read is None else read
+
+    def __getattr__(self, name):
+        if name not in self._config:
+            near = difflib.get_close_matches(name, list(self._config), 1)
+            hint = f"; did you mean '{self._path}{near[0]}'?" if near else "."
+            raise ValueError(f"The configuration has no field '{self._path}{name}'{hint}")
+        value = self._config[name]
+        path = self._path + name
+        if isinstance(value, ConfigDict):
+            return Reader(value, path + ".", self._read)
+        self._read.add(path)
+        return value
+
+    def section(self, name):
+        """All fields of a section as a plain dict."""
+        reader = getattr(self, name)
+        return {
+            key: reader.section(key) if isinstance(value, ConfigDict) else getattr(reader, key)
+            for key, value in reader._config.items()
+        }
+
+    def refuse_unread(self):
+        """Raise ValueError naming the fields that nobody has read."""
+        unread = sorted(set(flat(self._config)) - self._read)
+        if unread:
+            raise ValueError(
+                f"Nothing reads the configuration's field '{unread[0]}'"
+                + (f" (nor {', '.join(unread[1:])})" if unread[1:] else "")
+                + "; remove it, or name the part that was meant to read it."
+            )
+
+
+def flat(config, path=""):
+    """{'data.patch': value, …}: every leaf of a configuration by its dotted path."""
+    leaves = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict | dict):
+            leaves |= flat(value, f"{path}{key}.")
+        else:
+            leaves[path + key] = value
+    return leaves
+
+
+def as_dict(config):
+    """A configuration as JSON types, as it is kept in checkpoints: tuples become lists."""
+    return json.loads(config.to_json())
+
+
+def from_dict(stored):
+    """The configuration that `as_dict` stored: lists become tuples again."""
+
+    def tuples(value):
+        if isinstance(value, dict):
+            return {key: tuples(v) for key, v in value.items()}
+        return tuple(tuples(v) for v in value) if isinstance(value, list) else value
+
+    return ConfigDict(tuples(stored))
+
+
+def differences(config, stored, ignore=()):
+    """Lines 'field: stored → now' for the leaves in which two configurations differ.
+
+    Args:
+      config: ConfigDict.
+      stored: of `as_dict`.
+      ignore: paths of fields or sections that may differ.
+    """
+    now, then = flat(as_dict(config)), flat(stored)
+    return [
+        f"{path}: {then.get(path, 'absent')} → {now.get(path, 'absent')}"
+        for path in sorted(now.keys() | then.keys())
+        if now.get(path, "absent") != then.get(path, "absent")
+        and not any(path == i or path.startswith(i + ".") for i in ignore)
+    ]

@@ -1,0 +1,160 @@
+"""Decode a compressed TIFF once, into an uncompressed file that is mapped from then on."""
+
+import errno
+import functools
+import hashlib
+import io
+import math
+import os
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from jax_seg.data.volumes import block_slices, existing, open_volume
+
+SLAB_BYTES = 32 * 2**20  # decoded at a time
+OPEN_MAPS = 16  # decoded volumes kept open; each is file-backed, not memory
+OPEN_SOURCES = 1024  # headers kept
+ABANDONED_SECONDS = 3600  # a part file untouched for that long has lost its writer
+
+
+class Cache:
+    """Decoded volumes in a folder of bounded size, shared by processes without locks.
+
+    A file is keyed by its source's absolute path, size and modification time, so a changed source
+    is decoded again. When space is short the least recently used files are unlinked; a map that is
+    still open stays valid. Two processes may decode the same source at once: each writes a file of
+    its own and renames it, and either result is right. While several write at once they may exceed
+    the limit together by what they are writing.
+
+    Pickles by its arguments.
+    """
+
+    def __init__(self, directory, limit_bytes):
+        """Caches in `directory`, which is created, at most `limit_bytes`."""
+        self.directory = Path(directory).absolute()
+        self.limit_bytes = int(limit_bytes)
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def __reduce__(self):
+        return Cache, (self.directory, self.limit_bytes)
+
+    def open(self, path):
+        """Opens a volume as a reader with random access, decoding it first where that is needed.
+
+        Zarr and uncompressed TIFF have random access already and are not cached.
+
+        Raises:
+            ValueError: as `open_volume`, any voxel of a decoded volume included; or the decoded
+                volume is larger than the limit.
+            OSError: the disk of the cache is full.
+        """
+        path = existing(path)
+        status = path.stat()
+        key = f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}"
+        decoded = self.directory / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
+        voxels = None
+        with suppress(FileNotFoundError, ValueError):  # absent, or cut by whoever copied the cache
+            voxels = _open_map(decoded)
+        if voxels is None:
+            reader = _open_source(path, status.st_size, status.st_mtime_ns)
+            if reader.random_access:
+                return reader
+            voxels = self._decode(reader, decoded)
+        with suppress(FileNotFoundError):  # unlinked since by another process
+            now = time.time_ns()
+            os.utime(decoded, ns=(now, now))
+        return CachedReader(self, path, voxels)
+
+    def _decode(self, reader, decoded):
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header,
+            {
+                "descr": np.lib.format.dtype_to_descr(reader.dtype),
+                "fortran_order": False,
+                "shape": reader.shape,
+            },
+        )
+        depth, *page = reader.shape
+        page_bytes = math.prod(page) * reader.dtype.itemsize
+        total = header.tell() + depth * page_bytes
+        if total > self.limit_bytes:
+            raise ValueError(
+                f"{reader.path} takes {total / 2**30:.3g} GiB decoded, more than the cache's "
+                f"{self.limit_bytes / 2**30:.3g} GiB: raise data.cache_gb."
+            )
+        self._make_room(total)
+        descriptor, name = tempfile.mkstemp(dir=self.directory, suffix=".part")
+        part = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(header.getvalue())
+                pages = max(1, SLAB_BYTES // page_bytes)
+                for first in range(0, depth, pages):
+                    slab = reader.read((first, 0, 0), (min(pages, depth - first), *page))
+                    file.write(np.ascontiguousarray(slab))
+                file.flush()
+                os.fsync(file.fileno())  # network disks say only here that they are full
+            # Mapped before it has its name: from then on another process may unlink it.
+            voxels = np.load(part, mmap_mode="r")
+            part.replace(decoded)
+        except BaseException as error:
+            part.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OSError(
+                    error.errno,
+                    f"the disk of the cache {self.directory} is full while decoding "
+                    f"{reader.path}: free space there or lower data.cache_gb",
+                ) from error
+            raise
+        self._make_room(0)
+        return voxels
+
+    def _make_room(self, needed):
+        """Unlinks the least recently used files until `needed` more bytes fit the limit."""
+        files = []
+        for file in self.directory.iterdir():
+            with suppress(FileNotFoundError):
+                if file.suffix in (".npy", ".part"):
+                    status = file.stat()
+                    files.append((status.st_mtime_ns, status.st_size, file))
+        total = needed + sum(size for _, size, _ in files)
+        being_written = time.time_ns() - ABANDONED_SECONDS * 10**9
+        for modified, size, file in sorted(files):
+            if total <= self.limit_bytes:
+                return
+            if file.suffix == ".npy" or modified < being_written:
+                file.unlink(missing_ok=True)
+                total -= size
+
+
+class CachedReader:
+    """A reader over the map of a decoded volume; pickles as the call that opens it again."""
+
+    random_access = True
+
+    def __init__(self, cache, path, voxels):
+        self.cache, self.path, self.voxels = cache, path, voxels
+        self.shape, self.dtype = voxels.shape, voxels.dtype
+
+    def __reduce__(self):
+        return self.cache.open, (self.path,)
+
+    def read(self, start, size):
+        """The voxels [start, start + size), each (d, h, w) triples: a read-only view [D, H, W]."""
+        return np.asarray(self.voxels[block_slices(self, start, size)])
+
+
+@functools.lru_cache(maxsize=OPEN_MAPS)
+def _open_map(decoded):
+    return np.load(decoded, mmap_mode="r")
+
+
+@functools.lru_cache(maxsize=OPEN_SOURCES)
+def _open_source(path, size, modified):
+    """`open_volume`, remembered while the file has this size and modification time."""
+    return open_volume(path)

@@ -1,0 +1,124 @@
+"""A folder of labelled volumes made ready: split, decoded, measured, with its preprocessing."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jax_seg.data import cache as volume_cache
+from jax_seg.data import folder, folds, labels, synthetic, volumes
+from jax_seg.data.fingerprint import fingerprint
+from jax_seg.data.preprocess import Preprocessing, fit_preprocessing
+
+
+class Dataset(NamedTuple):
+    """What a run trains on and is judged by.
+
+    Attributes:
+      train, validation: lists of labelled `Volume`.
+      train_facts, validation_facts: their `Fingerprint`s.
+      cache: opens their files.
+      table: of `labels.label_table`.
+      dtype: of the images, uint8 when all of them are, else float32.
+      preprocessing: `Preprocessing`, fitted to the training volumes.
+    """
+
+    train: list
+    validation: list
+    train_facts: list
+    validation_facts: list
+    cache: object
+    table: np.ndarray
+    dtype: np.dtype
+    preprocessing: Preprocessing
+
+
+def prepare(
+    root,
+    *,
+    images,
+    labels_folder,
+    background,
+    foreground,
+    ignore,
+    fold,
+    fold_count,
+    group,
+    seed,
+    cache_directory,
+    cache_gb,
+    threads,
+    preprocess,
+    preprocessing=None,
+):
+    """Find, split, decode and measure the volumes of a folder.
+
+    Args:
+      root: folder in one of the layouts of `folder.find_volumes`.
+      images, labels_folder: names of its two subfolders, '' to find them.
+      background, foreground, ignore: label values.
+      fold: the one held out, or 'all'.
+      fold_count: number of folds.
+      group: 'scroll_id' keeps the volumes of a scroll in one fold, '' shuffles volumes.
+      seed: of the split.
+      cache_directory: for decoded volumes and measurements.
+      cache_gb: GiB that decoded volumes may take on the disk.
+      threads: volumes measured at once.
+      preprocess: keyword arguments of `fit_preprocessing`.
+      preprocessing: stored numbers of a resumed run; None fits them.
+
+    Returns:
+      Dataset.
+
+    Raises:
+      ValueError, FileNotFoundError: bad input, naming the file or the field.
+    """
+    if group not in ("scroll_id", ""):
+        raise ValueError(f"data.group is {group!r}; choose 'scroll_id', or '' for single volumes.")
+    found = folder.find_volumes(root, images=images, labels=labels_folder)
+    table = labels.label_table(foreground=foreground, ignore=ignore, background=background)
+    train_ids, validation_ids = folds.split(
+        [v.id for v in found],
+        [v.scroll_id for v in found] if group else None,
+        fold=fold,
+        folds=fold_count,
+        seed=seed,
+    )
+    cache_directory = Path(cache_directory)
+    cache = volume_cache.Cache(cache_directory / "volumes", int(cache_gb * 2**30))
+    by_id = {v.id: v for v in found}
+    used = sorted(set(train_ids) | set(validation_ids))
+    for identifier in used:
+        volume = by_id[identifier]
+        volumes.check_pair(volumes.open_volume(volume.image), volumes.open_volume(volume.label))
+    measured = fingerprint(
+        [by_id[i] for i in used], cache, table, cache_directory / "measured", threads
+    )
+    facts = dict(zip(used, measured, strict=True))
+    if preprocessing is None:
+        sample = np.concatenate([facts[i].intensities for i in train_ids])
+        preprocessing = fit_preprocessing(sample, **preprocess)
+    if not any(len(facts[i].foreground) for i in train_ids):
+        raise ValueError(
+            f"No training volume of {root} has a voxel of data.foreground {tuple(foreground)}; "
+            "correct data.foreground."
+        )
+    dtypes = {np.dtype(volumes.open_volume(by_id[i].image).dtype) for i in used}
+    return Dataset(
+        train=[by_id[i] for i in train_ids],
+        validation=[by_id[i] for i in validation_ids],
+        train_facts=[facts[i] for i in train_ids],
+        validation_facts=[facts[i] for i in validation_ids],
+        cache=cache,
+        table=table,
+        dtype=np.dtype(np.uint8) if dtypes == {np.dtype(np.uint8)} else np.dtype(np.float32),
+        preprocessing=preprocessing,
+    )
+
+
+def write_synthetic(directory, *, volumes, size, seed):
+    """Write the generated scrolls of a configuration once, and return their folder."""
+    root = Path(directory) / f"synthetic-{volumes}x{size}-seed{seed}"
+    if not root.exists():
+        synthetic.write_folder(root, count=volumes, size=size, seed=seed)
+    return root

@@ -1,0 +1,62 @@
+"""Batches of patches, read ahead by Grain's threads and put on the device before they are needed."""
+
+import collections
+
+import grain
+import jax
+import numpy as np
+
+
+class _From:
+    """Patches `start` to `stop` of a sampler, numbered from 0 as Grain wants them."""
+
+    def __init__(self, sampler, start, stop):
+        self._sampler, self._start, self._stop = sampler, start, stop
+
+    def __len__(self):
+        return self._stop - self._start
+
+    def __getitem__(self, index):
+        return self._sampler[self._start + index]
+
+
+def batches(sampler, *, batch, start, count, threads):
+    """Iterate over `count` batches, from patch number `start` of the sampler.
+
+    The position in the data is a patch number, so a run resumes at any batch, with any number of
+    threads, and sees the patches that it would have seen.
+
+    Args:
+      sampler: `PatchSampler`.
+      batch: patches per batch.
+      start: number of the first patch.
+      count: batches.
+      threads: that read ahead; 0 reads in the caller's thread.
+
+    Yields:
+      Dict of numpy arrays, the batch's axis first.
+    """
+    source = _From(sampler, start, start + batch * count)
+    dataset = grain.MapDataset.source(source).batch(batch)
+    ahead = min(2 * threads, 16)
+    yield from dataset.to_iter_dataset(grain.ReadOptions(threads, ahead))
+
+
+def on_device(iterator, put=jax.device_put, ahead=2):
+    """Keep `ahead` batches on the device: the transfer runs while the step before computes.
+
+    Args:
+      iterator: of dicts of numpy arrays.
+      put: moves a dict of arrays to the device or devices.
+      ahead: batches under way.
+
+    Yields:
+      (batch on the device, its 'volume' numbers as a numpy array).
+    """
+    waiting = collections.deque()
+    for batch in iterator:
+        volumes = np.asarray(batch.pop("volume"))
+        waiting.append((put(batch), volumes))
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting

@@ -1,0 +1,56 @@
+"""Preprocessing as data: four numbers, fitted once, stored with the model, applied by one function."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+
+class Preprocessing(NamedTuple):
+    """`(clip(x, low, high) - shift) * scale`, in the units of the stored image."""
+
+    low: float
+    high: float
+    shift: float
+    scale: float
+
+
+def fit_preprocessing(sample, *, name, low_percentile, high_percentile):
+    """Fit the numbers to a sample of intensities.
+
+    Args:
+      sample: [N] intensities of the training volumes, finite.
+      name: 'percentile' clips to the two percentiles and scales to [0, 1]; 'zscore' clips alike and
+        scales to mean 0 and standard deviation 1 (nnU-Net's CT normalisation).
+      low_percentile, high_percentile: in percent.
+
+    Returns:
+      Preprocessing.
+
+    Raises:
+      ValueError: an unknown name, percentiles out of order, or images that are constant.
+    """
+    if name not in ("percentile", "zscore"):
+        raise ValueError(f"preprocess.name is {name!r}; choose 'percentile' or 'zscore'.")
+    if not 0 <= low_percentile < high_percentile <= 100:
+        raise ValueError(
+            f"preprocess.low_percentile and high_percentile are {low_percentile} and "
+            f"{high_percentile}; they must rise within 0 to 100."
+        )
+    sample = np.asarray(sample, np.float64)
+    low, high = np.percentile(sample, (low_percentile, high_percentile))
+    if not high > low:
+        raise ValueError(
+            f"The training images are constant between the percentiles {low_percentile} and "
+            f"{high_percentile} (value {low:g}); check that data.images names the images."
+        )
+    if name == "percentile":
+        return Preprocessing(float(low), float(high), float(low), float(1 / (high - low)))
+    clipped = np.clip(sample, low, high)
+    return Preprocessing(float(low), float(high), float(clipped.mean()), float(1 / clipped.std()))
+
+
+def preprocess(image, preprocessing):
+    """Normalise an image of any dtype and shape to float32, on the device."""
+    low, high, shift, scale = preprocessing
+    return (jnp.clip(image.astype(jnp.float32), low, high) - shift) * scale

@@ -1,0 +1,130 @@
+"""Patches of volumes, drawn by number: patch i is the same whoever asks for it, and whenever."""
+
+import dataclasses
+
+import numpy as np
+
+from jax_seg.data import labels
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchSampler:
+    """A random-access source of training patches.
+
+    Patch `i` belongs to epoch `i // len(self)`. An epoch visits every volume `patches_per_volume`
+    times in an order of its own. Each patch holds at least one labelled voxel; a share of them is
+    made to hold foreground (nnU-Net's oversampling), where the volume has any.
+
+    Attributes:
+      volumes: list of labelled `Volume`.
+      fingerprints: list of `Fingerprint`, one per volume.
+      cache: opens the files of the volumes.
+      table: of `labels.label_table`.
+      patch: (depth, height, width) in voxels.
+      patches_per_volume: patches drawn from each volume in an epoch.
+      foreground_share: probability that a patch is placed to hold a foreground voxel.
+      balance_target: share of foreground among the labelled voxels that a patch should come near
+        to: of four places drawn, the nearest is kept. 0 keeps the first.
+      dtype: of the images handed out.
+      seed: of every draw.
+    """
+
+    volumes: list
+    fingerprints: list
+    cache: object
+    table: np.ndarray
+    patch: tuple
+    patches_per_volume: int
+    foreground_share: float
+    balance_target: float
+    dtype: np.dtype
+    seed: int
+
+    def __len__(self):
+        return len(self.volumes) * self.patches_per_volume
+
+    def __getitem__(self, index):
+        """Patch `index` >= 0: {'image': [*patch, 1], 'label': uint8 [*patch, 1], 'volume': int32}.
+
+        Labels are 0 background, 1 foreground, 2 masked: unlabeled or outside the volume.
+        """
+        epoch, position = divmod(int(index), len(self))
+        order = self._generator(1, epoch).permutation(len(self))
+        number = int(order[position] % len(self.volumes))
+        generator = self._generator(0, index)
+        place, label = self._place(number, generator)
+        volume = self.volumes[number]
+        image = read_patch(self.cache.open(volume.image), place, self.patch, outside="edge")
+        return {
+            "image": image.astype(self.dtype, copy=False)[..., None],
+            "label": label[..., None],
+            "volume": np.int32(number),
+        }
+
+    def _generator(self, purpose, number):
+        key = np.array([2 * self.seed + purpose, number], np.uint64)
+        return np.random.Generator(np.random.Philox(key=key))
+
+    def _place(self, number, generator):
+        def candidate():
+            place = self._draw_place(number, generator)
+            return place, self._label(number, place)
+
+        if not self.balance_target:
+            return candidate()
+        candidates = [candidate() for _ in range(4)]
+        return min(candidates, key=lambda c: abs(_foreground_share(c[1]) - self.balance_target))
+
+    def _draw_place(self, number, generator):
+        """The patch's first corner: a chosen voxel lies anywhere in the patch that the volume allows."""
+        facts = self.fingerprints[number]
+        wanted = generator.random() < self.foreground_share and len(facts.foreground)
+        places = facts.foreground if wanted else facts.labelled
+        voxel = places[generator.integers(len(places))]
+        patch = np.array(self.patch)
+        room = facts.shape - patch
+        corner = np.clip(voxel - generator.integers(0, patch), 0, np.maximum(room, 0))
+        return np.where(room < 0, room // 2, corner)
+
+    def _label(self, number, place):
+        volume = self.volumes[number]
+        reader = self.cache.open(volume.label)
+        stored = read_patch(reader, place, self.patch, outside=None)
+        inside = labels.encode(stored, self.table, volume.label)
+        return pad_patch(inside, reader.shape, place, self.patch, outside=labels.MASKED)
+
+
+def read_patch(reader, start, size, outside):
+    """Read a patch that may pass the volume's borders.
+
+    Args:
+      reader: with `shape` and `read(start, size)`.
+      start: [3] first voxel, may be negative.
+      size: [3] voxels.
+      outside: value of the voxels outside of the volume, 'edge' to repeat its border, or None to
+        return only the part inside.
+
+    Returns:
+      Array of `size`, or of the part inside.
+    """
+    low = np.maximum(start, 0)
+    high = np.minimum(np.add(start, size), reader.shape)
+    inside = reader.read(tuple(int(v) for v in low), tuple(int(v) for v in high - low))
+    return inside if outside is None else pad_patch(inside, reader.shape, start, size, outside)
+
+
+def pad_patch(inside, shape, start, size, outside):
+    """Extend the part of a patch that lies inside a volume of `shape` to the whole patch."""
+    before = np.maximum(-np.asarray(start), 0)
+    after = np.maximum(np.add(start, size) - shape, 0)
+    if not before.any() and not after.any():
+        return inside
+    widths = list(zip(before.tolist(), after.tolist(), strict=True))
+    if outside == "edge":
+        return np.pad(inside, widths, mode="edge")
+    return np.pad(inside, widths, constant_values=outside)
+
+
+def _foreground_share(label):
+    labelled = np.count_nonzero(label != labels.MASKED)
+    return np.count_nonzero(label == labels.FOREGROUND) / max(labelled, 1)

@@ -1,0 +1,166 @@
+"""Losses for masked binary segmentation, and their weighted sum.
+
+Each is `f(logits, label, mask, **options) -> scalar float32` on [B, *spatial, C] arrays: label 1
+foreground and 0 background, mask 1 where the voxel is labelled. An unlabelled voxel contributes
+nothing to value or gradient (`masking`).
+"""
+
+import jax
+
+from jax_seg.losses.boundary import boundary
+from jax_seg.losses.overlap import dice
+from jax_seg.losses.pixel import VARIANCE_FLOOR, cross_entropy, entropy, focal, variance
+from jax_seg.losses.topology import cldice, connectivity, skeleton_recall
+
+__all__ = [
+    "LOSSES",
+    "VARIANCE_FLOOR",
+    "boundary",
+    "cldice",
+    "coarsen",
+    "combine",
+    "connectivity",
+    "cross_entropy",
+    "dice",
+    "entropy",
+    "focal",
+    "skeleton_recall",
+    "variance",
+]
+
+LOSSES = {
+    "dice": dice,
+    "cross_entropy": cross_entropy,
+    "focal": focal,
+    "variance": variance,
+    "entropy": entropy,
+    "boundary": boundary,
+    "cldice": cldice,
+    "skeleton_recall": skeleton_recall,
+    "connectivity": connectivity,
+}
+
+
+def combine(
+    logits,
+    label,
+    mask,
+    weights,
+    *,
+    terms=None,
+    focal_alpha=None,
+    focal_gamma=None,
+    foreground_weight=1.0,
+    background_weight=1.0,
+    level_weights=None,
+):
+    """Weighted sum of losses, over one level of logits or several.
+
+    A term outside `terms` is not computed at all. `terms` is static; `weights` may be arrays that
+    change from epoch to epoch without recompiling, so name in `terms` what any epoch will use.
+
+    Under deep supervision the total is the mean over levels weighted by `level_weights`, each
+    level against a label coarsened to its size (Lee et al. 2015; label: see `coarsen`).
+
+    Args:
+      logits: [B, *spatial, C], or a tuple of them, finest first.
+      label, mask: the shape of the finest logits, see `masking.labelled`.
+      weights: name in `LOSSES` -> weight, a number or a scalar array.
+      terms: names to compute; by default those whose weight is not the plain number 0.
+      focal_alpha, focal_gamma, foreground_weight, background_weight: options of `focal`.
+      level_weights: one number per level, normalised to sum 1; by default 1, 1/2, 1/4, ...
+
+    Returns:
+      (total, components): scalar float32, and the unweighted value of each term at the finest
+      level by name.
+
+    Raises:
+      ValueError: a term is unknown, lacks its weight or option or has one that would go unused,
+        no term is left, or the levels do not fit.
+    """
+    terms = _active(weights, terms)
+    options = {}
+    if "focal" in terms:
+        if focal_alpha is None or focal_gamma is None:
+            missing = "focal_alpha" if focal_alpha is None else "focal_gamma"
+            raise ValueError(f"Loss term 'focal' needs the option {missing}: give it a number.")
+        options["focal"] = {
+            "alpha": focal_alpha,
+            "gamma": focal_gamma,
+            "foreground_weight": foreground_weight,
+            "background_weight": background_weight,
+        }
+
+    levels = logits if isinstance(logits, (tuple, list)) else (logits,)
+    if level_weights is None:
+        level_weights = [0.5**level for level in range(len(levels))]
+    if len(level_weights) != len(levels):
+        raise ValueError(
+            f"level_weights has {len(level_weights)} numbers for {len(levels)} levels of logits: "
+            "give one per level, finest first."
+        )
+
+    values, totals = [], []
+    for index, level in enumerate(levels):
+        if index:
+            label, mask = coarsen(label, mask, level.shape)
+        values.append({})
+        for name in terms:
+            with jax.named_scope(name):
+                values[-1][name] = LOSSES[name](level, label, mask, **options.get(name, {}))
+        totals.append(sum(weights[name] * value for name, value in values[-1].items()))
+    total = sum(w * t for w, t in zip(level_weights, totals, strict=True)) / sum(level_weights)
+    return total, values[0]
+
+
+def coarsen(label, mask, shape):
+    """Label and mask at a coarser level: foreground if any voxel is, background if all are.
+
+    A block of background with an unlabelled voxel could hold foreground there, so it is unlabelled.
+    nnU-Net picks the nearest voxel instead; a sheet two voxels thin then loses three quarters of
+    itself at an eighth of the resolution, and a coarse level learns that sheets are full of holes.
+
+    Args:
+      label, mask: [B, *spatial, C], see `masking.labelled`.
+      shape: the coarser shape, each spatial size a divisor of the finer one.
+
+    Returns:
+      (label, mask) of `shape`, bool.
+
+    Raises:
+      ValueError: `shape` does not divide the label's shape.
+    """
+    factors = [fine // coarse for fine, coarse in zip(label.shape, shape, strict=True)]
+    if tuple(f * s for f, s in zip(factors, shape, strict=True)) != label.shape or (
+        factors[0] != 1 or factors[-1] != 1
+    ):
+        raise ValueError(
+            f"Logits of shape {shape} do not divide a label of shape {label.shape} into equal "
+            "blocks: order the levels finest first and pool by whole factors."
+        )
+    blocks = [size for pair in zip(shape, factors, strict=True) for size in pair]
+    within = tuple(range(1, len(blocks), 2))
+    known = mask != 0
+    foreground = (known & (label != 0)).reshape(blocks).any(within)
+    return foreground, foreground | known.reshape(blocks).all(within)
+
+
+def _active(weights, terms):
+    """The names to compute, in the order of `LOSSES`."""
+    used = [n for n, w in weights.items() if isinstance(w, jax.Array) or w != 0]
+    terms = used if terms is None else terms
+    for name in (*weights, *terms):
+        if name not in LOSSES:
+            raise ValueError(f"Unknown loss term '{name}': use {', '.join(LOSSES)}.")
+    for name in terms:
+        if name not in weights:
+            raise ValueError(f"Loss term '{name}' is in terms but has no weight: add it to weights.")
+    for name in used:
+        if name not in terms and not isinstance(weights[name], jax.Array):
+            raise ValueError(
+                f"Loss term '{name}' has weight {weights[name]} but is not in terms: "
+                "add it there or set its weight to 0."
+            )
+    if not terms:
+        raise ValueError("Every loss weight is 0: give at least one term a weight.")
+    return [name for name in LOSSES if name in terms]

@@ -1,0 +1,104 @@
+"""Losses that look at each voxel alone: cross entropy, focal, and two that only see the prediction.
+
+All logarithms are taken of logits, never of probabilities: a voxel that is confidently wrong keeps
+its gradient, where a probability clamped to [1e-7, 1 - 1e-7] loses it beyond logits of ±16.1.
+"""
+
+import jax
+import jax.numpy as jnp
+from optax.losses import sigmoid_binary_cross_entropy
+
+from jax_seg.losses.masking import labelled, mean_over_samples, mean_over_voxels, spatial_sum
+
+VARIANCE_FLOOR = 0.82778
+"""The least value of `variance` on a large patch; read the loss as its distance to this.
+
+A probability never varies by more than 1/4, so (1 - v)² >= 0.5625; but v = 1/4 needs every p at
+0 or 1, where the entropy is 0 and the second part costs 0.5. The best of both is p = 0.2 or 0.8,
+half and half: entropy 0.5, v = 0.09, (1 - 0.09)² = 0.828.
+"""
+
+
+def cross_entropy(logits, label, mask):
+    """Binary cross entropy in nats, mean over the labelled voxels; 0 when there is none.
+
+    Args:
+      logits, label, mask: [B, *spatial, C], see `masking.labelled`.
+
+    Returns:
+      Scalar float32.
+    """
+    logits, label, mask = labelled(logits, label, mask)
+    return mean_over_voxels(sigmoid_binary_cross_entropy(logits, label), mask)
+
+
+def focal(
+    logits, label, mask, *, alpha, gamma=2.0, foreground_weight=1.0, background_weight=1.0
+):
+    """Mean of w_t α_t (1 - p_t)^γ (-log p_t) over the labelled voxels (Lin et al. 2017, eq. 5).
+
+    The mean divides by the number of voxels, not by the sum of weights: α and the class weights
+    also scale the loss.
+
+    Args:
+      logits, label, mask: [B, *spatial, C], see `masking.labelled`.
+      alpha: α of the foreground; the background has 1 - α.
+      gamma: γ >= 0, how much a voxel that is already right counts less.
+      foreground_weight, background_weight: w of either class.
+
+    Returns:
+      Scalar float32, 0 when no voxel is labelled.
+    """
+    logits, label, mask = labelled(logits, label, mask)
+    cross_entropy = sigmoid_binary_cross_entropy(logits, label)
+    modulation = jnp.exp(-gamma * sigmoid_binary_cross_entropy(logits, 1 - label))
+    class_weight = jnp.where(
+        label > 0.5, alpha * foreground_weight, (1 - alpha) * background_weight
+    )
+    return mean_over_voxels(class_weight * modulation * cross_entropy, mask)
+
+
+def variance(logits, label, mask, *, target_entropy=0.5):
+    """(1 - v)² + max(0, target - H): pushes apart the probabilities of one patch, not to 0 and 1.
+
+    v is the unbiased variance of p over space, mean over the samples with at least two labelled
+    voxels; H is the binary entropy in nats, mean over the labelled voxels. Never below
+    `VARIANCE_FLOOR`.
+
+    Args:
+      logits, label, mask: [B, *spatial, C], see `masking.labelled`; the label's values are unused.
+      target_entropy: entropy in nats under which the second part starts, at most log 2.
+
+    Returns:
+      Scalar float32, 0 when no sample has two labelled voxels.
+    """
+    logits, _, mask = labelled(logits, label, mask)
+    spatial = tuple(range(1, logits.ndim - 1))
+    count = mask.sum(spatial, keepdims=True)
+    probability = jax.nn.sigmoid(logits) * mask
+    mean = probability.sum(spatial, keepdims=True) / jnp.maximum(count, 1)
+    squares = spatial_sum(jnp.square(probability - mean) * mask)
+    per_sample = squares / jnp.maximum(spatial_sum(mask) - 1, 1)
+    spread = jnp.square(1 - mean_over_samples(per_sample, mask, at_least=2))
+    doubt = jax.nn.relu(target_entropy - _entropy(logits, mask))
+    return jnp.where((count >= 2).any(), spread + doubt, 0)
+
+
+def entropy(logits, label, mask, *, target_entropy=0.3):
+    """max(0, target - H): a price on certainty (Pereyra et al. 2017), once it passes a target.
+
+    H is the binary entropy in nats, mean over the labelled voxels.
+
+    Args:
+      logits, label, mask: [B, *spatial, C], see `masking.labelled`; the label's values are unused.
+      target_entropy: entropy in nats under which the price starts, at most log 2.
+
+    Returns:
+      Scalar float32, 0 when no voxel is labelled.
+    """
+    logits, _, mask = labelled(logits, label, mask)
+    return jnp.where(mask.any(), jax.nn.relu(target_entropy - _entropy(logits, mask)), 0)
+
+
+def _entropy(logits, mask):
+    return mean_over_voxels(sigmoid_binary_cross_entropy(logits, jax.nn.sigmoid(logits)), mask)

@@ -1,0 +1,109 @@
+"""Overlap scores of a binary segmentation, from four counts that are summed and divided once."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+UNLABELED = 2  # the encoded label's third value
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Numbers of labelled voxels: add the volumes' counts, then call `scores` once.
+
+    `sum` works on an iterable of them; `Confusion()` is zero.
+    """
+
+    true_positive: int = 0
+    false_positive: int = 0
+    false_negative: int = 0
+    true_negative: int = 0
+
+    def __add__(self, other):
+        return Confusion(
+            self.true_positive + other.true_positive,
+            self.false_positive + other.false_positive,
+            self.false_negative + other.false_negative,
+            self.true_negative + other.true_negative,
+        )
+
+    def __radd__(self, zero):
+        return self  # `sum` starts at 0
+
+    @property
+    def labelled(self):
+        """Number of voxels counted."""
+        return self.true_positive + self.false_positive + self.false_negative + self.true_negative
+
+
+def confusion(prediction, label):
+    """Count agreement and disagreement over the labelled voxels.
+
+    Args:
+      prediction: array of any shape, bool or integer, 1 foreground and 0 background; it is not
+        read where the label is 2.
+      label: array of that shape, 1 foreground, 0 background, 2 unlabeled.
+
+    Returns:
+      Confusion.
+
+    Raises:
+      ValueError: the shapes differ.
+    """
+    prediction, label = np.asarray(prediction), np.asarray(label)
+    require_same_shape(prediction, label)
+    predicted, foreground = prediction == 1, label == 1
+    labelled = label.size - np.count_nonzero(label == UNLABELED)
+    true_positive = np.count_nonzero(predicted & foreground)
+    false_negative = np.count_nonzero(foreground) - true_positive
+    false_positive = np.count_nonzero(predicted & (label == 0))
+    true_negative = labelled - true_positive - false_negative - false_positive
+    return Confusion(true_positive, false_positive, false_negative, true_negative)
+
+
+def scores(counts):
+    """Dice, IoU, precision, recall, accuracy and the two shares of foreground.
+
+    Dice is 2TP / (2TP + FP + FN), IoU is TP / (TP + FP + FN), precision TP / (TP + FP), recall
+    TP / (TP + FN). A score whose denominator is zero is 1 where prediction and label are both
+    empty, which is a perfect answer, and 0 otherwise, so no mistake is ever rewarded.
+
+    Args:
+      counts: Confusion, of one volume or summed over many.
+
+    Returns:
+      dict of floats: dice, iou, precision, recall, accuracy, and foreground_predicted and
+      foreground_label as shares of the labelled voxels.
+
+    Raises:
+      ValueError: no voxel is labelled.
+    """
+    if not counts.labelled:
+        raise ValueError(
+            "No voxel is labelled, so there is nothing to score; leave the volume out."
+        )
+    both, predicted = counts.true_positive, counts.true_positive + counts.false_positive
+    foreground = counts.true_positive + counts.false_negative
+    empty_score = float(predicted == 0 and foreground == 0)
+
+    def ratio(numerator, denominator):
+        return numerator / denominator if denominator else empty_score
+
+    return {
+        "dice": ratio(2 * both, predicted + foreground),
+        "iou": ratio(both, predicted + foreground - both),
+        "precision": ratio(both, predicted),
+        "recall": ratio(both, foreground),
+        "accuracy": (both + counts.true_negative) / counts.labelled,
+        "foreground_predicted": predicted / counts.labelled,
+        "foreground_label": foreground / counts.labelled,
+    }
+
+
+def require_same_shape(prediction, label):
+    """Raise a ValueError that names both shapes where they differ."""
+    if prediction.shape != label.shape:
+        raise ValueError(
+            f"The prediction has shape {prediction.shape} and the label {label.shape}; "
+            "predict at the label's full size."
+        )

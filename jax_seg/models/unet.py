@@ -1,0 +1,85 @@
+"""Plain U-Net in two or three dimensions (Ronneberger et al. 2015; Çiçek et al. 2016).
+
+Down: two normalised convolutions per level, then 2×2(×2) max pooling; channels double. Up: a
+transposed convolution halves the channels, the skip is appended, two normalised convolutions.
+"""
+
+from flax import linen as nn
+
+from jax_seg.models.layers import DoubleConvolution, Upsample, max_pool, pointwise
+
+
+class Model(nn.Module):
+    """U-Net: x [B, D, H, W, in_channels] -> float32 logits [B, D, H, W, out_channels].
+
+    22,575,329 parameters in three dimensions with 32 filters and 4 poolings.
+
+    Attributes:
+      filters: channels of the finest level.
+      poolings: number of times the resolution halves.
+      in_channels: channels of the input.
+      out_channels: channels of the logits.
+      dimensions: 3 for [B, D, H, W, C], 2 for [B, H, W, C].
+      dtype: compute type, 'float32' or 'bfloat16'; parameters, norms and logits are float32.
+      deep_supervision: number of extra heads, on the decoder levels 1/2, 1/4, … of the input's
+        size; when positive the result is a tuple of logits, finest first.
+      rematerialise: keep only the input of each level for the backward pass and compute the level
+        again: less memory for about a third more computation (Chen et al. 2016).
+    """
+
+    filters: int = 32
+    poolings: int = 4
+    in_channels: int = 1
+    out_channels: int = 1
+    dimensions: int = 3
+    dtype: str = "float32"
+    deep_supervision: int = 0
+    rematerialise: bool = False
+
+    @nn.compact
+    def __call__(self, x_BDHWC):
+        """Logits of a batch; ValueError for fields or an input that do not fit the network."""
+        self._check(x_BDHWC.shape)
+        Level = nn.remat(DoubleConvolution) if self.rematerialise else DoubleConvolution
+
+        skips = []
+        for level in range(self.poolings):
+            x_BDHWC = Level(self.filters << level, self.dtype, name=f"encoder_{level}")(x_BDHWC)
+            skips.append(x_BDHWC)
+            x_BDHWC = max_pool(x_BDHWC)
+        x_BDHWC = Level(self.filters << self.poolings, self.dtype, name="bottleneck")(x_BDHWC)
+
+        coarser = []
+        for index, skip_BDHWC in enumerate(reversed(skips)):
+            level = self.poolings - 1 - index
+            features = self.filters << level
+            x_BDHWC = Upsample(features, self.dtype, name=f"up_{index}")(x_BDHWC)
+            x_BDHWC = Level(features, self.dtype, name=f"decoder_{index}")(x_BDHWC, skip_BDHWC)
+            if 1 <= level <= self.deep_supervision:
+                head = pointwise(self.out_channels, features, name=f"head_{level}")
+                coarser.insert(0, head(x_BDHWC))
+        logits_BDHW1 = pointwise(self.out_channels, self.filters, name="output")(x_BDHWC)
+        return (logits_BDHW1, *coarser) if self.deep_supervision else logits_BDHW1
+
+    def _check(self, shape):
+        if self.dimensions not in (2, 3):
+            raise ValueError(f"model.dimensions is {self.dimensions}; set it to 2 or 3.")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"model.dtype is '{self.dtype}'; set it to 'float32' or 'bfloat16'.")
+        if not 0 <= self.deep_supervision < max(self.poolings, 1):
+            raise ValueError(
+                f"model.deep_supervision is {self.deep_supervision}, but {self.poolings} poolings "
+                f"leave {max(self.poolings - 1, 0)} coarser decoder levels; lower it."
+            )
+        expected = ", ".join("BDHW" if self.dimensions == 3 else "BHW")
+        if len(shape) != self.dimensions + 2 or shape[-1] != self.in_channels:
+            raise ValueError(
+                f"The U-Net's input has shape {shape}; give it [{expected}, {self.in_channels}], "
+                "or change model.dimensions or model.in_channels."
+            )
+        divisor = 2**self.poolings
+        if any(size % divisor or not size for size in shape[1:-1]):
+            raise ValueError(
+                f"The U-Net's input has spatial sizes {shape[1:-1]}, but {self.poolings} poolings "
+                f"need multiples of {divisor}; pad or crop the input, or use fewer poolings."
+            )

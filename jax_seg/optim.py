@@ -1,0 +1,196 @@
+"""Optimizers, the parts of a network that they treat apart, and noise, as functions of trees.
+
+The learning rate is not part of an optimizer. Its updates are those of rate 1, decay included, and
+`apply_updates` multiplies them by a rate per part of the network; that is exact, for each of them
+is linear in the rate. So a rate is an argument of the training step like any other array, and an
+update is these four lines:
+
+    gradients = zero_frozen(gradients, labels, learning_rates)
+    norm = global_norm(gradients)
+    updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
+    params = apply_updates(params, updates, labels, learning_rates)
+
+labels comes from `label_parameters`; learning_rates is {label: float32 scalar}. A part whose rate
+is 0 is frozen: it keeps its bits, its gradients count neither in the norm nor in the optimizer's
+moments, and nothing recompiles when it thaws.
+"""
+
+import difflib
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import optax
+
+NAMES = ("sgd", "adam", "adamw", "muon")
+
+
+def make_optimizer(
+    name, *, momentum, nesterov, weight_decay, clip_norm, b1=0.9, b2=0.999, epsilon=1e-8
+):
+    """An optax transformation whose updates are those of learning rate 1.
+
+    In this order: the gradients are clipped to the global norm clip_norm (Pascanu et al. 2013);
+    the optimizer turns them into a direction d; the update is −(d + weight_decay · params). The
+    decay is decoupled (Loshchilov and Hutter 2019): it takes learning_rate · weight_decay of every
+    parameter per update, untouched by clipping, momentum or Adam's denominator. PyTorch's SGD
+    couples it: there decay passes through the momentum and is 1 / (1 − momentum) times as strong,
+    so its 3e-5 at momentum 0.99 is 3e-3 here.
+
+    Args:
+      name: 'sgd': d is the gradient plus momentum times the trace of former ones, PyTorch's form.
+        'adam', 'adamw': Kingma and Ba 2015; with a decoupled decay the two are one.
+        'muon': Jordan et al. 2024 for kernels, Adam for everything that is no matrix. A kernel
+        [*spatial, in, out] is orthogonalised as the matrix [spatial · in, out]; the update is
+        scaled to a root mean square of 0.2 (Liu et al. 2025, eq. 4), AdamW's own size, so that one
+        learning rate serves both.
+      momentum: of SGD and Muon, in [0, 1).
+      nesterov: look-ahead form of that momentum; under Muon also of Adam's (Dozat 2016).
+      weight_decay: per unit of learning rate; 0 for none.
+      clip_norm: largest global norm of the gradients; 0 for no clipping.
+      b1: Adam's decay of the first moment.
+      b2: Adam's decay of the second moment.
+      epsilon: Adam's addition to the denominator.
+
+    Raises:
+      ValueError: for an unknown name or a value out of range, naming optimizer.<field>.
+    """
+    if name not in NAMES:
+        raise ValueError(f"optimizer.name is '{name}'; choose one of {', '.join(NAMES)}.")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"optimizer.momentum is {momentum}; set it in [0, 1).")
+    for field, value in (("weight_decay", weight_decay), ("clip_norm", clip_norm)):
+        if value < 0:
+            raise ValueError(f"optimizer.{field} is {value}; set it to 0 or more.")
+
+    if name == "sgd":
+        optimizer = optax.chain(
+            optax.trace(momentum, nesterov),
+            optax.add_decayed_weights(weight_decay),
+            optax.scale(-1.0),
+        )
+    elif name == "muon":
+        optimizer = optax.contrib.muon(
+            1.0,
+            beta=momentum,
+            eps=epsilon,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            adam_b1=b1,
+            adam_b2=b2,
+            adam_weight_decay=weight_decay,
+            muon_weight_dimension_numbers=_matrices,
+            consistent_rms=0.2,
+        )
+    else:
+        optimizer = optax.adamw(1.0, b1, b2, epsilon, weight_decay=weight_decay)
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    return optax.chain(clip, optimizer)
+
+
+def label_parameters(params, patterns):
+    """A tree like `params` with the label of each parameter.
+
+    Args:
+      params: tree of arrays. The path of one joins its keys with '/': encoder_0/conv_0/kernel.
+      patterns: {label: regular expression}; a parameter takes the first label whose expression is
+        found in its path (re.search; anchor with ^ and $ where needed). {'all': ''} is one part.
+
+    Raises:
+      ValueError: if an expression labels nothing, with the nearest paths, or a parameter gets no
+        label.
+    """
+    labels = {}
+    for path in _paths(params):
+        label = next((k for k, pattern in patterns.items() if re.search(pattern, path)), None)
+        if label is None:
+            raise ValueError(
+                f"The parameter '{path}' matches none of the patterns {list(patterns.values())}; "
+                "end them with one that matches the rest, such as ''."
+            )
+        labels[path] = label
+    for label, pattern in patterns.items():
+        if label not in labels.values():
+            _refuse_unmatched(pattern, labels)
+    return jax.tree_util.tree_map_with_path(lambda path, _: labels[_join(path)], params)
+
+
+def zero_frozen(gradients, labels, learning_rates):
+    """`gradients` with exact zeros (even for NaN) in the parts whose learning rate is 0."""
+    return jax.tree.map(
+        lambda gradient, label: jnp.where(learning_rates[label] == 0, 0, gradient),
+        gradients,
+        labels,
+    )
+
+
+def apply_updates(params, updates, labels, learning_rates):
+    """params + learning_rates[label] · updates; bit for bit `params` where the rate is 0."""
+
+    def apply(param, update, label):
+        rate = learning_rates[label]
+        return jnp.where(rate == 0, param, (param + rate * update).astype(param.dtype))
+
+    return jax.tree.map(apply, params, updates, labels)
+
+
+def global_norm(tree):
+    """√ of the sum of the squares of all values of a tree, a float32 scalar."""
+    return optax.tree.norm(optax.tree.cast(tree, jnp.float32))
+
+
+def add_noise(key, tree, std, patterns=("",)):
+    """`tree` plus Gaussian noise of standard deviation `std`, a float32 scalar.
+
+    For weights, `patterns` lists regular expressions (re.search) of the paths that receive it; the
+    other leaves are returned as they are. For gradients it is the noise of Neelakantan et al. 2015
+    (eq. 1), where std at update t is √(η / (1 + t)^0.55), η in {0.01, 0.3, 1}.
+
+    Raises:
+      ValueError: if an expression matches no path, with the nearest ones.
+    """
+    paths = _paths(tree)
+    for pattern in patterns:
+        if not any(re.search(pattern, path) for path in paths):
+            _refuse_unmatched(pattern, paths)
+
+    def noisy(index, path, leaf):
+        if not any(re.search(pattern, path) for pattern in patterns):
+            return leaf
+        noise = jax.random.normal(jax.random.fold_in(key, index), leaf.shape, jnp.float32)
+        return (leaf + std * noise).astype(leaf.dtype)
+
+    leaves, structure = jax.tree.flatten(tree)
+    return structure.unflatten(map(noisy, range(len(leaves)), paths, leaves))
+
+
+def _matrices(params):
+    """Muon's axes for each kernel; None for vectors and for matrices with a single row or column.
+
+    Of those, orthogonalisation would leave only the direction.
+    """
+
+    def axes(param):
+        if param.ndim < 2 or param.shape[-1] == 1 or math.prod(param.shape[:-1]) == 1:
+            return None
+        return optax.contrib.MuonDimensionNumbers(tuple(range(param.ndim - 1)), param.ndim - 1)
+
+    return jax.tree.map(axes, params)
+
+
+def _paths(tree):
+    return [_join(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _join(path):
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _refuse_unmatched(pattern, paths):
+    names = {name for path in paths for name in (path, *path.split("/"))}
+    nearest = difflib.get_close_matches(pattern, sorted(names), n=3, cutoff=0.0)
+    raise ValueError(
+        f"The pattern '{pattern}' labels no parameter; the nearest names are "
+        f"{', '.join(nearest)} (a parameter belongs to the first pattern that matches it)."
+    )

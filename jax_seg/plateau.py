@@ -1,0 +1,216 @@
+"""What to do after an epoch's validation: a pure state machine on the host.
+
+`step` takes a state and one epoch's numbers and returns the next state and a list of decisions, for
+the training loop to carry out and to log. It decides; it touches no weights, no files, no rate.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+
+def _scale_by_gradient(norm, _interventions):
+    """Small gradients ask for a larger rate."""
+    return 35.0 if norm < 0.01 else 25.0 if norm < 0.1 else 20.0 if norm <= 0.5 else 12.0
+
+
+def _scale_by_count(_norm, interventions):
+    return (2.0, 1.5, 1.2)[min(interventions, 3) - 1]
+
+
+# rule: (base scale of the gradient norm and n, multiplier of p, largest product)
+RULES = {
+    "aggressive": (_scale_by_gradient, lambda p: 1 + 0.3 * (p - 1), math.inf),
+    "escape": (_scale_by_gradient, lambda p: 1.5 + 0.85 * (p - 1), math.inf),
+    "conservative": (_scale_by_gradient, lambda p: 1 + 0.15 * (p - 1), math.inf),
+    "capped": (_scale_by_count, lambda p: 1 + 0.1 * min(p - 1, 3), 5.0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The rules of one run; ValueError, naming plateau.<field>, for one that makes no sense.
+
+    A difference between two validation losses counts when it exceeds the margin
+    max(threshold, noise_factor · noise).
+
+    Attributes:
+      rule: how an intervention scales the learning rate. 'aggressive', 'escape', 'conservative': by
+        the mean gradient norm (35 below 0.01, 25 below 0.1, 20 up to 0.5, 12 above) times
+        1 + 0.3(p − 1), 1.5 + 0.85(p − 1), 1 + 0.15(p − 1). 'capped': by 2.0, 1.5, then 1.2 at
+        n = 1, 2, 3 and more, times 1 + 0.1·min(p − 1, 3), at most 5. p counts the plateaus of the
+        whole run, n the interventions since substantial progress.
+      maximum_scale: no intervention scales the rate by more; 0 for no limit but the rule's own.
+      worse_epochs: so many epochs in a row worse than the best make a plateau; 0 for never.
+      rollback_fraction: a loss above the best by more than this fraction of it is catastrophic and
+        rolled back at once; 0 for never.
+      substantial_progress: a plateau whose best loss is this fraction below that of the plateau
+        before it (at the first plateau: below the first epoch's loss) is rolled back without an
+        intervention, because the run is still learning; 0 for always intervening.
+      threshold: smallest difference that counts, in units of the loss; 0 for any.
+      noise_factor: smallest difference that counts, in standard errors of the loss; 0 for any.
+      patience: stop after so many epochs without an improvement that counts; 0 for never.
+    """
+
+    rule: str
+    maximum_scale: float
+    worse_epochs: int
+    rollback_fraction: float
+    substantial_progress: float
+    threshold: float
+    noise_factor: float
+    patience: int
+
+    def __post_init__(self):
+        if self.rule not in RULES:
+            raise ValueError(f"plateau.rule is '{self.rule}'; choose one of {', '.join(RULES)}.")
+        for field, value in dataclasses.asdict(self).items():
+            if field != "rule" and not value >= 0:
+                raise ValueError(f"plateau.{field} is {value}; set it to 0 or more.")
+
+
+class State(NamedTuple):
+    """All that the decisions depend on. Its fields are JSON values: State(**json.loads(text)).
+
+    Attributes:
+      scale: what the scheduled learning rate is multiplied by now.
+      best_loss: lowest loss so far, that of the best checkpoint; None before the first epoch. Set
+        it to None when the loss itself changes, with its weights: older losses say nothing then.
+      best_epoch: the epoch that reached it.
+      best_scale: scale in that epoch.
+      improved_loss: loss of the last improvement that counts.
+      improved_epoch: the epoch of that improvement.
+      plateau_loss: best loss at the last plateau; before one, the first epoch's loss.
+      worse_in_a_row: epochs in a row worse than the best.
+      plateaus: p, over the whole run.
+      interventions: n, since substantial progress.
+    """
+
+    scale: float = 1.0
+    best_loss: float | None = None
+    best_epoch: int | None = None
+    best_scale: float = 1.0
+    improved_loss: float | None = None
+    improved_epoch: int | None = None
+    plateau_loss: float | None = None
+    worse_in_a_row: int = 0
+    plateaus: int = 0
+    interventions: int = 0
+
+
+def step(state, val_loss, noise, gradient_norm, epoch, *, options):
+    """The next state, and what the loop is to do, in order.
+
+    Args:
+      state: State; State() before the first epoch.
+      val_loss: validation loss of the epoch. Not finite counts as catastrophic.
+      noise: its standard error, see `bootstrap_noise`.
+      gradient_norm: mean global norm of the epoch's gradients before clipping.
+      epoch: the loop's clock, which a rollback does not turn back.
+      options: Options.
+
+    Returns:
+      (State, decisions): dicts of JSON values with 'kind', 'epoch', 'val_loss', 'margin' and
+        new_best               save the checkpoint: 'previous'
+        degradation            log: 'best_loss', 'worse_in_a_row'
+        rollback               restore the checkpoint of 'best_epoch' with its loss weights and
+                               'scale'; 'reason' is 'catastrophic' or 'plateau'
+        substantial_progress   log; no intervention follows: 'best_loss', 'plateau_loss'
+        intervention           'scale' the rate: 'gradient_norm', 'base', 'multiplier', 'p', 'n'
+        early_stop             leave the loop: 'best_epoch', 'improved_epoch'
+      The rate of the next epoch is its scheduled rate times the new state's `scale`.
+
+    Raises:
+      ValueError: if the first loss is not finite: there is nothing to return to.
+    """
+    val_loss, gradient_norm, epoch = float(val_loss), float(gradient_norm), int(epoch)
+    margin = max(options.threshold, options.noise_factor * float(noise))
+    first = state.best_loss is None
+    decisions = []
+
+    def decide(kind, **numbers):
+        common = {"epoch": epoch, "val_loss": val_loss, "margin": margin}
+        decisions.append({"kind": kind} | common | numbers)
+
+    def roll_back(reason):
+        best = {"best_epoch": state.best_epoch, "best_loss": state.best_loss}
+        decide("rollback", reason=reason, scale=state.best_scale, **best)
+        return state._replace(scale=state.best_scale, worse_in_a_row=0)
+
+    if first and not math.isfinite(val_loss):
+        raise ValueError(
+            f"The first validation loss, of epoch {epoch}, is {val_loss}; no checkpoint exists to "
+            "return to, so lower schedule.learning_rate or look at the data."
+        )
+    if first:
+        state = state._replace(plateau_loss=val_loss)
+
+    if not first and _is_catastrophic(val_loss, state.best_loss, margin, options):
+        state = roll_back("catastrophic")
+    elif first or val_loss < state.best_loss:
+        decide("new_best", previous=state.best_loss)
+        if first or val_loss < state.improved_loss - margin:
+            state = state._replace(improved_loss=val_loss, improved_epoch=epoch)
+        state = state._replace(
+            best_loss=val_loss, best_epoch=epoch, best_scale=state.scale, worse_in_a_row=0
+        )
+    elif val_loss > state.best_loss + margin:
+        state = state._replace(worse_in_a_row=state.worse_in_a_row + 1)
+        numbers = {"best_loss": state.best_loss, "worse_in_a_row": state.worse_in_a_row}
+        decide("degradation", **numbers)
+    else:
+        state = state._replace(worse_in_a_row=0)
+
+    if options.patience and epoch - state.improved_epoch >= options.patience:
+        numbers = {"best_epoch": state.best_epoch, "improved_epoch": state.improved_epoch}
+        decide("early_stop", **numbers)
+    elif options.worse_epochs and state.worse_in_a_row >= options.worse_epochs:
+        state = roll_back("plateau")
+        needed = max(margin, options.substantial_progress * abs(state.plateau_loss))
+        progressed = options.substantial_progress and state.best_loss < state.plateau_loss - needed
+        if progressed:
+            numbers = {"best_loss": state.best_loss, "plateau_loss": state.plateau_loss}
+            decide("substantial_progress", **numbers)
+            state = state._replace(interventions=0)
+        else:
+            p, n = state.plateaus + 1, state.interventions + 1
+            numbers = _intervention(gradient_norm, p, n, options)
+            decide("intervention", gradient_norm=gradient_norm, p=p, n=n, **numbers)
+            state = state._replace(scale=numbers["scale"], plateaus=p, interventions=n)
+        state = state._replace(plateau_loss=state.best_loss)
+    return state, decisions
+
+
+def bootstrap_noise(per_volume_losses, seed, resamples):
+    """Standard error of the mean of the volumes' losses [N], by bootstrap over volumes.
+
+    The standard deviation of the mean over `resamples` draws of N volumes with replacement (Efron
+    1979). It counts the choice of volumes, and the choice of patches within them.
+
+    Raises:
+      ValueError: for fewer than two volumes, or a loss that is not finite.
+    """
+    losses = np.asarray(per_volume_losses, np.float64)
+    if losses.ndim != 1 or losses.size < 2 or not np.isfinite(losses).all():
+        raise ValueError(
+            f"The noise of the validation loss needs finite losses of at least two volumes, not "
+            f"{losses.tolist()}; validate on more volumes or set plateau.noise_factor to 0."
+        )
+    drawn = np.random.default_rng(seed).integers(losses.size, size=(resamples, losses.size))
+    return float(losses[drawn].mean(axis=1).std())
+
+
+def _is_catastrophic(val_loss, best_loss, margin, options):
+    if not math.isfinite(val_loss):
+        return True
+    fraction = options.rollback_fraction
+    return fraction > 0 and val_loss - best_loss > max(fraction * abs(best_loss), margin)
+
+
+def _intervention(gradient_norm, p, n, options):
+    base_of, multiplier_of, largest = RULES[options.rule]
+    base, multiplier = base_of(gradient_norm, n), multiplier_of(p)
+    scale = min(base * multiplier, largest, options.maximum_scale or math.inf)
+    return {"base": base, "multiplier": multiplier, "scale": scale}

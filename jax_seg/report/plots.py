@@ -1,0 +1,111 @@
+"""Pictures of a run: image, label and prediction in three planes, and the learning curve."""
+
+import os
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+FOREGROUND, MISSED, WRONG, MASKED = (0.1, 0.75, 0.3), (0.2, 0.45, 1.0), (1.0, 0.25, 0.2), (0.6,) * 3
+
+
+def learning_curve(events, path):
+    """Losses, Dice of whole volumes, learning rate and gradient norm against the epoch.
+
+    Args:
+      events: of `events.read_events`.
+      path: of the PNG.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
+    train = [e for e in events if e["kind"] == "train"]
+    patches = [e for e in events if e["kind"] == "validation"]
+    volumes = [e for e in events if e["kind"] == "volumes"]
+    _curve(axes[0], train, "loss", "training patches")
+    _curve(axes[0], patches, "loss", "validation patches")
+    axes[0].set(title="Loss", xlabel="epoch")
+    _curve(axes[1], volumes, "dice", "Dice")
+    _curve(axes[1], volumes, "precision", "precision", alpha=0.5)
+    _curve(axes[1], volumes, "recall", "recall", alpha=0.5)
+    axes[1].set(title="Whole validation volumes", xlabel="epoch", ylim=(0, 1))
+    _curve(axes[2], train, "learning_rate", "learning rate")
+    _curve(axes[2], train, "gradient_norm", "gradient norm")
+    axes[2].set(title="Optimization", xlabel="epoch", yscale="log")
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend()
+    _save(figure, path)
+
+
+def slices(image, label, prediction, path, title=""):
+    """Three planes through the middle of a volume: image, label and prediction over it.
+
+    Args:
+      image: [D, H, W].
+      label: [D, H, W] encoded, 0, 1 and 2 masked; None when there is none.
+      prediction: [D, H, W] uint8, 0 or 1.
+      path: of the PNG.
+      title: over the picture.
+    """
+    columns = ["image", "prediction"] if label is None else ["image", "label", "prediction"]
+    figure, axes = plt.subplots(
+        3, len(columns), figsize=(4.4 * len(columns), 13), layout="constrained", squeeze=False
+    )
+    low, high = np.percentile(image, (0.5, 99.5))
+    for axis, name in enumerate(("depth", "height", "width")):
+        middle = image.shape[axis] // 2
+
+        def plane(volume, axis=axis, middle=middle):
+            return np.take(volume, middle, axis)
+
+        grey = np.clip((plane(image).astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
+        pictures = {"image": _paint(grey, {})}
+        predicted = plane(prediction) == 1
+        if label is None:
+            pictures["prediction"] = _paint(grey, {FOREGROUND: predicted})
+        else:
+            truth = plane(label)
+            pictures["label"] = _paint(grey, {FOREGROUND: truth == 1, MASKED: truth == 2})
+            pictures["prediction"] = _paint(
+                grey,
+                {
+                    FOREGROUND: predicted & (truth == 1),
+                    MISSED: ~predicted & (truth == 1),
+                    WRONG: predicted & (truth == 0),
+                    MASKED: truth == 2,
+                },
+            )
+        for column, picture_name in enumerate(columns):
+            axes[axis, column].imshow(pictures[picture_name], interpolation="nearest")
+            axes[axis, column].set(xticks=[], yticks=[])
+            axes[axis, column].set_title(f"{picture_name}, {name} {middle}")
+    if label is not None:
+        title += "\ngreen: found   blue: missed   red: wrong   grey: unlabeled"
+    figure.suptitle(title.strip())
+    _save(figure, path)
+
+
+def _paint(grey, layers):
+    picture = np.repeat(grey[..., None], 3, -1)
+    for colour, where in layers.items():
+        strength = 0.55 if colour is MASKED else 0.75
+        picture[where] = (1 - strength) * picture[where] + strength * np.array(colour)
+    return picture
+
+
+def _curve(axis, events, name, label, **style):
+    if events:
+        epochs = [e["epoch"] for e in events]
+        axis.plot(epochs, [e[name] for e in events], ".-", label=label, **style)
+
+
+def _save(figure, path):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(f".{os.getpid()}.tmp.png")
+    figure.savefig(beside, dpi=80)
+    plt.close(figure)
+    beside.replace(path)

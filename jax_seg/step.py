@@ -1,0 +1,93 @@
+"""The compiled steps of a run: training, validation of patches, and the network as prediction uses it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jax_seg import optim
+from jax_seg.data import labels
+from jax_seg.data.preprocess import preprocess
+
+
+def make_train_step(model, optimizer, loss, augment, preprocessing, key):
+    """The training step: (state, batch, knobs) -> (state, metrics), jitted, its state donated.
+
+    Args:
+      model: with `apply({'params': params}, x) -> logits`.
+      optimizer: of `optim.make_optimizer`: its updates are those of learning rate 1.
+      loss: (logits, label, mask, weights) -> (total, {name: value}).
+      augment: (key, batch) -> batch.
+      preprocessing: `Preprocessing`.
+      key: random key of the run; step n draws from fold_in(key, n).
+
+    Returns:
+      The step. `batch` is {'image': stored dtype [B, *patch, 1], 'label': uint8 of 0, 1 and 2
+      masked}; `knobs` is {'learning_rate': float, 'loss_weights': {name: float}, …}, all arrays, so
+      that none of them recompiles the step. metrics: 'loss', one entry per loss term, and
+      'gradient_norm' before clipping, float32 scalars; 'finite', bool. When the loss or a gradient
+      is not finite nothing changes but `state.finite`, and nothing ever again.
+    """
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def train_step(state, batch, knobs):
+        step_key = jax.random.fold_in(key, state.step)
+        batch = augment(step_key, _normalised(batch, preprocessing))
+
+        def objective(params):
+            logits = model.apply({"params": params}, batch["image"])
+            return loss(logits, batch["label"], batch["mask"], knobs["loss_weights"])
+
+        (total, terms), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+        gradient_norm = optim.global_norm(gradients)
+        finite = state.finite & jnp.isfinite(total) & jnp.isfinite(gradient_norm)
+
+        def update(state):
+            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+            updates = jax.tree.map(lambda u: knobs["learning_rate"] * u, updates)
+            params = optax.apply_updates(state.params, updates)
+            return state._replace(step=state.step + 1, params=params, opt_state=opt_state)
+
+        state = jax.lax.cond(finite, update, lambda state: state, state)
+        metrics = {"loss": total, **terms, "gradient_norm": gradient_norm, "finite": finite}
+        return state._replace(finite=finite), metrics
+
+    return train_step
+
+
+def make_patch_evaluation(model, loss, preprocessing):
+    """(params, batch, weights) -> {'loss': [B], name: [B], …}: each patch's own loss, jitted."""
+
+    @jax.jit
+    def evaluate(params, batch, weights):
+        batch = _normalised(batch, preprocessing)
+        logits = model.apply({"params": params}, batch["image"])
+
+        def one(logits, label, mask):
+            logits, label, mask = jax.tree.map(lambda x: x[None], (logits, label, mask))
+            total, terms = loss(logits, label, mask, weights)
+            return {"loss": total, **terms}
+
+        return jax.vmap(one)(logits, batch["label"], batch["mask"])
+
+    return evaluate
+
+
+def make_network(model, preprocessing):
+    """(params, image [B, *patch, 1] as stored) -> float32 logits [B, *patch, 1], jitted."""
+
+    @jax.jit
+    def network(params, image):
+        logits = model.apply({"params": params}, preprocess(image, preprocessing))
+        return logits[0] if isinstance(logits, tuple) else logits
+
+    return network
+
+
+def _normalised(batch, preprocessing):
+    return {
+        "image": preprocess(batch["image"], preprocessing),
+        "label": (batch["label"] == labels.FOREGROUND).astype(jnp.float32),
+        "mask": (batch["label"] != labels.MASKED).astype(jnp.float32),
+    }

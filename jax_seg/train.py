@@ -1,0 +1,415 @@
+"""A training run, told in order: data, model, state, the loop, the last evaluation."""
+
+import dataclasses
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_seg import checkpoint, losses, models, optim, plateau, schedule
+from jax_seg import config as configuration
+from jax_seg import state as train_state
+from jax_seg.data import dataset, pipeline
+from jax_seg.data.augment import augment
+from jax_seg.data.fingerprint import read_pair
+from jax_seg.data.preprocess import Preprocessing
+from jax_seg.data.sampling import PatchSampler
+from jax_seg.metrics import segmentation
+from jax_seg.report import console, plots
+from jax_seg.report.events import Events, read_events
+from jax_seg.step import make_network, make_patch_evaluation, make_train_step
+from jax_seg.stop import stop_signal
+from jax_seg.validate import validate_patches, validate_volumes
+
+# A resumed run may differ in these: they change how long or where it runs, not what it computes.
+MAY_DIFFER = (
+    "train.epochs",
+    "data.root",
+    "data.threads",
+    "data.cache",
+    "data.cache_gb",
+    "checkpoint",
+)
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; its state is saved."""
+
+
+class Diverged(Exception):
+    """A loss or a gradient was not finite; it did not touch the weights."""
+
+
+@dataclasses.dataclass
+class Loop:
+    """Where a run stands, as JSON types: saved with every checkpoint.
+
+    Attributes:
+      epoch: the running epoch, from 0.
+      batches: batches of it that are done.
+      sums: their training metrics, added up.
+      plateau: fields of `plateau.State`.
+      reduction: fields of `schedule.ReduceOnPlateau`.
+      best_step: the checkpoint with the lowest validation loss.
+      return_to: set when the next epoch starts from that checkpoint.
+      finished: early stopping has ended the run.
+    """
+
+    epoch: int = 0
+    batches: int = 0
+    sums: dict = dataclasses.field(default_factory=dict)
+    plateau: dict = dataclasses.field(default_factory=dict)
+    reduction: dict = dataclasses.field(default_factory=dict)
+    best_step: int | None = None
+    return_to: int | None = None
+    finished: bool = False
+
+
+def run(config, workdir):
+    """Train a configuration in `workdir`, or go on with the run that is there.
+
+    Args:
+      config: ConfigDict, as `configs/base.py` makes it.
+      workdir: folder of the run; made when absent.
+
+    Returns:
+      The scores of the best checkpoint on the whole validation volumes, pooled.
+
+    Raises:
+      ValueError, FileNotFoundError: a configuration or data that cannot be trained on.
+      OSError: a checkpoint could not be written.
+      Diverged: a loss or gradient is not finite.
+      Stopped: SIGTERM or SIGINT arrived; the state is saved.
+    """
+    workdir, read = Path(workdir), configuration.Reader(config)
+    seed, epochs, validation = read.seed, read.train.epochs, read.section("validate")
+    loop = Loop()
+    checkpoints = checkpoint.open_checkpoints(
+        workdir,
+        metric=validation["metric"],
+        keep=read.checkpoint.keep,
+        pinned=lambda: loop.best_step,
+    )
+    stored = _stored(checkpoints, config, workdir)
+
+    # Data.
+    data = _prepare_data(read, workdir, stored)
+    train_sampler = _sampler(read, data, "train", read.data.patches_per_volume, seed)
+    fixed_sampler = _sampler(read, data, "validation", validation["patches_per_volume"], seed + 1)
+    batch, threads, patch = read.data.batch, read.data.threads, tuple(read.data.patch)
+    batches_per_epoch = -(-len(train_sampler) // batch)  # a last short batch draws ahead
+
+    # Model, loss and optimizer are closed over: the state is arrays only.
+    model = models.build(**read.section("model"))
+    loss_fields = read.section("loss")
+    weights = {name: np.float32(w) for name, w in loss_fields.pop("weights").items() if w}
+
+    def loss(logits, label, mask, weights):
+        return losses.combine(logits, label, mask, weights, terms=tuple(weights), **loss_fields)
+
+    optimizer = optim.make_optimizer(**read.section("optimizer"))
+    rate = schedule.make_schedule(epochs=epochs, **read.section("schedule"))
+    reducing = read.schedule.name == "plateau"
+    reduce_rate = schedule.make_reduce_on_plateau(mode="min", **read.section("reduction"))
+    control = plateau.Options(**read.section("plateau"))
+    augment_fields = read.section("augment")
+    minutes_between_saves = read.checkpoint.minutes
+    read.refuse_unread()
+
+    key = jax.random.PRNGKey(seed)
+    train_step = make_train_step(
+        model,
+        optimizer,
+        loss,
+        lambda key, batch: augment(key, batch, **augment_fields),
+        data.preprocessing,
+        key,
+    )
+    evaluate = make_patch_evaluation(model, loss, data.preprocessing)
+    network = make_network(model, data.preprocessing)
+
+    # State: fresh, or as the last checkpoint left it.
+    @jax.jit
+    def fresh_state():
+        params = model.init(key, jnp.zeros((1, *patch, 1), jnp.float32))["params"]
+        return train_state.create(params, optimizer)
+
+    abstract_state = jax.eval_shape(fresh_state)
+    if stored is None:
+        state = fresh_state()
+    else:
+        state, _ = checkpoint.restore(checkpoints, abstract_state, checkpoints.latest_step())
+        loop = Loop(**stored["loop"])
+    to_store = {
+        "config": configuration.as_dict(config),
+        "preprocessing": data.preprocessing._asdict(),
+        "code_version": checkpoint.code_version(),
+    }
+    _write_json(workdir / "config.json", to_store["config"])
+    log = console.open_log(workdir)
+    events = Events(workdir, loop.epoch, int(state.step))
+    log.info(_opening(state, data, batches_per_epoch, loop, workdir))
+
+    def segment(params):
+        return validate_volumes(
+            network,
+            params,
+            data,
+            patch=patch,
+            **{name: validation[name] for name in ("overlap", "windows", "threshold")},
+        )
+
+    def save(metrics=None):
+        position = {"epoch": loop.epoch, "loop": dataclasses.asdict(loop)}
+        checkpoint.save(checkpoints, state, to_store | position, metrics)
+
+    def stop_if_asked():
+        if stop_asked():
+            save()
+            checkpoint.wait(checkpoints)
+            raise Stopped(
+                f"Stopped by {stop_asked()} in epoch {loop.epoch} at step {int(state.step)}; the "
+                "state is saved, and the same command goes on from there."
+            )
+
+    # The loop.
+    with stop_signal() as stop_asked:
+        last_save = time.monotonic()
+        while loop.epoch < epochs and not loop.finished:
+            if loop.return_to is not None:
+                checkpoint.wait(checkpoints)
+                best, _ = checkpoint.restore(checkpoints, abstract_state, loop.return_to)
+                state, loop.return_to = best._replace(step=state.step), None
+
+            # Train: the figures of a step are fetched when the next one is under way.
+            controller = plateau.State(**loop.plateau)
+            reduction = schedule.ReduceOnPlateau(**loop.reduction)
+            learning_rate = rate(loop.epoch) * reduction.scale * controller.scale
+            knobs = {"learning_rate": np.float32(learning_rate), "loss_weights": weights}
+            patches = pipeline.batches(
+                train_sampler,
+                batch=batch,
+                start=(loop.epoch * batches_per_epoch + loop.batches) * batch,
+                count=batches_per_epoch - loop.batches,
+                threads=threads,
+            )
+            started, done_before, under_way = time.monotonic(), loop.batches, None
+            for arrays, volumes in console.progress(
+                pipeline.on_device(patches), f"Epoch {loop.epoch}", batches_per_epoch, loop.batches
+            ):
+                state, figures = train_step(state, arrays, knobs)
+                _add_figures(loop, under_way, data)
+                under_way = figures, volumes
+                loop.batches += 1
+                save_is_due = 0 < 60 * minutes_between_saves < time.monotonic() - last_save
+                if stop_asked() or save_is_due:
+                    _add_figures(loop, under_way, data)
+                    under_way = None
+                    stop_if_asked()
+                    save()
+                    last_save = time.monotonic()
+            _add_figures(loop, under_way, data)
+            seconds = time.monotonic() - started
+            trained = {name: total / loop.batches for name, total in loop.sums.items()}
+            step = int(state.step)
+            patches_per_second = (loop.batches - done_before) * batch / max(seconds, 1e-9)
+            memory, memory_name = console.memory()
+            events.write(
+                "train",
+                step=step,
+                epoch=loop.epoch,
+                **trained,
+                learning_rate=learning_rate,
+                patches_per_second=patches_per_second,
+                memory_gib=memory,
+            )
+            terms = {name: trained[name] for name in weights}
+            log.info(
+                f"Epoch {loop.epoch} Train - Loss: {trained['loss']:.4f} "
+                f"({console.figures(terms)}) | learning rate {learning_rate:.3g} | gradient norm "
+                f"{trained['gradient_norm']:.3g} | {patches_per_second:.2f} patches/s | "
+                f"{memory_name} {memory:.1f} GiB"
+            )
+
+            # Judge.
+            stop_if_asked()
+            metrics, per_volume = validate_patches(
+                evaluate, state.params, fixed_sampler, weights=weights, batch=batch, threads=threads
+            )
+            noise = plateau.bootstrap_noise(per_volume, seed, 1000) if len(per_volume) > 1 else 0.0
+            events.write("validation", step=step, epoch=loop.epoch, **metrics, noise=noise)
+            terms = {name: metrics[name] for name in weights}
+            log.info(
+                f"Epoch {loop.epoch} Val - Loss: {metrics['loss']:.4f} ({console.figures(terms)})"
+            )
+            last = loop.epoch == epochs - 1
+            if validation["volumes_every"] and (
+                (loop.epoch + 1) % validation["volumes_every"] == 0 or last
+            ):
+                counts = segmentation.Confusion()
+                for _, confusion, _ in segment(state.params):
+                    counts += confusion
+                    stop_if_asked()
+                scores = segmentation.scores(counts)
+                events.write("volumes", step=step, epoch=loop.epoch, **scores)
+                log.info(f"Epoch {loop.epoch} Volumes - {console.figures(scores)}")
+                metrics |= scores
+
+            # Decide, then save: what is decided here happens as the next epoch starts.
+            controller, decisions = plateau.step(
+                controller,
+                metrics["loss"],
+                noise,
+                trained["gradient_norm"],
+                loop.epoch,
+                options=control,
+            )
+            for decision in decisions:
+                events.write("decision", step=step, epoch=loop.epoch, decision=decision)
+                if decision["kind"] == "new_best":
+                    loop.best_step = step
+                else:
+                    log.info(f"Epoch {loop.epoch} {_sentence(decision)}")
+                if decision["kind"] == "rollback":
+                    loop.return_to = loop.best_step
+                loop.finished |= decision["kind"] == "early_stop"
+            loop.plateau = controller._asdict()
+            if reducing:
+                loop.reduction = reduce_rate(reduction, metrics["loss"])._asdict()
+            loop.epoch, loop.batches, loop.sums = loop.epoch + 1, 0, {}
+            save(metrics)
+            last_save = time.monotonic()
+
+    # The last evaluation: the best checkpoint on whole volumes.
+    checkpoint.wait(checkpoints)
+    best = checkpoint.resolve(checkpoints, "best")
+    state, _ = checkpoint.restore(checkpoints, abstract_state, best)
+    counts = segmentation.Confusion()
+    for volume, confusion, prediction in segment(state.params):
+        if not counts.labelled:
+            _draw(volume, data, prediction, workdir / "plots" / f"{volume.id}.png")
+        log.info(f"{volume.id}: {console.figures(segmentation.scores(confusion))}")
+        counts += confusion
+    scores = segmentation.scores(counts)
+    _write_json(workdir / "scores.json", {"step": best, **scores})
+    plots.learning_curve(read_events(workdir), workdir / "plots" / "learning_curve.png")
+    log.info(f"Best checkpoint (step {best}), all volumes: {console.figures(scores)}")
+    log.info(f"Pictures: {workdir / 'plots'}")
+    events.close()
+    console.close_log(log)
+    return scores
+
+
+def _stored(checkpoints, config, workdir):
+    """What the last checkpoint keeps beside the state; None for a new run."""
+    if checkpoints.latest_step() is None:
+        return None
+    stored = checkpoint.read_loop(checkpoints, checkpoints.latest_step())
+    if changed := configuration.differences(config, stored["config"], ignore=MAY_DIFFER):
+        raise ValueError(
+            f"{workdir} holds a run of another configuration ({'; '.join(changed)}); choose another "
+            "--workdir, or undo the change to go on with that run."
+        )
+    return stored
+
+
+def _prepare_data(read, workdir, stored):
+    root = read.data.root
+    synthetic = read.section("synthetic")
+    if read.data.name == "synthetic":
+        root = dataset.write_synthetic(workdir / "data", **synthetic)
+    elif read.data.name != "folder":
+        raise ValueError(f"data.name is {read.data.name!r}; choose 'folder' or 'synthetic'.")
+    elif not root:
+        raise ValueError(
+            "data.root names no folder; pass --config.data.root=FOLDER, or --config.data.name="
+            "synthetic for generated volumes."
+        )
+    return dataset.prepare(
+        root,
+        images=read.data.images,
+        labels_folder=read.data.labels,
+        background=read.data.background,
+        foreground=read.data.foreground,
+        ignore=read.data.ignore,
+        fold=read.data.fold,
+        fold_count=read.data.folds,
+        group=read.data.group,
+        seed=read.data.split_seed,
+        cache_directory=read.data.cache or workdir / "cache",
+        cache_gb=read.data.cache_gb,
+        threads=max(read.data.threads, 1),
+        preprocess=read.section("preprocess"),
+        preprocessing=stored and Preprocessing(**stored["preprocessing"]),
+    )
+
+
+def _sampler(read, data, part, patches_per_volume, seed):
+    return PatchSampler(
+        volumes=getattr(data, part),
+        fingerprints=getattr(data, f"{part}_facts"),
+        cache=data.cache,
+        table=data.table,
+        patch=tuple(read.data.patch),
+        patches_per_volume=patches_per_volume,
+        foreground_share=read.data.foreground_share,
+        balance_target=read.data.balance_target,
+        dtype=data.dtype,
+        seed=seed,
+    )
+
+
+def _add_figures(loop, under_way, data):
+    """Add a step's figures to the epoch's sums, or refuse to go on when they are not finite."""
+    if under_way is None:
+        return
+    figures, volumes = jax.device_get(under_way)
+    if not figures.pop("finite"):
+        broken = [name for name, value in figures.items() if not math.isfinite(value)]
+        raise Diverged(
+            f"Not finite: {', '.join(broken) or 'the gradient'} in epoch {loop.epoch}, batch "
+            f"{loop.batches - 1}, volumes {', '.join(data.train[v].id for v in volumes)}; the "
+            "weights were not touched and the checkpoint before stays: lower "
+            "schedule.learning_rate, or look at these volumes."
+        )
+    for name, value in figures.items():
+        loop.sums[name] = loop.sums.get(name, 0.0) + float(value)
+
+
+def _opening(state, data, batches_per_epoch, loop, workdir):
+    parameters = sum(p.size for p in jax.tree.leaves(state.params))
+    counts = np.sum([facts.counts for facts in data.train_facts], 0)
+    background, foreground, masked = 100 * counts / counts.sum()
+    where = f"goes on in epoch {loop.epoch} at step {int(state.step)}" if state.step else "starts"
+    device = jax.devices()[0]
+    return (
+        f"{workdir} {where}: {parameters:,} parameters on {device.platform} ({device.device_kind}), "
+        f"{len(data.train)} training and {len(data.validation)} validation volumes, "
+        f"{batches_per_epoch} batches an epoch; voxels: {background:.1f} % background, "
+        f"{foreground:.1f} % foreground, {masked:.1f} % unlabeled"
+    )
+
+
+def _sentence(decision):
+    """'Intervention - scale: 2, p: 1, …': a decision with its numbers."""
+    numbers = {k: v for k, v in decision.items() if k not in ("kind", "epoch")}
+    told = ", ".join(
+        f"{k}: {v:.4g}" if isinstance(v, float) else f"{k}: {v}" for k, v in numbers.items()
+    )
+    return f"{decision['kind'].replace('_', ' ').capitalize()} - {told}"
+
+
+def _draw(volume, data, prediction, path):
+    image, label = read_pair(volume, data.cache, data.table)
+    plots.slices(image, label, prediction, path, title=volume.id)
+
+
+def _write_json(path, content):
+    beside = path.with_suffix(f".{os.getpid()}.tmp")
+    beside.write_text(json.dumps(content, indent=2) + "\n")
+    beside.replace(path)

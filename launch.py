@@ -1,0 +1,43 @@
+"""Train a configuration:  python launch.py --config configs/v6.py --config.data.root=FOLDER
+
+The same command goes on with a run that was stopped. Every field of configs/base.py can be set on
+the command line, as --config.SECTION.FIELD=VALUE.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+# XLA compiles a program once per machine: later starts read it from here.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "jax_seg" / "compiled")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+from absl import app, flags
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="File, as in configs/v6.py:demo.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<config>.")
+flags.mark_flag_as_required("config")
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(
+            f"Unknown argument {argv[1]!r}; fields are set as --config.FIELD=VALUE."
+        )
+    from jax_seg import train  # after the flags: JAX takes seconds to start
+
+    source = config_flags.get_config_filename(flags.FLAGS["config"])
+    workdir = WORKDIR.value or Path("runs") / Path(source.split(":")[0]).stem
+    try:
+        train.run(CONFIG.value, workdir)
+    except train.Stopped as stopped:
+        print(stopped)
+    except (train.Diverged, ValueError, OSError) as error:
+        sys.exit(f"Error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)

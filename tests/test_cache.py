@@ -1,0 +1,256 @@
+"""The decoded cache: right bytes, bounded bytes, and no half-written file whatever happens."""
+
+import errno
+import multiprocessing
+import os
+import pickle
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from jax_seg.data import cache as module
+from jax_seg.data.cache import Cache
+
+SHAPE = (8, 32, 32)
+FILE_BYTES = 8 * 32 * 32 + 128  # voxels and the .npy header
+
+
+@pytest.fixture
+def make_tiff(tmp_path):
+    def make(name, seed=0, dtype=np.uint8):
+        voxels = np.random.default_rng(seed).integers(0, 100, SHAPE).astype(dtype)
+        tifffile.imwrite(tmp_path / name, voxels, compression="lzw")
+        return tmp_path / name, voxels
+
+    return make
+
+
+def read_whole(reader):
+    return reader.read((0, 0, 0), reader.shape)
+
+
+def stored(cache):
+    return sorted(cache.directory.glob("*.npy"))
+
+
+def forbid_decoding(monkeypatch):
+    def fail(*arguments):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(Cache, "_decode", fail)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, bool, np.float64])
+def test_decodes_once(tmp_path, make_tiff, monkeypatch, dtype):
+    path, voxels = make_tiff("a.tif", dtype=dtype)
+    cache = Cache(tmp_path / "cache", 10**6)
+    monkeypatch.setattr(module, "SLAB_BYTES", 3 * 32 * 32)  # several slabs, the last one shorter
+    reader = cache.open(path)
+    assert reader.path == path
+    assert reader.shape == SHAPE
+    assert reader.dtype == {bool: np.uint8, np.float64: np.float32}.get(dtype, dtype)
+    np.testing.assert_array_equal(read_whole(reader), voxels)
+    forbid_decoding(monkeypatch)
+    module._open_map.cache_clear()
+    again = cache.open(str(path))
+    np.testing.assert_array_equal(again.read((2, 3, 4), (5, 6, 7)), voxels[2:7, 3:9, 4:11])
+    assert isinstance(again.voxels, np.memmap)
+    assert np.shares_memory(again.read((0, 0, 0), (1, 1, 1)), again.voxels)
+    assert type(again.read((0, 0, 0), (1, 1, 1))) is np.ndarray
+
+
+def test_block_outside(tmp_path, make_tiff):
+    reader = Cache(tmp_path / "cache", 10**6).open(make_tiff("a.tif")[0])
+    with pytest.raises(ValueError, match=r"a\.tif has shape \(8, 32, 32\), so a block"):
+        reader.read((0, 0, 30), (1, 1, 3))
+
+
+def test_changed_source_is_decoded_again(tmp_path, make_tiff):
+    cache = Cache(tmp_path / "cache", 10**6)
+    cache.open(make_tiff("a.tif", seed=0)[0])
+    path, changed = make_tiff("a.tif", seed=1)
+    os.utime(path, ns=(1, 1))
+    np.testing.assert_array_equal(read_whole(cache.open(path)), changed)
+    assert len(stored(cache)) == 2
+
+
+def test_random_access_volumes_are_not_cached(tmp_path):
+    voxels = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
+    tifffile.imwrite(tmp_path / "plain.tif", voxels, photometric="minisblack")
+    zarr.create_array(tmp_path / "a.zarr", data=voxels)
+    cache = Cache(tmp_path / "cache", 1)
+    for name in ("plain.tif", "a.zarr"):
+        np.testing.assert_array_equal(read_whole(cache.open(tmp_path / name)), voxels)
+    assert list(cache.directory.iterdir()) == []
+
+
+def test_bound_and_eviction_of_the_least_recently_used(tmp_path, make_tiff):
+    paths, arrays = zip(*(make_tiff(f"{n}.tif", seed=n) for n in range(3)), strict=True)
+    cache = Cache(tmp_path / "cache", 2 * FILE_BYTES)
+    first = cache.open(paths[0])
+    (file_0,) = stored(cache)
+    cache.open(paths[1])
+    assert len(stored(cache)) == 2
+    cache.open(paths[0])  # so that volume 1 is the older one
+    cache.open(paths[2])
+    assert len(stored(cache)) == 2
+    assert file_0 in stored(cache)
+    cache.open(paths[1])
+    assert file_0 not in stored(cache)
+    np.testing.assert_array_equal(read_whole(first), arrays[0])  # its map outlives its file
+    for _ in range(2):
+        for path, array in zip(paths, arrays, strict=True):
+            np.testing.assert_array_equal(read_whole(cache.open(path)), array)
+            assert sum(file.stat().st_size for file in stored(cache)) <= cache.limit_bytes
+
+
+def test_exactly_the_limit_fits_and_one_byte_less_does_not(tmp_path, make_tiff):
+    path, voxels = make_tiff("a.tif")
+    cache = Cache(tmp_path / "cache", FILE_BYTES)
+    np.testing.assert_array_equal(read_whole(cache.open(path)), voxels)
+    assert len(stored(cache)) == 1
+    with pytest.raises(ValueError, match=r"a\.tif takes .* GiB decoded.*raise data\.cache_gb"):
+        Cache(tmp_path / "smaller", FILE_BYTES - 1).open(path)
+
+
+def test_only_few_maps_stay_open(tmp_path, make_tiff):
+    cache = Cache(tmp_path / "cache", 10**7)
+    for n in range(module.OPEN_MAPS + 4):
+        cache.open(make_tiff(f"{n}.tif", seed=n)[0])
+        cache.open(tmp_path / f"{n}.tif")
+    assert module._open_map.cache_info().currsize <= module.OPEN_MAPS
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk(tmp_path, make_tiff, monkeypatch, code):
+    def full(descriptor):
+        raise OSError(code, "no space")
+
+    path, voxels = make_tiff("a.tif")
+    cache = Cache(tmp_path / "cache", 10**6)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"disk of the cache .* is full .*a\.tif") as caught:
+            cache.open(path)
+    assert caught.value.errno == code
+    assert list(cache.directory.iterdir()) == []
+    np.testing.assert_array_equal(read_whole(cache.open(path)), voxels)
+
+
+def test_damaged_source_leaves_nothing(tmp_path, make_tiff, monkeypatch):
+    path, voxels = make_tiff("a.tif", dtype=np.float32)
+    voxels[7, 0, 0] = np.nan
+    tifffile.imwrite(path, voxels, compression="lzw")
+    monkeypatch.setattr(module, "SLAB_BYTES", 1)
+    cache = Cache(tmp_path / "cache", 10**6)
+    with pytest.raises(ValueError, match=r"a\.tif holds nan at voxel \(7, 0, 0\)"):
+        cache.open(path)
+    assert list(cache.directory.iterdir()) == []
+
+
+def test_no_name_before_the_last_byte(tmp_path, make_tiff, monkeypatch):
+    """Whoever looks while a volume is written sees no .npy file."""
+    seen = []
+    cache = Cache(tmp_path / "cache", 10**6)
+    fsync = os.fsync
+
+    def look(descriptor):
+        seen.append([file.suffix for file in cache.directory.iterdir()])
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", look)
+    cache.open(make_tiff("a.tif")[0])
+    assert seen == [[".part"]]
+    assert [file.suffix for file in cache.directory.iterdir()] == [".npy"]
+
+
+def test_cut_cache_file_is_replaced(tmp_path, make_tiff):
+    path, voxels = make_tiff("a.tif")
+    cache = Cache(tmp_path / "cache", 10**6)
+    cache.open(path)
+    module._open_map.cache_clear()
+    os.truncate(stored(cache)[0], 500)
+    np.testing.assert_array_equal(read_whole(cache.open(path)), voxels)
+
+
+def test_part_files_of_dead_writers_are_removed(tmp_path, make_tiff):
+    cache = Cache(tmp_path / "cache", FILE_BYTES)
+    dead, alive = cache.directory / "dead.part", cache.directory / "alive.part"
+    dead.write_bytes(bytes(100))
+    alive.write_bytes(bytes(100))
+    long_ago = time.time() - module.ABANDONED_SECONDS - 60
+    os.utime(dead, (long_ago, long_ago))
+    path, voxels = make_tiff("a.tif")
+    np.testing.assert_array_equal(read_whole(cache.open(path)), voxels)
+    assert not dead.exists()
+    assert alive.exists()
+
+
+def test_one_file_decoded_by_two_writers_at_once(tmp_path, make_tiff, monkeypatch):
+    """The second writer starts and ends while the first is about to rename."""
+    path, voxels = make_tiff("a.tif")
+    cache = Cache(tmp_path / "cache", 10**6)
+    inner = []
+    fsync = os.fsync
+
+    def meanwhile(descriptor):
+        monkeypatch.setattr(os, "fsync", fsync)
+        inner.append(Cache(cache.directory, 10**6).open(path))
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    outer = cache.open(path)
+    np.testing.assert_array_equal(read_whole(outer), voxels)
+    np.testing.assert_array_equal(read_whole(inner[0]), voxels)
+    assert len(list(cache.directory.iterdir())) == 1
+
+
+def test_file_unlinked_by_another_process_between_rename_and_use(tmp_path, make_tiff, monkeypatch):
+    path, voxels = make_tiff("a.tif")
+    cache = Cache(tmp_path / "cache", 10**6)
+
+    def evict_everything(self, needed):
+        for file in stored(cache):
+            file.unlink()
+
+    monkeypatch.setattr(Cache, "_make_room", evict_everything)
+    np.testing.assert_array_equal(read_whole(cache.open(path)), voxels)
+
+
+def test_threads(tmp_path, make_tiff):
+    paths, arrays = zip(*(make_tiff(f"{n}.tif", seed=n) for n in range(4)), strict=True)
+    cache = Cache(tmp_path / "cache", 2 * FILE_BYTES)
+    with ThreadPoolExecutor(4) as pool:
+        for reader, array in zip(pool.map(cache.open, paths * 8), arrays * 8, strict=True):
+            np.testing.assert_array_equal(read_whole(reader), array)
+    cache._make_room(0)
+    assert sum(file.stat().st_size for file in cache.directory.iterdir()) <= cache.limit_bytes
+
+
+def test_two_processes(tmp_path, make_tiff):
+    """Cache, paths and readers travel both ways; the readers come back as open volumes."""
+    paths, arrays = zip(*(make_tiff(f"{n}.tif", seed=n) for n in range(3)), strict=True)
+    cache = Cache(tmp_path / "cache", 2 * FILE_BYTES)
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        jobs = [paths[n // 2 % 3] for n in range(24)]
+        expected = [arrays[n // 2 % 3] for n in range(24)]
+        for reader, array in zip(pool.map(cache.open, jobs), expected, strict=True):
+            np.testing.assert_array_equal(read_whole(reader), array)
+    cache._make_room(0)
+    assert sum(file.stat().st_size for file in cache.directory.iterdir()) <= cache.limit_bytes
+
+
+def test_pickles(tmp_path, make_tiff):
+    path, voxels = make_tiff("a.tif")
+    cache = pickle.loads(pickle.dumps(Cache(tmp_path / "cache", 10**6)))
+    data = pickle.dumps(cache.open(path))
+    assert len(data) < 1000  # the way to the voxels, not the voxels
+    np.testing.assert_array_equal(read_whole(pickle.loads(data)), voxels)
+
+
+def test_missing_source(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"a\.tif does not exist"):
+        Cache(tmp_path / "cache", 10**6).open(tmp_path / "a.tif")

@@ -1,0 +1,85 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_seg.infer.sliding_window import gaussian_profile, predict_volume, window_starts
+
+
+def identity(patches):
+    return patches.astype(jnp.float32)
+
+
+@pytest.mark.parametrize(
+    "length, window, overlap, expected",
+    [
+        (10, 10, 0.5, [0]),
+        (11, 10, 0.5, [0, 1]),
+        (16, 8, 0.5, [0, 4, 8]),
+        (17, 8, 0.5, [0, 3, 6, 9]),
+        (16, 8, 0.0, [0, 8]),
+    ],
+)
+def test_window_starts_by_hand(length, window, overlap, expected):
+    assert window_starts(length, window, overlap) == expected
+
+
+@pytest.mark.parametrize("overlap", [-0.1, 1.0])
+def test_window_starts_refuses_overlap(overlap):
+    with pytest.raises(ValueError, match="overlap"):
+        window_starts(20, 8, overlap)
+
+
+def test_gaussian_profile_is_symmetric_and_positive():
+    profile = gaussian_profile(8)
+    np.testing.assert_allclose(profile, profile[::-1])
+    np.testing.assert_allclose(profile[3], np.exp(-0.5 * 0.5**2))  # half a voxel off, sigma 1
+    assert profile.min() >= 1e-3
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 16), (17, 23, 8), (5, 30, 9), (3, 4, 5), (8, 8, 41)])
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.7])
+def test_identity_network_returns_the_volume_edges_included(shape, overlap):
+    volume = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    result = predict_volume(identity, volume, patch=(8, 8, 8), overlap=overlap, batch=3)
+    np.testing.assert_allclose(result, volume, rtol=1e-5)
+
+
+def test_blending_is_the_gaussian_mean_of_the_windows():
+    """Two windows of 4 along an axis of 6: each voxel is the weighted mean of what covers it."""
+    counter = iter([1.0, 2.0])
+
+    def constant(patches):
+        return jnp.full(patches.shape, next(counter), jnp.float32)
+
+    volume = np.zeros((4, 4, 6), np.float32)
+    result = predict_volume(constant, volume, patch=(4, 4, 4), overlap=0.5, batch=1)
+    weights = gaussian_profile(4)
+    expected = [
+        1,
+        1,
+        (weights[2] * 1 + weights[0] * 2) / (weights[2] + weights[0]),
+        (weights[3] * 1 + weights[1] * 2) / (weights[3] + weights[1]),
+        2,
+        2,
+    ]
+    np.testing.assert_allclose(result[0, 0], expected, rtol=1e-6)
+
+
+def test_the_network_is_compiled_once_whatever_the_shapes():
+    traces = []
+
+    @jax.jit
+    def network(patches):
+        traces.append(patches.shape)
+        return patches.astype(jnp.float32)
+
+    for shape in [(8, 8, 8), (20, 9, 13), (4, 30, 8)]:
+        predict_volume(network, np.zeros(shape, np.uint8), patch=(8, 8, 8), batch=2)
+    assert traces == [(2, 8, 8, 8, 1)]
+
+
+def test_two_dimensional_images():
+    image = np.random.default_rng(0).normal(size=(19, 11)).astype(np.float32)
+    result = predict_volume(identity, image, patch=(8, 8), batch=2)
+    np.testing.assert_allclose(result, image, rtol=1e-5, atol=1e-6)
