@@ -28,7 +28,9 @@ def main(argv):
             f"Unknown argument {argv[1]!r}; fields are set as --config.FIELD=VALUE."
         )
     from jax_seg import train  # after the flags: JAX takes seconds to start
+    from jax_seg.report import console
 
+    console.quiet()
     source = config_flags.get_config_filename(flags.FLAGS["config"])
     workdir = WORKDIR.value or Path("runs") / Path(source.split(":")[0]).stem
     try:

@@ -32,25 +32,25 @@ def alternating_medians(programs, repeats):
 
 def loss_gradient(name, logits, label, mask):
     """() -> (value, gradient) of one loss, compiled."""
-    total = lambda logits: combine(logits, label, mask, {name: 1.0}, **FOCAL)[0]
+    total = lambda *patch: combine(*patch, {name: 1.0}, **FOCAL)[0]
     compiled = jax.jit(jax.value_and_grad(total))
-    return lambda: compiled(logits)
+    return lambda: compiled(logits, label, mask)
 
 
 def training_step(model, terms, image, label, mask):
     """() -> parameters after one step of SGD on the sum of `terms`, compiled."""
-    params = model.init(jax.random.key(0), image)
+    params = jax.jit(model.init)(jax.random.key(0), image)
     weights = dict.fromkeys(terms, 1.0)
     optimizer = optax.sgd(1e-3, momentum=0.99, nesterov=True)
 
     @jax.jit
-    def step(params, momentum):
+    def step(params, momentum, image, label, mask):
         total = lambda params: combine(model.apply(params, image), label, mask, weights, **FOCAL)[0]
         updates, momentum = optimizer.update(jax.grad(total)(params), momentum, params)
         return optax.apply_updates(params, updates), momentum
 
     momentum = optimizer.init(params)
-    return lambda: step(params, momentum)
+    return lambda: step(params, momentum, image, label, mask)
 
 
 def main(argv=None):
@@ -86,10 +86,10 @@ def main(argv=None):
 
     print(f"{jax.devices()[0].device_kind}, patch {shape}, U-Net with {arguments.filters} filters:")
     print("median of alternating runs, forward and backward; share of the step with dice and focal")
-    print(f"\n| {'loss or step':36} | {'ms':>9} | {'share':>8} |\n|{'-' * 38}|{'-' * 11}|{'-' * 10}|")
+    print(f"\n| {'loss or step':38} | {'ms':>9} | {'share':>8} |\n|{'-' * 40}|{'-' * 11}|{'-' * 10}|")
     rows = times | {f"step: {' + '.join(terms)}": value for terms, value in steps.items()}
     for name, value in rows.items():
-        print(f"| {name:36} | {value:9.2f} | {value / steps[plain]:8.1%} |")
+        print(f"| {name:38} | {value:9.2f} | {value / steps[plain]:8.1%} |")
 
 
 if __name__ == "__main__":

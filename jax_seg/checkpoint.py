@@ -17,6 +17,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from jax_seg.report import console
+
 HIGHER_IS_BETTER = {"loss": False, "dice": True, "iou": True}
 
 
@@ -107,8 +109,9 @@ def save(manager, state, loop, metrics=None):
     Raises:
       OSError: nothing could be written, for example because the disk is full.
     """
+    wait(manager)
     step = int(state.step)
-    if step in manager.all_steps():  # an earlier save in the middle of the last epoch's validation
+    if step in manager.all_steps():  # saved before the epoch's validation, now with its figures
         manager.delete(step)
     if metrics is not None:
         metrics = {name: _sortable(name, value) for name, value in metrics.items()}
@@ -202,26 +205,26 @@ def read_params(workdir, name="best", weights="raw"):
     manager = open_for_reading(workdir)
     step = resolve(manager, name)
     loop = read_loop(manager, step)
-    path = ("params",) if weights == "raw" else ("averages", weights)
-    described = manager.item_metadata(step).state
-    wanted = described
-    for key in path:
-        if key not in wanted:
+    folder = manager.directory / str(step) / "state"
+    with ocp.PyTreeCheckpointer() as reader:
+        kept = reader.metadata(folder).item_metadata.tree
+        if weights != "raw" and weights not in kept["averages"]:
             raise ValueError(
                 f"{workdir} keeps no average {weights!r}; choose --weights raw, or train with "
                 f"average.{weights} switched on."
             )
-        wanted = wanted[key]
-    tree = jax.tree.map(lambda leaf: np.zeros((), leaf.dtype), wanted)
-    arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    for key in reversed(path):
-        tree, arguments = {key: tree}, {key: arguments}
-    partial = ocp.args.PyTreeRestore(tree, restore_args=arguments, partial_restore=True)
-    reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    restored = reader.restore(manager.directory / str(step) / "state", args=partial)
-    for key in path:
-        restored = restored[key]
-    return restored, loop, step
+        if weights == "raw":
+            wanted = {"params": kept["params"]}
+        else:
+            wanted = {"averages": {weights: kept["averages"][weights]}}
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), wanted)
+        restored = reader.restore(
+            folder,
+            args=ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True),
+        )
+    params = restored["params"] if weights == "raw" else restored["averages"][weights]
+    return params, loop, step
 
 
 def code_version():
@@ -255,6 +258,7 @@ def main(argv=None):
     """List the checkpoints of a run."""
     parser = argparse.ArgumentParser(prog="python -m jax_seg.checkpoint", description=main.__doc__)
     parser.add_argument("workdir", type=Path)
+    console.quiet()
     try:
         manager = open_for_reading(parser.parse_args(argv).workdir)
     except FileNotFoundError as error:

@@ -36,14 +36,14 @@ def make_schedule(name, *, learning_rate, epochs, warmup_epochs, t_0, t_mult, et
     if name not in NAMES:
         raise ValueError(f"schedule.name is '{name}'; choose one of {', '.join(NAMES)}.")
     for field, value in (("learning_rate", learning_rate), ("eta_min", eta_min), ("power", power)):
-        _require(value >= 0, field, value, "set it to 0 or more")
-    _require(t_0 >= 1, "t_0", t_0, "set it to 1 epoch or more")
-    _require(t_mult >= 1, "t_mult", t_mult, "set it to 1 or more, or the cycles shrink to nothing")
+        _require(value >= 0, f"schedule.{field}", value, "set it to 0 or more")
+    _require(t_0 >= 1, "schedule.t_0", t_0, "set it to 1 epoch or more")
+    _require(t_mult >= 1, "schedule.t_mult", t_mult, "set it to 1 or more, so that cycles grow")
     _require(
         0 <= warmup_epochs <= epochs,
-        "warmup_epochs",
+        "schedule.warmup_epochs",
         warmup_epochs,
-        f"set it between 0 and schedule.epochs, which is {epochs}",
+        f"set it between 0 and train.epochs, which is {epochs}",
     )
 
     def cosine(fraction):
@@ -91,14 +91,14 @@ def make_reduce_on_plateau(*, patience, factor, threshold, cooldown, min_scale, 
     number counts as a bad epoch. Start from `ReduceOnPlateau()`.
 
     Raises:
-      ValueError: for an unknown mode or a value out of range, naming schedule.<field>.
+      ValueError: for an unknown mode or a value out of range, naming reduction.<field>.
     """
     if mode not in ("min", "max"):
-        raise ValueError(f"schedule.mode is '{mode}'; choose min (a loss) or max (a score).")
-    _require(0 < factor < 1, "factor", factor, "set it between 0 and 1, so that the rate falls")
-    _require(0 <= min_scale <= 1, "min_scale", min_scale, "set it between 0 and 1")
+        raise ValueError(f"reduction.mode is '{mode}'; choose min (a loss) or max (a score).")
+    _require(0 < factor < 1, "reduction.factor", factor, "set it between 0 and 1")
+    _require(0 <= min_scale <= 1, "reduction.min_scale", min_scale, "set it between 0 and 1")
     for field, value in (("patience", patience), ("threshold", threshold), ("cooldown", cooldown)):
-        _require(value >= 0, field, value, "set it to 0 or more")
+        _require(value >= 0, f"reduction.{field}", value, "set it to 0 or more")
 
     def is_better(value, best):
         if best is None:
@@ -130,10 +130,9 @@ def weight_noise(epoch, *, start_epoch, every, std, decay):
     Raises:
       ValueError: if `every` is below 1 or `std` or `decay` is negative, naming noise.<field>.
     """
-    if every < 1:
-        raise ValueError(f"noise.every is {every}; set it to 1 epoch or more.")
-    if std < 0 or decay < 0:
-        raise ValueError(f"noise.std is {std} and noise.decay {decay}; set both to 0 or more.")
+    _require(every >= 1, "noise.every", every, "set it to 1 epoch or more")
+    for field, value in (("std", std), ("decay", decay)):
+        _require(value >= 0, f"noise.{field}", value, "set it to 0 or more")
     since = epoch - start_epoch
     return std * decay ** (since // every) if since >= 0 and since % every == 0 else 0.0
 
@@ -148,4 +147,4 @@ def _cycle_fraction(t, t_0, t_mult):
 
 def _require(holds, field, value, remedy):
     if not holds:
-        raise ValueError(f"schedule.{field} is {value}; {remedy}.")
+        raise ValueError(f"{field} is {value}; {remedy}.")

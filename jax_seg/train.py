@@ -1,9 +1,7 @@
 """A training run, told in order: data, model, state, the loop, the last evaluation."""
 
 import dataclasses
-import json
 import math
-import os
 import time
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from jax_seg.data.augment import augment
 from jax_seg.data.fingerprint import read_pair
 from jax_seg.data.preprocess import Preprocessing
 from jax_seg.data.sampling import PatchSampler
+from jax_seg.files import write_json
 from jax_seg.metrics import segmentation
 from jax_seg.report import console, plots
 from jax_seg.report.events import Events, read_events
@@ -150,7 +149,7 @@ def run(config, workdir):
         "preprocessing": data.preprocessing._asdict(),
         "code_version": checkpoint.code_version(),
     }
-    _write_json(workdir / "config.json", to_store["config"])
+    write_json(workdir / "config.json", to_store["config"])
     log = console.open_log(workdir)
     events = Events(workdir, loop.epoch, int(state.step))
     log.info(_opening(state, data, batches_per_epoch, loop, workdir))
@@ -247,6 +246,7 @@ def run(config, workdir):
             log.info(
                 f"Epoch {loop.epoch} Val - Loss: {metrics['loss']:.4f} ({console.figures(terms)})"
             )
+            judged = {"loss": metrics["loss"]}
             last = loop.epoch == epochs - 1
             if validation["volumes_every"] and (
                 (loop.epoch + 1) % validation["volumes_every"] == 0 or last
@@ -258,7 +258,7 @@ def run(config, workdir):
                 scores = segmentation.scores(counts)
                 events.write("volumes", step=step, epoch=loop.epoch, **scores)
                 log.info(f"Epoch {loop.epoch} Volumes - {console.figures(scores)}")
-                metrics |= scores
+                judged |= scores
 
             # Decide, then save: what is decided here happens as the next epoch starts.
             controller, decisions = plateau.step(
@@ -282,7 +282,7 @@ def run(config, workdir):
             if reducing:
                 loop.reduction = reduce_rate(reduction, metrics["loss"])._asdict()
             loop.epoch, loop.batches, loop.sums = loop.epoch + 1, 0, {}
-            save(metrics)
+            save(judged)
             last_save = time.monotonic()
 
     # The last evaluation: the best checkpoint on whole volumes.
@@ -296,7 +296,7 @@ def run(config, workdir):
         log.info(f"{volume.id}: {console.figures(segmentation.scores(confusion))}")
         counts += confusion
     scores = segmentation.scores(counts)
-    _write_json(workdir / "scores.json", {"step": best, **scores})
+    write_json(workdir / "scores.json", {"step": best, **scores})
     plots.learning_curve(read_events(workdir), workdir / "plots" / "learning_curve.png")
     log.info(f"Best checkpoint (step {best}), all volumes: {console.figures(scores)}")
     log.info(f"Pictures: {workdir / 'plots'}")
@@ -407,9 +407,3 @@ def _sentence(decision):
 def _draw(volume, data, prediction, path):
     image, label = read_pair(volume, data.cache, data.table)
     plots.slices(image, label, prediction, path, title=volume.id)
-
-
-def _write_json(path, content):
-    beside = path.with_suffix(f".{os.getpid()}.tmp")
-    beside.write_text(json.dumps(content, indent=2) + "\n")
-    beside.replace(path)

@@ -69,11 +69,17 @@ def test_block_outside(tmp_path, make_tiff):
         reader.read((0, 0, 30), (1, 1, 3))
 
 
-def test_changed_source_is_decoded_again(tmp_path, make_tiff):
+@pytest.mark.parametrize("same", ["size", "modification time"])
+def test_changed_source_is_decoded_again(tmp_path, make_tiff, same):
     cache = Cache(tmp_path / "cache", 10**6)
-    cache.open(make_tiff("a.tif", seed=0)[0])
-    path, changed = make_tiff("a.tif", seed=1)
+    path, _ = make_tiff("a.tif", seed=0)
+    length = 20_000 if same == "size" else path.stat().st_size
+    os.truncate(path, length)  # longer than its pages: TIFF allows that
     os.utime(path, ns=(1, 1))
+    cache.open(path)
+    path, changed = make_tiff("a.tif", seed=1)
+    os.truncate(path, 20_000)
+    os.utime(path, ns=(1, 2 if same == "size" else 1))
     np.testing.assert_array_equal(read_whole(cache.open(path)), changed)
     assert len(stored(cache)) == 2
 
@@ -106,6 +112,33 @@ def test_bound_and_eviction_of_the_least_recently_used(tmp_path, make_tiff):
         for path, array in zip(paths, arrays, strict=True):
             np.testing.assert_array_equal(read_whole(cache.open(path)), array)
             assert sum(file.stat().st_size for file in stored(cache)) <= cache.limit_bytes
+
+
+def test_bound_holds_while_a_volume_is_written(tmp_path, make_tiff, monkeypatch):
+    cache = Cache(tmp_path / "cache", FILE_BYTES)
+    sizes = []
+
+    def measure(descriptor):
+        sizes.append(sum(file.stat().st_size for file in cache.directory.iterdir()))
+
+    monkeypatch.setattr(os, "fsync", measure)
+    for n in range(2):
+        cache.open(make_tiff(f"{n}.tif", seed=n)[0])
+    assert sizes == [FILE_BYTES, FILE_BYTES]
+
+
+def test_bound_holds_after_two_volumes_were_written_at_once(tmp_path, make_tiff, monkeypatch):
+    (path, voxels), (other, _) = make_tiff("a.tif", seed=0), make_tiff("b.tif", seed=1)
+    cache = Cache(tmp_path / "cache", FILE_BYTES)
+    fsync = os.fsync
+
+    def meanwhile(descriptor):
+        monkeypatch.setattr(os, "fsync", fsync)
+        Cache(cache.directory, FILE_BYTES).open(other)
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    np.testing.assert_array_equal(read_whole(cache.open(path)), voxels)
+    assert len(list(cache.directory.iterdir())) == 1
 
 
 def test_exactly_the_limit_fits_and_one_byte_less_does_not(tmp_path, make_tiff):

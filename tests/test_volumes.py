@@ -45,6 +45,7 @@ def check_reader(path, voxels):
         {"bigtiff": True},
         {"byteorder": ">"},
         {"imagej": True},
+        {"truncate": True},
         {"ome": True, "compression": "lzw"},
         {"tile": (16, 16), "compression": "lzw"},
         {"tile": (2, 16, 16), "volumetric": True, "compression": "zlib"},
@@ -213,7 +214,13 @@ def test_no_tiff_and_empty_file(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"compression": "lzw"}, {"compression": "lzw", "metadata": None}, {"imagej": True}],
+    [
+        {},
+        {"compression": "lzw"},
+        {"compression": "lzw", "metadata": None},
+        {"imagej": True},
+        {"truncate": True},
+    ],
     ids=str,
 )
 def test_tiff_cut_anywhere(tmp_path, options):
@@ -324,7 +331,7 @@ def test_check_pair(tmp_path):
 
 
 def test_zarr_volumes_share_one_cache():
-    assert volumes._zarr_context(1) is volumes._zarr_context(1)
+    assert volumes._zarr_context() is volumes._zarr_context()
 
 
 @pytest.mark.skipif(not MEMBRANE.exists(), reason="the example volumes are not here")

@@ -1,4 +1,4 @@
-"""Random augmentation of a batch on the device: `augment(key, batch, ...) -> batch`.
+"""Random augmentation of a batch on the device, under jit: `augment(key, batch, ...) -> batch`.
 
 Samples are visited one after another (`lax.map`) and every transform sits behind a `lax.cond`, so
 that a sample pays only for what it draws; a map over all samples at once would compute every
@@ -180,11 +180,8 @@ def _uniform(key, limits, shape=()):
 def _around_one(key, limits):
     """Below and above 1 equally often, however far the range reaches on either side."""
     low, high = limits
-    side, value = random.split(key)
-    if low < 1 < high:
-        below = random.bernoulli(side)
-        low, high = jnp.where(below, low, 1.0), jnp.where(below, 1.0, high)
-    return _uniform(value, (low, high))
+    middle = 1.0 if low < 1 < high else (low + high) / 2
+    return jnp.interp(random.uniform(key), jnp.array([0, 0.5, 1]), jnp.array([low, middle, high]))
 
 
 def _noise(key, image, limits):

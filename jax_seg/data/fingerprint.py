@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_seg.data import labels
+from jax_seg.files import replacing
 
 INTENSITIES = 100_000  # sampled per volume: percentiles are then exact to about 0.05 %
 COORDINATES = 20_000  # sampled per class and volume: places where patches may be centred
@@ -98,9 +99,8 @@ def fingerprint(volumes, cache, table, directory, threads):
                 f"{volume.label} has no labelled voxel: every value is in data.ignore; remove the "
                 "volume or correct data.ignore."
             )
-        beside = stored.with_suffix(f".{os.getpid()}.tmp.npz")
-        np.savez_compressed(beside, **result._asdict())
-        beside.replace(stored)
+        with replacing(stored) as beside:
+            np.savez_compressed(beside, **result._asdict())
         return result
 
     with ThreadPoolExecutor(threads) as pool:

@@ -45,7 +45,7 @@ def scroll_volume(
     sheet_variation=0.2,
     papyrus=0.42,
     filling=0.22,
-    filling_variation=0.35,
+    filling_variation=0.45,
     grit=40.0,
     blur=0.9,
     grain=0.03,

@@ -155,9 +155,7 @@ class ZarrReader:
             "recheck_cached_data": "open",
         }
         try:
-            store = tensorstore.open(
-                spec, open=True, read=True, context=_zarr_context(ZARR_CACHE_BYTES)
-            ).result()
+            store = tensorstore.open(spec, open=True, read=True, context=_zarr_context()).result()
         except ValueError as error:
             raise _damaged(path, error) from error
         shape = _check_axes(path, store.shape)
@@ -239,8 +237,8 @@ def _read_json(path):
 
 
 @functools.cache
-def _zarr_context(cache_bytes):
-    return tensorstore.Context({"cache_pool": {"total_bytes_limit": cache_bytes}})
+def _zarr_context():
+    return tensorstore.Context({"cache_pool": {"total_bytes_limit": ZARR_CACHE_BYTES}})
 
 
 def _check_axes(path, shape):

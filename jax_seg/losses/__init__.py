@@ -154,7 +154,9 @@ def _active(weights, terms):
             raise ValueError(f"Unknown loss term '{name}': use {', '.join(LOSSES)}.")
     for name in terms:
         if name not in weights:
-            raise ValueError(f"Loss term '{name}' is in terms but has no weight: add it to weights.")
+            raise ValueError(
+                f"Loss term '{name}' is in terms but has no weight: add it to weights."
+            )
     for name in used:
         if name not in terms and not isinstance(weights[name], jax.Array):
             raise ValueError(

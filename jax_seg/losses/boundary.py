@@ -19,7 +19,8 @@ def boundary(logits, label, mask, *, smooth=1e-5):
 
     w is 1 up to `FULL_WEIGHT` voxels from the nearest voxel of the other class and falls linearly
     to 0 at `REACH` (the weighting of Ronneberger et al. 2015, eq. 2, made linear). Only labelled
-    voxels are a class: where labelled meets unlabelled there is no boundary.
+    voxels are a class: where labelled meets unlabelled there is no boundary, and a sample of one
+    class costs 0.
 
     Args:
       logits, label, mask: [B, *spatial, C], see `masking.labelled`.
@@ -28,8 +29,8 @@ def boundary(logits, label, mask, *, smooth=1e-5):
     Returns:
       Scalar float32.
     """
-    distance = jnp.abs(signed_distance(label, mask))
     logits, label, mask = labelled(logits, label, mask)
+    distance = jnp.abs(signed_distance(label, mask))
     weight = mask * jnp.clip((REACH - distance) / (REACH - FULL_WEIGHT), 0, 1)
     weighted = spatial_sum(weight * sigmoid_binary_cross_entropy(logits, label))
     return mean_over_samples(weighted / (spatial_sum(weight) + smooth), mask)

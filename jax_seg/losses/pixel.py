@@ -32,9 +32,7 @@ def cross_entropy(logits, label, mask):
     return mean_over_voxels(sigmoid_binary_cross_entropy(logits, label), mask)
 
 
-def focal(
-    logits, label, mask, *, alpha, gamma=2.0, foreground_weight=1.0, background_weight=1.0
-):
+def focal(logits, label, mask, *, alpha, gamma=2.0, foreground_weight=1.0, background_weight=1.0):
     """Mean of w_t α_t (1 - p_t)^γ (-log p_t) over the labelled voxels (Lin et al. 2017, eq. 5).
 
     The mean divides by the number of voxels, not by the sum of weights: α and the class weights

@@ -79,9 +79,7 @@ def _patches(x_BHWC, height, width):
     """In-plane patches of one slice, [B * H * W, height * width * C]."""
     B, H, W, C = x_BHWC.shape
     padded = jnp.pad(x_BHWC, ((0, 0), (height // 2,) * 2, (width // 2,) * 2, (0, 0)))
-    taps = [
-        padded[:, i : i + H, j : j + W] for i in range(height) for j in range(width)
-    ]
+    taps = [padded[:, i : i + H, j : j + W] for i in range(height) for j in range(width)]
     return jnp.concatenate(taps, -1).reshape(B * H * W, height * width * C)
 
 
@@ -93,9 +91,7 @@ def _blocked(x, kernel):
     reach = depth // 2
 
     def slice_step(partial_sums, index):
-        piece = lax.dynamic_index_in_dim(
-            x, jnp.minimum(index, D - 1), 1, keepdims=False
-        )
+        piece = lax.dynamic_index_in_dim(x, jnp.minimum(index, D - 1), 1, keepdims=False)
         products = jnp.dot(
             _patches(piece, height, width), columns, preferred_element_type=jnp.float32
         ).reshape(B, H, W, depth, K)

@@ -21,4 +21,6 @@ def instance_norm_leaky_relu(x, slope=0.01, epsilon=1e-5):
     axes = tuple(range(1, x.ndim - 1))
     mean = x32.mean(axes, keepdims=True)
     variance = jnp.square(x32 - mean).mean(axes, keepdims=True)
-    return jax.nn.leaky_relu((x32 - mean) * jax.lax.rsqrt(variance + epsilon), slope).astype(x.dtype)
+    return jax.nn.leaky_relu((x32 - mean) * jax.lax.rsqrt(variance + epsilon), slope).astype(
+        x.dtype
+    )

@@ -1,10 +1,11 @@
 """Events of a run: one JSON line each, and the same figures for TensorBoard."""
 
 import json
-import os
 from pathlib import Path
 
 import tensorboardX
+
+from jax_seg.files import replacing
 
 
 class Events:
@@ -19,9 +20,8 @@ class Events:
         workdir = Path(workdir)
         path = workdir / "events.jsonl"
         kept = [event for event in read_events(workdir) if event["epoch"] < epoch]
-        beside = path.with_suffix(f".{os.getpid()}.tmp")
-        beside.write_text("".join(json.dumps(event) + "\n" for event in kept))
-        beside.replace(path)
+        with replacing(path) as beside:
+            beside.write_text("".join(json.dumps(event) + "\n" for event in kept))
         self._file = path.open("a")
         self._board = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=step + 1 if step else None

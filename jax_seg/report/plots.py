@@ -1,13 +1,12 @@
 """Pictures of a run: image, label and prediction in three planes, and the learning curve."""
 
-import os
-from pathlib import Path
-
 import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+import matplotlib.pyplot as plt  # after the choice of a backend without a screen
+
+from jax_seg.files import replacing
 
 FOREGROUND, MISSED, WRONG, MASKED = (0.1, 0.75, 0.3), (0.2, 0.45, 1.0), (1.0, 0.25, 0.2), (0.6,) * 3
 
@@ -51,8 +50,15 @@ def slices(image, label, prediction, path, title=""):
       title: over the picture.
     """
     columns = ["image", "prediction"] if label is None else ["image", "label", "prediction"]
+    depth, height, width = image.shape
+    heights = np.array([height / width, depth / width, depth / height])  # of pictures one wide
     figure, axes = plt.subplots(
-        3, len(columns), figsize=(4.4 * len(columns), 13), layout="constrained", squeeze=False
+        3,
+        len(columns),
+        figsize=(4.4 * len(columns), 1.5 + 4.2 * heights.sum() + 0.4 * 3),
+        height_ratios=heights,
+        layout="constrained",
+        squeeze=False,
     )
     low, high = np.percentile(image, (0.5, 99.5))
     for axis, name in enumerate(("depth", "height", "width")):
@@ -103,9 +109,6 @@ def _curve(axis, events, name, label, **style):
 
 
 def _save(figure, path):
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(f".{os.getpid()}.tmp.png")
-    figure.savefig(beside, dpi=80)
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=80)
     plt.close(figure)
-    beside.replace(path)

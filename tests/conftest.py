@@ -1,0 +1,51 @@
+"""Shared fixtures: a tiny folder of labelled volumes, and a configuration that trains in seconds."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from configs import base
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def write_volumes(root, count=6, size=20, seed=0):
+    """Volumes with one bright plane each, in the competition's layout; two volumes per scroll."""
+    generator = np.random.default_rng(seed)
+    for folder in ("train_images", "train_labels"):
+        (root / folder).mkdir(parents=True)
+    rows = ["id,scroll_id"]
+    for number in range(count):
+        image = generator.normal(80, 12, (size,) * 3)
+        label = np.zeros((size,) * 3, np.uint8)
+        depth = int(generator.integers(4, size - 6))
+        image[depth : depth + 2] += 90
+        label[depth : depth + 2] = 1
+        label[:, :, : size // 4] = 2
+        image = np.clip(image, 0, 255).astype(np.uint8)
+        tifffile.imwrite(root / "train_images" / f"v{number}.tif", image, compression="lzw")
+        tifffile.imwrite(root / "train_labels" / f"v{number}.tif", label, compression="lzw")
+        rows.append(f"v{number},s{number // 2}")
+    (root / "train.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def tiny_config(root):
+    """A network of 2 filters on patches of 16³: seconds on any machine."""
+    config = base.get_config()
+    config.data.update(root=str(root), folds=3, patch=(16, 16, 16), threads=1)
+    config.data.patches_per_volume = 2
+    config.model.update(filters=2, poolings=1)
+    config.schedule.update(name="constant", learning_rate=0.05, warmup_epochs=0)
+    config.optimizer.update(momentum=0.9)
+    config.train.epochs = 2
+    config.validate.volumes_every = 1
+    return config
+
+
+@pytest.fixture(scope="session")
+def volumes_folder(tmp_path_factory):
+    """Six labelled volumes of 20³ on the disk."""
+    return write_volumes(tmp_path_factory.mktemp("volumes"))

@@ -1,0 +1,10 @@
+"""The tiny configuration as a file, for tests that start `launch.py` in a process of its own."""
+
+from tests.conftest import tiny_config
+
+
+def get_config(root):
+    config = tiny_config(root)
+    config.train.epochs = 3
+    config.checkpoint.minutes = 1e-9  # save at every step: kills then also hit saves
+    return config
