@@ -129,6 +129,18 @@ def save(manager, state, loop, metrics=None):
         raise _unwritable(manager.directory, error) from error
 
 
+def save_params(manager, params, beside):
+    """Write bare parameters as checkpoint 0, for prediction. Arguments as in `save`."""
+    manager.save(
+        0,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardSave({"params": params, "averages": {}}),
+            loop=ocp.args.JsonSave(beside),
+        ),
+    )
+    wait(manager)
+
+
 def wait(manager):
     """Wait until the last checkpoint lies on the disk. Raises OSError when it could not be written."""
     try:

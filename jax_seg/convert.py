@@ -1,166 +1,26 @@
-"""Weights of PyTorch networks as parameter trees, read without PyTorch.
+"""Weights of PyTorch networks as ours.
 
-A PyTorch checkpoint is a zip archive: `data.pkl`, a pickle that describes the tensors, and one file
-of raw numbers per storage. A pickle may ask for any code to be run, so this reader runs none: each
-name that the pickle looks up becomes a record of ours or a placeholder that does nothing.
+`python -m jax_seg.convert SRC.pth WORKDIR` makes a folder that `jax_seg.predict` works on.
 """
 
-import pickle
-import zipfile
-from collections import OrderedDict
+import argparse
+import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
+from jax_seg import checkpoint
+from jax_seg import config as configuration
+from jax_seg.data.folder import find_images
+from jax_seg.data.preprocess import Preprocessing, fit_preprocessing
+from jax_seg.data.volumes import open_volume
+from jax_seg.files import write_json
 from jax_seg.models import unet
-
-STORAGE_DTYPES = {
-    "DoubleStorage": np.float64,
-    "FloatStorage": np.float32,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": jnp.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
-}
-
-
-class Storage(NamedTuple):
-    """The raw numbers behind one or more tensors: their PyTorch type and their file's name."""
-
-    kind: str
-    file: str
-
-
-class Tensor(NamedTuple):
-    """A strided view of a storage; offset and strides count elements."""
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-class Placeholder:
-    """Stands for any object that a network's weights do not need, and does nothing."""
-
-    def __new__(cls, *args, **kwargs):
-        return super().__new__(cls)
-
-    def __init__(self, *args, **kwargs):
-        pass
-
-    def _ignore(self, *args, **kwargs):
-        pass
-
-    __call__ = __setstate__ = __setitem__ = append = extend = add = _ignore
-
-
-class InertUnpickler(pickle.Unpickler):
-    """Unpickles containers, numbers and `Tensor` records; imports and runs nothing."""
-
-    def find_class(self, module, name):
-        match f"{module}.{name}":
-            case "collections.OrderedDict":
-                return OrderedDict
-            case "torch._utils._rebuild_tensor_v2":
-                return lambda storage, offset, shape, strides, *_: Tensor(
-                    storage, offset, shape, strides
-                )
-            case "torch._utils._rebuild_parameter":
-                return lambda tensor, *_: tensor
-        if module == "torch" and name in STORAGE_DTYPES:
-            return name
-        return type(name, (Placeholder,), {})
-
-    def persistent_load(self, pid):
-        _, kind, file, *_ = pid
-        return Storage(kind, file)
-
-
-def read_state_dict(path):
-    """The tensors of a PyTorch checkpoint, by name.
-
-    Args:
-      path: a file that `torch.save` wrote in its zip format (PyTorch 1.6 and later): a state dict,
-        or a dict with one under 'model_state_dict'. Other content is skipped, never run.
-
-    Returns:
-      {name: array}; the prefix 'module.' of data-parallel training is taken off.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: the file is damaged, of the old format, or holds no state dict.
-    """
-    path = Path(path)
-    with path.open("rb") as file:
-        first = file.read(2)
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} {_not_a_zip(first)}")
-
-    with zipfile.ZipFile(path) as archive:
-        pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
-        if len(pickles) != 1:
-            raise ValueError(
-                f"{path} is a zip archive but no PyTorch checkpoint: it needs one data.pkl."
-            )
-        root = pickles[0].removesuffix("data.pkl")
-        byteorder = root + "byteorder"
-        if byteorder in archive.namelist() and archive.read(byteorder) != b"little":
-            raise ValueError(
-                f"{path} holds big-endian numbers; save it on a little-endian machine."
-            )
-        try:
-            with archive.open(pickles[0]) as file:
-                content = InertUnpickler(file).load()
-        except Exception as error:  # a damaged pickle may raise anything
-            raise ValueError(
-                f"{path} holds a damaged data.pkl ({error}); copy it again."
-            ) from error
-
-        state = content.get("model_state_dict", content) if isinstance(content, dict) else None
-        if not isinstance(state, dict) or not any(isinstance(t, Tensor) for t in state.values()):
-            raise ValueError(f"{path} holds no state dict; save model.state_dict(), not the model.")
-        arrays = {}
-        for name, tensor in state.items():
-            try:
-                arrays[name] = _array(archive, root, tensor)
-            except Exception as error:  # nor are the record's fields to be trusted
-                raise ValueError(f"{path}: tensor '{name}' cannot be read ({error}).") from error
-    if all(name.startswith("module.") for name in arrays):
-        arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
-    return arrays
-
-
-def _not_a_zip(first_bytes):
-    if first_bytes == b"PK":
-        return "is cut short; copy or download it again."
-    if first_bytes[:1] == b"\x80":
-        return (
-            "is in PyTorch's old format; load it with PyTorch and save it again with torch.save's "
-            "default format."
-        )
-    return "is not a PyTorch checkpoint; give a file that torch.save wrote."
-
-
-def _array(archive, root, tensor):
-    if not isinstance(tensor, Tensor) or tensor.storage.kind not in STORAGE_DTYPES:
-        raise TypeError("it is no tensor of a known type")
-    dtype = np.dtype(STORAGE_DTYPES[tensor.storage.kind])
-    # This constructor, unlike as_strided, refuses a view that leaves its buffer.
-    return np.ndarray(
-        tensor.shape,
-        dtype,
-        buffer=archive.read(f"{root}data/{tensor.storage.file}"),
-        offset=tensor.offset * dtype.itemsize,
-        strides=[stride * dtype.itemsize for stride in tensor.strides],
-    )
+from jax_seg.report import console
+from jax_seg.torch_checkpoint import read_state_dict
 
 
 def from_torch(path):
@@ -243,3 +103,111 @@ def _some(names, limit=6):
     names = sorted(names)
     shown = ", ".join(names[:limit]) or "nothing"
     return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def write_workdir(workdir, model, params, *, preprocessing, patch):
+    """Write a network as the folder of a run, so that `jax_seg.predict` finds all it needs.
+
+    Args:
+      workdir: a folder that does not exist, or is empty.
+      model: `unet.Model`.
+      params: its parameters.
+      preprocessing: `Preprocessing` that the network was trained with.
+      patch: window size in voxels.
+
+    Raises:
+      ValueError: the folder holds something.
+    """
+    workdir = Path(workdir)
+    if workdir.exists() and any(workdir.iterdir()):
+        raise ValueError(f"{workdir} is not empty; choose another folder.")
+    fields = {name: getattr(model, name) for name in model.__dataclass_fields__}
+    fields = {k: v for k, v in fields.items() if k not in ("parent", "name")}
+    config = ml_collections.ConfigDict(
+        {
+            "model": {"name": "unet", **fields},
+            "data": {"patch": tuple(patch)},
+            "validate": {"metric": "loss", "overlap": 0.5, "windows": 1, "threshold": 0.5},
+        }
+    )
+    stored = configuration.as_dict(config)
+    write_json(workdir / "config.json", stored)
+    manager = checkpoint.open_checkpoints(workdir, metric="loss")
+    checkpoint.save_params(
+        manager,
+        params,
+        {
+            "epoch": 0,
+            "config": stored,
+            "preprocessing": preprocessing._asdict(),
+            "code_version": checkpoint.code_version(),
+        },
+    )
+
+
+def main(argv=None):
+    """Run the command line; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jax_seg.convert",
+        description="Make a folder for jax_seg.predict from a PyTorch checkpoint of the U-Net.",
+    )
+    parser.add_argument(
+        "source", type=Path, help="file that torch.save wrote; nothing in it is run"
+    )
+    parser.add_argument("workdir", type=Path, help="new folder")
+    parser.add_argument(
+        "--patch", type=int, nargs="+", default=[128, 128, 128], help="window, voxels"
+    )
+    parser.add_argument(
+        "--range",
+        type=float,
+        nargs=2,
+        default=[0.0, 255.0],
+        metavar=("LOW", "HIGH"),
+        help="intensities that become 0 and 1",
+    )
+    parser.add_argument(
+        "--images", help="folder: take the range from its percentiles 0.5 and 99.5 instead"
+    )
+    arguments = parser.parse_args(argv)
+    console.quiet()
+    try:
+        model, params = from_torch(arguments.source)
+        if arguments.images:
+            sample = np.concatenate([_intensities(v.image) for v in find_images(arguments.images)])
+            preprocessing = fit_preprocessing(
+                sample, name="percentile", low_percentile=0.5, high_percentile=99.5
+            )
+        else:
+            low, high = arguments.range
+            if not low < high:
+                raise ValueError(f"--range is {low} {high}; the second number must be the larger.")
+            preprocessing = Preprocessing(low, high, low, 1 / (high - low))
+        if len(arguments.patch) != model.dimensions:
+            raise ValueError(
+                f"--patch has {len(arguments.patch)} numbers, but {arguments.source} is a network "
+                f"of {model.dimensions} dimensions."
+            )
+        write_workdir(
+            arguments.workdir, model, params, preprocessing=preprocessing, patch=arguments.patch
+        )
+    except (ValueError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    size = sum(p.size for p in jax.tree.leaves(params))
+    print(
+        f"{arguments.workdir}: U-Net of {model.filters} filters and {model.poolings} poolings, "
+        f"{size:,} parameters; intensities {preprocessing.low:g} to {preprocessing.high:g} become 0 "
+        "to 1."
+    )
+    return 0
+
+
+def _intensities(path):
+    reader = open_volume(path)
+    voxels = reader.read((0,) * len(reader.shape), reader.shape).reshape(-1)
+    return voxels[:: max(voxels.size // 100_000, 1)].astype(np.float32)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

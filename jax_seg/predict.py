@@ -46,7 +46,12 @@ def load(workdir, name="best", weights="raw"):
     config = configuration.Reader(configuration.from_dict(stored["config"]))
     model = models.build(**config.section("model"))
     network = make_network(model, Preprocessing(**stored["preprocessing"]))
-    facts = {"workdir": str(Path(workdir).absolute()), "step": step, "epoch": stored["epoch"], "weights": weights}
+    facts = {
+        "workdir": str(Path(workdir).absolute()),
+        "step": step,
+        "epoch": stored["epoch"],
+        "weights": weights,
+    }
     facts["trained_with"] = stored["code_version"]
     return functools.partial(network, params), config, facts
 

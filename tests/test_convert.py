@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from scipy.special import logit
 
-from jax_seg.convert import from_torch, read_state_dict
+from jax_seg.convert import from_torch
 from jax_seg.models.unet import Model
+from jax_seg.torch_checkpoint import read_state_dict
 
 GOLDEN = Path(__file__).parent / "golden"
 STORAGES = {"float32": "Float", "float64": "Double", "float16": "Half", "bfloat16": "BFloat16"}

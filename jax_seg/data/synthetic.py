@@ -12,15 +12,8 @@ The same seed gives the same volume on any machine: transcendental functions and
 are float64, and float32 takes only operations that IEEE 754 rounds in one way.
 """
 
-import argparse
-import os
-import shutil
-import sys
-import tempfile
-from pathlib import Path
 
 import numpy as np
-import tifffile
 from scipy import ndimage, special
 
 BACKGROUND, SURFACE, UNLABELED = 0, 1, 2

@@ -67,7 +67,7 @@ def competition_score(prediction, label):
     split, merge = voi.result()
     voi_score = 1 / (1 + VOI_SCALE * (split + merge))
     topology = toposcore(counts)
-    score = 0.30 * topology + 0.35 * surface.result() + 0.35 * voi_score
+    score = 0.30 * topology + 0.35 * (surface.result() + voi_score)
     return CompetitionScore(
         score=min(max(score, 0.0), 1.0),
         toposcore=topology,

@@ -1,0 +1,36 @@
+# make demo: train, predict and score on generated volumes.   make test: format, lint, all tests.
+PYTHON ?= python3
+BIN := .venv/bin
+ENVIRONMENT := .venv/installed
+DEMO := runs/demo
+
+.PHONY: environment demo test format clean
+
+environment: $(ENVIRONMENT)
+
+$(ENVIRONMENT): pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; pass PYTHON=python3.12, say.')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+demo: environment
+	rm -rf $(DEMO)
+	$(BIN)/python -m jax_seg.data.synthetic $(DEMO)/data --volumes 8 --size 96 --seed 0
+	$(BIN)/python -m jax_seg.data.synthetic $(DEMO)/unseen --volumes 2 --size 96 --seed 1
+	$(BIN)/python launch.py --config configs/demo.py --config.data.root=$(DEMO)/data --workdir $(DEMO)/run
+	$(BIN)/python -m jax_seg.predict --workdir $(DEMO)/run --input $(DEMO)/unseen/train_images --output $(DEMO)/predictions
+	$(BIN)/python -m jax_seg.evaluate --predictions $(DEMO)/predictions --labels $(DEMO)/unseen/train_labels --output $(DEMO)/scores.json
+	@echo "Pictures: $(DEMO)/run/plots"
+
+test: environment
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+format: environment
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv runs *.egg-info

@@ -1,0 +1,163 @@
+"""Folders of predictions scored against labels: numbers by hand, bad input by name."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from jax_seg.evaluate import main, read_prediction
+
+SHARED = Path(__file__).parents[2] / "shared/data/membrane3d/train_labels"
+# label      1 1 1 0 0 0 0 0 2 2
+# prediction 1 1 0 1 0 0 0 0 1 0   TP 2, FN 1, FP 1, TN 4: Dice 4/6
+LABEL = np.array([[1, 1, 1, 0, 0], [0, 0, 0, 2, 2]], np.uint8)[None].repeat(2, 0)
+PREDICTION = np.array([[1, 1, 0, 1, 0], [0, 0, 0, 1, 0]], np.uint8)[None].repeat(2, 0)
+SURE = np.where(LABEL == 2, 0, LABEL)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two volumes: `a` of Dice 4/6, and `b`, which is all background and predicted so."""
+    for name, prediction, label in [
+        ("a", PREDICTION, LABEL),
+        ("b", np.zeros_like(LABEL), np.zeros_like(LABEL)),
+    ]:
+        save(tmp_path / "predictions" / f"{name}.tif", prediction)
+        save(tmp_path / "labels" / f"{name}.tif", label)
+    return tmp_path
+
+
+def save(path, voxels):
+    path.parent.mkdir(exist_ok=True)
+    tifffile.imwrite(path, voxels, photometric="minisblack")
+
+
+def run(folder, *flags):
+    """(exit status, the JSON that was written)."""
+    output = folder / "scores.json"
+    status = main(
+        ["--predictions", str(folder / "predictions"), "--labels", str(folder / "labels")]
+        + ["--output", str(output), *flags]
+    )
+    return status, json.loads(output.read_text()) if output.exists() else None
+
+
+def test_table_and_json(folders, capsys):
+    status, found = run(folders)
+    assert status == 0 and found["errors"] == {}
+    assert found["volumes"]["a"]["dice"] == pytest.approx(4 / 6)
+    assert found["volumes"]["b"]["dice"] == 1
+    assert found["mean"]["dice"] == pytest.approx(5 / 6)
+    assert found["pooled"]["dice"] == pytest.approx(4 / 6)  # b adds background only
+    assert found["pooled"]["accuracy"] == pytest.approx(32 / 36)
+    assert found["pooled"]["foreground_predicted"] == pytest.approx(6 / 36)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["volume", "Dice"],
+        ["a", "0.6667"],
+        ["b", "1.0000"],
+        ["pooled", "0.6667"],
+        ["mean", "0.8333"],
+    ]
+    assert len(set(map(len, lines))) == 1  # aligned
+
+
+def test_competition_adds_its_score(folders):
+    save(folders / "predictions/a.tif", SURE)
+    status, found = run(folders, "--competition")
+    assert status == 0
+    assert found["mean"]["score"] == 1
+    assert found["volumes"]["a"]["voi_merge"] == 0
+
+
+def test_label_values_are_chosen(folders):
+    save(folders / "labels/a.tif", np.choose(LABEL, [7, 3, 9]).astype(np.uint8))
+    flags = ["--foreground", "3", "--background", "0", "7", "--ignore", "9"]
+    status, found = run(folders, *flags)
+    assert status == 0
+    assert found["volumes"]["a"]["dice"] == pytest.approx(4 / 6)
+
+
+def test_probabilities_are_cut_at_the_threshold(folders):
+    save(folders / "predictions/a.tif", (0.2 + 0.5 * PREDICTION).astype(np.float32))
+    assert run(folders)[1]["volumes"]["a"]["dice"] == pytest.approx(4 / 6)
+    assert run(folders, "--threshold", "0.8")[1]["volumes"]["a"]["dice"] == 0
+
+
+def test_a_folder_reports_every_bad_volume_and_scores_the_rest(folders, capsys):
+    bad = {
+        "shape": (PREDICTION[:, :1], LABEL, "shape (2, 1, 5)"),
+        "scaled": (255 * PREDICTION, LABEL, "holds the value 255"),
+        "logits": (PREDICTION - np.float32(0.25), LABEL, "holds the value -0.25"),
+        "nan": (np.where(PREDICTION, np.float32(np.nan), 0), LABEL, "nan"),
+        "value": (PREDICTION, LABEL + 1, "label value 3"),
+        "unlabeled": (PREDICTION, np.full_like(LABEL, 2), "no labelled voxel"),
+    }
+    for name, (prediction, label, _) in bad.items():
+        save(folders / "predictions" / f"{name}.tif", prediction)
+        save(folders / "labels" / f"{name}.tif", label)
+    save(folders / "labels/unpredicted.tif", LABEL)
+    save(folders / "predictions/invented.tif", PREDICTION)
+    (folders / "labels/broken.tif").write_bytes(b"II*\0nonsense")
+    save(folders / "predictions/broken.tif", PREDICTION)
+
+    status, found = run(folders)
+
+    assert status == 1
+    assert sorted(found["volumes"]) == ["a", "b"]
+    assert found["pooled"]["dice"] == pytest.approx(4 / 6)
+    assert set(found["errors"]) == {*bad, "unpredicted", "invented", "broken"}
+    printed = capsys.readouterr().err
+    for name, (_, _, phrase) in bad.items():
+        assert f"{name}.tif" in found["errors"][name] and phrase in found["errors"][name]
+        assert found["errors"][name] in printed
+    assert "has no prediction" in found["errors"]["unpredicted"]
+    assert "has no label" in found["errors"]["invented"]
+    assert "9 of 11 volumes were not scored." in printed
+
+
+def test_without_a_scored_volume_there_is_nothing_to_pool(folders):
+    for name in "ab":
+        (folders / f"predictions/{name}.tif").unlink()
+    save(folders / "predictions/c.tif", PREDICTION)
+    status, found = run(folders)
+    assert status == 1
+    assert (found["volumes"], found["pooled"], found["mean"]) == ({}, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--threshold", "1"], "--threshold is 1.0"),
+        (["--foreground", "2"], "the label value 2"),
+    ],
+)
+def test_bad_flags(folders, capsys, flags, message):
+    assert run(folders, *flags) == (1, None)
+    assert message in capsys.readouterr().err
+
+
+def test_empty_folder(folders, capsys):
+    for name in "ab":
+        (folders / f"labels/{name}.tif").unlink()
+    assert run(folders) == (1, None)
+    assert f"{folders / 'labels'} holds no volume" in capsys.readouterr().err
+
+
+def test_read_prediction_keeps_masks(tmp_path):
+    save(tmp_path / "p.tif", PREDICTION.astype(bool))
+    np.testing.assert_array_equal(read_prediction(tmp_path / "p.tif"), PREDICTION)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the real volumes are not at ../shared")
+def test_real_labels_score_one_against_themselves(tmp_path):
+    for path in sorted(SHARED.iterdir())[:2]:
+        label = tifffile.imread(path)
+        save(tmp_path / "labels" / path.name, label)
+        save(tmp_path / "predictions" / path.name, (label == 1).astype(np.uint8))
+    status, found = run(tmp_path, "--competition")
+    assert status == 0
+    assert found["pooled"]["iou"] == found["mean"]["score"] == 1
+    assert 0.05 < found["pooled"]["foreground_label"] < 0.4
