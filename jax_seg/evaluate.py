@@ -131,7 +131,7 @@ def evaluate_folders(predictions, labels, table, *, threshold=0.5, competition=F
                 )
             if name not in labelled:
                 raise FileNotFoundError(
-                    f"{predicted[name]} has no label in {labels}: add it or move the prediction out."
+                    f"{predicted[name]} has no label in {labels}: add it or move this one out."
                 )
             count, volumes[name] = evaluate_volume(
                 predicted[name],

@@ -1,5 +1,6 @@
 """A training run, told in order: data, model, state, the loop, the last evaluation."""
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -85,7 +86,12 @@ def run(config, workdir):
       Diverged: a loss or gradient is not finite.
       Stopped: SIGTERM or SIGINT arrived; the state is saved.
     """
-    workdir, read = Path(workdir), configuration.Reader(config)
+    with contextlib.ExitStack() as cleanup:
+        return _run(config, Path(workdir), cleanup)
+
+
+def _run(config, workdir, cleanup):
+    read = configuration.Reader(config)
     seed, epochs, validation = read.seed, read.train.epochs, read.section("validate")
     loop = Loop()
     checkpoints = checkpoint.open_checkpoints(
@@ -94,6 +100,7 @@ def run(config, workdir):
         keep=read.checkpoint.keep,
         pinned=lambda: loop.best_step,
     )
+    cleanup.callback(checkpoints.close)  # waits for a save under way, whatever ends the run
     stored = _stored(checkpoints, config, workdir)
 
     # Data.
@@ -151,7 +158,9 @@ def run(config, workdir):
     }
     write_json(workdir / "config.json", to_store["config"])
     log = console.open_log(workdir)
+    cleanup.callback(console.close_log, log)
     events = Events(workdir, loop.epoch, int(state.step))
+    cleanup.callback(events.close)
     log.info(_opening(state, data, batches_per_epoch, loop, workdir))
 
     def segment(params):
@@ -300,8 +309,6 @@ def run(config, workdir):
     plots.learning_curve(read_events(workdir), workdir / "plots" / "learning_curve.png")
     log.info(f"Best checkpoint (step {best}), all volumes: {console.figures(scores)}")
     log.info(f"Pictures: {workdir / 'plots'}")
-    events.close()
-    console.close_log(log)
     return scores
 
 

@@ -151,14 +151,16 @@ def test_unlabelled_voxels_do_not_vote_on_a_label():
     """Voxel (1, 1) reads (1.25, 1.4): columns from 2 on are unlabelled, row 1 is foreground.
 
     Labelled neighbours weigh 0.6, foreground ones 0.75 · 0.6 = 0.45: less than half of all, more
-    than half of the labelled.
+    than half of the labelled. Whatever the unlabelled columns hold, 0.4 of the weight, is ignored.
     """
     label, mask = np.zeros((2, 4, 4, 1), np.uint8)
     label[1], mask[:, :2] = 1, 1
-    sample = {"image": np.zeros((4, 4, 1), np.float32), "label": label, "mask": mask}
-    result = warp.resample(sample, np.diag([0.5, 0.2]).astype(np.float32))
-    assert result["label"][1, 1, 0] == 1 and result["mask"][1, 1, 0] == 1
-    np.testing.assert_array_equal(result["mask"][..., 0], [[1, 1, 0, 0]] * 4)
+    for unlabelled in (0, 1):
+        label[:, 2:] = unlabelled
+        sample = {"image": np.zeros((4, 4, 1), np.float32), "label": label, "mask": mask}
+        result = warp.resample(sample, np.diag([0.5, 0.2]).astype(np.float32))
+        np.testing.assert_array_equal(result["mask"][..., 0], [[1, 1, 0, 0]] * 4)
+        np.testing.assert_array_equal(result["label"][:, 1, 0], [1, 1, 0, 0])
 
 
 @pytest.mark.parametrize("shape", [(12, 12, 12), (12, 12)])
@@ -280,6 +282,11 @@ def test_jit_equals_eager():
     np.testing.assert_allclose(eager["image"], jitted["image"], atol=1e-5)
     np.testing.assert_array_equal(eager["label"], jitted["label"])
     np.testing.assert_array_equal(eager["mask"], jitted["mask"])
+
+
+def test_axes_are_flipped_independently():
+    batch = {name: np.repeat(x, 64, axis=0) for name, x in random_batch((2, 2, 2)).items()}
+    assert len(np.unique(run(batch, flip=0.5)["image"], axis=0)) == 8
 
 
 def test_draws_depend_on_the_key_and_the_sample_only():

@@ -37,10 +37,9 @@ def save(path, voxels):
 def run(folder, *flags):
     """(exit status, the JSON that was written)."""
     output = folder / "scores.json"
-    status = main(
-        ["--predictions", str(folder / "predictions"), "--labels", str(folder / "labels")]
-        + ["--output", str(output), *flags]
-    )
+    named = {"--predictions": "predictions", "--labels": "labels", "--output": output.name}
+    paths = [part for flag, name in named.items() for part in (flag, str(folder / name))]
+    status = main([*paths, *flags])
     return status, json.loads(output.read_text()) if output.exists() else None
 
 

@@ -454,9 +454,7 @@ def test_deep_supervision_is_the_weighted_mean_over_levels():
     levels = (logits, logits[:, ::2, ::2], logits[:, ::4, ::4])
     mask = (np.random.default_rng(6).random(label.shape) < 0.9).astype(np.uint8)
     weights = {"dice": 1.0, "cross_entropy": 0.5}
-    by_level = [
-        combine(level, *coarsen(label, mask, level.shape), weights)[0] for level in levels
-    ]
+    by_level = [combine(level, *coarsen(label, mask, level.shape), weights)[0] for level in levels]
     total, components = combine(levels, label, mask, weights)
     np.testing.assert_allclose(total, np.dot([4, 2, 1], by_level) / 7, rtol=1e-6)
     np.testing.assert_allclose(components["dice"], LOSSES["dice"](logits, label, mask))

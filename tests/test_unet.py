@@ -240,7 +240,7 @@ def test_jit_equals_eager():
 @pytest.mark.parametrize(
     ("fields", "shape", "message"),
     [
-        ({"poolings": 2}, (1, 8, 6, 8, 1), r"\(8, 6, 8\).*2 poolings need multiples of 4; pad"),
+        ({"poolings": 2}, (1, 8, 6, 8, 1), r"\(8, 6, 8\).*2 poolings need multiples of 4; change"),
         ({"poolings": 2}, (1, 8, 0, 8, 1), r"multiples of 4"),
         ({}, (1, 16, 16, 1), r"shape \(1, 16, 16, 1\).*\[B, D, H, W, 1\]"),
         ({"in_channels": 2}, (1, 16, 16, 16, 1), r"\[B, D, H, W, 2\]"),

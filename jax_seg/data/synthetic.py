@@ -12,7 +12,6 @@ The same seed gives the same volume on any machine: transcendental functions and
 are float64, and float32 takes only operations that IEEE 754 rounds in one way.
 """
 
-
 import numpy as np
 from scipy import ndimage, special
 

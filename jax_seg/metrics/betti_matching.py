@@ -81,7 +81,7 @@ def _matched_components(union, prediction, label):
 
 
 def _first_edge(voxels, shape):
-    """3 * raster position + axis of the first edge on each voxel; -1 for the voxel at the origin."""
+    """3 * raster position + axis of the first edge on each voxel; -1 at the origin."""
     _, height, width = shape
     return np.select(
         [voxels >= height * width, voxels >= width, voxels > 0],
@@ -209,9 +209,9 @@ def _loops_as_sums(number, edge, generator, places):
 
 @jit
 def _eliminate(owner, terms, start, more_terms, more_start):
-    """Add sums to an Echelon, given and returned as its three arrays, each sum reduced by those before.
+    """Reduce sums and add what is left of them to an Echelon, given and returned as its arrays.
 
-    The sum in work is a row of bits, from which the last generator is quick to find.
+    The sum in work is a row of bits, so that its last generator is quick to find.
     """
     owner, one = owner.copy(), np.uint64(1)
     work = np.zeros(len(owner) // 64 + 1, np.uint64)

@@ -157,7 +157,7 @@ def _relate(number, voxels, edge, edges):
       relations: [R, 4] representatives whose sum is zero, filled up with 0.
       squares, cubes: how many the mask has.
     """
-    depth, height, width = number.shape
+    _, height, width = number.shape
     same = np.arange(edges)
     implied = np.zeros(len(voxels), np.bool_)
     pending = np.empty((64, 4), np.int64)

@@ -81,5 +81,5 @@ class Model(nn.Module):
         if any(size % divisor or not size for size in shape[1:-1]):
             raise ValueError(
                 f"The U-Net's input has spatial sizes {shape[1:-1]}, but {self.poolings} poolings "
-                f"need multiples of {divisor}; pad or crop the input, or use fewer poolings."
+                f"need multiples of {divisor}; change data.patch, or lower model.poolings."
             )
