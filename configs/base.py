@@ -125,6 +125,25 @@ def get_config():
     plateau.noise_factor = 1.0  # the same, in standard errors of the validation loss
     plateau.patience = 50  # epochs without improvement before the run ends; 0 for never
 
+    config.parts = ml_collections.ConfigDict()  # of the network, by parameter path
+    config.parts.all = ml_collections.ConfigDict()
+    config.parts.all.pattern = ""  # regular expression; a parameter joins the first that matches
+    config.parts.all.rate = 1.0  # factor on the learning rate; 0 freezes the part
+
+    config.average = average = ml_collections.ConfigDict()  # of the parameters
+    average.swa_start = 40  # epoch from which the learning rate is constant and weights averaged
+    average.swa_every = 5  # epochs between the averaged weights; 0 for no SWA
+    average.swa_learning_rate = 5e-5
+    average.ema_decay = 0.0  # per step; 0 for no EMA
+
+    config.noise = noise = ml_collections.ConfigDict()
+    noise.start_epoch = 30  # of weight noise
+    noise.every = 10  # epochs
+    noise.std = 1e-3  # standard deviation at first; 0 for no weight noise
+    noise.decay = 0.9  # of the standard deviation, each time
+    noise.patterns = ("decoder", "output")  # parameter paths that receive it
+    noise.gradient_eta = 0.0  # scale of gradient noise; 0 for none
+
     config.train = train = ml_collections.ConfigDict()
     train.epochs = 300
 
@@ -165,6 +184,10 @@ def shrink(config, arg):
     config.train.epochs = 12
     config.schedule.warmup_epochs = scaled(config.schedule.warmup_epochs)
     config.schedule.t_0 = scaled(config.schedule.t_0)
+    config.average.swa_start = scaled(config.average.swa_start)
+    config.average.swa_every = scaled(config.average.swa_every)
+    config.noise.start_epoch = scaled(config.noise.start_epoch)
+    config.noise.every = scaled(config.noise.every)
     config.reduction.patience = scaled(config.reduction.patience)
     config.plateau.patience = scaled(config.plateau.patience)
     config.validate.volumes_every = scaled(config.validate.volumes_every)

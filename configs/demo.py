@@ -13,4 +13,6 @@ def get_config(arg=""):
     config.train.epochs = 12
     config.validate.update(metric="dice", volumes_every=3)
     config.plateau.update(worse_epochs=0, rollback_fraction=0.0, patience=0)
+    config.average.swa_every = 0
+    config.noise.std = 0.0
     return base.shrink(config, arg)

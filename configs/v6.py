@@ -19,4 +19,6 @@ def get_config(arg=""):
     config.reduction.threshold = 1e-3
     config.optimizer.weight_decay = 1e-4
     config.plateau.update(rule="capped", maximum_scale=5.0, patience=20)
+    config.average.swa_every = 0
+    config.noise.std = 0.0
     return base.shrink(config, arg)

@@ -23,7 +23,7 @@ HIGHER_IS_BETTER = {"loss": False, "dice": True, "iou": True}
 
 
 def open_checkpoints(workdir, *, metric, keep=1, pinned=lambda: None, read_only=False):
-    """Orbax's manager of `workdir/checkpoints`: it keeps the latest `keep`, the best, and the pinned.
+    """Orbax's manager of `workdir/checkpoints`: it keeps the latest, the best and the pinned.
 
     Args:
       workdir: folder of the run.
@@ -142,7 +142,7 @@ def save_params(manager, params, beside):
 
 
 def wait(manager):
-    """Wait until the last checkpoint lies on the disk. Raises OSError when it could not be written."""
+    """Wait until the last checkpoint lies on the disk; OSError when it could not be written."""
     try:
         manager.wait_until_finished()
         manager.check_for_errors()

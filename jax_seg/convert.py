@@ -197,8 +197,8 @@ def main(argv=None):
     size = sum(p.size for p in jax.tree.leaves(params))
     print(
         f"{arguments.workdir}: U-Net of {model.filters} filters and {model.poolings} poolings, "
-        f"{size:,} parameters; intensities {preprocessing.low:g} to {preprocessing.high:g} become 0 "
-        "to 1."
+        f"{size:,} parameters; intensities {preprocessing.low:g} to {preprocessing.high:g} become "
+        "0 to 1."
     )
     return 0
 

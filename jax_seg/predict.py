@@ -161,7 +161,7 @@ def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m jax_seg.predict",
-        description="Segment volumes with a trained model: uint8 TIFF, 1 where it finds foreground.",
+        description="Segment volumes with a trained model: uint8 TIFF, 1 is foreground.",
     )
     parser.add_argument("--workdir", required=True, help="folder of the training run")
     parser.add_argument("--input", required=True, nargs="+", help="folder of volumes, or files")
@@ -219,8 +219,8 @@ def _predict(arguments):
             errors[name] = result
             continue
         print(
-            f"[{number}/{len(images)}] {output / name}.tif: {100 * result['foreground_share']:.2f} % "
-            f"foreground, {result['seconds']} s",
+            f"[{number}/{len(images)}] {output / name}.tif: "
+            f"{100 * result['foreground_share']:.2f} % foreground, {result['seconds']} s",
             flush=True,
         )
     for name, error in errors.items():

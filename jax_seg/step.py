@@ -1,17 +1,28 @@
-"""The compiled steps of a run: training, validation of patches, and the network as prediction uses it."""
+"""The compiled programs of a run: training step, loss of patches, network for prediction."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jax_seg import optim
+from jax_seg.averaging import ema_update
 from jax_seg.data import labels
 from jax_seg.data.preprocess import preprocess
 
 
-def make_train_step(model, optimizer, loss, augment, preprocessing, key):
+def make_train_step(
+    model,
+    optimizer,
+    loss,
+    augment,
+    preprocessing,
+    key,
+    *,
+    part_of,
+    ema_decay=0.0,
+    gradient_noise=0.0,
+):
     """The training step: (state, batch, knobs) -> (state, metrics), jitted, its state donated.
 
     Args:
@@ -21,13 +32,18 @@ def make_train_step(model, optimizer, loss, augment, preprocessing, key):
       augment: (key, batch) -> batch.
       preprocessing: `Preprocessing`.
       key: random key of the run; step n draws from fold_in(key, n).
+      part_of: tree of labels, of `optim.label_parameters`.
+      ema_decay: of the average 'ema', when the state keeps one.
+      gradient_noise: η of Neelakantan et al. 2015, whose noise has the standard deviation
+        √(η / (1 + step)^0.55); 0 for none.
 
     Returns:
       The step. `batch` is {'image': stored dtype [B, *patch, 1], 'label': uint8 of 0, 1 and 2
-      masked}; `knobs` is {'learning_rate': float, 'loss_weights': {name: float}, …}, all arrays, so
-      that none of them recompiles the step. metrics: 'loss', one entry per loss term, and
-      'gradient_norm' before clipping, float32 scalars; 'finite', bool. When the loss or a gradient
-      is not finite nothing changes but `state.finite`, and nothing ever again.
+      masked}; `knobs` is {'learning_rates': {part: float}, 'loss_weights': {name: float}}: arrays,
+      so that none of them recompiles the step; a part of rate 0 is frozen. metrics: 'loss', one
+      entry per loss term, and 'gradient_norm' before clipping, float32 scalars; 'finite', bool.
+      When the loss or a gradient is not finite nothing changes but `state.finite`, and nothing ever
+      again.
     """
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -40,14 +56,24 @@ def make_train_step(model, optimizer, loss, augment, preprocessing, key):
             return loss(logits, batch["label"], batch["mask"], knobs["loss_weights"])
 
         (total, terms), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+        gradients = optim.zero_frozen(gradients, part_of, knobs["learning_rates"])
         gradient_norm = optim.global_norm(gradients)
         finite = state.finite & jnp.isfinite(total) & jnp.isfinite(gradient_norm)
 
         def update(state):
-            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-            updates = jax.tree.map(lambda u: knobs["learning_rate"] * u, updates)
-            params = optax.apply_updates(state.params, updates)
-            return state._replace(step=state.step + 1, params=params, opt_state=opt_state)
+            noisy = gradients
+            if gradient_noise:
+                std = jnp.sqrt(gradient_noise / (1.0 + state.step) ** 0.55)
+                noisy = optim.add_noise(jax.random.fold_in(step_key, 1), gradients, std)
+                noisy = optim.zero_frozen(noisy, part_of, knobs["learning_rates"])
+            updates, opt_state = optimizer.update(noisy, state.opt_state, state.params)
+            params = optim.apply_updates(state.params, updates, part_of, knobs["learning_rates"])
+            averages = dict(state.averages)
+            if "ema" in averages:
+                averages["ema"] = ema_update(averages["ema"], params, ema_decay, state.step)
+            return state._replace(
+                step=state.step + 1, params=params, opt_state=opt_state, averages=averages
+            )
 
         state = jax.lax.cond(finite, update, lambda state: state, state)
         metrics = {"loss": total, **terms, "gradient_norm": gradient_norm, "finite": finite}

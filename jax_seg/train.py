@@ -13,6 +13,7 @@ import numpy as np
 from jax_seg import checkpoint, losses, models, optim, plateau, schedule
 from jax_seg import config as configuration
 from jax_seg import state as train_state
+from jax_seg.averaging import swa_update
 from jax_seg.data import dataset, pipeline
 from jax_seg.data.augment import augment
 from jax_seg.data.fingerprint import read_pair
@@ -57,6 +58,7 @@ class Loop:
       reduction: fields of `schedule.ReduceOnPlateau`.
       best_step: the checkpoint with the lowest validation loss.
       return_to: set when the next epoch starts from that checkpoint.
+      averaged: parameter trees in the SWA average.
       finished: early stopping has ended the run.
     """
 
@@ -67,6 +69,7 @@ class Loop:
     reduction: dict = dataclasses.field(default_factory=dict)
     best_step: int | None = None
     return_to: int | None = None
+    averaged: int = 0
     finished: bool = False
 
 
@@ -120,14 +123,25 @@ def _run(config, workdir, cleanup):
 
     optimizer = optim.make_optimizer(**read.section("optimizer"))
     rate = schedule.make_schedule(epochs=epochs, **read.section("schedule"))
-    reducing = read.schedule.name == "plateau"
+    reducing, warmup_epochs = read.schedule.name == "plateau", read.schedule.warmup_epochs
     reduce_rate = schedule.make_reduce_on_plateau(mode="min", **read.section("reduction"))
     control = plateau.Options(**read.section("plateau"))
+    average, noise = read.section("average"), read.section("noise")
+    _check_average(average, epochs)
+    parts = read.section("parts")
     augment_fields = read.section("augment")
     minutes_between_saves = read.checkpoint.minutes
     read.refuse_unread()
 
     key = jax.random.PRNGKey(seed)
+    kept = [n for n, on in (("swa", average["swa_every"]), ("ema", average["ema_decay"])) if on]
+
+    @jax.jit
+    def fresh_state():
+        params = model.init(key, jnp.zeros((1, *patch, 1), jnp.float32))["params"]
+        return train_state.create(params, optimizer, kept)
+
+    abstract_state = jax.eval_shape(fresh_state)
     train_step = make_train_step(
         model,
         optimizer,
@@ -135,17 +149,16 @@ def _run(config, workdir, cleanup):
         lambda key, batch: augment(key, batch, **augment_fields),
         data.preprocessing,
         key,
+        part_of=optim.label_parameters(
+            abstract_state.params, {name: part["pattern"] for name, part in parts.items()}
+        ),
+        ema_decay=average["ema_decay"],
+        gradient_noise=noise["gradient_eta"],
     )
     evaluate = make_patch_evaluation(model, loss, data.preprocessing)
     network = make_network(model, data.preprocessing)
 
     # State: fresh, or as the last checkpoint left it.
-    @jax.jit
-    def fresh_state():
-        params = model.init(key, jnp.zeros((1, *patch, 1), jnp.float32))["params"]
-        return train_state.create(params, optimizer)
-
-    abstract_state = jax.eval_shape(fresh_state)
     if stored is None:
         state = fresh_state()
     else:
@@ -193,12 +206,29 @@ def _run(config, workdir, cleanup):
                 checkpoint.wait(checkpoints)
                 best, _ = checkpoint.restore(checkpoints, abstract_state, loop.return_to)
                 state, loop.return_to = best._replace(step=state.step), None
+            std = schedule.weight_noise(
+                loop.epoch, **{k: noise[k] for k in ("start_epoch", "every", "std", "decay")}
+            )
+            if std and not loop.batches:
+                noise_key = jax.random.fold_in(jax.random.fold_in(key, 1), loop.epoch)
+                noisy = optim.add_noise(noise_key, state.params, std, noise["patterns"])
+                state = state._replace(params=noisy)
+                events.write("weight_noise", step=int(state.step), epoch=loop.epoch, std=std)
 
             # Train: the figures of a step are fetched when the next one is under way.
             controller = plateau.State(**loop.plateau)
             reduction = schedule.ReduceOnPlateau(**loop.reduction)
-            learning_rate = rate(loop.epoch) * reduction.scale * controller.scale
-            knobs = {"learning_rate": np.float32(learning_rate), "loss_weights": weights}
+            since_swa = loop.epoch - average["swa_start"] if "swa" in kept else -1
+            if since_swa >= 0:
+                learning_rate = average["swa_learning_rate"]
+            else:
+                learning_rate = rate(loop.epoch) * reduction.scale * controller.scale
+            knobs = {
+                "learning_rates": {
+                    name: np.float32(learning_rate * part["rate"]) for name, part in parts.items()
+                },
+                "loss_weights": weights,
+            }
             patches = pipeline.batches(
                 train_sampler,
                 batch=batch,
@@ -244,36 +274,42 @@ def _run(config, workdir, cleanup):
                 f"{memory_name} {memory:.1f} GiB"
             )
 
-            # Judge.
+            # Judge: the raw weights decide, the averages are reported beside them.
             stop_if_asked()
-            metrics, per_volume = validate_patches(
-                evaluate, state.params, fixed_sampler, weights=weights, batch=batch, threads=threads
-            )
-            noise = plateau.bootstrap_noise(per_volume, seed, 1000) if len(per_volume) > 1 else 0.0
-            events.write("validation", step=step, epoch=loop.epoch, **metrics, noise=noise)
-            terms = {name: metrics[name] for name in weights}
-            log.info(
-                f"Epoch {loop.epoch} Val - Loss: {metrics['loss']:.4f} ({console.figures(terms)})"
-            )
-            judged = {"loss": metrics["loss"]}
-            last = loop.epoch == epochs - 1
-            if validation["volumes_every"] and (
-                (loop.epoch + 1) % validation["volumes_every"] == 0 or last
-            ):
-                counts = segmentation.Confusion()
-                for _, confusion, _ in segment(state.params):
-                    counts += confusion
-                    stop_if_asked()
-                scores = segmentation.scores(counts)
-                events.write("volumes", step=step, epoch=loop.epoch, **scores)
-                log.info(f"Epoch {loop.epoch} Volumes - {console.figures(scores)}")
-                judged |= scores
+            if since_swa >= 0 and since_swa % average["swa_every"] == 0:
+                swa = swa_update(state.averages["swa"], state.params, loop.averaged)
+                state = state._replace(averages=state.averages | {"swa": swa})
+                loop.averaged += 1
+            judged = {}
+            for name, params in (("raw", state.params), *state.averages.items()):
+                if name == "swa" and not loop.averaged:
+                    continue
+                which = "" if name == "raw" else f" {name}"
+                metrics, per_volume = validate_patches(
+                    evaluate, params, fixed_sampler, weights=weights, batch=batch, threads=threads
+                )
+                error = plateau.bootstrap_noise(per_volume, seed, 1000) if per_volume[1:] else 0.0
+                figures = {**metrics, "standard_error": error}
+                events.write("validation" + which, step=step, epoch=loop.epoch, **figures)
+                terms = console.figures({term: metrics[term] for term in weights})
+                log.info(f"Epoch {loop.epoch} Val{which} - Loss: {metrics['loss']:.4f} ({terms})")
+                judged[name] = {"loss": metrics["loss"], "standard_error": error}
+                every = validation["volumes_every"]
+                if every and ((loop.epoch + 1) % every == 0 or loop.epoch == epochs - 1):
+                    counts = segmentation.Confusion()
+                    for _, confusion, _ in segment(params):
+                        counts += confusion
+                        stop_if_asked()
+                    scores = segmentation.scores(counts)
+                    events.write("volumes" + which, step=step, epoch=loop.epoch, **scores)
+                    log.info(f"Epoch {loop.epoch} Volumes{which} - {console.figures(scores)}")
+                    judged[name] |= scores
 
             # Decide, then save: what is decided here happens as the next epoch starts.
             controller, decisions = plateau.step(
                 controller,
-                metrics["loss"],
-                noise,
+                judged["raw"]["loss"],
+                judged["raw"]["standard_error"],
                 trained["gradient_norm"],
                 loop.epoch,
                 options=control,
@@ -288,28 +324,35 @@ def _run(config, workdir, cleanup):
                     loop.return_to = loop.best_step
                 loop.finished |= decision["kind"] == "early_stop"
             loop.plateau = controller._asdict()
-            if reducing:
-                loop.reduction = reduce_rate(reduction, metrics["loss"])._asdict()
+            if reducing and loop.epoch >= warmup_epochs:
+                loop.reduction = reduce_rate(reduction, judged["raw"]["loss"])._asdict()
             loop.epoch, loop.batches, loop.sums = loop.epoch + 1, 0, {}
-            save(judged)
+            save(judged["raw"])
             last_save = time.monotonic()
 
-    # The last evaluation: the best checkpoint on whole volumes.
+    # The last evaluation, on whole volumes: the best raw weights, and the last averages.
     checkpoint.wait(checkpoints)
     best = checkpoint.resolve(checkpoints, "best")
-    state, _ = checkpoint.restore(checkpoints, abstract_state, best)
-    counts = segmentation.Confusion()
-    for volume, confusion, prediction in segment(state.params):
-        if not counts.labelled:
-            _draw(volume, data, prediction, workdir / "plots" / f"{volume.id}.png")
-        log.info(f"{volume.id}: {console.figures(segmentation.scores(confusion))}")
-        counts += confusion
-    scores = segmentation.scores(counts)
-    write_json(workdir / "scores.json", {"step": best, **scores})
+    best_state, _ = checkpoint.restore(checkpoints, abstract_state, best)
+    scores = {}
+    for name, params in (("raw", best_state.params), *state.averages.items()):
+        if name == "swa" and not loop.averaged:
+            continue
+        step = best if name == "raw" else int(state.step)
+        counts = segmentation.Confusion()
+        for volume, confusion, prediction in segment(params):
+            if name == "raw" and not counts.labelled:
+                image, label = read_pair(volume, data.cache, data.table)
+                path = workdir / "plots" / f"{volume.id}.png"
+                plots.slices(image, label, prediction, path, title=volume.id)
+            log.info(f"{volume.id} {name}: {console.figures(segmentation.scores(confusion))}")
+            counts += confusion
+        scores[name] = {"step": step, **segmentation.scores(counts)}
+        log.info(f"All volumes, {name} weights: {console.figures(scores[name])}")
+    write_json(workdir / "scores.json", scores)
     plots.learning_curve(read_events(workdir), workdir / "plots" / "learning_curve.png")
-    log.info(f"Best checkpoint (step {best}), all volumes: {console.figures(scores)}")
     log.info(f"Pictures: {workdir / 'plots'}")
-    return scores
+    return scores["raw"]
 
 
 def _stored(checkpoints, config, workdir):
@@ -319,8 +362,8 @@ def _stored(checkpoints, config, workdir):
     stored = checkpoint.read_loop(checkpoints, checkpoints.latest_step())
     if changed := configuration.differences(config, stored["config"], ignore=MAY_DIFFER):
         raise ValueError(
-            f"{workdir} holds a run of another configuration ({'; '.join(changed)}); choose another "
-            "--workdir, or undo the change to go on with that run."
+            f"{workdir} holds a run of another configuration ({'; '.join(changed)}); choose "
+            "another --workdir, or undo the change to go on with that run."
         )
     return stored
 
@@ -395,8 +438,8 @@ def _opening(state, data, batches_per_epoch, loop, workdir):
     where = f"goes on in epoch {loop.epoch} at step {int(state.step)}" if state.step else "starts"
     device = jax.devices()[0]
     return (
-        f"{workdir} {where}: {parameters:,} parameters on {device.platform} ({device.device_kind}), "
-        f"{len(data.train)} training and {len(data.validation)} validation volumes, "
+        f"{workdir} {where}: {parameters:,} parameters on {device.platform} "
+        f"({device.device_kind}), {len(data.train)} training and {len(data.validation)} validation volumes, "
         f"{batches_per_epoch} batches an epoch; voxels: {background:.1f} % background, "
         f"{foreground:.1f} % foreground, {masked:.1f} % unlabeled"
     )
@@ -411,6 +454,11 @@ def _sentence(decision):
     return f"{decision['kind'].replace('_', ' ').capitalize()} - {told}"
 
 
-def _draw(volume, data, prediction, path):
-    image, label = read_pair(volume, data.cache, data.table)
-    plots.slices(image, label, prediction, path, title=volume.id)
+def _check_average(average, epochs):
+    if average["swa_every"] and not 0 <= average["swa_start"] < epochs:
+        raise ValueError(
+            f"average.swa_start is {average['swa_start']}, but the run ends after train.epochs = "
+            f"{epochs}; start earlier, or set average.swa_every to 0."
+        )
+    if not 0 <= average["ema_decay"] < 1:
+        raise ValueError(f"average.ema_decay is {average['ema_decay']}; set it in [0, 1).")

@@ -1,4 +1,4 @@
-"""Shared fixtures: a tiny folder of labelled volumes, and a configuration that trains in seconds."""
+"""Shared fixtures: a tiny folder of labelled volumes, a configuration that trains in seconds."""
 
 from pathlib import Path
 
@@ -40,6 +40,8 @@ def tiny_config(root):
     config.model.update(filters=2, poolings=1)
     config.schedule.update(name="constant", learning_rate=0.05, warmup_epochs=0)
     config.optimizer.update(momentum=0.9)
+    config.average.swa_every = 0
+    config.noise.std = 0.0
     config.train.epochs = 2
     config.validate.volumes_every = 1
     return config

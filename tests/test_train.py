@@ -29,7 +29,7 @@ def trained(volumes_folder, tmp_path_factory):
 def test_it_learns_and_says_so(trained):
     workdir, scores, _ = trained
     assert scores["dice"] > 0.75
-    assert json.loads((workdir / "scores.json").read_text())["dice"] == scores["dice"]
+    assert json.loads((workdir / "scores.json").read_text())["raw"]["dice"] == scores["dice"]
     log = (workdir / "log.txt").read_text()
     # The form that people grep for.
     lines = re.findall(r"Epoch (\d+) Val - Loss: (\d+\.\d{4}) \((?:\w+: \d\.\d+(?:, |\)))+", log)
@@ -46,7 +46,7 @@ def test_events_hold_every_figure(trained):
     assert {"loss", "dice", "cross_entropy", "gradient_norm", "learning_rate"} <= by_kind["train"][
         0
     ].keys()
-    assert [e for e in events if e["kind"] == "decision"][0]["decision"]["kind"] == "new_best"
+    assert next(e for e in events if e["kind"] == "decision")["decision"]["kind"] == "new_best"
     assert list(trained[0].glob("tensorboard/events*"))
 
 
@@ -56,7 +56,7 @@ def test_pictures_are_there(trained):
 
 
 def test_predict_evaluate_and_the_second_run(trained, volumes_folder, tmp_path, capsys):
-    workdir, scores, _ = trained
+    workdir = trained[0]
     held_out = [
         str(volumes_folder / "train_images" / f"{i}.tif")
         for i in ("v4", "v5")
@@ -245,6 +245,6 @@ def test_full_disk_while_saving(volumes_folder, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("orbax.checkpoint.CheckpointManager.save", full)
-    with pytest.raises(OSError, match="No space left.*free some disk space"):
+    with pytest.raises(OSError, match=r"No space left.*free some disk space"):
         run_with(volumes_folder, tmp_path, lambda config: None)
     assert not any((tmp_path / "checkpoints").iterdir())

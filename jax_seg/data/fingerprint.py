@@ -1,4 +1,4 @@
-"""What training must know of each volume, measured once: shape, label counts, intensities, places."""
+"""What training must know of each volume, measured once: shape, counts, intensities, places."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ class Fingerprint(NamedTuple):
       shape: [3] voxels.
       counts: [3] voxels of background, foreground and masked.
       intensities: [<= INTENSITIES] float32 sample of the image.
-      labelled, foreground: [<= COORDINATES, 3] sampled coordinates of labelled and foreground voxels.
+      labelled, foreground: [<= COORDINATES, 3] sampled coordinates of such voxels.
     """
 
     shape: np.ndarray
@@ -57,7 +57,7 @@ def measure(image, label, seed=0):
     flat_label = np.asarray(label).reshape(-1)
     if image.size <= INTENSITIES:
         voxels = np.arange(image.size)
-    else:  # with replacement: a permutation of a whole volume would cost its memory eight times over
+    else:  # with replacement: a permutation would cost eight times the volume's memory
         voxels = np.sort(generator.integers(0, image.size, INTENSITIES))
     return Fingerprint(
         shape=np.array(label.shape),
@@ -118,7 +118,7 @@ def read_pair(volume, cache, table):
 
 
 def _identity(volume, table):
-    stats = [os.stat(p) for p in (volume.image, volume.label)]
+    stats = [p.stat() for p in (volume.image, volume.label)]
     text = repr(
         [(str(volume.image), str(volume.label)), [(s.st_size, s.st_mtime_ns) for s in stats]]
     )

@@ -1,4 +1,4 @@
-"""Batches of patches, read ahead by Grain's threads and put on the device before they are needed."""
+"""Batches of patches, read ahead by Grain's threads and on the device before they are needed."""
 
 import collections
 

@@ -1,4 +1,4 @@
-"""Preprocessing as data: four numbers, fitted once, stored with the model, applied by one function."""
+"""Preprocessing as data: four numbers, fitted once, stored with the model."""
 
 from typing import NamedTuple
 

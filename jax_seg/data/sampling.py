@@ -76,7 +76,7 @@ class PatchSampler:
         return min(candidates, key=lambda c: abs(_foreground_share(c[1]) - self.balance_target))
 
     def _draw_place(self, number, generator):
-        """The patch's first corner: a chosen voxel lies anywhere in the patch that the volume allows."""
+        """The patch's first corner: a drawn voxel lies anywhere in it that the volume allows."""
         facts = self.fingerprints[number]
         wanted = generator.random() < self.foreground_share and len(facts.foreground)
         places = facts.foreground if wanted else facts.labelled

@@ -1,4 +1,4 @@
-"""What a person sees of a run: lines on the terminal and in `log.txt`, a bar while an epoch runs."""
+"""What a person sees of a run: lines on the terminal and in `log.txt`, a bar in an epoch."""
 
 import logging
 import resource

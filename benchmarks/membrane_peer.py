@@ -1,0 +1,170 @@
+"""A plain PyTorch U-Net on membranes, to compare equal training time with ours.
+
+    python -m benchmarks.membrane_peer --root FOLDER --minutes 8
+
+16 filters, 3 poolings, patch 16×96×96, batch 2, SGD with Nesterov momentum 0.99, learning rate 1e-2
+falling polynomially over the time, Dice + cross entropy with unlabeled voxels masked, flips and
+quarter turns: nnU-Net's recipe on the network that a CPU can train. It reads the volumes, holds out
+the fold and scores whole volumes as `launch.py --config configs/membrane.py` does.
+"""
+
+import argparse
+import functools
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from jax_seg.data import folds, labels
+from jax_seg.data.folder import find_volumes
+from jax_seg.data.volumes import open_volume
+from jax_seg.infer.sliding_window import gaussian_profile, window_starts
+from jax_seg.metrics import segmentation
+
+PATCH = (16, 96, 96)
+
+
+def double_convolution(channels_in, channels_out):
+    layers = []
+    for before in (channels_in, channels_out):
+        layers += [
+            nn.Conv3d(before, channels_out, 3, padding=1),
+            nn.InstanceNorm3d(channels_out),
+            nn.LeakyReLU(0.01, inplace=True),
+        ]
+    return nn.Sequential(*layers)
+
+
+class UNet(nn.Module):
+    """Plain 3-D U-Net, [B, C, D, H, W] -> logits [B, 1, D, H, W]."""
+
+    def __init__(self, filters, poolings):
+        super().__init__()
+        widths = [filters << level for level in range(poolings + 1)]
+        self.down = nn.ModuleList(
+            double_convolution(before, after)
+            for before, after in zip([1, *widths], widths, strict=False)
+        )
+        self.up = nn.ModuleList(
+            nn.ConvTranspose3d(2 * w, w, 2, stride=2) for w in reversed(widths[:-1])
+        )
+        self.merge = nn.ModuleList(double_convolution(2 * w, w) for w in reversed(widths[:-1]))
+        self.output = nn.Conv3d(filters, 1, 1)
+
+    def forward(self, x):
+        skips = []
+        for level, block in enumerate(self.down):
+            x = block(x if level == 0 else F.max_pool3d(x, 2))
+            skips.append(x)
+        for up, merge, skip in zip(self.up, self.merge, reversed(skips[:-1]), strict=True):
+            x = merge(torch.cat([up(x), skip], 1))
+        return self.output(x)
+
+
+def dice_and_cross_entropy(logits, label, mask):
+    probability = torch.sigmoid(logits) * mask
+    axes = (2, 3, 4)
+    overlap = (probability * label).sum(axes)
+    dice = (2 * overlap + 1e-5) / (probability.sum(axes) + (label * mask).sum(axes) + 1e-5)
+    pixel = F.binary_cross_entropy_with_logits(logits, label, reduction="none")
+    return 1 - dice.mean() + (pixel * mask).sum() / mask.sum().clamp(min=1)
+
+
+def random_patch(volumes, generator):
+    image, label = volumes[generator.integers(len(volumes))]
+    places = np.flatnonzero(label == 1) if generator.random() < 1 / 3 else None
+    voxel = generator.integers(0, image.shape)
+    if places is not None and len(places):
+        voxel = np.unravel_index(generator.choice(places), label.shape)
+    room = np.subtract(image.shape, PATCH)
+    start = np.clip(np.asarray(voxel) - generator.integers(0, PATCH), 0, room)
+    window = tuple(slice(a, a + n) for a, n in zip(start, PATCH, strict=True))
+    image, label = image[window], label[window]
+    flips = tuple(axis for axis in range(3) if generator.random() < 0.5)
+    turns = int(generator.integers(4))
+    return [np.rot90(np.flip(x, flips), turns, (1, 2)).copy() for x in (image, label)]
+
+
+@torch.no_grad()
+def predict(model, image):
+    starts = [window_starts(s, p, 0.5) for s, p in zip(image.shape, PATCH, strict=True)]
+    weight = functools.reduce(np.multiply.outer, [gaussian_profile(p) for p in PATCH])
+    total, weights = np.zeros(image.shape, np.float32), np.zeros(image.shape, np.float32)
+    for d in starts[0]:
+        for h in starts[1]:
+            for w in starts[2]:
+                window = tuple(slice(a, a + n) for a, n in zip((d, h, w), PATCH, strict=True))
+                logits = model(torch.from_numpy(image[window].copy())[None, None])
+                total[window] += weight * logits[0, 0].numpy()
+                weights[window] += weight
+    return total / weights > 0
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--fold", type=int, default=0)
+    parser.add_argument("--folds", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    torch.manual_seed(arguments.seed)
+    generator = np.random.default_rng(arguments.seed)
+
+    found = {v.id: v for v in find_volumes(arguments.root)}
+    train_ids, held_out = folds.split(
+        list(found),
+        [v.scroll_id for v in found.values()],
+        fold=arguments.fold,
+        folds=arguments.folds,
+    )
+    table = labels.label_table()
+
+    def read(name):
+        image, label = open_volume(found[name].image), open_volume(found[name].label)
+        zero = (0, 0, 0)
+        return (
+            image.read(zero, image.shape).astype(np.float32),
+            labels.encode(label.read(zero, label.shape), table, found[name].label),
+        )
+
+    volumes = [read(name) for name in train_ids]
+    pooled = np.concatenate([image.reshape(-1) for image, _ in volumes])
+    mean, std = pooled.mean(), pooled.std()
+    volumes = [((image - mean) / std, label) for image, label in volumes]
+
+    model = UNet(16, 3).to(memory_format=torch.channels_last_3d)
+    optimizer = torch.optim.SGD(
+        model.parameters(), 1e-2, momentum=0.99, nesterov=True, weight_decay=3e-5
+    )
+    started, steps, losses = time.monotonic(), 0, []
+    budget = 60 * arguments.minutes
+    while (elapsed := time.monotonic() - started) < budget:
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * (1 - elapsed / budget) ** 0.9
+        batch = [random_patch(volumes, generator) for _ in range(2)]
+        image = torch.from_numpy(np.stack([image for image, _ in batch]))[:, None]
+        encoded = torch.from_numpy(np.stack([label for _, label in batch]))[:, None]
+        loss = dice_and_cross_entropy(model(image), (encoded == 1).float(), (encoded != 2).float())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 12.0)
+        optimizer.step()
+        steps += 1
+        losses.append(loss.item())
+        if steps % 50 == 0:
+            print(f"step {steps}  {elapsed:.0f} s  loss {np.mean(losses[-50:]):.4f}", flush=True)
+
+    counts = segmentation.Confusion()
+    for name in held_out:
+        image, label = read(name)
+        counts += segmentation.confusion(predict(model, (image - mean) / std), label)
+    scores = segmentation.scores(counts)
+    print(f"PyTorch {torch.__version__}, {steps} steps in {arguments.minutes:g} minutes:")
+    print(", ".join(f"{name}: {value:.4f}" for name, value in scores.items()))
+
+
+if __name__ == "__main__":
+    main()
