@@ -4,15 +4,8 @@ The same command goes on with a run that was stopped. Every field of configs/bas
 the command line, as --config.SECTION.FIELD=VALUE.
 """
 
-import os
 import sys
 from pathlib import Path
-
-# XLA compiles a program once per machine: later starts read it from here.
-os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "jax_seg" / "compiled")
-)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -27,10 +20,9 @@ def main(argv):
         raise app.UsageError(
             f"Unknown argument {argv[1]!r}; fields are set as --config.FIELD=VALUE."
         )
-    from jax_seg import train  # after the flags: JAX takes seconds to start
-    from jax_seg.report import console
+    from jax_seg import startup, train  # after the flags: JAX takes seconds to start
 
-    console.quiet()
+    startup.prepare()
     source = config_flags.get_config_filename(flags.FLAGS["config"])
     workdir = WORKDIR.value or Path("runs") / Path(source.split(":")[0]).stem
     try:

@@ -15,52 +15,16 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
+from benchmarks.torch_unet import UNet
 from jax_seg.data import folds, labels
 from jax_seg.data.folder import find_volumes
 from jax_seg.data.volumes import open_volume
 from jax_seg.infer.sliding_window import gaussian_profile, window_starts
 from jax_seg.metrics import segmentation
+from jax_seg.report import console
 
 PATCH = (16, 96, 96)
-
-
-def double_convolution(channels_in, channels_out):
-    layers = []
-    for before in (channels_in, channels_out):
-        layers += [
-            nn.Conv3d(before, channels_out, 3, padding=1),
-            nn.InstanceNorm3d(channels_out),
-            nn.LeakyReLU(0.01, inplace=True),
-        ]
-    return nn.Sequential(*layers)
-
-
-class UNet(nn.Module):
-    """Plain 3-D U-Net, [B, C, D, H, W] -> logits [B, 1, D, H, W]."""
-
-    def __init__(self, filters, poolings):
-        super().__init__()
-        widths = [filters << level for level in range(poolings + 1)]
-        self.down = nn.ModuleList(
-            double_convolution(before, after)
-            for before, after in zip([1, *widths], widths, strict=False)
-        )
-        self.up = nn.ModuleList(
-            nn.ConvTranspose3d(2 * w, w, 2, stride=2) for w in reversed(widths[:-1])
-        )
-        self.merge = nn.ModuleList(double_convolution(2 * w, w) for w in reversed(widths[:-1]))
-        self.output = nn.Conv3d(filters, 1, 1)
-
-    def forward(self, x):
-        skips = []
-        for level, block in enumerate(self.down):
-            x = block(x if level == 0 else F.max_pool3d(x, 2))
-            skips.append(x)
-        for up, merge, skip in zip(self.up, self.merge, reversed(skips[:-1]), strict=True):
-            x = merge(torch.cat([up(x), skip], 1))
-        return self.output(x)
 
 
 def dice_and_cross_entropy(logits, label, mask):
@@ -163,7 +127,7 @@ def main(argv=None):
         counts += segmentation.confusion(predict(model, (image - mean) / std), label)
     scores = segmentation.scores(counts)
     print(f"PyTorch {torch.__version__}, {steps} steps in {arguments.minutes:g} minutes:")
-    print(", ".join(f"{name}: {value:.4f}" for name, value in scores.items()))
+    print(console.figures(scores))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from jax_seg.report import console
+from jax_seg import startup
 
 HIGHER_IS_BETTER = {"loss": False, "dice": True, "iou": True}
 
@@ -270,7 +270,7 @@ def main(argv=None):
     """List the checkpoints of a run."""
     parser = argparse.ArgumentParser(prog="python -m jax_seg.checkpoint", description=main.__doc__)
     parser.add_argument("workdir", type=Path)
-    console.quiet()
+    startup.prepare()
     try:
         manager = open_for_reading(parser.parse_args(argv).workdir)
     except FileNotFoundError as error:

@@ -12,14 +12,13 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jax_seg import checkpoint
+from jax_seg import checkpoint, startup
 from jax_seg import config as configuration
 from jax_seg.data.folder import find_images
 from jax_seg.data.preprocess import Preprocessing, fit_preprocessing
 from jax_seg.data.volumes import open_volume
 from jax_seg.files import write_json
 from jax_seg.models import unet
-from jax_seg.report import console
 from jax_seg.torch_checkpoint import read_state_dict
 
 
@@ -170,7 +169,7 @@ def main(argv=None):
         "--images", help="folder: take the range from its percentiles 0.5 and 99.5 instead"
     )
     arguments = parser.parse_args(argv)
-    console.quiet()
+    startup.prepare()
     try:
         model, params = from_torch(arguments.source)
         if arguments.images:

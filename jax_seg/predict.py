@@ -16,14 +16,13 @@ import jax
 import numpy as np
 import tifffile
 
-from jax_seg import checkpoint, models
+from jax_seg import checkpoint, models, startup
 from jax_seg import config as configuration
 from jax_seg.data.folder import find_images
 from jax_seg.data.preprocess import Preprocessing
 from jax_seg.data.volumes import open_volume
 from jax_seg.files import replacing, write_json
 from jax_seg.infer.sliding_window import predict_volume
-from jax_seg.report import console
 from jax_seg.step import make_network
 
 
@@ -175,7 +174,7 @@ def main(argv=None):
     parser.add_argument("--submission", type=Path, help="zip of all predictions")
     parser.add_argument("--overwrite", action="store_true", help="make finished volumes again")
     arguments = parser.parse_args(argv)
-    console.quiet()
+    startup.prepare()
     try:
         return _predict(arguments)
     except (ValueError, OSError) as error:

@@ -347,8 +347,9 @@ def _run(config, workdir, cleanup):
                 plots.slices(image, label, prediction, path, title=volume.id)
             log.info(f"{volume.id} {name}: {console.figures(segmentation.scores(confusion))}")
             counts += confusion
-        scores[name] = {"step": step, **segmentation.scores(counts)}
-        log.info(f"All volumes, {name} weights: {console.figures(scores[name])}")
+        pooled = segmentation.scores(counts)
+        scores[name] = {"step": step, **pooled}
+        log.info(f"All volumes, {name} weights of step {step}: {console.figures(pooled)}")
     write_json(workdir / "scores.json", scores)
     plots.learning_curve(read_events(workdir), workdir / "plots" / "learning_curve.png")
     log.info(f"Pictures: {workdir / 'plots'}")
@@ -439,8 +440,8 @@ def _opening(state, data, batches_per_epoch, loop, workdir):
     device = jax.devices()[0]
     return (
         f"{workdir} {where}: {parameters:,} parameters on {device.platform} "
-        f"({device.device_kind}), {len(data.train)} training and {len(data.validation)} validation volumes, "
-        f"{batches_per_epoch} batches an epoch; voxels: {background:.1f} % background, "
+        f"({device.device_kind}), {len(data.train)} training and {len(data.validation)} validation "
+        f"volumes, {batches_per_epoch} batches an epoch; voxels: {background:.1f} % background, "
         f"{foreground:.1f} % foreground, {masked:.1f} % unlabeled"
     )
 

@@ -1,7 +1,6 @@
 """What training must know of each volume, measured once: shape, counts, intensities, places."""
 
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple

@@ -12,7 +12,14 @@ The same seed gives the same volume on any machine: transcendental functions and
 are float64, and float32 takes only operations that IEEE 754 rounds in one way.
 """
 
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+
 import numpy as np
+import tifffile
 from scipy import ndimage, special
 
 BACKGROUND, SURFACE, UNLABELED = 0, 1, 2
@@ -37,7 +44,7 @@ def scroll_volume(
     sheet_variation=0.2,
     papyrus=0.42,
     filling=0.22,
-    filling_variation=0.45,
+    filling_variation=0.4,
     grit=40.0,
     blur=0.9,
     grain=0.03,
@@ -67,6 +74,7 @@ def scroll_volume(
       sheet_variation: relative standard deviation of density along the unrolled sheet.
       papyrus: mean density of the sheet above its surroundings, fraction of the grey range.
       filling: mean density between the wraps, fraction of the grey range.
+      filling_variation: its relative standard deviation, at about 5 and again at 25 voxels.
       grit: dense grains per million voxels.
       blur: standard deviation of the point spread, voxels.
       grain: standard deviation of the noise that the point spread correlates, fraction of grey.
@@ -100,6 +108,125 @@ def scroll_volume(
     density += _surroundings(stream["surroundings"], void, filling, filling_variation, grit)
     image = _scan(stream["scanner"], density, blur, grain, white_noise, rings)
     return image, label
+
+
+def volumes(count, size=96, seed=0, *, scrolls=4, **parameters):
+    """Volumes of several scrolls in turn: those of one scroll share its winding and scanner.
+
+    Args:
+      count: number of volumes; the first ones do not depend on it.
+      size: as in `scroll_volume`.
+      seed: non-negative int.
+      scrolls: number of scrolls.
+      **parameters: of `scroll_volume`, to fix for all scrolls.
+
+    Returns:
+      Iterator of (id, scroll_id, image, label), ids str.
+
+    Raises:
+      ValueError: fewer than one volume or scroll, a negative seed, or a size that does not fit.
+    """
+    if count < 1 or scrolls < 1:
+        raise ValueError(f"{count} volumes of {scrolls} scrolls make no data; ask for at least 1.")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; give a non-negative integer.")
+    shape = _shape(size)
+    looks = [_scroll_look((seed, 0, scroll)) | parameters for scroll in range(scrolls)]
+
+    def volume(index):
+        image, label = scroll_volume((seed, 1, index), shape, **looks[index % scrolls])
+        return str(100_000 + index), f"scroll{index % scrolls}", image, label
+
+    return map(volume, range(count))
+
+
+def write_folder(
+    out, count, size=160, seed=0, *, test=0, overwrite=False, report=lambda line: None
+):
+    """Write volumes in the competition's layout; the folder appears whole or not at all.
+
+    train_images/<id>.tif, train_labels/<id>.tif, train.csv (id, scroll_id) and, with `test`,
+    test_images/<id>.tif: uint8, one page per slice, LZW.
+
+    Args:
+      out: folder, absent or empty.
+      count: number of training volumes.
+      size: as in `scroll_volume`.
+      seed: non-negative int.
+      test: number of further volumes, images only.
+      overwrite: replace a folder that this function wrote.
+      report: called with one line of text per file.
+
+    Returns:
+      Fractions of background, surface and unlabeled voxels in the training labels, [3].
+
+    Raises:
+      ValueError: nothing to write, or a size or seed that does not fit.
+      FileExistsError: `out` is a file, holds files, or holds files of another kind.
+      PermissionError: the folder around `out` cannot be written.
+    """
+    out = Path(out).resolve()
+    if count < 1 or test < 0:
+        raise ValueError(f"{count} training and {test} test volumes; ask for at least 1 and 0.")
+    pieces = volumes(count + test, size, seed)
+    _check_replaceable(out, overwrite)
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    replaced = out.with_name(f".{out.name}.replaced-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise PermissionError(
+            f"{out.parent} cannot be written ({error.strerror}); choose another place for OUT."
+        ) from error
+
+    def write(name, volume, note):
+        path = partial / name
+        path.parent.mkdir(exist_ok=True)
+        tifffile.imwrite(path, volume, compression="lzw", photometric="minisblack", metadata=None)
+        report(f"{name}  {'×'.join(map(str, volume.shape))}  {note}")
+
+    counts = np.zeros(3, np.int64)
+    rows = ["id,scroll_id\n"]
+    try:
+        for index, (identifier, scroll, image, label) in enumerate(pieces):
+            if index >= count:
+                write(f"test_images/{identifier}.tif", image, scroll)
+                continue
+            mix = np.bincount(label.ravel(), minlength=3)
+            counts += mix
+            rows.append(f"{identifier},{scroll}\n")
+            write(f"train_images/{identifier}.tif", image, scroll)
+            write(f"train_labels/{identifier}.tif", label, describe_mix(mix))
+        (partial / "train.csv").write_text("".join(rows))
+        report(f"train.csv  {count} volumes")
+        if out.exists():
+            out.replace(replaced)
+        partial.replace(out)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return counts / counts.sum()
+
+
+def describe_mix(counts):
+    """'37.2 % background, 5.1 % surface, 57.7 % unlabeled' from counts or fractions, [3]."""
+    percent = 100 * np.asarray(counts) / np.sum(counts)
+    names = ("background", "surface", "unlabeled")
+    return ", ".join(f"{value:.1f} % {name}" for value, name in zip(percent, names, strict=True))
+
+
+def _check_replaceable(out, overwrite):
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out} is a file; name a folder.")
+    content = {path.name for path in out.iterdir()} if out.exists() else set()
+    if content and not overwrite:
+        raise FileExistsError(f"{out} is not empty; name another folder or ask to overwrite it.")
+    foreign = sorted(content - FOLDER_CONTENT)
+    if foreign:
+        raise FileExistsError(
+            f"{out} holds {foreign[0]}, which is no part of a generated data set; "
+            "name another folder."
+        )
 
 
 def smooth_noise(generator, shape, scale):
@@ -277,3 +404,52 @@ def _annotate(generator, sheet, distance, turn, crowded, spacing, labelled):
     wanted = np.clip(labelled + generator.uniform(-0.08, 0.08), 0, 1)
     traced = score > np.quantile(score[::2, ::2, ::2], 1 - wanted)
     return np.where(traced, np.where(sheet, SURFACE, BACKGROUND), UNLABELED).astype(np.uint8)
+
+
+def _scroll_look(seed):
+    """What the volumes of one scroll have in common: arguments of `scroll_volume`."""
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+    ranges = {
+        "spacing": (13, 17),
+        "squash": (0.65, 0.9),
+        "compression": (0.35, 0.5),
+        "papyrus": (0.39, 0.45),
+        "filling": (0.19, 0.25),
+        "blur": (0.8, 1.0),
+        "grain": (0.025, 0.035),
+        "white_noise": (0.025, 0.035),
+        "rings": (0.01, 0.03),
+    }
+    look = {name: generator.uniform(*bounds) for name, bounds in ranges.items()}
+    return look | {"handedness": int(generator.choice((-1, 1)))}
+
+
+def main(arguments=None):
+    """The command line; see the top of the file."""
+    parser = argparse.ArgumentParser("python -m jax_seg.data.synthetic", description=__doc__)
+    parser.add_argument("out", metavar="OUT", help="folder to write, absent or empty")
+    parser.add_argument("--volumes", type=int, default=8, help="training volumes (8)")
+    parser.add_argument(
+        "--size", type=int, nargs="+", default=[160], help="voxels: one or D H W (160)"
+    )
+    parser.add_argument("--test", type=int, default=0, help="further volumes without label (0)")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same data (0)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a generated folder")
+    flags = parser.parse_args(arguments)
+    try:
+        mix = write_folder(
+            flags.out,
+            flags.volumes,
+            flags.size,
+            flags.seed,
+            test=flags.test,
+            overwrite=flags.overwrite,
+            report=print,
+        )
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
+    print("labels:", describe_mix(mix))
+
+
+if __name__ == "__main__":
+    main()

@@ -46,23 +46,36 @@ def feature_counts(prediction, label):
       since it never ends.
     """
     masks = [np.reshape(m, _long_axes_last(m.shape)) for m in (prediction, label)]
-    both = [loops(mask) for mask in masks]
-    found = [_independent_loops(part) for part in both]
+    parts = [loops(mask) for mask in masks]
+    bases = [_independent_loops(part) for part in parts]
     counts = np.zeros((3, 3), np.int64)
-    for column, (part, basis) in enumerate(zip(both, found, strict=True), start=1):
-        components = np.count_nonzero(part.component == np.arange(len(part.component)))
-        cavities = part.euler - components + len(basis)
-        counts[:, column] = max(components - 1, 0), len(basis), cavities
+    for column, (part, basis) in enumerate(zip(parts, bases, strict=True), start=1):
+        components, *higher = _betti_numbers(part, basis)
+        counts[:, column] = max(components - 1, 0), *higher
     present = (counts[:, 1:] > 0).all(axis=1)
     if present[0] or present[1]:
         union = loops(masks[0] | masks[1], by_first_square=True)
     if present[0]:
         counts[0, 0] = _matched_components(union, *masks)
     if present[1]:
-        counts[1, 0] = _matched_loops(union, both, found)
+        counts[1, 0] = _matched_loops(union, parts, bases)
     if present[2]:
         counts[2, 0] = _matched_cavities(*masks)
     return counts
+
+
+def betti_numbers(mask):
+    """Components, loops (tunnels, handles) and cavities of a mask [D, H, W] that is 6-connected.
+
+    Its background is 26-connected, and a cavity does not reach the border.
+    """
+    part = loops(np.reshape(mask, _long_axes_last(mask.shape)))
+    return _betti_numbers(part, _independent_loops(part))
+
+
+def _betti_numbers(part, basis):
+    components = np.count_nonzero(part.component == np.arange(len(part.component)))
+    return components, len(basis), part.euler - components + len(basis)
 
 
 def _long_axes_last(shape):
@@ -211,42 +224,51 @@ def _loops_as_sums(number, edge, generator, places):
 def _eliminate(owner, terms, start, more_terms, more_start):
     """Reduce sums and add what is left of them to an Echelon, given and returned as its arrays.
 
-    The sum in work is a row of bits, so that its last generator is quick to find.
+    The sum in work is a row of bits, with a second row that tells which words of the first are not
+    zero: sums are short and generators many, and the last generator is asked for at every step.
     """
-    owner, one = owner.copy(), np.uint64(1)
-    work = np.zeros(len(owner) // 64 + 1, np.uint64)
-    begin, sums = np.zeros(len(start) + len(more_start), np.int64), len(start) - 1
-    begin[: sums + 1] = start
-    stored = np.empty(max(64, 2 * len(terms)), np.int64)
-    stored[: len(terms)] = terms
+    owner = owner.copy()
+    stored, begin = list(terms), list(start)
+    bits = np.zeros(len(owner) // 64 + 1, np.uint64)
+    used = np.zeros(len(bits) // 64 + 1, np.uint64)
     for k in range(len(more_start) - 1):
-        word = 0
-        for g in more_terms[more_start[k] : more_start[k + 1]]:
-            work[g // 64] ^= one << np.uint64(g % 64)
-            word = max(word, g // 64)
-        while True:
-            while word >= 0 and work[word] == 0:
-                word -= 1
-            if word < 0:
-                break
-            last = 64 * word + _highest_bit(work[word])
-            if owner[last] < 0:
-                end = begin[sums]
-                for w in range(word, -1, -1):
-                    if len(stored) < end + 64:
-                        stored = np.concatenate((stored, np.empty_like(stored)))
-                    while work[w]:
-                        bit = _highest_bit(work[w])
-                        work[w] ^= one << np.uint64(bit)
-                        stored[end] = 64 * w + bit
-                        end += 1
-                owner[last] = sums
-                sums += 1
-                begin[sums] = end
-                break
-            for g in stored[begin[owner[last]] : begin[owner[last] + 1]]:
-                work[g // 64] ^= one << np.uint64(g % 64)
-    return owner, stored[: begin[sums]].copy(), begin[: sums + 1].copy()
+        for generator in more_terms[more_start[k] : more_start[k + 1]]:
+            _flip(bits, used, generator)
+        last = _last(bits, used, len(owner) - 1)
+        while last >= 0 and owner[last] >= 0:
+            for position in range(begin[owner[last]], begin[owner[last] + 1]):
+                _flip(bits, used, stored[position])
+            last = _last(bits, used, last)
+        if last >= 0:
+            owner[last] = len(begin) - 1
+            while last >= 0:
+                stored.append(last)
+                _flip(bits, used, last)
+                last = _last(bits, used, last)
+            begin.append(len(stored))
+    return owner, np.array(stored), np.array(begin)
+
+
+@jit
+def _flip(bits, used, generator):
+    """Add a generator to the sum in `bits`, or take it out."""
+    word = generator // 64
+    bits[word] ^= np.uint64(1) << np.uint64(generator % 64)
+    mark = np.uint64(1) << np.uint64(word % 64)
+    if bits[word]:
+        used[word // 64] |= mark
+    else:
+        used[word // 64] &= ~mark
+
+
+@jit
+def _last(bits, used, bound):
+    """The last generator of the sum in `bits`, at most `bound`; -1 where the sum is zero."""
+    for group in range(bound // 4096, -1, -1):
+        if used[group]:
+            word = 64 * group + _highest_bit(used[group])
+            return 64 * word + _highest_bit(bits[word])
+    return -1
 
 
 @jit

@@ -5,7 +5,6 @@ import resource
 import sys
 from pathlib import Path
 
-import absl.logging
 import jax
 from tqdm import tqdm
 
@@ -30,11 +29,6 @@ def close_log(log):
     for handler in list(log.handlers):
         log.removeHandler(handler)
         handler.close()
-
-
-def quiet():
-    """Keep Orbax's remarks about its own work off the terminal: warnings and below."""
-    absl.logging.set_verbosity(absl.logging.ERROR)
 
 
 def progress(iterable, description, total, done=0):

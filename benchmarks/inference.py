@@ -1,0 +1,90 @@
+"""Sliding-window inference: ours beside MONAI's, with the same weights, overlap and blending.
+
+    python -m benchmarks.inference [--size 128] [--patch 64] [--filters 16]
+
+Needs the extra 'bench'. Alternates the two, prints seconds per volume, their ratio, and the largest
+difference of the probabilities.
+"""
+
+import argparse
+import functools
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+
+from benchmarks.torch_unet import UNet
+from jax_seg.convert import from_torch
+from jax_seg.data.preprocess import Preprocessing
+from jax_seg.infer.sliding_window import gaussian_profile, predict_volume
+from jax_seg.step import make_network
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=128, help="voxels along each axis")
+    parser.add_argument("--patch", type=int, default=64)
+    parser.add_argument("--filters", type=int, default=16)
+    parser.add_argument("--poolings", type=int, default=4)
+    parser.add_argument("--windows", type=int, default=1, help="per call of the network")
+    parser.add_argument("--overlap", type=float, default=0.5)
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args(argv)
+
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
+    peer = UNet(arguments.filters, arguments.poolings)
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(peer.state_dict(), Path(folder) / "peer.pth")
+        model, params = from_torch(Path(folder) / "peer.pth")
+    peer = peer.to(device, memory_format=torch.channels_last_3d).eval()
+    network = functools.partial(make_network(model, Preprocessing(0, 1, 0, 1)), params)
+    patch = (arguments.patch,) * 3
+    weight = functools.reduce(np.multiply.outer, [gaussian_profile(p) for p in patch])
+    weight = torch.from_numpy(weight).to(device)
+    volume = np.random.default_rng(0).random((arguments.size,) * 3, np.float32)
+
+    def ours():
+        logits = predict_volume(
+            network, volume, patch=patch, overlap=arguments.overlap, batch=arguments.windows
+        )
+        return np.asarray(jax.nn.sigmoid(logits))
+
+    @torch.no_grad()
+    def theirs():
+        logits = sliding_window_inference(
+            torch.from_numpy(volume).to(device)[None, None],
+            patch,
+            arguments.windows,
+            peer,
+            overlap=arguments.overlap,
+            roi_weight_map=weight,  # MONAI's own Gaussian, but for its floor of 1e-3 at the corners
+        )
+        return torch.sigmoid(logits)[0, 0].cpu().numpy()
+
+    difference = np.abs(ours() - theirs()).max()  # also compiles and warms up
+    seconds = {ours: [], theirs: []}
+    for _ in range(arguments.repeats):
+        for run, taken in seconds.items():
+            started = time.perf_counter()
+            run()
+            taken.append(time.perf_counter() - started)
+    medians = {run: statistics.median(taken) for run, taken in seconds.items()}
+    print(
+        f"volume {arguments.size}³, patch {arguments.patch}³, {arguments.filters} filters, overlap "
+        f"{arguments.overlap:g}, {device}, jax {jax.__version__}, torch {torch.__version__}"
+    )
+    print(f"{'':10}{'seconds':>10}{'× MONAI':>10}")
+    for name, run in (("jax_seg", ours), ("MONAI", theirs)):
+        print(f"{name:10}{medians[run]:>10.2f}{medians[theirs] / medians[run]:>10.2f}")
+    print(f"largest difference of probabilities: {difference:.1e}")
+    return difference
+
+
+if __name__ == "__main__":
+    main()
