@@ -15,9 +15,10 @@ from jax_seg.data.labels import encode, label_table
 from jax_seg.data.volumes import open_volume
 from jax_seg.files import write_json
 from jax_seg.metrics.competition import competition_score
-from jax_seg.metrics.segmentation import confusion, scores
+from jax_seg.metrics.foreground import foreground_scores, share_statistics
+from jax_seg.metrics.segmentation import Confusion, confusion, scores
 
-HEADINGS = {
+OVERLAP = {
     "dice": "Dice",
     "iou": "IoU",
     "precision": "precision",
@@ -25,6 +26,14 @@ HEADINGS = {
     "accuracy": "accuracy",
     "foreground_predicted": "predicted",
     "foreground_label": "labelled",
+}
+THIN = {
+    "cldice": "clDice",
+    "skeleton_recall": "skeleton",
+    "surface_mean": "distance",
+    "surface_95": "95 %",
+}
+COMPETITION = {
     "score": "score",
     "toposcore": "topology",
     "surface_dice": "surface",
@@ -56,7 +65,9 @@ def read_prediction(path, threshold=0.5):
     return (voxels > threshold).astype(np.uint8)
 
 
-def evaluate_volume(prediction_path, label_path, table, *, threshold=0.5, competition=False):
+def evaluate_volume(
+    prediction_path, label_path, table, *, threshold=0.5, thin=False, competition=False
+):
     """Score one volume.
 
     Args:
@@ -64,11 +75,11 @@ def evaluate_volume(prediction_path, label_path, table, *, threshold=0.5, compet
       label_path: a volume of label values.
       table: of `label_table`, which says what they mean.
       threshold: on probabilities.
-      competition: add the competition's score.
+      thin: add `foreground_scores`, distances in voxels.
+      competition: add the fields of CompetitionScore.
 
     Returns:
-      (Confusion, dict of floats): the counts of the labelled voxels, and their `scores`, with
-      `competition` also the fields of CompetitionScore.
+      (Confusion, dict): the counts of the labelled voxels, and the scores by name.
 
     Raises:
       FileNotFoundError, ValueError: bad input, naming the file.
@@ -85,45 +96,30 @@ def evaluate_volume(prediction_path, label_path, table, *, threshold=0.5, compet
     if not counts.labelled:
         raise ValueError(f"{label_path} has no labelled voxel: leave this volume out.")
     found = scores(counts)
+    if thin:
+        found |= foreground_scores(prediction, label)
     if competition:
         found |= asdict(competition_score(prediction, label))
     return counts, found
 
 
-def _read(reader):
-    return reader.read((0, 0, 0), reader.shape)
-
-
-def evaluate_folders(predictions, labels, table, *, threshold=0.5, competition=False, report=print):
-    """Score every volume that has a prediction and a label, and say what is wrong with the others.
+def evaluate_folders(predictions, labels, table, **options):
+    """Score the volumes of two folders that have the same file names, extensions aside.
 
     Args:
-      predictions, labels: folders of volumes with the same file names, extensions aside.
-      table, threshold, competition: of `evaluate_volume`.
-      report: called with each line of a table, as soon as it is known.
+      predictions, labels: folders of volumes.
+      table, **options: of `evaluate_volume`.
 
-    Returns:
-      dict: volumes, id -> scores; pooled, scores of all voxels together; mean, of the volumes'
-      scores; errors, id -> sentence. Without a scored volume pooled and mean are empty.
+    Yields:
+      (id, what `evaluate_volume` returns, or the error that it raised), for every id of either
+      folder in order.
 
     Raises:
       FileNotFoundError, ValueError: a folder is missing, empty, or has an id twice.
     """
     predicted = {volume.id: volume.image for volume in find_images(predictions)}
     labelled = {volume.id: volume.image for volume in find_images(labels)}
-    columns = list(HEADINGS) if competition else list(HEADINGS)[:7]
-    ids = sorted(predicted.keys() | labelled.keys())
-    width = max(map(len, [*ids, "volume"]))
-
-    def row(name, cells):
-        report("  ".join([f"{name:{width}}", *(f"{cell:>9}" for cell in cells)]))
-
-    def number_row(name, found):
-        row(name, [f"{found[column]:.4f}" if column in found else "" for column in columns])
-
-    row("volume", [HEADINGS[column] for column in columns])
-    counts, volumes, errors = [], {}, {}
-    for name in ids:
+    for name in sorted(predicted.keys() | labelled.keys()):
         try:
             if name not in predicted:
                 raise FileNotFoundError(
@@ -133,25 +129,17 @@ def evaluate_folders(predictions, labels, table, *, threshold=0.5, competition=F
                 raise FileNotFoundError(
                     f"{predicted[name]} has no label in {labels}: add it or move this one out."
                 )
-            count, volumes[name] = evaluate_volume(
-                predicted[name],
-                labelled[name],
-                table,
-                threshold=threshold,
-                competition=competition,
-            )
+            yield name, evaluate_volume(predicted[name], labelled[name], table, **options)
         except (ValueError, OSError) as error:
-            errors[name] = str(error)
-            continue
-        counts.append(count)
-        number_row(name, volumes[name])
-    pooled, mean = {}, {}
-    if counts:
-        pooled = scores(sum(counts))
-        mean = {c: float(np.mean([found[c] for found in volumes.values()])) for c in columns}
-        number_row("pooled", pooled)
-        number_row("mean", mean)
-    return {"volumes": volumes, "pooled": pooled, "mean": mean, "errors": errors}
+            yield name, error
+
+
+def _read(reader):
+    return reader.read((0, 0, 0), reader.shape)
+
+
+def _row(name, cells):
+    print("  ".join([f"{name:24}", *(f"{cell:>9}" for cell in cells)]), flush=True)
 
 
 def main(argv=None):
@@ -167,31 +155,60 @@ def main(argv=None):
     parser.add_argument("--ignore", type=int, nargs="*", default=[2], help="values not to score")
     parser.add_argument("--background", type=int, nargs="+", default=[0], help="label values")
     parser.add_argument("--threshold", type=float, default=0.5, help="on probabilities")
+    parser.add_argument("--thin", action="store_true", help="add clDice, skeletons and distances")
     parser.add_argument("--competition", action="store_true", help="add the competition's score")
     arguments = parser.parse_args(argv)
     try:
-        if not 0 < arguments.threshold < 1:
-            raise ValueError(
-                f"--threshold is {arguments.threshold}; give a number between 0 and 1."
-            )
-        result = evaluate_folders(
-            arguments.predictions,
-            arguments.labels,
-            label_table(arguments.foreground, arguments.ignore, arguments.background),
-            threshold=arguments.threshold,
-            competition=arguments.competition,
-        )
-        if arguments.output:
-            write_json(arguments.output, result)
+        return _evaluate(arguments)
     except (ValueError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
-    for sentence in result["errors"].values():
+
+
+def _evaluate(arguments):
+    if not 0 < arguments.threshold < 1:
+        raise ValueError(f"--threshold is {arguments.threshold}; give a number between 0 and 1.")
+    results = evaluate_folders(
+        arguments.predictions,
+        arguments.labels,
+        label_table(arguments.foreground, arguments.ignore, arguments.background),
+        threshold=arguments.threshold,
+        thin=arguments.thin,
+        competition=arguments.competition,
+    )
+    headings = OVERLAP | (THIN if arguments.thin else {})
+    headings |= COMPETITION if arguments.competition else {}
+    total, volumes, errors = Confusion(), {}, {}
+    for name, result in results:
+        if isinstance(result, Exception):
+            errors[name] = str(result)
+            continue
+        if not volumes:
+            _row("volume", headings.values())
+        counts, volumes[name] = result
+        total += counts
+        _row(name, [f"{volumes[name][key]:.4f}" for key in headings])
+    content = {"volumes": volumes, "errors": errors}
+    if volumes:
+        columns = {key: [found[key] for found in volumes.values()] for key in headings}
+        content["pooled"] = scores(total)
+        content["mean"] = {key: float(np.mean(column)) for key, column in columns.items()}
+        _row("pooled", [f"{value:.4f}" for value in content["pooled"].values()])
+        _row("mean", [f"{value:.4f}" for value in content["mean"].values()])
+        for side in ("foreground_predicted", "foreground_label"):
+            content[side] = share_statistics(columns[side])
+            numbers = (f"{key} {value:.4f}" for key, value in content[side].items())
+            print(f"{side.replace('_', ' ')}: {', '.join(numbers)}")
+    if arguments.output:
+        write_json(arguments.output, content)
+    for sentence in errors.values():
         print(f"Error: {sentence}", file=sys.stderr)
-    if result["errors"]:
-        total = len(result["errors"]) + len(result["volumes"])
-        print(f"{len(result['errors'])} of {total} volumes were not scored.", file=sys.stderr)
-    return 1 if result["errors"] else 0
+    if errors:
+        print(
+            f"{len(errors)} of {len(errors) + len(volumes)} volumes were not scored.",
+            file=sys.stderr,
+        )
+    return 1 if errors else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """The competition's score: the official program's numbers, a second program, and worked cases."""
 
+import functools
 import itertools
 import json
+import operator
 import runpy
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from jax_seg.metrics.betti_matching import betti_numbers, feature_counts
 from jax_seg.metrics.competition import competition_score, toposcore
+from jax_seg.metrics.elimination import add_sums, nothing
 from jax_seg.metrics.surface_distance import surface_areas, surface_dice
 from jax_seg.metrics.variation_of_information import variation_of_information
 
@@ -186,6 +189,25 @@ def test_components_match_where_they_touch():
     label[..., [0, 3, 6, 9]] = True
     prediction[..., [0, 3, 4, 8]] = True  # 3 touches, 8 joins 9 in the union, 6 is missed
     assert feature_counts(prediction, label)[0].tolist() == [2, 2, 3]
+
+
+def test_elimination_by_hand():
+    # a + b, b + c, and their sum a + c, which is nothing new; then 0 = c + c, and b.
+    terms, start = np.array([0, 1, 1, 2, 0, 2, 2, 2, 1]), np.array([0, 2, 4, 6, 8, 9])
+    got = add_sums(nothing(3), terms[:8], start[:5])
+    assert got.owner.tolist() == [-1, 0, 1]
+    assert got.start.tolist() == [0, 2, 4]
+    # The first sum turns b into a, so a is a last generator too.
+    assert add_sums(got, terms[8:], start[4:] - 8).owner.tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize("generators", [5, 63, 64, 5000])
+def test_elimination_finds_the_last_generators_of_a_space(generators):
+    generator = np.random.default_rng(generators)
+    sums = [generator.integers(0, generators, 4) for _ in range(60)]
+    space = Space(functools.reduce(operator.xor, (1 << int(g) for g in s)) for s in sums)
+    got = add_sums(nothing(generators), np.concatenate(sums), np.arange(0, 241, 4))
+    assert (np.flatnonzero(got.owner >= 0) + 1).tolist() == sorted(space.rows)
 
 
 def test_toposcore_by_hand():

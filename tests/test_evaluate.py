@@ -59,8 +59,12 @@ def test_table_and_json(folders, capsys):
         ["b", "1.0000"],
         ["pooled", "0.6667"],
         ["mean", "0.8333"],
+        ["foreground", "predicted:"],
+        ["foreground", "label:"],
     ]
-    assert len(set(map(len, lines))) == 1  # aligned
+    assert len(set(map(len, lines[:5]))) == 1  # aligned
+    assert found["foreground_label"]["max"] == pytest.approx(6 / 16)
+    assert found["foreground_label"]["median"] == pytest.approx(3 / 16)
 
 
 def test_competition_adds_its_score(folders):
@@ -69,6 +73,14 @@ def test_competition_adds_its_score(folders):
     assert status == 0
     assert found["mean"]["score"] == 1
     assert found["volumes"]["a"]["voi_merge"] == 0
+
+
+def test_thin_structure_scores_are_added(folders):
+    save(folders / "predictions/a.tif", SURE)
+    status, found = run(folders, "--thin")
+    assert status == 0
+    assert found["mean"]["cldice"] == 1 and found["mean"]["surface_95"] == 0
+    assert found["volumes"]["a"]["components_label"] == 1
 
 
 def test_label_values_are_chosen(folders):
@@ -123,7 +135,8 @@ def test_without_a_scored_volume_there_is_nothing_to_pool(folders):
     save(folders / "predictions/c.tif", PREDICTION)
     status, found = run(folders)
     assert status == 1
-    assert (found["volumes"], found["pooled"], found["mean"]) == ({}, {}, {})
+    assert found["volumes"] == {} and len(found["errors"]) == 3
+    assert "pooled" not in found
 
 
 @pytest.mark.parametrize(

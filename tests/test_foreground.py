@@ -22,13 +22,21 @@ def test_medial_surface_of_a_sheet_covers_it(axis):
     mask = np.moveaxis(sheet(4, 5, 6), 0, axis)
     medial = np.moveaxis(medial_surface(mask), axis, 0)
     assert medial[5, 2:-2, 2:-2].all()
-    assert not medial[[4, 6], 2:-2, 2:-2].any()
+    assert medial[[4, 6]].mean() < 0.1  # branches, and the skeleton of the plane itself
+
+
+def test_medial_surface_of_a_tilted_sheet_has_no_gap():
+    z, y, x = np.indices((20, 20, 20))
+    height = np.abs(z - 0.5 * y - 0.3 * x - 2)
+    medial, inside = medial_surface(height < 2), (slice(4, -4),) * 3
+    assert (height[inside][medial[inside]] < 1.5).all()
+    assert medial[:, 3:-3, 3:-3].any(axis=0).all()
 
 
 def test_a_thinner_sheet_keeps_its_medial_surface():
     got = foreground_scores(sheet(5), sheet(4, 5, 6))
     assert got["skeleton_precision"] == 1
-    assert got["skeleton_recall"] > 0.9  # branches end in the corners of the label
+    assert got["skeleton_recall"] > 0.85  # branches end on the edges of the label
     assert (got["surface_mean"], got["surface_95"]) == (1, 1)
     assert foreground_scores(sheet(5), sheet(5))["cldice"] == 1
 
@@ -38,8 +46,9 @@ def test_a_hole_costs_skeleton_recall_and_makes_a_loop():
     torn = label.copy()
     torn[:, 5:10, 5:10] = 0
     got = foreground_scores(torn, label)
-    missed = 25 / np.count_nonzero(medial_surface(label))
-    assert got["skeleton_recall"] == pytest.approx(1 - missed)
+    medial = medial_surface(label == 1)
+    missed = np.count_nonzero(medial[:, 5:10, 5:10]) / np.count_nonzero(medial)
+    assert 0.1 < missed == pytest.approx(1 - got["skeleton_recall"])
     assert (got["loops_predicted"], got["loops_label"]) == (1, 0)
     assert (got["components_predicted"], got["components_label"]) == (1, 1)
 

@@ -473,7 +473,7 @@ def test_deep_supervision_is_the_weighted_mean_over_levels():
 
 @pytest.fixture
 def quick_compilation():
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

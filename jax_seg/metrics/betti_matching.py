@@ -22,15 +22,12 @@ at its last edge once every relation has been solved for its own last edge (Edel
 Harer 2010, "Computational topology", VII.1, the matrix reduction).
 """
 
-from typing import NamedTuple
-
 import cc3d
 import numba
 import numpy as np
 
+from jax_seg.metrics.elimination import add_sums, nothing
 from jax_seg.metrics.loops import TREE, first_square, loops
-
-jit = numba.njit(cache=True, nogil=True)
 
 
 def feature_counts(prediction, label):
@@ -108,35 +105,20 @@ def _matched_cavities(prediction, label):
     outside_both = np.flatnonzero(~(prediction | label))
     lasts = []
     for mask in (prediction, label):
+        # The padding joins all background that reaches the border.
         cavity = cc3d.connected_components(np.pad(~mask, 1, constant_values=True), connectivity=26)
-        # The padding joins all background that reaches the border, and comes first.
-        number = cavity[1:-1, 1:-1, 1:-1].flat[outside_both]
         last = np.zeros(cavity.max() + 1, np.int64)
-        np.maximum.at(last, number, outside_both)
-        lasts.append(np.unique(last[2:][last[2:] > 0]))
+        np.maximum.at(last, cavity[1:-1, 1:-1, 1:-1].flat[outside_both], outside_both)
+        last[cavity[0, 0, 0]] = 0
+        lasts.append(last[last > 0])
     return len(np.intersect1d(*lasts, assume_unique=True))
-
-
-class Echelon(NamedTuple):
-    """Independent sums of generators, each with a last generator that no other has as its last.
-
-    Attributes:
-      owner: [N] number of the sum whose last generator this is, -1 for none.
-      terms: generators of all sums, one after the other.
-      start: [S + 1] where each sum begins in `terms`.
-    """
-
-    owner: np.ndarray
-    terms: np.ndarray
-    start: np.ndarray
 
 
 def _relations(part):
     """Echelon of the relations among the generators of `part`."""
     used = part.relations >= 0
     start = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
-    nothing = np.full(len(part.first), -1), np.empty(0, np.int64), np.zeros(1, np.int64)
-    return Echelon(*_eliminate(*nothing, part.relations[used], start))
+    return add_sums(nothing(len(part.first)), part.relations[used], start)
 
 
 def _independent_loops(part):
@@ -154,12 +136,12 @@ def _matched_loops(union, parts, bases):
         inside = union.number[part.number >= 0]
         generator = np.where(part.edge >= TREE, union.generator[union.edge[inside]], -1)
         terms, start = _loops_as_sums(part.number, part.edge, generator, part.place[basis])
-        owner, *_ = _eliminate(*relations, terms, start)
-        ends.append(np.unique(square[(owner >= 0) & (relations.owner < 0)]))
+        with_loops = add_sums(relations, terms, start)
+        ends.append(np.unique(square[(with_loops.owner >= 0) & (relations.owner < 0)]))
     return len(np.intersect1d(*ends, assume_unique=True))
 
 
-@jit
+@numba.njit(cache=True, nogil=True)
 def _loops_as_sums(number, edge, generator, places):
     """Write the loops that edges close through a forest as sums of generators.
 
@@ -218,65 +200,3 @@ def _loops_as_sums(number, edge, generator, places):
             i = piece[above[i]]
         start[k + 1] = len(terms)
     return np.array(terms, np.int64), start
-
-
-@jit
-def _eliminate(owner, terms, start, more_terms, more_start):
-    """Reduce sums and add what is left of them to an Echelon, given and returned as its arrays.
-
-    The sum in work is a row of bits, with a second row that tells which words of the first are not
-    zero: sums are short and generators many, and the last generator is asked for at every step.
-    """
-    owner = owner.copy()
-    stored, begin = list(terms), list(start)
-    bits = np.zeros(len(owner) // 64 + 1, np.uint64)
-    used = np.zeros(len(bits) // 64 + 1, np.uint64)
-    for k in range(len(more_start) - 1):
-        for generator in more_terms[more_start[k] : more_start[k + 1]]:
-            _flip(bits, used, generator)
-        last = _last(bits, used, len(owner) - 1)
-        while last >= 0 and owner[last] >= 0:
-            for position in range(begin[owner[last]], begin[owner[last] + 1]):
-                _flip(bits, used, stored[position])
-            last = _last(bits, used, last)
-        if last >= 0:
-            owner[last] = len(begin) - 1
-            while last >= 0:
-                stored.append(last)
-                _flip(bits, used, last)
-                last = _last(bits, used, last)
-            begin.append(len(stored))
-    return owner, np.array(stored), np.array(begin)
-
-
-@jit
-def _flip(bits, used, generator):
-    """Add a generator to the sum in `bits`, or take it out."""
-    word = generator // 64
-    bits[word] ^= np.uint64(1) << np.uint64(generator % 64)
-    mark = np.uint64(1) << np.uint64(word % 64)
-    if bits[word]:
-        used[word // 64] |= mark
-    else:
-        used[word // 64] &= ~mark
-
-
-@jit
-def _last(bits, used, bound):
-    """The last generator of the sum in `bits`, at most `bound`; -1 where the sum is zero."""
-    for group in range(bound // 4096, -1, -1):
-        if used[group]:
-            word = 64 * group + _highest_bit(used[group])
-            return 64 * word + _highest_bit(bits[word])
-    return -1
-
-
-@jit
-def _highest_bit(word):
-    """Position of the highest bit of a uint64 that is not 0."""
-    position = 0
-    for step in (32, 16, 8, 4, 2, 1):
-        if word >> np.uint64(step):
-            word >>= np.uint64(step)
-            position += step
-    return position

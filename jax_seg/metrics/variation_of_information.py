@@ -34,7 +34,8 @@ def variation_of_information(prediction, label):
     table = sparse.coo_array((np.ones(voxels, np.int64), numbers)).tocsr()
     joint = _entropy(table.data / voxels)
     label_entropy, predicted_entropy = (_entropy(table.sum(axis=a) / voxels) for a in (1, 0))
-    return joint - label_entropy, joint - predicted_entropy
+    # Rounding may bring an entropy of zero below it.
+    return max(joint - label_entropy, 0.0), max(joint - predicted_entropy, 0.0)
 
 
 def _entropy(probabilities):

@@ -1,26 +1,65 @@
 """Instance normalisation and leaky ReLU as one operation, computed in float32."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _normalise(x, slope, epsilon):
+    return _forward(x, slope, epsilon)[0]
 
 
 def instance_norm_leaky_relu(x, slope=0.01, epsilon=1e-5):
     """leaky_relu((x - mean) / sqrt(variance + epsilon)), mean and variance over the spatial axes.
 
-    No affine parameters (Ulyanov et al. 2016, eq. 2); biased variance. Statistics are float32.
+    No affine parameters (Ulyanov et al. 2016, eq. 2); biased variance, of the deviations from the
+    mean, so that a large mean costs no digits. Statistics are float32. The backward pass needs the
+    output alone, which the next layer keeps anyway, and not `x`: the function is inverted.
 
     Args:
       x: [B, *spatial, C].
-      slope: slope of the negative part.
+      slope: slope of the negative part, positive.
       epsilon: added to the variance.
 
     Returns:
       As `x`, in its type.
+
+    Raises:
+      ValueError: for a slope that is not positive.
     """
+    if slope <= 0:
+        raise ValueError(
+            f"instance_norm_leaky_relu got slope {slope}; give a positive one, because the "
+            "gradient is computed from the output."
+        )
+    return _normalise(x, slope, epsilon)
+
+
+def _forward(x, slope, epsilon):
     x32 = x.astype(jnp.float32)
-    axes = tuple(range(1, x.ndim - 1))
+    axes = _spatial_axes(x)
     mean = x32.mean(axes, keepdims=True)
     variance = jnp.square(x32 - mean).mean(axes, keepdims=True)
-    return jax.nn.leaky_relu((x32 - mean) * jax.lax.rsqrt(variance + epsilon), slope).astype(
-        x.dtype
-    )
+    scale = jax.lax.rsqrt(variance + epsilon)
+    y = jax.nn.leaky_relu((x32 - mean) * scale, slope).astype(x.dtype)
+    return y, (y, scale)
+
+
+def _backward(slope, epsilon, saved, gradient):
+    """With n the normalised x and g its gradient: scale · (g - mean(g) - n · mean(g · n))."""
+    y, scale = saved
+    y32 = y.astype(jnp.float32)
+    axes = _spatial_axes(y)
+    g = gradient.astype(jnp.float32) * jnp.where(y32 >= 0, 1.0, slope)
+    n = y32 * jnp.where(y32 >= 0, 1.0, 1 / slope)
+    along = (g * n).mean(axes, keepdims=True)
+    return ((scale * (g - g.mean(axes, keepdims=True) - n * along)).astype(y.dtype),)
+
+
+def _spatial_axes(x):
+    return tuple(range(1, x.ndim - 1))
+
+
+_normalise.defvjp(_forward, _backward)

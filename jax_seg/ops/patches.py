@@ -1,0 +1,100 @@
+"""Convolution on a CPU as a product with the matrix of patches, a few slices at a time.
+
+It suits what Winograd's form does not: inputs of a few channels, whose patches are small, and the
+deepest levels, whose kernels outweigh their voxels. Blocks of patches stay in cache; a whole
+volume's patches in memory would cost more than the product.
+"""
+
+from math import prod
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+BLOCK_BYTES = 4 << 20  # of a block's patches: written once, read once
+
+
+def convolve(x, kernel):
+    """'Same' convolution: x [B, D, H, W, C], kernel [*size, C, K] -> [B, D, H, W, K]."""
+    slices, starts = _blocks(x.shape, kernel.shape)
+    padded = _pad(x, kernel.shape)
+
+    def block_step(y, start):
+        block = _product(_read(padded, start, slices + kernel.shape[0] - 1), kernel)
+        return lax.dynamic_update_slice_in_dim(y, block.astype(y.dtype), start, 1), None
+
+    return _scan(block_step, jnp.zeros((*x.shape[:4], kernel.shape[4]), x.dtype), starts)
+
+
+def input_gradient(x, kernel, gradient):
+    """Gradient of `convolve` with respect to x: that of the patches, added where they came from."""
+    slices, starts = _blocks(x.shape, kernel.shape)
+    halo = slices + kernel.shape[0] - 1
+    padded = _pad(jnp.zeros(x.shape, jnp.float32), kernel.shape)
+    scatter = jax.linear_transpose(lambda block: _product(block, kernel), padded[:, :halo])
+
+    def block_step(total, start):
+        (block,) = scatter(_read(gradient, start, slices))
+        block += lax.dynamic_slice_in_dim(total, start, halo, 1)
+        return lax.dynamic_update_slice_in_dim(total, block, start, 1), None
+
+    total = _scan(block_step, padded, starts)
+    inner = (
+        slice(size // 2, size // 2 + length)
+        for size, length in zip(kernel.shape[:3], x.shape[1:4], strict=True)
+    )
+    return total[:, *inner].astype(x.dtype)
+
+
+def kernel_gradient(x, kernel, gradient):
+    """Gradient of `convolve` with respect to the kernel: patchesᵀ · gradient, over all blocks."""
+    slices, starts = _blocks(x.shape, kernel.shape)
+    padded = _pad(x, kernel.shape)
+    size, K = kernel.shape[:3], kernel.shape[4]
+
+    def block_step(total, start):
+        patches = _patches(_read(padded, start, slices + size[0] - 1), size)
+        block = _read(gradient, start, slices).reshape(-1, K)
+        return total + patches.reshape(len(block), -1).T @ block, None
+
+    total = _scan(block_step, jnp.zeros((prod(kernel.shape[:4]), K), jnp.float32), starts)
+    return total.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _product(block, kernel):
+    """Block of slices with its halo -> its part of the output, float32."""
+    patches = _patches(block, kernel.shape[:3])
+    return patches @ kernel.astype(jnp.float32).reshape(-1, kernel.shape[4])
+
+
+def _patches(block, size):
+    """[B, D, H, W, C] with a halo -> [B, D, H, W, values of a patch] without it."""
+    D, H, W = (length - s + 1 for length, s in zip(block.shape[1:4], size, strict=True))
+    taps = [
+        block[:, i : i + D, j : j + H, k : k + W]
+        for i in range(size[0])
+        for j in range(size[1])
+        for k in range(size[2])
+    ]
+    return jnp.concatenate(taps, axis=-1)
+
+
+def _pad(x, kernel_shape):
+    return jnp.pad(x, [(0, 0), *((size // 2, size // 2) for size in kernel_shape[:3]), (0, 0)])
+
+
+def _read(x, start, slices):
+    return lax.dynamic_slice_in_dim(x, start, slices, 1).astype(jnp.float32)
+
+
+def _blocks(shape, kernel_shape):
+    """Slices per block, a divisor of the depth, and the first slice of every block."""
+    B, D, H, W, _ = shape
+    limit = BLOCK_BYTES // (4 * B * H * W * prod(kernel_shape[:4]))
+    slices = max(n for n in range(1, D + 1) if D % n == 0 and n <= max(limit, 1))
+    return slices, jnp.arange(0, D, slices)
+
+
+def _scan(step, carry, starts):
+    """`lax.scan` for the carry alone; one block needs no loop."""
+    return step(carry, 0)[0] if len(starts) == 1 else lax.scan(step, carry, starts)[0]
