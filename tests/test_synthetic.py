@@ -24,18 +24,18 @@ CLEAN = {
     "grain": 0,
     "white_noise": 0,
     "rings": 0,
-    "papyrus": 0.4,
+    "papyrus": 0.6,
     "filling": 0.2,
 }
 
 
 def clean_sheet(image):
-    return image >= round(255 * 0.4)
+    return image > 127
 
 
 @pytest.fixture(scope="module")
 def scrolls():
-    return [synthetic.scroll_volume(seed, 80) for seed in range(12)]
+    return [synthetic.scroll_volume(seed, 64) for seed in range(12)]
 
 
 def best_threshold_dice(image, label):
@@ -67,7 +67,8 @@ def test_shape_follows_size():
 def test_mix_of_labels(scrolls):
     mixes = [np.bincount(label.ravel(), minlength=3) / label.size for _, label in scrolls]
     assert all(len(mix) == 3 for mix in mixes)
-    np.testing.assert_allclose(np.mean(mixes, axis=0), (0.37, 0.05, 0.58), atol=(0.03, 0.02, 0.03))
+    error = np.abs(np.mean(mixes, axis=0) - (0.37, 0.05, 0.58))
+    assert (error < (0.04, 0.015, 0.04)).all()
 
 
 def test_sheet_is_two_voxels_thick(scrolls):
@@ -81,7 +82,7 @@ def test_sheet_is_two_voxels_thick(scrolls):
         smooth = ndimage.gaussian_filter(sheet.astype(np.float32), 0.7)
         areas += measure.mesh_surface_area(*measure.marching_cubes(smooth, 0.4)[:2])
     assert 2 * np.median(np.concatenate(ridges)) == 2
-    assert 2 * volumes / areas == pytest.approx(2, abs=0.4)
+    assert 2 * volumes / areas == pytest.approx(2, abs=0.15)
 
 
 def test_intensity_tells_something_but_not_enough(scrolls):
@@ -113,11 +114,14 @@ def test_sheet_is_a_spiral(handedness):
         0, 96, spacing=9, handedness=handedness, **round_scroll, **CLEAN
     )
     sheet = clean_sheet(image)[48]
-    pieces, _ = ndimage.label(sheet, np.ones((3, 3)))
-    sizes = np.bincount(pieces.ravel())[1:]
-    assert sizes.max() > 0.75 * sizes.sum()
     # Archimedean spiral: one sheet of thickness 2 per spacing.
     assert sheet.mean() == pytest.approx(2 / 9, rel=0.1)
+    # Beyond the disc the border of the image cuts the spiral into arcs.
+    y, x = np.mgrid[-48:48, -48:48]
+    sheet[np.hypot(y, x) > 38] = False
+    pieces, _ = ndimage.label(sheet, np.ones((3, 3)))
+    sizes = np.bincount(pieces.ravel())[1:]
+    assert sizes.max() > 0.65 * sizes.sum()
 
 
 def test_smooth_noise_has_unit_variance_and_its_scale():
@@ -245,6 +249,5 @@ def test_command_line(tmp_path):
     assert all((tmp_path / "data" / line.split()[0]).is_file() for line in lines[:-1])
     assert lines[-1].startswith("labels: ") and lines[-1].endswith("% unlabeled")
 
-    again = subprocess.run(command + flags, capture_output=True, text=True, check=False)
-    assert again.returncode == 1
-    assert again.stderr.count("\n") == 1 and "not empty" in again.stderr
+    with pytest.raises(SystemExit, match="not empty"):
+        synthetic.main([str(tmp_path / "data"), *flags])
