@@ -12,6 +12,7 @@ from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="File, as in configs/v6.py:demo.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<config>.")
+FIND_BATCH = flags.DEFINE_bool("find_batch", False, "Print the largest batch that fits, and end.")
 flags.mark_flag_as_required("config")
 
 
@@ -20,13 +21,17 @@ def main(argv):
         raise app.UsageError(
             f"Unknown argument {argv[1]!r}; fields are set as --config.FIELD=VALUE."
         )
-    from jax_seg import startup, train  # after the flags: JAX takes seconds to start
+    from jax_seg import find_batch, startup, train  # after the flags: JAX takes seconds to start
 
     startup.prepare()
     source = config_flags.get_config_filename(flags.FLAGS["config"])
     workdir = WORKDIR.value or Path("runs") / Path(source.split(":")[0]).stem
     try:
-        train.run(CONFIG.value, workdir)
+        if FIND_BATCH.value:
+            largest = find_batch.find_batch(CONFIG.value, find_batch.device_bytes())
+            print(f"Largest batch: {largest[False]}, with model.rematerialise {largest[True]}.")
+        else:
+            train.run(CONFIG.value, workdir)
     except train.Stopped as stopped:
         print(stopped)
     except (train.Diverged, ValueError, OSError) as error:

@@ -7,15 +7,12 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jax_seg import checkpoint, losses, models, optim, plateau, schedule
+from jax_seg import checkpoint, optim, plateau, programs, schedule
 from jax_seg import config as configuration
-from jax_seg import state as train_state
 from jax_seg.averaging import swa_update
 from jax_seg.data import dataset, pipeline
-from jax_seg.data.augment import augment
 from jax_seg.data.fingerprint import read_pair
 from jax_seg.data.preprocess import Preprocessing
 from jax_seg.data.sampling import PatchSampler
@@ -23,7 +20,6 @@ from jax_seg.files import write_json
 from jax_seg.metrics import segmentation
 from jax_seg.report import console, plots
 from jax_seg.report.events import Events, read_events
-from jax_seg.step import make_network, make_patch_evaluation, make_train_step
 from jax_seg.stop import stop_signal
 from jax_seg.validate import validate_patches, validate_volumes
 
@@ -114,53 +110,21 @@ def _run(config, workdir, cleanup):
     batches_per_epoch = -(-len(train_sampler) // batch)  # a last short batch draws ahead
 
     # Model, loss and optimizer are closed over: the state is arrays only.
-    model = models.build(**read.section("model"))
-    loss_fields = read.section("loss")
-    weights = {name: np.float32(w) for name, w in loss_fields.pop("weights").items() if w}
-
-    def loss(logits, label, mask, weights):
-        return losses.combine(logits, label, mask, weights, terms=tuple(weights), **loss_fields)
-
-    optimizer = optim.make_optimizer(**read.section("optimizer"))
+    compiled = programs.build(read, data.preprocessing)
+    weights, parts = compiled.loss_weights, read.section("parts")
     rate = schedule.make_schedule(epochs=epochs, **read.section("schedule"))
     reducing, warmup_epochs = read.schedule.name == "plateau", read.schedule.warmup_epochs
     reduce_rate = schedule.make_reduce_on_plateau(mode="min", **read.section("reduction"))
     control = plateau.Options(**read.section("plateau"))
     average, noise = read.section("average"), read.section("noise")
     _check_average(average, epochs)
-    parts = read.section("parts")
-    augment_fields = read.section("augment")
     minutes_between_saves = read.checkpoint.minutes
     read.refuse_unread()
 
-    key = jax.random.key(seed, impl="rbg")  # compiles eight times faster than the default
-    kept = [n for n, on in (("swa", average["swa_every"]), ("ema", average["ema_decay"])) if on]
-
-    @jax.jit
-    def fresh_state():
-        params = model.init(key, jnp.zeros((1, *patch, 1), jnp.float32))["params"]
-        return train_state.create(params, optimizer, kept)
-
-    abstract_state = jax.eval_shape(fresh_state)
-    train_step = make_train_step(
-        model,
-        optimizer,
-        loss,
-        lambda key, batch: augment(key, batch, **augment_fields),
-        data.preprocessing,
-        key,
-        part_of=optim.label_parameters(
-            abstract_state.params, {name: part["pattern"] for name, part in parts.items()}
-        ),
-        ema_decay=average["ema_decay"],
-        gradient_noise=noise["gradient_eta"],
-    )
-    evaluate = make_patch_evaluation(model, loss, data.preprocessing)
-    network = make_network(model, data.preprocessing)
-
     # State: fresh, or as the last checkpoint left it.
+    abstract_state = jax.eval_shape(compiled.fresh_state)
     if stored is None:
-        state = fresh_state()
+        state = compiled.fresh_state()
     else:
         state, _ = checkpoint.restore(checkpoints, abstract_state, checkpoints.latest_step())
         loop = Loop(**stored["loop"])
@@ -174,11 +138,11 @@ def _run(config, workdir, cleanup):
     cleanup.callback(console.close_log, log)
     events = Events(workdir, loop.epoch, int(state.step))
     cleanup.callback(events.close)
-    log.info(_opening(state, data, batches_per_epoch, loop, workdir))
+    log.info(console.opening(workdir, state, loop.epoch, data, batches_per_epoch))
 
     def segment(params):
         return validate_volumes(
-            network,
+            compiled.network,
             params,
             data,
             patch=patch,
@@ -210,7 +174,7 @@ def _run(config, workdir, cleanup):
                 loop.epoch, **{k: noise[k] for k in ("start_epoch", "every", "std", "decay")}
             )
             if std and not loop.batches:
-                noise_key = jax.random.fold_in(jax.random.fold_in(key, 1), loop.epoch)
+                noise_key = jax.random.fold_in(programs.random_key(seed + 1), loop.epoch)
                 noisy = optim.add_noise(noise_key, state.params, std, noise["patterns"])
                 state = state._replace(params=noisy)
                 events.write("weight_noise", step=int(state.step), epoch=loop.epoch, std=std)
@@ -218,7 +182,7 @@ def _run(config, workdir, cleanup):
             # Train: the figures of a step are fetched when the next one is under way.
             controller = plateau.State(**loop.plateau)
             reduction = schedule.ReduceOnPlateau(**loop.reduction)
-            since_swa = loop.epoch - average["swa_start"] if "swa" in kept else -1
+            since_swa = loop.epoch - average["swa_start"] if average["swa_every"] else -1
             if since_swa >= 0:
                 learning_rate = average["swa_learning_rate"]
             else:
@@ -240,7 +204,7 @@ def _run(config, workdir, cleanup):
             for arrays, volumes in console.progress(
                 pipeline.on_device(patches), f"Epoch {loop.epoch}", batches_per_epoch, loop.batches
             ):
-                state, figures = train_step(state, arrays, knobs)
+                state, figures = compiled.train_step(state, arrays, knobs)
                 _add_figures(loop, under_way, data)
                 under_way = figures, volumes
                 loop.batches += 1
@@ -286,7 +250,12 @@ def _run(config, workdir, cleanup):
                     continue
                 which = "" if name == "raw" else f" {name}"
                 metrics, per_volume = validate_patches(
-                    evaluate, params, fixed_sampler, weights=weights, batch=batch, threads=threads
+                    compiled.evaluate,
+                    params,
+                    fixed_sampler,
+                    weights=weights,
+                    batch=batch,
+                    threads=threads,
                 )
                 error = plateau.bootstrap_noise(per_volume, seed, 1000) if per_volume[1:] else 0.0
                 figures = {**metrics, "standard_error": error}
@@ -319,7 +288,7 @@ def _run(config, workdir, cleanup):
                 if decision["kind"] == "new_best":
                     loop.best_step = step
                 else:
-                    log.info(f"Epoch {loop.epoch} {_sentence(decision)}")
+                    log.info(f"Epoch {loop.epoch} {console.sentence(decision)}")
                 if decision["kind"] == "rollback":
                     loop.return_to = loop.best_step
                 loop.finished |= decision["kind"] == "early_stop"
@@ -430,29 +399,6 @@ def _add_figures(loop, under_way, data):
         )
     for name, value in figures.items():
         loop.sums[name] = loop.sums.get(name, 0.0) + float(value)
-
-
-def _opening(state, data, batches_per_epoch, loop, workdir):
-    parameters = sum(p.size for p in jax.tree.leaves(state.params))
-    counts = np.sum([facts.counts for facts in data.train_facts], 0)
-    background, foreground, masked = 100 * counts / counts.sum()
-    where = f"goes on in epoch {loop.epoch} at step {int(state.step)}" if state.step else "starts"
-    device = jax.devices()[0]
-    return (
-        f"{workdir} {where}: {parameters:,} parameters on {device.platform} "
-        f"({device.device_kind}), {len(data.train)} training and {len(data.validation)} validation "
-        f"volumes, {batches_per_epoch} batches an epoch; voxels: {background:.1f} % background, "
-        f"{foreground:.1f} % foreground, {masked:.1f} % unlabeled"
-    )
-
-
-def _sentence(decision):
-    """'Intervention - scale: 2, p: 1, …': a decision with its numbers."""
-    numbers = {k: v for k, v in decision.items() if k not in ("kind", "epoch")}
-    told = ", ".join(
-        f"{k}: {v:.4g}" if isinstance(v, float) else f"{k}: {v}" for k, v in numbers.items()
-    )
-    return f"{decision['kind'].replace('_', ' ').capitalize()} - {told}"
 
 
 def _check_average(average, epochs):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
 
@@ -46,6 +47,30 @@ def progress(iterable, description, total, done=0):
 def figures(values):
     """'dice: 0.4845, focal: 0.1605' from a dict."""
     return ", ".join(f"{name}: {value:.4f}" for name, value in values.items())
+
+
+def opening(workdir, state, epoch, data, batches_per_epoch):
+    """One line that says what is trained, where, and on what."""
+    parameters = sum(p.size for p in jax.tree.leaves(state.params))
+    counts = np.sum([facts.counts for facts in data.train_facts], 0)
+    background, foreground, masked = 100 * counts / counts.sum()
+    where = f"goes on in epoch {epoch} at step {int(state.step)}" if state.step else "starts"
+    device = jax.devices()[0]
+    return (
+        f"{workdir} {where}: {parameters:,} parameters on {device.platform} "
+        f"({device.device_kind}), {len(data.train)} training and {len(data.validation)} validation "
+        f"volumes, {batches_per_epoch} batches an epoch; voxels: {background:.1f} % background, "
+        f"{foreground:.1f} % foreground, {masked:.1f} % unlabeled"
+    )
+
+
+def sentence(decision):
+    """'Intervention - scale: 2, p: 1, …': a decision with its numbers."""
+    numbers = {k: v for k, v in decision.items() if k not in ("kind", "epoch")}
+    told = ", ".join(
+        f"{k}: {v:.4g}" if isinstance(v, float) else f"{k}: {v}" for k, v in numbers.items()
+    )
+    return f"{decision['kind'].replace('_', ' ').capitalize()} - {told}"
 
 
 def memory():
