@@ -84,7 +84,7 @@ def cpu_form(x, kernel):
         return XLA
     if size == (1, 1, 1):
         return POINTWISE
-    return PATCHES if channels < 8 or prod(x.shape[1:4]) < 6**3 else WINOGRAD
+    return PATCHES if channels < patches.FEW_CHANNELS or prod(x.shape[1:4]) < 6**3 else WINOGRAD
 
 
 def _xla(x, kernel):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 BLOCK_BYTES = 4 << 20  # of a block's patches: written once, read once
+FEW_CHANNELS = 8
 
 
 def convolve(x, kernel):
@@ -21,7 +22,8 @@ def convolve(x, kernel):
 
     def block_step(y, start):
         block = _product(_read(padded, start, slices + kernel.shape[0] - 1), kernel)
-        return lax.dynamic_update_slice_in_dim(y, block.astype(y.dtype), start, 1), None
+        block = block.astype(y.dtype).reshape(len(y), slices, *y.shape[2:])
+        return lax.dynamic_update_slice_in_dim(y, block, start, 1), None
 
     return _scan(block_step, jnp.zeros((*x.shape[:4], kernel.shape[4]), x.dtype), starts)
 
@@ -34,7 +36,7 @@ def input_gradient(x, kernel, gradient):
     scatter = jax.linear_transpose(lambda block: _product(block, kernel), padded[:, :halo])
 
     def block_step(total, start):
-        (block,) = scatter(_read(gradient, start, slices))
+        (block,) = scatter(_read(gradient, start, slices).reshape(-1, kernel.shape[4]))
         block += lax.dynamic_slice_in_dim(total, start, halo, 1)
         return lax.dynamic_update_slice_in_dim(total, block, start, 1), None
 
@@ -53,30 +55,37 @@ def kernel_gradient(x, kernel, gradient):
     size, K = kernel.shape[:3], kernel.shape[4]
 
     def block_step(total, start):
-        patches = _patches(_read(padded, start, slices + size[0] - 1), size)
+        patches, values_axis = _patches(_read(padded, start, slices + size[0] - 1), size)
         block = _read(gradient, start, slices).reshape(-1, K)
-        return total + patches.reshape(len(block), -1).T @ block, None
+        return total + lax.dot_general(patches, block, (((1 - values_axis,), (0,)), ((), ()))), None
 
     total = _scan(block_step, jnp.zeros((prod(kernel.shape[:4]), K), jnp.float32), starts)
     return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _product(block, kernel):
-    """Block of slices with its halo -> its part of the output, float32."""
-    patches = _patches(block, kernel.shape[:3])
-    return patches @ kernel.astype(jnp.float32).reshape(-1, kernel.shape[4])
+    """Block of slices with its halo -> its part of the output, float32 [voxels, K]."""
+    patches, values_axis = _patches(block, kernel.shape[:3])
+    kernel = kernel.astype(jnp.float32).reshape(-1, kernel.shape[4])
+    return lax.dot_general(patches, kernel, (((values_axis,), (0,)), ((), ())))
 
 
 def _patches(block, size):
-    """[B, D, H, W, C] with a halo -> [B, D, H, W, values of a patch] without it."""
+    """Matrix of the patches of [B, D, H, W, C], and its axis that counts a patch's values.
+
+    What is copied in one piece is a voxel's channels, or, where they are few, a row of voxels.
+    """
     D, H, W = (length - s + 1 for length, s in zip(block.shape[1:4], size, strict=True))
+    C = block.shape[4]
     taps = [
         block[:, i : i + D, j : j + H, k : k + W]
         for i in range(size[0])
         for j in range(size[1])
         for k in range(size[2])
     ]
-    return jnp.concatenate(taps, axis=-1)
+    if C < FEW_CHANNELS:
+        return jnp.stack([jnp.moveaxis(tap, -1, 0) for tap in taps]).reshape(len(taps) * C, -1), 0
+    return jnp.concatenate(taps, axis=-1).reshape(-1, len(taps) * C), 1
 
 
 def _pad(x, kernel_shape):

@@ -23,6 +23,7 @@ from jax import lax
 
 POINTS = {1: (), 4: (0, 1, -1), 6: (0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))}
 BLOCK_BYTES = 24 << 20  # both transformed sides of a block; larger ones leave the last-level cache
+KERNEL_BYTES = 8 << 20  # of a part of a transformed kernel that is used once
 
 
 def choose_tiles(spatial, sizes):
@@ -69,28 +70,58 @@ def convolve(x, kernel, adjoint=False):
     Returns:
       [B, D, H, W, K] in the type of `x`.
     """
-    sizes = kernel.shape[:3]
-    tiles = choose_tiles(x.shape[1:4], sizes)
-    kernel_PCK = kernel.astype(jnp.float32)
-    for axis, (tile, size) in enumerate(zip(tiles, sizes, strict=True)):
-        matrix = transforms(tile, size)[1][:, ::-1] if adjoint else transforms(tile, size)[1]
-        kernel_PCK = _combine(matrix, _unstack(kernel_PCK, axis))
-    P = prod(kernel_PCK.shape[:3])
-    kernel_PCK = kernel_PCK.reshape(P, *kernel.shape[3:])
-    K = kernel.shape[3] if adjoint else kernel.shape[4]
-    contraction = (((2,), (2 if adjoint else 1,)), ((0,), (0,)))
-
-    shape, x = x.shape, _whole_tiles(x, tiles)
-    B, D, H, W, C = x.shape
+    sizes, shape = kernel.shape[:3], x.shape
+    tiles = choose_tiles(shape[1:4], sizes)
+    x = _whole_tiles(x, tiles)
+    K = kernel.shape[3 if adjoint else 4]
     size, starts = _blocks(x.shape, K, tiles, sizes)
 
-    def block_step(y, start):
-        v = _transform(_read(x, start, size, sizes), tiles, sizes, 2)
-        products = lax.dot_general(v.reshape(P, -1, C), kernel_PCK, contraction)
-        block = _inverse(products.reshape(*v.shape[:-1], K), tiles, sizes).astype(y.dtype)
-        return lax.dynamic_update_slice(y, block, (0, *start, 0, 0)), None
+    def transform(x, start):
+        return _transform(_read(x, start, size, sizes), tiles, sizes, 2)
 
-    y, _ = lax.scan(block_step, jnp.zeros((B, D, H, W, K), x.dtype), starts)
+    def multiply(v, kernel_PCK):
+        v_PTC = v.reshape(len(kernel_PCK), -1, v.shape[-1])
+        contraction = (((2,), (2 if adjoint else 1,)), ((0,), (0,)))
+        y_PTK = lax.dot_general(v_PTC, kernel_PCK, contraction)
+        return y_PTK.reshape(*v.shape[:-1], y_PTK.shape[-1])
+
+    def inverse(products):
+        return _inverse(products, tiles, sizes).astype(x.dtype)
+
+    y = jnp.zeros((*x.shape[:4], K), x.dtype)
+    if len(starts) > 1:
+        kernel_PCK = _transform_kernel(kernel, tiles, adjoint)
+
+        def block_step(y, start):
+            block = inverse(multiply(transform(x, start), kernel_PCK))
+            return lax.dynamic_update_slice(y, block, (0, *start, 0, 0)), None
+
+        y, _ = lax.scan(block_step, y, starts)
+    else:
+        # One block, so the kernel is used once: it is transformed in parts that stay in cache.
+        channels, firsts = _kernel_parts(kernel, tiles)
+
+        def part(first):
+            kernel_part = lax.dynamic_slice_in_dim(kernel, first, channels, 3)
+            return _transform_kernel(kernel_part, tiles, adjoint)
+
+        if adjoint:
+            v = transform(x, (0, 0))
+
+            def outputs_step(y, first):
+                outputs = inverse(multiply(v, part(first)))
+                return lax.dynamic_update_slice_in_dim(y, outputs, first, 4), None
+
+            y, _ = lax.scan(outputs_step, y, firsts)
+        else:
+
+            def inputs_step(total, first):
+                inputs = lax.dynamic_slice_in_dim(x, first, channels, 4)
+                return total + multiply(transform(inputs, (0, 0)), part(first)), None
+
+            counts = (length // tile for length, tile in zip(x.shape[1:4], tiles, strict=True))
+            total = jnp.zeros((*_points(tiles, sizes), x.shape[0], *counts, K), jnp.float32)
+            y = inverse(lax.scan(inputs_step, total, firsts)[0])
     return y[:, : shape[1], : shape[2], : shape[3]]
 
 
@@ -104,25 +135,52 @@ def kernel_gradient(x, kernel, gradient):
     sizes = kernel.shape[:3]
     tiles = choose_tiles(x.shape[1:4], sizes)
     x, gradient = _whole_tiles(x, tiles), _whole_tiles(gradient, tiles)
-    C, K = x.shape[-1], gradient.shape[-1]
+    C, K = kernel.shape[3:]
     size, starts = _blocks(x.shape, K, tiles, sizes)
-    counts = [tile + length - 1 for tile, length in zip(tiles, sizes, strict=True)]
-    P = prod(counts)
-    # Of two transposed operands the product is up to twice as fast with the narrower one first.
-    swap = K < C
+    P = prod(_points(tiles, sizes))
 
-    def block_step(total, start):
-        v = _transform(_read(x, start, size, sizes), tiles, sizes, 2).reshape(P, -1, C)
+    def products(x, start):
+        v = _transform(_read(x, start, size, sizes), tiles, sizes, 2).reshape(P, -1, x.shape[4])
         w = _transform(_read(gradient, start, size, (1, 1, 1)), tiles, sizes, 0).reshape(P, -1, K)
-        pair = (w, v) if swap else (v, w)
-        return total + lax.dot_general(*pair, (((1,), (1,)), ((0,), (0,)))), None
+        # Of two transposed operands, the narrower first is up to twice as fast: [P, K, C] then.
+        pair = (w, v) if x.shape[4] > K else (v, w)
+        return lax.dot_general(*pair, (((1,), (1,)), ((0,), (0,))))
 
-    total = jnp.zeros((P, K, C) if swap else (P, C, K), jnp.float32)
-    total = lax.scan(block_step, total, starts)[0].reshape(*counts[::-1], *total.shape[1:])
-    for axis, lead in ((2, 0), (1, 1), (0, 2)):
+    if len(starts) > 1:
+
+        def block_step(total, start):
+            return total + products(x, start), None
+
+        total = jnp.zeros((P, K, C) if K < C else (P, C, K), jnp.float32)
+        result = _kernel_of(lax.scan(block_step, total, starts)[0], tiles, sizes, K < C)
+    else:
+        channels, firsts = _kernel_parts(kernel, tiles)
+
+        def inputs_step(result, first):
+            inputs = lax.dynamic_slice_in_dim(x, first, channels, 4)
+            part = _kernel_of(products(inputs, (0, 0)), tiles, sizes, channels > K)
+            return lax.dynamic_update_slice_in_dim(result, part, first, 3), None
+
+        result, _ = lax.scan(inputs_step, jnp.zeros(kernel.shape, jnp.float32), firsts)
+    return result.astype(kernel.dtype)
+
+
+def _transform_kernel(kernel, tiles, adjoint):
+    """[*sizes, C, K] -> float32 [P, C, K], the P positions ordered (w, h, d)."""
+    result = kernel.astype(jnp.float32)
+    for axis, tile in enumerate(tiles):
+        matrix = transforms(tile, kernel.shape[axis])[1]
+        result = _combine(matrix[:, ::-1] if adjoint else matrix, _unstack(result, axis))
+    return result.reshape(-1, *kernel.shape[3:])
+
+
+def _kernel_of(total, tiles, sizes, swapped):
+    """The transpose of `_transform_kernel`, of [P, C, K] or swapped [P, K, C]."""
+    total = total.reshape(*_points(tiles, sizes), *total.shape[1:])
+    for axis, position in ((2, 0), (1, 1), (0, 2)):
         matrix = transforms(tiles[axis], sizes[axis])[1].T
-        total = _combine(matrix, _unstack(total, lead))
-    return (total.swapaxes(3, 4) if swap else total).astype(kernel.dtype)
+        total = _combine(matrix, _unstack(total, position))
+    return total.swapaxes(3, 4) if swapped else total
 
 
 def _combine(matrix, parts):
@@ -175,8 +233,7 @@ def _blocks(shape, K, tiles, sizes):
     A block is as wide as the volume, and as high and as deep as BLOCK_BYTES allow, in that order.
     """
     B, D, H, W, C = shape
-    values = prod(tile + size - 1 for tile, size in zip(tiles, sizes, strict=True))
-    row_bytes = 4 * values * (C + K) * B * (W // tiles[2])
+    row_bytes = 4 * prod(_points(tiles, sizes)) * (C + K) * B * (W // tiles[2])
     rows = _largest_divisor(H // tiles[1], BLOCK_BYTES // row_bytes)
     slabs = _largest_divisor(D // tiles[0], BLOCK_BYTES // (row_bytes * rows))
     if rows < H // tiles[1]:
@@ -184,6 +241,18 @@ def _blocks(shape, K, tiles, sizes):
     size = (slabs * tiles[0], rows * tiles[1])
     starts = np.mgrid[: D : size[0], : H : size[1]].reshape(2, -1).T
     return size, jnp.asarray(starts, jnp.int32)
+
+
+def _kernel_parts(kernel, tiles):
+    """Size of a part of the kernel's axis 3, and the first index of every part."""
+    points = prod(_points(tiles, kernel.shape[:3]))
+    count = _largest_divisor(kernel.shape[3], KERNEL_BYTES // (4 * points * kernel.shape[4]))
+    return count, jnp.arange(0, kernel.shape[3], count)
+
+
+def _points(tiles, sizes):
+    """Transformed positions along w, h and d: the order of the arrays' leading axes."""
+    return [tile + size - 1 for tile, size in zip(tiles[::-1], sizes[::-1], strict=True)]
 
 
 def _largest_divisor(number, limit):
