@@ -5,19 +5,21 @@ import time
 
 
 def alternate(calls, repeats):
-    """Median seconds of each call.
+    """Median seconds of each call in a steady state.
 
     Args:
       calls: name -> function without arguments that returns when its work is done.
-      repeats: rounds after the first, which compiles and is not counted.
+      repeats: number of turns of each.
 
     Returns:
-      name -> median of `repeats` wall times.
+      name -> median of `repeats` wall times. Every turn begins with a call that is not counted:
+      it compiles, or takes its caches and memory back from the others.
     """
     times = {name: [] for name in calls}
-    for _ in range(repeats + 1):
+    for _ in range(repeats):
         for name, call in calls.items():
+            call()
             start = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken[1:]) for name, taken in times.items()}
+    return {name: statistics.median(taken) for name, taken in times.items()}

@@ -19,8 +19,8 @@ def boundary(logits, label, mask, *, smooth=1e-5):
 
     w is 1 up to `FULL_WEIGHT` voxels from the nearest voxel of the other class and falls linearly
     to 0 at `REACH` (the weighting of Ronneberger et al. 2015, eq. 2, made linear). Only labelled
-    voxels are a class: where labelled meets unlabelled there is no boundary, and a sample of one
-    class costs 0.
+    voxels are a class: where labelled meets unlabelled there is no boundary, and a sample without
+    any costs 0, but for the one case in `signed_distance`.
 
     Args:
       logits, label, mask: [B, *spatial, C], see `masking.labelled`.
@@ -43,6 +43,10 @@ def signed_distance(label, mask):
     is also the distance where the other class is absent. Unlabelled voxels are no class; their own
     distance is that to the foreground.
 
+    A sample of one class that is labelled throughout is measured from the voxel (-1, 0, …, 0), just
+    outside of its first corner: so does SciPy's transform where nothing is to be found, on which
+    the published values of this loss rest.
+
     Args:
       label, mask: [B, *spatial, C], any type, see `masking.labelled`.
 
@@ -51,10 +55,22 @@ def signed_distance(label, mask):
     """
     known = jnp.asarray(mask) != 0
     foreground = known & (jnp.asarray(label) != 0)
+    axes = tuple(range(1, known.ndim))
     outside = _squared_distance(foreground)
     inside = _squared_distance(known & ~foreground)
     distance = jnp.sqrt(jnp.where(foreground, inside, outside).astype(jnp.float32))
+    one_class = known.all(axes, keepdims=True) & (
+        foreground.all(axes, keepdims=True) | ~foreground.any(axes, keepdims=True)
+    )
+    distance = jnp.where(one_class, _distance_to_corner(foreground.shape), distance)
     return jnp.where(foreground, -distance, distance)
+
+
+def _distance_to_corner(shape):
+    """Distance to the voxel (-1, 0, …, 0), at most `REACH`."""
+    spatial = range(1, len(shape) - 1)
+    from_corner = [lax.broadcasted_iota(jnp.float32, shape, axis) + (axis == 1) for axis in spatial]
+    return jnp.minimum(jnp.sqrt(sum(jnp.square(x) for x in from_corner)), REACH)
 
 
 def _squared_distance(source):
