@@ -1,8 +1,8 @@
 """Convolution with 'same' padding: the platform's own, or on a CPU the fastest of its forms.
 
-XLA's own 3-D convolution reaches about a tenth of a CPU's matrix-product speed, and its gradient
-with respect to the kernel less. Accelerators have good ones. So the form is chosen when the program
-is lowered, and one traced program runs everywhere.
+XLA's own 3-D convolution reaches a tenth to a third of a CPU's matrix-product speed, and its
+gradient with respect to the kernel less. Accelerators have good ones. So the form is chosen when
+the program is lowered, and one traced program runs everywhere.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jax import lax
 
 from jax_seg.ops import patches, winograd
 
-SMALL = 15_000_000  # multiplications
+SMALL = 15_000_000  # multiplications; below, every form takes about 1 ms and XLA's compiles fastest
 
 
 class Form(NamedTuple):
@@ -82,9 +82,17 @@ def _by_platform(step, *arrays):
 def cpu_form(x, kernel):
     """The fastest form on a CPU for x [B, D, H, W, C] and kernel [*size, C, K], by measurement.
 
-    Two cores, float32, batch 1, GFLOP/s of the direct form (forward, gradient with respect to x, to
-    the kernel), against XLA's own: WINOGRAD 64³ 32→32: FIGURES; PATCHES 64³ 1→32 ; 4³ 512→512 .
-    Below SMALL multiplications all forms take about a millisecond, and XLA's own compiles fastest.
+    GFLOP/s of the direct form's operations (two cores, float32, batch 1; forward, gradient with
+    respect to x, gradient with respect to the kernel), and of XLA's own in brackets:
+
+    | side, channels | form     | forward   | x         | kernel   |
+    |----------------|----------|-----------|-----------|----------|
+    | 64³, 1 → 32    | PATCHES  |  28   (7) |  79   (2) |  91 (12) |
+    | 64³, 32 → 32   | WINOGRAD | 322  (51) | 337  (51) | 286 (28) |
+    | 32³, 64 → 64   | WINOGRAD | 545  (98) | 714 (101) | 506 (50) |
+    | 16³, 128 → 128 | WINOGRAD | 518 (170) | 483  (84) | 790 (77) |
+    | 8³, 256 → 256  | WINOGRAD | 189 (112) | 266 (179) | 290 (91) |
+    | 4³, 512 → 512  | PATCHES  | 147  (81) | 277  (49) | 178 (51) |
     """
     size, channels = kernel.shape[:3], kernel.shape[3]
     voxels = prod(x.shape[1:4])
@@ -94,7 +102,9 @@ def cpu_form(x, kernel):
         return XLA
     if len(x) * voxels * kernel.size < SMALL:
         return XLA
-    return PATCHES if channels < patches.FEW_CHANNELS or voxels < 6**3 else WINOGRAD
+    if channels < patches.FEW_CHANNELS:
+        return PATCHES if size[0] > 1 else XLA
+    return PATCHES if voxels < 6**3 else WINOGRAD
 
 
 def _xla(x, kernel):

@@ -1,8 +1,8 @@
 """Convolution on a CPU as a product with the matrix of patches, a few slices at a time.
 
 It suits what Winograd's form does not: inputs of a few channels, whose patches are small, and the
-deepest levels, whose kernels outweigh their voxels. Blocks of patches stay in cache; a whole
-volume's patches in memory would cost more than the product.
+deepest levels, whose kernel outweighs its voxels and is read here once, as it is. Patches are
+gathered block by block and stay in cache: a whole volume's would cost more than the product.
 """
 
 from math import prod
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 BLOCK_BYTES = 4 << 20  # of a block's patches: written once, read once
-FEW_CHANNELS = 8
+FEW_CHANNELS = 8  # below this, copying a voxel's channels at a time is slow
 
 
 def convolve(x, kernel):
@@ -97,9 +97,12 @@ def _read(x, start, slices):
 
 
 def _blocks(shape, kernel_shape):
-    """Slices per block, a divisor of the depth, and the first slice of every block."""
+    """Slices per block, a divisor of the depth, and the first slice of every block.
+
+    Every block reads the whole kernel, so its patches may be as large.
+    """
     B, D, H, W, _ = shape
-    limit = BLOCK_BYTES // (4 * B * H * W * prod(kernel_shape[:4]))
+    limit = max(BLOCK_BYTES, 4 * prod(kernel_shape)) // (4 * B * H * W * prod(kernel_shape[:4]))
     slices = max(n for n in range(1, D + 1) if D % n == 0 and n <= max(limit, 1))
     return slices, jnp.arange(0, D, slices)
 
