@@ -4,11 +4,15 @@ The same command goes on with a run that was stopped. Every field of configs/bas
 the command line, as --config.SECTION.FIELD=VALUE.
 """
 
+import difflib
 import sys
 from pathlib import Path
 
 from absl import app, flags
 from ml_collections import config_flags
+
+from configs import base
+from jax_seg import config as configuration
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="File, as in configs/v6.py:demo.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<config>.")
@@ -38,5 +42,20 @@ def main(argv):
         sys.exit(f"Error: {error}")
 
 
+def parse(argv):
+    """Flags of the command line; a field that does not exist ends it in one sentence."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except AttributeError:
+        known = {path.split(".")[-1]: path for path in configuration.flat(base.get_config())}
+        given = [a.lstrip("-").partition("=")[0] for a in argv]
+        for name in (g.removeprefix("config.") for g in given if g.startswith("config.")):
+            if name not in known.values():
+                near = difflib.get_close_matches(name.split(".")[-1], known, 1)
+                hint = f"; did you mean '{known[near[0]]}'?" if near else "; see configs/base.py."
+                sys.exit(f"Error: The configuration has no field '{name}'{hint}")
+        raise
+
+
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse)

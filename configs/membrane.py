@@ -17,7 +17,7 @@ def get_config(arg=""):
     config.loss.weights.update(dice=1.0, cross_entropy=1.0, focal=0.0)
     config.optimizer.update(name="adamw", weight_decay=1e-2, clip_norm=1.0)
     config.schedule.update(name="cosine", learning_rate=3e-3, warmup_epochs=1)
-    config.train.epochs = 14
+    config.train.epochs = 10
     config.validate.update(metric="dice", volumes_every=0, patches_per_volume=2)
     config.plateau.update(worse_epochs=0, rollback_fraction=0.0, patience=0)
     config.average.swa_every = 0

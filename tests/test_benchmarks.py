@@ -1,19 +1,31 @@
-"""The small forms of the benchmarks run; their numbers mean nothing here."""
+"""The benchmarks of speed run and print a line for every contestant."""
 
-from benchmarks import conv, input, train_step
+from benchmarks import conv, timing, train_step
 
 
 def test_conv(capsys):
     conv.main(["--small"])
-    assert "GFLOP" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("→" in line for line in lines) == len(conv.SMALL) * len(conv.PASSES)
 
 
 def test_train_step(capsys):
     train_step.main(["--small"])
-    assert "ours" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "| ours " in output and "matrix product" in output
 
 
-def test_input(capsys):
-    small = "--volumes 2 --size 24 --patch 16 --batch 1 --filters 2 --poolings 1 --steps 2"
-    assert input.main([*small.split(), "--repeats", "1"]) > 0
-    assert "patches/s" in capsys.readouterr().out
+def test_operations_of_a_network_by_hand():
+    # 2 filters, 1 pooling, 4³: encoder 1→2→2 and decoder 4→2→2 on 64 voxels, bottleneck 2→4→4 and
+    # the transposed convolution 4→2 on 8 (8·8·4·2 products), output 2→1.
+    products = 27 * 64 * (2 + 4 + 8 + 4) + 27 * 8 * (8 + 16) + 8 * 8 * 4 * 2 + 64 * 2
+    assert train_step.network_operations(2, 1, 4, 1) == 2 * products
+
+
+def test_alternate_takes_turns_and_skips_the_first_of_each(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}
+    assert timing.alternate(calls, 2) == {"a": 1, "b": 1}
+    assert "".join(order) == "aabbaabb"

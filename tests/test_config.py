@@ -1,8 +1,14 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import ml_collections
 import pytest
 
 from configs import base
 from jax_seg import config as configuration
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def small():
@@ -49,3 +55,18 @@ def test_differences_name_field_and_both_values_but_not_what_may_differ():
     config.seed, config.data.inner.x = 2, 0.75
     assert configuration.differences(config, stored) == ["data.inner.x: 0.5 → 0.75", "seed: 1 → 2"]
     assert configuration.differences(config, stored, ignore=("data", "seed")) == []
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("--config.schedule.learning_rat=3", "no field 'schedule.learning_rat'; did you mean"),
+        ("--config.schedule.learning_rate=fast", "could not convert string to float: 'fast'"),
+        ("--config.data.root=/nowhere", "/nowhere"),
+    ],
+)
+def test_the_command_line_ends_in_one_sentence(argument, message, tmp_path):
+    command = [sys.executable, "launch.py", "--config=configs/v6.py", f"--workdir={tmp_path}/run"]
+    ended = subprocess.run([*command, argument], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert message in ended.stderr and "Traceback" not in ended.stderr

@@ -1,114 +1,145 @@
-"""Every form of the convolution against XLA's own: values and both gradients."""
+"""Every form of the convolution against XLA's own, values and both gradients, and the choice."""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_seg.ops import conv as convolution
-from jax_seg.ops.conv import conv
-
-FORMS = {
-    "pointwise": convolution.POINTWISE,
-    "patches": convolution.PATCHES,
-    "winograd": convolution.WINOGRAD,
-}
+from jax_seg.ops import patches, winograd
+from jax_seg.ops.conv import PATCHES, POINTWISE, WINOGRAD, XLA, conv, cpu_form
 
 
-def arrays(batch, spatial, size, channels, features, dtype=np.float32):
+def arrays(shape, size, features, dtype=jnp.float32):
+    """Random x [*shape], kernel [*size, C, features] and gradient of the output."""
     generator = np.random.default_rng(0)
-    x = generator.normal(size=(batch, *spatial, channels)).astype(np.float32)
-    kernel = generator.normal(size=(*size, channels, features)).astype(np.float32)
-    gradient = generator.normal(size=(batch, *spatial, features)).astype(np.float32)
-    return [jnp.asarray(array, dtype) for array in (x, kernel, gradient)]
+    shapes = shape, (*size, shape[-1], features), (*shape[:-1], features)
+    return [jnp.asarray(generator.standard_normal(s), dtype) for s in shapes]
 
 
-def assert_close(ours, expected, tolerance):
-    ours, expected = np.asarray(ours, np.float32), np.asarray(expected, np.float32)
-    assert np.abs(ours - expected).max() <= tolerance * np.abs(expected).max()
+def everything(form, x, kernel, gradient):
+    """Output, gradient with respect to x, gradient with respect to the kernel, in one program."""
+    return jax.jit(
+        lambda *a: (form.convolve(*a[:2]), form.input_gradient(*a), form.kernel_gradient(*a))
+    )(x, kernel, gradient)
 
 
-def assert_form_is_xlas(form, x, kernel, gradient, tolerance):
-    exact = [jnp.asarray(array, jnp.float32) for array in (x, kernel, gradient)]
-    for step in ("convolve", "input_gradient", "kernel_gradient"):
-        count = 2 if step == "convolve" else 3
-        ours = jax.jit(getattr(form, step))(*(x, kernel, gradient)[:count])
-        expected = jax.jit(getattr(convolution.XLA, step))(*exact[:count])
-        assert ours.dtype == x.dtype and ours.shape == expected.shape
-        assert_close(ours, expected, tolerance)
+def assert_close(actual, expected, tolerance=1e-5):
+    """The largest error is below `tolerance` of the largest value, and types and shapes agree."""
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert a.shape == b.shape
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
 
 
-@pytest.mark.parametrize(
-    "form, batch, spatial, size, channels, features",
-    [
-        ("patches", 1, (5, 7, 6), (3, 3, 3), 1, 4),
-        ("patches", 2, (4, 4, 4), (3, 3, 3), 12, 9),
-        ("patches", 1, (1, 9, 8), (1, 3, 3), 3, 2),
-        ("patches", 1, (3, 5, 2), (3, 1, 3), 9, 3),
-        ("winograd", 1, (5, 7, 6), (3, 3, 3), 8, 4),
-        ("winograd", 2, (13, 16, 12), (3, 3, 3), 9, 5),
-        ("winograd", 1, (1, 9, 14), (1, 3, 3), 8, 2),
-        ("winograd", 3, (2, 3, 1), (3, 3, 3), 8, 3),
-        ("pointwise", 2, (3, 4, 5), (1, 1, 1), 6, 1),
-    ],
-)
-def test_form_equals_xlas(form, batch, spatial, size, channels, features):
-    x, kernel, gradient = arrays(batch, spatial, size, channels, features)
-    assert_form_is_xlas(FORMS[form], x, kernel, gradient, 2e-5)
+CASES = [  # form, shape, size, features, bytes of a block, bytes of a part of the kernel
+    (PATCHES, (2, 5, 4, 7, 9), (3, 3, 3), 4, None, None),
+    (PATCHES, (2, 6, 5, 4, 3), (3, 3, 3), 5, 1, None),
+    (PATCHES, (1, 4, 3, 5, 1), (3, 1, 3), 2, None, None),
+    (PATCHES, (1, 1, 1, 1, 8), (3, 3, 3), 3, None, None),
+    (WINOGRAD, (2, 12, 13, 15, 6), (3, 3, 3), 4, None, None),
+    (WINOGRAD, (2, 12, 12, 12, 4), (3, 3, 3), 6, 2_000_000, None),
+    (WINOGRAD, (1, 7, 12, 6, 4), (3, 3, 3), 6, 1, None),
+    (WINOGRAD, (1, 6, 7, 8, 6), (3, 3, 3), 4, None, 1),
+    (WINOGRAD, (1, 3, 9, 12, 4), (1, 3, 3), 4, None, None),
+    (POINTWISE, (2, 3, 4, 5, 6), (1, 1, 1), 4, None, None),
+]
 
 
-@pytest.mark.parametrize("form", ["patches", "winograd"])
-def test_blocks_add_up(form, monkeypatch):
-    """With little room every form works through several blocks."""
-    module = {"patches": convolution.patches, "winograd": convolution.winograd}[form]
-    monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 14)
-    x, kernel, gradient = arrays(2, (12, 8, 8), (3, 3, 3), 8, 8)
-    assert_form_is_xlas(FORMS[form], x, kernel, gradient, 2e-5)
+@pytest.mark.parametrize(("form", "shape", "size", "features", "block", "part"), CASES)
+def test_form_equals_xla(monkeypatch, form, shape, size, features, block, part):
+    if block is not None:
+        monkeypatch.setattr(winograd, "BLOCK_BYTES", block)
+        monkeypatch.setattr(patches, "BLOCK_BYTES", block)
+    if part is not None:
+        monkeypatch.setattr(winograd, "KERNEL_BYTES", part)
+    given = arrays(shape, size, features)
+    assert_close(everything(form, *given), everything(XLA, *given))
 
 
-@pytest.mark.parametrize("form", ["patches", "winograd"])
-def test_bfloat16_is_rounded_once(form):
-    x, kernel, gradient = arrays(1, (6, 8, 8), (3, 3, 3), 8, 8, jnp.bfloat16)
-    assert_form_is_xlas(FORMS[form], x, kernel, gradient, 2**-7)
+def test_blocks_cover_the_volume_as_the_cases_intend(monkeypatch):
+    def blocks(shape, features, size=(3, 3, 3)):
+        return winograd._blocks(shape, features, winograd.choose_tiles(shape[1:4], size), size)
+
+    assert blocks((2, 12, 16, 16, 6), 4)[0] == (12, 16)
+    monkeypatch.setattr(winograd, "BLOCK_BYTES", 2_000_000)
+    assert blocks((2, 12, 12, 12, 4), 6)[0] == (12, 12)
+    monkeypatch.setattr(winograd, "BLOCK_BYTES", 1)
+    size, starts = blocks((1, 8, 12, 6, 4), 6)
+    assert size == (2, 4)
+    assert starts.tolist() == [[d, h] for d in (0, 2, 4, 6) for h in (0, 4, 8)]
 
 
-@pytest.mark.parametrize(
-    "spatial, size, channels, form",
-    [
-        ((24, 24, 24), (3, 3, 3), 32, "winograd"),
-        ((64, 64, 64), (3, 3, 3), 1, "patches"),
-        ((4, 4, 4), (3, 3, 3), 512, "patches"),
-        ((24, 24, 24), (1, 1, 1), 32, "pointwise"),
-        ((24, 24, 24), (5, 5, 5), 32, "xla"),
-    ],
-)
-def test_choice_of_the_form(spatial, size, channels, form):
-    x = jax.ShapeDtypeStruct((1, *spatial, channels), jnp.float32)
-    kernel = jax.ShapeDtypeStruct((*size, channels, channels), jnp.float32)
-    chosen = convolution.cpu_form(x, kernel)
-    assert chosen is {**FORMS, "xla": convolution.XLA}[form]
+@pytest.mark.parametrize("form", [PATCHES, WINOGRAD, POINTWISE])
+def test_bfloat16_is_computed_in_float32(form):
+    size = (1, 1, 1) if form is POINTWISE else (3, 3, 3)
+    given = arrays((1, 6, 6, 6, 16), size, 16, jnp.bfloat16)
+    actual = everything(form, *given)
+    assert {a.dtype for a in actual} == {jnp.dtype(jnp.bfloat16)}
+    exact = everything(XLA, *(a.astype(jnp.float32) for a in given))
+    assert_close(actual, exact, tolerance=2**-8)  # one rounding; a bfloat16 sum would lose 2^-5
 
 
-@pytest.mark.parametrize("spatial", [(12, 13, 12), (20, 17)])
-def test_conv_under_jit_grad_and_remat(spatial):
-    x, kernel, _ = arrays(2, spatial, (3,) * len(spatial), 16, 16)
-
-    def loss(x, kernel, convolve):
-        return jnp.sin(convolve(x, kernel)).sum()
-
-    def gradients(convolve):
-        return jax.jit(jax.value_and_grad(lambda x, k: loss(x, k, convolve), (0, 1)))(x, kernel)
-
-    expected = gradients(convolution._xla)
-    for convolve in (conv, jax.checkpoint(conv)):
-        value, found = gradients(convolve)
-        assert_close(value, expected[0], 1e-4)
-        for a, b in zip(found, expected[1], strict=True):
-            assert_close(a, b, 1e-4)
+@pytest.mark.parametrize("form", [PATCHES, WINOGRAD])
+def test_impulse_moves_where_the_kernel_says(form):
+    x = jnp.zeros((1, 6, 6, 6, 1)).at[0, 2, 3, 4, 0].set(1.0)
+    kernel = jnp.zeros((3, 3, 3, 1, 1)).at[0, 1, 2, 0, 0].set(5.0)
+    y = form.convolve(x, kernel)  # y[d, h, w] = 5 x[d - 1, h, w + 1]
+    expected = np.zeros((1, 6, 6, 6, 1), np.float32)
+    expected[0, 3, 3, 3, 0] = 5
+    np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
-def test_one_program_holds_the_forms_of_all_platforms():
-    x, kernel, _ = arrays(1, (16, 16, 16), (3, 3, 3), 16, 16)
-    for platform, own in (("cpu", False), ("cuda", True)):
-        exported = jax.export.export(jax.jit(conv), platforms=[platform])(x, kernel)
-        assert ("stablehlo.convolution" in exported.mlir_module()) == own
+@pytest.mark.parametrize(("tile", "size"), [(1, 1), (2, 3), (4, 3)])
+def test_transforms_are_the_exact_filter(tile, size):
+    a, g, b = winograd.transforms(tile, size)
+    generator = np.random.default_rng(0)
+    data, taps = generator.standard_normal(tile + size - 1), generator.standard_normal(size)
+    np.testing.assert_allclose(
+        a @ ((g @ taps) * (b @ data)), np.correlate(data, taps, "valid"), rtol=1e-12, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 12, 12, 12, 20), (2, 40, 40, 24)])
+def test_conv_under_jit_grad_and_remat(shape):
+    x, kernel, gradient = arrays(shape, (3,) * (len(shape) - 2), 32)
+    volumes = (x, kernel) if x.ndim == 5 else (x[None], kernel[None])
+    assert cpu_form(*volumes) is WINOGRAD
+
+    def objective(convolve):
+        return lambda x, kernel: (jax.checkpoint(convolve)(jnp.sin(x), kernel) * gradient).sum()
+
+    actual, expected = (
+        jax.jit(jax.value_and_grad(objective(f), (0, 1)))(x, kernel) for f in (conv, XLA.convolve)
+    )
+    assert_close(actual, expected)
+    assert_close(conv(x, kernel), XLA.convolve(x, kernel))
+
+
+def test_other_sizes_and_types_stay_with_xla():
+    x, kernel, _ = arrays((1, 5, 6, 7, 3), (5, 3, 1), 2)
+    assert cpu_form(x, kernel) is XLA
+    np.testing.assert_array_equal(conv(x, kernel), XLA.convolve(x, kernel))
+    assert cpu_form(x.astype(jnp.float16), kernel[:1, :, :1]) is XLA
+
+
+def test_form_of_each_level_of_a_unet():
+    def form(side, channels, features, batch=1):
+        x = jax.ShapeDtypeStruct((batch, side, side, side, channels), jnp.float32)
+        return cpu_form(x, jax.ShapeDtypeStruct((3, 3, 3, channels, features), jnp.float32))
+
+    assert form(64, 1, 32) is PATCHES
+    assert form(64, 64, 32) is WINOGRAD
+    assert form(8, 512, 256) is WINOGRAD
+    assert form(4, 512, 512) is PATCHES
+    assert form(16, 4, 4) is XLA
+
+
+def test_accelerators_get_their_own_convolution():
+    x, kernel, _ = arrays((1, 12, 12, 12, 20), (3, 3, 3), 32)
+    step = jax.jit(jax.grad(lambda x, kernel: conv(x, kernel).sum(), (0, 1)))
+    for platform, loops in itertools.product(("cuda", "tpu", "cpu"), ("stablehlo.while",)):
+        text = step.trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
+        assert (loops in text) == (platform == "cpu")
+        assert ("stablehlo.convolution" in text) == (platform != "cpu")

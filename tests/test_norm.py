@@ -1,3 +1,5 @@
+"""Instance norm and leaky ReLU against hand-worked numbers and the plain formula's gradient."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,53 +9,83 @@ from jax_seg.ops.norm import instance_norm_leaky_relu
 
 
 def plain(x, slope, epsilon):
+    """The formula as it is written, differentiated by JAX."""
     axes = tuple(range(1, x.ndim - 1))
-    mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+    mean = x.mean(axes, keepdims=True)
+    variance = jnp.square(x - mean).mean(axes, keepdims=True)
     return jax.nn.leaky_relu((x - mean) / jnp.sqrt(variance + epsilon), slope)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 4, 5, 3), (2, 7, 6, 4)])
-def test_value_and_gradient_equal_the_plain_formula(shape):
-    generator = np.random.default_rng(0)
-    x = jnp.asarray(generator.normal(2, 3, shape), jnp.float32)
-    weights = jnp.asarray(generator.normal(size=shape), jnp.float32)
-
-    def pair(function):
-        total = lambda x: (weights * function(x, 0.01, 1e-5)).sum()  # noqa: E731
-        return jax.value_and_grad(total)(x)
-
-    value, gradient = jax.jit(lambda: pair(instance_norm_leaky_relu))()
-    expected, expected_gradient = pair(plain)
-    np.testing.assert_allclose(value, expected, rtol=1e-4)
-    np.testing.assert_allclose(gradient, expected_gradient, atol=1e-5)
+def random(shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
-def test_by_hand():
-    x = jnp.array([1.0, 3.0]).reshape(1, 2, 1, 1)
-    result = instance_norm_leaky_relu(x, slope=0.5, epsilon=0.0)
-    np.testing.assert_allclose(result.reshape(-1), [-0.5, 1.0], rtol=1e-6)
+def test_hand_worked():
+    x = jnp.array([1.0, 3.0, 5.0, 7.0]).reshape(1, 2, 2, 1)  # mean 4, variance 5
+    y = instance_norm_leaky_relu(x, slope=0.1, epsilon=4.0).ravel()
+    np.testing.assert_allclose(y, [-0.1, -0.1 / 3, 1 / 3, 1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 4, 3), (3, 5, 4, 2), (1, 1, 1, 1, 2)])
+@pytest.mark.parametrize("slope", [0.01, 0.3])
+def test_equals_the_plain_formula(shape, slope):
+    x, gradient = 3 * random(shape) + 2, random(shape, 1)
+    y, pull = jax.vjp(lambda x: instance_norm_leaky_relu(x, slope, 1e-3), x)
+    expected, expected_pull = jax.vjp(lambda x: plain(x, slope, 1e-3), x)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(pull(gradient)[0], expected_pull(gradient)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_under_jit_and_remat():
+    x, gradient = random((1, 4, 4, 4, 3)), random((1, 4, 4, 4, 3), 1)
+
+    def objective(x):
+        return (jax.checkpoint(instance_norm_leaky_relu)(jnp.sin(x)) * gradient).sum()
+
+    def expected(x):
+        return (plain(jnp.sin(x), 0.01, 1e-5) * gradient).sum()
+
+    np.testing.assert_allclose(
+        jax.jit(jax.grad(objective))(x), jax.grad(expected)(x), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_a_large_mean_costs_no_digits():
-    x = np.random.default_rng(0).normal(size=(1, 8, 8, 8, 2)).astype(np.float32)
-    shifted = instance_norm_leaky_relu(jnp.asarray(x + np.float32(1000)))
-    np.testing.assert_allclose(shifted, instance_norm_leaky_relu(jnp.asarray(x)), atol=2e-3)
+    x = np.asarray(
+        random((1, 8, 8, 8, 2)) + 1000.0
+    )  # the mean of the squares minus its square: noise
+    exact = x.astype(np.float64)
+    exact = (exact - exact.mean((1, 2, 3))) / np.sqrt(exact.var((1, 2, 3)) + 1e-5)
+    y = instance_norm_leaky_relu(jnp.asarray(x), slope=1.0)
+    np.testing.assert_allclose(y, exact, atol=1e-3)
 
 
 def test_constant_input_is_finite():
     x = jnp.full((1, 4, 4, 4, 2), 7.0)
-    value, gradient = jax.value_and_grad(lambda x: instance_norm_leaky_relu(x).sum())(x)
-    assert value == 0 and jnp.isfinite(gradient).all()
+    y, pull = jax.vjp(instance_norm_leaky_relu, x)
+    np.testing.assert_array_equal(y, 0.0)
+    assert np.isfinite(pull(random(x.shape))[0]).all()
 
 
-def test_bfloat16_statistics_are_float32():
-    x = jnp.asarray(np.random.default_rng(0).normal(100, 1, (1, 8, 8, 8, 1)), jnp.bfloat16)
-    result = instance_norm_leaky_relu(x)
-    assert result.dtype == jnp.bfloat16
-    expected = plain(x.astype(jnp.float32), 0.01, 1e-5)
-    np.testing.assert_allclose(result.astype(jnp.float32), expected, rtol=2**-7, atol=1e-3)
+def test_bfloat16_keeps_float32_statistics():
+    x = (random((2, 6, 6, 6, 3)) + 8).astype(jnp.bfloat16)
+    gradient = random(x.shape, 1).astype(jnp.bfloat16)
+    y, pull = jax.vjp(instance_norm_leaky_relu, x)
+    (actual,) = pull(gradient)
+    assert y.dtype == actual.dtype == jnp.bfloat16
+    exact, exact_pull = jax.vjp(lambda x: plain(x, 0.01, 1e-5), x.astype(jnp.float32))
+    np.testing.assert_allclose(y.astype(jnp.float32), exact, rtol=2**-7, atol=1e-6)
+    (expected,) = exact_pull(gradient.astype(jnp.float32))
+    assert np.abs(actual.astype(jnp.float32) - expected).max() < 2**-6 * np.abs(expected).max()
+
+
+def test_shifting_and_scaling_the_input_has_no_gradient():
+    x, gradient = random((1, 5, 5, 5, 2)), random((1, 5, 5, 5, 2), 1)
+    (pulled,) = jax.vjp(lambda x: instance_norm_leaky_relu(x, epsilon=0.0), x)[1](gradient)
+    np.testing.assert_allclose(pulled.sum((1, 2, 3)), 0, atol=1e-4)
+    np.testing.assert_allclose((pulled * x).sum((1, 2, 3)), 0, atol=1e-4)
 
 
 def test_slope_must_be_positive():
     with pytest.raises(ValueError, match="slope"):
-        instance_norm_leaky_relu(jnp.ones((1, 2, 2, 1)), slope=0.0)
+        instance_norm_leaky_relu(jnp.zeros((1, 2, 2, 1)), slope=0.0)

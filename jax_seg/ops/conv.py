@@ -96,10 +96,10 @@ def cpu_form(x, kernel):
     """
     size, channels = kernel.shape[:3], kernel.shape[3]
     voxels = prod(x.shape[1:4])
-    if size == (1, 1, 1):
-        return POINTWISE
     if x.dtype not in (jnp.float32, jnp.bfloat16) or not set(size) <= {1, 3}:
         return XLA
+    if size == (1, 1, 1):
+        return POINTWISE
     if len(x) * voxels * kernel.size < SMALL:
         return XLA
     if channels < patches.FEW_CHANNELS:
