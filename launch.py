@@ -47,12 +47,17 @@ def parse(argv):
     try:
         return app.parse_flags_with_usage(argv)
     except AttributeError:
-        known = {path.split(".")[-1]: path for path in configuration.flat(base.get_config())}
+        known = set(configuration.flat(base.get_config()))
+        by_last_part = {path.split(".")[-1]: path for path in sorted(known)}
         given = [a.lstrip("-").partition("=")[0] for a in argv]
         for name in (g.removeprefix("config.") for g in given if g.startswith("config.")):
-            if name not in known.values():
-                near = difflib.get_close_matches(name.split(".")[-1], known, 1)
-                hint = f"; did you mean '{known[near[0]]}'?" if near else "; see configs/base.py."
+            if name not in known:
+                near = difflib.get_close_matches(name.split(".")[-1], by_last_part, 1)
+                hint = (
+                    f"; did you mean '{by_last_part[near[0]]}'?"
+                    if near
+                    else "; see configs/base.py."
+                )
                 sys.exit(f"Error: The configuration has no field '{name}'{hint}")
         raise
 

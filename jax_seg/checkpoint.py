@@ -7,6 +7,7 @@ import argparse
 import importlib.metadata
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,15 +56,18 @@ def open_checkpoints(workdir, *, metric, keep=1, pinned=lambda: None, read_only=
             ),
         ]
     )
+    folder = Path(workdir).absolute() / "checkpoints"
+    if not read_only:  # what a killed run was writing; Orbax would remove it while others write
+        for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(unfinished)
     options = ocp.CheckpointManagerOptions(
         best_fn=goodness,
         best_mode="max",
         preservation_policy=policy,
-        cleanup_tmp_directories=not read_only,
         create=not read_only,
         read_only=read_only,
     )
-    return ocp.CheckpointManager(Path(workdir).absolute() / "checkpoints", options=options)
+    return ocp.CheckpointManager(folder, options=options)
 
 
 def open_for_reading(workdir):
