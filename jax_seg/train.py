@@ -177,7 +177,6 @@ def _run(config, workdir, cleanup):
                 noise_key = jax.random.fold_in(programs.random_key(seed + 1), loop.epoch)
                 noisy = optim.add_noise(noise_key, state.params, std, noise["patterns"])
                 state = state._replace(params=noisy)
-                events.write("weight_noise", step=int(state.step), epoch=loop.epoch, std=std)
 
             # Train: the figures of a step are fetched when the next one is under way.
             controller = plateau.State(**loop.plateau)
@@ -227,6 +226,7 @@ def _run(config, workdir, cleanup):
                 epoch=loop.epoch,
                 **trained,
                 learning_rate=learning_rate,
+                weight_noise=std,
                 patches_per_second=patches_per_second,
                 memory_gib=memory,
             )
@@ -240,13 +240,14 @@ def _run(config, workdir, cleanup):
 
             # Judge: the raw weights decide, the averages are reported beside them.
             stop_if_asked()
+            # They enter the state only when judged: a stop in between comes through here again.
+            averages, averaged = dict(state.averages), loop.averaged
             if since_swa >= 0 and since_swa % average["swa_every"] == 0:
-                swa = swa_update(state.averages["swa"], state.params, loop.averaged)
-                state = state._replace(averages=state.averages | {"swa": swa})
-                loop.averaged += 1
+                averages["swa"] = swa_update(averages["swa"], state.params, averaged)
+                averaged += 1
             judged = {}
-            for name, params in (("raw", state.params), *state.averages.items()):
-                if name == "swa" and not loop.averaged:
+            for name, params in (("raw", state.params), *averages.items()):
+                if name == "swa" and not averaged:
                     continue
                 which = "" if name == "raw" else f" {name}"
                 metrics, per_volume = validate_patches(
@@ -273,6 +274,8 @@ def _run(config, workdir, cleanup):
                     events.write("volumes" + which, step=step, epoch=loop.epoch, **scores)
                     log.info(f"Epoch {loop.epoch} Volumes{which} - {console.figures(scores)}")
                     judged[name] |= scores
+
+            state, loop.averaged = state._replace(averages=averages), averaged
 
             # Decide, then save: what is decided here happens as the next epoch starts.
             controller, decisions = plateau.step(

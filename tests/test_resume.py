@@ -62,10 +62,11 @@ def figures(workdir):
 
 
 def assert_same_end(workdir, expected):
-    ours, _, step = checkpoint.read_params(workdir, "latest")
-    theirs, _, expected_step = checkpoint.read_params(expected, "latest")
-    assert step == expected_step
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    for weights in ("raw", "swa", "ema"):
+        ours, _, step = checkpoint.read_params(workdir, "latest", weights)
+        theirs, _, expected_step = checkpoint.read_params(expected, "latest", weights)
+        assert step == expected_step
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     assert figures(workdir) == figures(expected)
 
 
