@@ -25,9 +25,10 @@ def main(argv):
         raise app.UsageError(
             f"Unknown argument {argv[1]!r}; fields are set as --config.FIELD=VALUE."
         )
-    from jax_seg import find_batch, startup, train  # after the flags: JAX takes seconds to start
+    from jax_seg import cross_validation, find_batch, startup, train  # JAX takes seconds to start
 
     startup.prepare()
+    run = cross_validation.run if CONFIG.value.data.fold == "all" else train.run
     source = config_flags.get_config_filename(flags.FLAGS["config"])
     workdir = WORKDIR.value or Path("runs") / Path(source.split(":")[0]).stem
     try:
@@ -35,7 +36,7 @@ def main(argv):
             largest = find_batch.find_batch(CONFIG.value, find_batch.device_bytes())
             print(f"Largest batch: {largest[False]}, with model.rematerialise {largest[True]}.")
         else:
-            train.run(CONFIG.value, workdir)
+            run(CONFIG.value, workdir)
     except train.Stopped as stopped:
         print(stopped)
     except (train.Diverged, ValueError, OSError) as error:

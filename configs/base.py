@@ -20,12 +20,13 @@ def get_config():
     data.background = (0,)  # label values that are background
     data.foreground = (1,)  # label values that are foreground
     data.ignore = (2,)  # label values that are unlabeled: masked everywhere
-    data.fold = 0  # the fold that is held out
+    data.fold = "0"  # the fold that is held out; 'all' for one after another, 'none' for no fold
     data.folds = 5
     data.group = "scroll_id"  # what a fold keeps together; '' shuffles single volumes
     data.split_seed = 0  # of the folds
     data.patch = (128, 128, 128)  # voxels: depth, height, width
-    data.batch = 2  # patches per step
+    data.batch = 2  # patches that go through the network at once
+    data.random_batch = ()  # sizes of which each epoch draws its batch, instead of data.batch
     data.patches_per_volume = 1  # patches of each volume per epoch
     data.foreground_share = 1 / 3  # probability that a patch is placed to hold foreground
     data.balance_target = 0.0  # foreground share of labelled voxels to come near to; 0 for none
@@ -72,6 +73,9 @@ def get_config():
     model.in_channels = 1
     model.out_channels = 1
     model.dimensions = 3
+    model.planar_levels = (
+        0  # finest levels without pooling along depth: one per factor 2 of spacing
+    )
     model.dtype = "float32"  # compute type; 'bfloat16' is faster on recent GPUs
     model.deep_supervision = 0  # extra heads on coarser levels
     model.rematerialise = False  # less memory for about a third more computation
@@ -91,6 +95,7 @@ def get_config():
     loss.focal_gamma = 2.0
     loss.foreground_weight = 1.0  # class weights of the focal term
     loss.background_weight = 1.0
+    loss.level_weights = ()  # of deep supervision, finest first; () halves them level by level
 
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.name = "sgd"  # or 'adamw', 'adam', 'muon'
@@ -144,8 +149,15 @@ def get_config():
     noise.patterns = ("decoder", "output")  # parameter paths that receive it
     noise.gradient_eta = 0.0  # scale of gradient noise; 0 for none
 
+    config.stages = ml_collections.ConfigDict()  # spans of epochs that differ: see `add_stage`
+
     config.train = train = ml_collections.ConfigDict()
     train.epochs = 300
+    train.accumulate = 1  # batches whose gradients make one update
+    train.minutes = 0.0  # end after the epoch in which they have passed; 0 for no limit
+    train.log_every = 0  # updates between events of single updates; 0 for epochs only
+    train.start_from = ""  # WORKDIR (or WORKDIR@swa, @ema) whose weights a new run starts with
+    train.start_stage = ""  # stage that it starts with; '' is the first
 
     config.validate = validate = ml_collections.ConfigDict()
     validate.metric = (
@@ -161,6 +173,27 @@ def get_config():
     checkpoint.keep = 1  # latest checkpoints that stay, beside the best
     checkpoint.minutes = 10.0  # between saves within an epoch; 0 saves after epochs only
     return config.lock()
+
+
+def add_stage(
+    config, name, *, epochs, loss_weights=None, batch=0, accumulate=0, rates=None, schedule=None
+):
+    """Add a span of epochs (first, last) in which the given values replace the run's.
+
+    What is 0 or None stays as the run has it. With `schedule` (entries of config.schedule) the
+    learning rate starts anew with the stage. Stages cover all epochs, without gap or overlap.
+    """
+    with config.unlocked():
+        config.stages[name] = ml_collections.ConfigDict(
+            {
+                "epochs": tuple(epochs),
+                "loss_weights": loss_weights or {},
+                "batch": batch,
+                "accumulate": accumulate,
+                "rates": rates or {},
+                "schedule": schedule or {},
+            }
+        )
 
 
 def shrink(config, arg):

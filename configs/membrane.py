@@ -2,7 +2,8 @@
 
     python launch.py --config configs/membrane.py --config.data.root=FOLDER
 
-Sized for eight minutes on two cores; `benchmarks/membrane_peer.py` is the PyTorch peer.
+Sized for eight minutes on two cores; `benchmarks/membrane_peer.py` is the PyTorch peer. A slice is
+ten times as thick as a pixel is wide, so the two finest levels work within slices.
 """
 
 from configs import base
@@ -13,7 +14,7 @@ def get_config(arg=""):
     config.data.update(patch=(16, 96, 96), batch=2, patches_per_volume=10, folds=4, threads=1)
     config.preprocess.name = "zscore"
     config.augment.update(in_plane_only=True, noise=0.0, brightness=0.0, contrast=0.0)
-    config.model.update(filters=16, poolings=3)
+    config.model.update(filters=16, poolings=3, planar_levels=2)
     config.loss.weights.update(dice=1.0, cross_entropy=1.0, focal=0.0)
     config.optimizer.update(name="adamw", weight_decay=1e-2, clip_norm=1.0)
     config.schedule.update(name="cosine", learning_rate=3e-3, warmup_epochs=1)

@@ -14,6 +14,8 @@ import numpy as np
 
 from jax_seg import checkpoint, startup
 from jax_seg import config as configuration
+from jax_seg.convert_timm import from_timm as from_timm
+from jax_seg.convert_timm import some
 from jax_seg.data.folder import find_images
 from jax_seg.data.preprocess import Preprocessing, fit_preprocessing
 from jax_seg.data.volumes import open_volume
@@ -43,7 +45,7 @@ def from_torch(path):
     first, last = arrays.get("encoders.0.0.weight"), arrays.get("output.weight")
     if first is None or last is None or first.ndim not in (4, 5):
         raise ValueError(
-            f"{path} holds another network than this U-Net; its tensors begin {_some(arrays)}."
+            f"{path} holds another network than this U-Net; its tensors begin {some(arrays)}."
         )
     model = unet.Model(
         filters=first.shape[0],
@@ -52,14 +54,14 @@ def from_torch(path):
         out_channels=last.shape[0],
         dimensions=first.ndim - 2,
     )
-    x = jnp.zeros((1, *(2**model.poolings,) * model.dimensions, model.in_channels))
+    x = jnp.zeros((1, *model.smallest_input(), model.in_channels))
     shapes = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
     wanted = {_torch_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)}
     missing, left_over = wanted - arrays.keys(), arrays.keys() - wanted
     if missing or left_over:
         raise ValueError(
             f"{path} does not fit a U-Net of {model.filters} filters and {model.poolings} "
-            f"poolings: missing {_some(missing)}; left over {_some(left_over)}."
+            f"poolings: missing {some(missing)}; left over {some(left_over)}."
         )
 
     def leaf(tree_path, expected):
@@ -96,12 +98,6 @@ def _channels_last(array, transposed):
     array = np.moveaxis(array, (0, 1), (-2, -1) if transposed else (-1, -2))
     pointwise = all(size == 1 for size in array.shape[:-2])
     return array.reshape(array.shape[-2:]) if pointwise else array
-
-
-def _some(names, limit=6):
-    names = sorted(names)
-    shown = ", ".join(names[:limit]) or "nothing"
-    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def write_workdir(workdir, model, params, *, preprocessing, patch):

@@ -16,13 +16,14 @@ def step_bytes(config):
     Weights, optimizer state, one batch and everything in between; the compiler's own account.
     """
     read = configuration.Reader(config)
-    compiled = programs.build(read, Preprocessing(0.0, 1.0, 0.0, 1.0))
+    terms = programs.plan(read)[0].loss_weights
+    compiled = programs.build(read, Preprocessing(0.0, 1.0, 0.0, 1.0), terms)
     shape = (read.data.batch, *read.data.patch, 1)
     patches = {name: jax.ShapeDtypeStruct(shape, np.uint8) for name in ("image", "label")}
     one = jax.ShapeDtypeStruct((), np.float32)
     knobs = {
         "learning_rates": dict.fromkeys(read.section("parts"), one),
-        "loss_weights": dict.fromkeys(compiled.loss_weights, one),
+        "loss_weights": dict.fromkeys(terms, one),
     }
     state = jax.eval_shape(compiled.fresh_state)
     memory = compiled.train_step.lower(state, patches, knobs).compile().memory_analysis()

@@ -1,17 +1,22 @@
-"""Judging a model while it trains: the loss of fixed patches, and whole volumes."""
+"""Judging a model: the loss of fixed patches while it trains, and whole volumes."""
 
 import functools
+import json
 
 import jax
 import numpy as np
+import tifffile
 
+from jax_seg import plateau
 from jax_seg.data import pipeline
 from jax_seg.data.fingerprint import read_pair
+from jax_seg.files import replacing, write_json
 from jax_seg.infer.sliding_window import predict_volume
 from jax_seg.metrics import segmentation
+from jax_seg.report import console, plots
 
 
-def validate_patches(evaluate, params, sampler, *, weights, batch, threads):
+def validate_patches(evaluate, params, sampler, *, weights, batch, threads, seed):
     """Mean loss over the first epoch of a sampler: the same patches at every call.
 
     Args:
@@ -21,9 +26,11 @@ def validate_patches(evaluate, params, sampler, *, weights, batch, threads):
       weights: {loss term: weight}.
       batch: patches per call.
       threads: that read ahead.
+      seed: of the bootstrap.
 
     Returns:
-      ({'loss': mean, term: mean, …}, [volumes] mean loss of each volume).
+      {'loss': mean, term: mean, …, 'standard_error': of the loss, by bootstrap over the volumes; 0
+      when there is one volume}.
     """
     count = -(-len(sampler) // batch)
     values, numbers = [], []
@@ -34,7 +41,8 @@ def validate_patches(evaluate, params, sampler, *, weights, batch, threads):
     numbers = np.array(numbers[: len(sampler)])
     joined = {name: np.concatenate([v[name] for v in values])[: len(sampler)] for name in values[0]}
     per_volume = [joined["loss"][numbers == n].mean() for n in np.unique(numbers)]
-    return {name: float(value.mean()) for name, value in joined.items()}, per_volume
+    error = plateau.bootstrap_noise(per_volume, seed, 1000) if per_volume[1:] else 0.0
+    return {name: float(v.mean()) for name, v in joined.items()} | {"standard_error": error}
 
 
 def validate_volumes(network, params, data, *, patch, overlap, windows, threshold):
@@ -49,13 +57,66 @@ def validate_volumes(network, params, data, *, patch, overlap, windows, threshol
       threshold: on the probability.
 
     Yields:
-      (Volume, Confusion, prediction bool [D, H, W]), one by one, so that the caller may stop.
+      (Volume, Confusion, logits float32 [D, H, W]), one by one, so that the caller may stop.
     """
-    logit = np.log(threshold / (1 - threshold))
     for volume in data.validation:
         image, label = read_pair(volume, data.cache, data.table)
         logits = predict_volume(
             functools.partial(network, params), image, patch=patch, overlap=overlap, batch=windows
         )
-        prediction = np.asarray(logits > logit)
-        yield volume, segmentation.confusion(prediction, label), prediction
+        prediction = np.asarray(logits > np.log(threshold / (1 - threshold)))
+        yield volume, segmentation.confusion(prediction, label), logits
+
+
+def evaluate_last(weights, segment, data, workdir, log):
+    """Score a finished run's weights on the whole validation volumes, and keep what was seen.
+
+    Writes `validation/probabilities/<id>.tif` (float16, of the raw weights), the scores of each
+    volume as `validation/scores.json`, a picture, and last the pooled scores as `scores.json`: a
+    second call for the same steps reads them.
+
+    Args:
+      weights: {'raw', 'swa' or 'ema': (step, parameters)}.
+      segment: parameters -> what `validate_volumes` yields.
+      data: `Dataset`.
+      workdir: folder of the run, a Path.
+      log: logger.
+
+    Returns:
+      {name: pooled scores with their 'step'}.
+    """
+    steps = {name: step for name, (step, _) in weights.items()}
+    if (workdir / "scores.json").exists():
+        scores = json.loads((workdir / "scores.json").read_text())
+        if {name: found["step"] for name, found in scores.items()} == steps:
+            log.info(f"Scored already: {workdir / 'scores.json'}")
+            return scores
+    per_volume, pooled = {}, {}
+    for name, (step, params) in weights.items():
+        total, per_volume[name] = segmentation.Confusion(), {}
+        for volume, counts, logits in segment(params):
+            scores = per_volume[name][volume.id] = segmentation.scores(counts)
+            log.info(f"{volume.id} {name}: {console.figures(scores)}")
+            if name == "raw":
+                _keep_probabilities(logits, workdir / "validation", volume.id)
+                if not total.labelled:
+                    _draw(volume, data, logits, workdir / "plots")
+            total += counts
+        pooled[name] = {"step": step, **segmentation.scores(total)}
+        log.info(f"All volumes, {name} weights of step {step}: {console.figures(pooled[name])}")
+    raw = per_volume.pop("raw")
+    kept = {"step": weights["raw"][0], "volumes": raw, "averages": per_volume}
+    write_json(workdir / "validation" / "scores.json", kept)
+    write_json(workdir / "scores.json", pooled)
+    return pooled
+
+
+def _keep_probabilities(logits, folder, name):
+    with replacing(folder / "probabilities" / f"{name}.tif") as beside:
+        probabilities = np.asarray(jax.nn.sigmoid(logits), np.float16)
+        tifffile.imwrite(beside, probabilities, compression="zlib")
+
+
+def _draw(volume, data, logits, folder):
+    image, label = read_pair(volume, data.cache, data.table)
+    plots.slices(image, label, np.asarray(logits > 0), folder / f"{volume.id}.png", volume.id)

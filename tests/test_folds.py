@@ -91,13 +91,13 @@ def test_every_volume_validates_exactly_once(data, seed):
     assert sorted(validated) == sorted(ids)
 
 
-def test_all_trains_and_validates_on_everything():
-    assert split(["b", "a"], ["S", "S"], fold="all") == (["a", "b"], ["a", "b"])
+def test_none_trains_and_validates_on_everything():
+    assert split(["b", "a"], ["S", "S"], fold="none") == (["a", "b"], ["a", "b"])
 
 
 @pytest.mark.parametrize("fold", [-1, 5, "0", None, 1.5])
 def test_no_such_fold(fold):
-    message = r"data\.fold=.* is not a fold: use 0 to 4 \(data\.folds=5\) or 'all'"
+    message = r"data\.fold=.* is not a fold: use 0 to 4 \(data\.folds=5\) or 'none'"
     with pytest.raises(ValueError, match=message):
         split(list("abcdef"), fold=fold)
 

@@ -174,7 +174,7 @@ BAD_FIELDS = {
     "augment.flip": lambda c: c.augment.update(flip=1.5),
     "data.group": lambda c: c.data.update(group="patient"),
     "data.folds": lambda c: c.data.update(folds=4),
-    "data.fold": lambda c: c.data.update(fold=3),
+    "data.fold": lambda c: c.data.update(fold="3"),
     r"17.*data\.patch": lambda c: c.data.update(patch=(16, 17, 16)),
     r"value 2.*data\.ignore|data\.ignore.*value 2|2.*data\.": lambda c: c.data.update(ignore=()),
 }

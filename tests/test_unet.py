@@ -228,6 +228,26 @@ def test_deep_supervision_adds_heads_on_coarser_levels():
     np.testing.assert_allclose(logits[0], finest, atol=1e-6)
 
 
+def test_planar_levels_leave_depth_alone():
+    """One slice deep, a network whose levels are planar is the 2-D network on that slice."""
+    flat = Model(filters=2, poolings=2, dimensions=2)
+    planar = Model(filters=2, poolings=2, planar_levels=2)
+    x, params = example(planar, (2, 1, 8, 12, 1))
+    assert params["encoder_1"]["conv_0"]["kernel"].shape == (1, 3, 3, 2, 4)
+    assert params["up_1"]["kernel"].shape == (1, 2, 2, 4, 2)
+    assert params["bottleneck"]["conv_0"]["kernel"].shape == (3, 3, 3, 4, 8)
+    middle = jax.tree.map(
+        lambda leaf: leaf[len(leaf) // 2] if leaf.ndim == 5 else leaf, params
+    )  # the kernel's other planes see only padding
+    expected = flat.apply({"params": middle}, x[:, 0])
+    np.testing.assert_allclose(planar.apply({"params": params}, x)[:, 0], expected, atol=1e-5)
+
+    half = Model(filters=2, poolings=2, planar_levels=1)  # depth is pooled once
+    assert half.apply({"params": example(half, (1, 2, 4, 4, 1))[1]}, x[:1, :, :4, :4].repeat(2, 1))[
+        0
+    ].shape == (2, 4, 4, 1)
+
+
 def test_jit_equals_eager():
     model = Model(filters=2, poolings=1, dimensions=2)
     x, params = example(model, (2, 6, 4, 1))
@@ -240,8 +260,15 @@ def test_jit_equals_eager():
 @pytest.mark.parametrize(
     ("fields", "shape", "message"),
     [
-        ({"poolings": 2}, (1, 8, 6, 8, 1), r"\(8, 6, 8\).*2 poolings need multiples of 4; change"),
-        ({"poolings": 2}, (1, 8, 0, 8, 1), r"multiples of 4"),
+        (
+            {"poolings": 2},
+            (1, 8, 6, 8, 1),
+            r"\(8, 6, 8\).*2 poolings need multiples of \(4, 4, 4\); change",
+        ),
+        ({"poolings": 2}, (1, 8, 0, 8, 1), r"multiples of \(4, 4, 4\)"),
+        ({"poolings": 2, "planar_levels": 2}, (1, 3, 6, 8, 1), r"multiples of \(1, 4, 4\)"),
+        ({"poolings": 2, "planar_levels": 3}, (1, 4, 4, 4, 1), "planar_levels is 3"),
+        ({"dimensions": 2, "planar_levels": 1}, (1, 16, 16, 1), "planar_levels is 1"),
         ({}, (1, 16, 16, 1), r"shape \(1, 16, 16, 1\).*\[B, D, H, W, 1\]"),
         ({"in_channels": 2}, (1, 16, 16, 16, 1), r"\[B, D, H, W, 2\]"),
         ({"dimensions": 4}, (1, 16, 16, 16, 1), "dimensions is 4"),

@@ -57,7 +57,7 @@ def prepare(
       root: folder in one of the layouts of `folder.find_volumes`.
       images, labels_folder: names of its two subfolders, '' to find them.
       background, foreground, ignore: label values.
-      fold: the one held out, or 'all'.
+      fold: the one held out, or 'none'.
       fold_count: number of folds.
       group: 'scroll_id' keeps the volumes of a scroll in one fold, '' shuffles volumes.
       seed: of the split.

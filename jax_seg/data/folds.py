@@ -3,7 +3,7 @@
 import hashlib
 from collections import defaultdict
 
-ALL = "all"
+NONE = "none"  # hold out nothing
 
 
 def assign_folds(ids, groups=None, folds=5, seed=0):
@@ -34,12 +34,12 @@ def assign_folds(ids, groups=None, folds=5, seed=0):
         members[group].append(id)
     if folds < 2:
         raise ValueError(
-            f"data.folds={folds} leaves nothing to train on: use at least 2, or data.fold='{ALL}'."
+            f"data.folds={folds} leaves nothing to train on: use at least 2, or data.fold='{NONE}'."
         )
     if len(members) < folds:
         raise ValueError(
             f"{len(members)} groups of volumes (data.group) cannot fill data.folds={folds}: lower "
-            f"data.folds, group more finely with data.group, or train with data.fold='{ALL}'."
+            f"data.folds, group more finely with data.group, or train with data.fold='{NONE}'."
         )
 
     def largest_first(group):
@@ -59,9 +59,9 @@ def split(ids, groups=None, *, fold, folds=5, seed=0):
 
     Args:
         ids, groups, folds, seed: as in `assign_folds`.
-        fold: the fold to validate on, 0 to folds - 1. "all" trains *and* validates on every volume,
-            as in nnU-Net (Isensee et al. 2021): the final model, whose validation score says that
-            it fits but nothing about new scrolls.
+        fold: the fold to validate on, 0 to folds - 1. "none" trains *and* validates on every
+            volume, as nnU-Net's fold "all" does (Isensee et al. 2021): the final model, whose
+            validation score says that it fits but nothing about new scrolls.
 
     Returns:
         (training ids, validation ids).
@@ -69,12 +69,12 @@ def split(ids, groups=None, *, fold, folds=5, seed=0):
     Raises:
         ValueError: no such fold, or as in `assign_folds`.
     """
-    if fold == ALL:
+    if fold == NONE:
         return sorted(ids), sorted(ids)
     if fold not in range(folds):
         raise ValueError(
             f"data.fold={fold!r} is not a fold: use 0 to {folds - 1} (data.folds={folds}) or "
-            f"'{ALL}'."
+            f"'{NONE}'."
         )
     fold_of = assign_folds(ids, groups, folds, seed)
     training = sorted(id for id in ids if fold_of[id] != fold)

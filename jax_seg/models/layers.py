@@ -26,15 +26,25 @@ def uniform(fan_in):
     )
 
 
+def extent(length, x_BDHWC, planar):
+    """Size of a kernel or window: `length` along each axis, but 1 along depth where `planar`."""
+    rank = x_BDHWC.ndim - 2
+    return (1,) * planar + (length,) * (rank - planar)
+
+
 class NormalisedConvolution(nn.Module):
-    """3×3(×3) convolution, instance norm without affine parameters, leaky ReLU 0.01."""
+    """3×3(×3) convolution, instance norm without affine parameters, leaky ReLU 0.01.
+
+    1×3×3 where `planar`.
+    """
 
     features: int
     dtype: str = "float32"
+    planar: bool = False
 
     @nn.compact
     def __call__(self, x_BDHWC):
-        size, channels = (3,) * (x_BDHWC.ndim - 2), x_BDHWC.shape[-1]
+        size, channels = extent(3, x_BDHWC, self.planar), x_BDHWC.shape[-1]
         initialiser = uniform(prod(size) * channels)
         kernel = self.param("kernel", initialiser, (*size, channels, self.features))
         # The norm subtracts each channel's mean, and with it any constant, so adding the bias would
@@ -50,19 +60,22 @@ class DoubleConvolution(nn.Module):
 
     features: int
     dtype: str = "float32"
+    planar: bool = False
 
     @nn.compact
     def __call__(self, *inputs):
         x_BDHWC = jnp.concatenate(inputs, axis=-1)
         for index in range(2):
-            x_BDHWC = NormalisedConvolution(self.features, self.dtype, name=f"conv_{index}")(
-                x_BDHWC
-            )
+            x_BDHWC = NormalisedConvolution(
+                self.features, self.dtype, self.planar, name=f"conv_{index}"
+            )(x_BDHWC)
         return x_BDHWC
 
 
 class Upsample(nn.Module):
     """Transposed convolution of size 2 and stride 2, with bias: twice each spatial size.
+
+    Where `planar`, size and stride are 1×2×2.
 
     The windows do not overlap, so it is one matrix product and a depth-to-space, exactly. Kernel
     [2, 2(, 2), C, K]: entry [i, j, k] makes the output voxel (2d + i, 2h + j, 2w + k).
@@ -70,22 +83,23 @@ class Upsample(nn.Module):
 
     features: int
     dtype: str = "float32"
+    planar: bool = False
 
     @nn.compact
     def __call__(self, x_BDHWC):
         batch, *spatial, channels = x_BDHWC.shape
-        rank = len(spatial)
+        rank, size = len(spatial), extent(2, x_BDHWC, self.planar)
         # PyTorch counts a transposed convolution's fan in over its output channels.
-        initialiser = uniform(2**rank * self.features)
-        kernel = self.param("kernel", initialiser, (2,) * rank + (channels, self.features))
+        initialiser = uniform(prod(size) * self.features)
+        kernel = self.param("kernel", initialiser, (*size, channels, self.features))
         bias = self.param("bias", initialiser, (self.features,))
 
         kernel_CijkK = jnp.moveaxis(kernel, -2, 0).astype(self.dtype)
         x_BDHWijkK = jnp.tensordot(x_BDHWC.astype(self.dtype), kernel_CijkK, axes=1)
         interleaved = [axis for d in range(1, rank + 1) for axis in (d, d + rank)]
         x_BDiHjWkK = x_BDHWijkK.transpose(0, *interleaved, 2 * rank + 1)
-        doubled = (2 * size for size in spatial)
-        return x_BDiHjWkK.reshape(batch, *doubled, self.features) + bias.astype(self.dtype)
+        larger = (length * factor for length, factor in zip(spatial, size, strict=True))
+        return x_BDiHjWkK.reshape(batch, *larger, self.features) + bias.astype(self.dtype)
 
 
 def pointwise(features, fan_in, name):
@@ -96,13 +110,18 @@ def pointwise(features, fan_in, name):
     )
 
 
-def max_pool(x_BDHWC):
-    """Maximum over 2×2(×2) windows of stride 2; even spatial sizes.
+def max_pool(x_BDHWC, planar=False):
+    """Maximum over 2×2(×2) windows of stride 2, or 1×2×2 where `planar`; even spatial sizes.
 
     Where several voxels of a window hold its maximum, the gradient is shared equally among them.
     """
     batch, *spatial, channels = x_BDHWC.shape
     # A window reduction's gradient is a select-and-scatter, 3-4× slower than this on a CPU.
-    pairs = [length for size in spatial for length in (size // 2, 2)]
+    windows = extent(2, x_BDHWC, planar)
+    pairs = [
+        part
+        for length, size in zip(spatial, windows, strict=True)
+        for part in (length // size, size)
+    ]
     windows = x_BDHWC.reshape(batch, *pairs, channels)
     return windows.max(axis=tuple(range(2, 2 * len(spatial) + 1, 2)))

@@ -20,6 +20,9 @@ class Model(nn.Module):
       in_channels: channels of the input.
       out_channels: channels of the logits.
       dimensions: 3 for [B, D, H, W, C], 2 for [B, H, W, C].
+      planar_levels: number of finest levels that leave depth alone: kernels 1×3×3, pooling and
+        upsampling 1×2×2, as nnU-Net plans for voxels that are deeper than wide (Isensee et al.
+        2021). One such level for each factor of 2 between the spacings, at most `poolings`.
       dtype: compute type, 'float32' or 'bfloat16'; parameters, norms and logits are float32.
       deep_supervision: number of extra heads, on the decoder levels 1/2, 1/4, … of the input's
         size; when positive the result is a tuple of logits, finest first.
@@ -32,6 +35,7 @@ class Model(nn.Module):
     in_channels: int = 1
     out_channels: int = 1
     dimensions: int = 3
+    planar_levels: int = 0
     dtype: str = "float32"
     deep_supervision: int = 0
     rematerialise: bool = False
@@ -44,17 +48,20 @@ class Model(nn.Module):
 
         skips = []
         for level in range(self.poolings):
-            x_BDHWC = Level(self.filters << level, self.dtype, name=f"encoder_{level}")(x_BDHWC)
+            planar = level < self.planar_levels
+            encoder = Level(self.filters << level, self.dtype, planar, name=f"encoder_{level}")
+            x_BDHWC = encoder(x_BDHWC)
             skips.append(x_BDHWC)
-            x_BDHWC = max_pool(x_BDHWC)
+            x_BDHWC = max_pool(x_BDHWC, planar)
         x_BDHWC = Level(self.filters << self.poolings, self.dtype, name="bottleneck")(x_BDHWC)
 
         coarser = []
         for index, skip_BDHWC in enumerate(reversed(skips)):
             level = self.poolings - 1 - index
-            features = self.filters << level
-            x_BDHWC = Upsample(features, self.dtype, name=f"up_{index}")(x_BDHWC)
-            x_BDHWC = Level(features, self.dtype, name=f"decoder_{index}")(x_BDHWC, skip_BDHWC)
+            features, planar = self.filters << level, level < self.planar_levels
+            x_BDHWC = Upsample(features, self.dtype, planar, name=f"up_{index}")(x_BDHWC)
+            decoder = Level(features, self.dtype, planar, name=f"decoder_{index}")
+            x_BDHWC = decoder(x_BDHWC, skip_BDHWC)
             if 1 <= level <= self.deep_supervision:
                 head = pointwise(self.out_channels, features, name=f"head_{level}")
                 coarser.insert(0, head(x_BDHWC))
@@ -66,6 +73,11 @@ class Model(nn.Module):
             raise ValueError(f"model.dimensions is {self.dimensions}; set it to 2 or 3.")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"model.dtype is '{self.dtype}'; set it to 'float32' or 'bfloat16'.")
+        if not 0 <= self.planar_levels <= (self.poolings if self.dimensions == 3 else 0):
+            raise ValueError(
+                f"model.planar_levels is {self.planar_levels}; set it from 0 to model.poolings in "
+                "three dimensions, and to 0 in two."
+            )
         if not 0 <= self.deep_supervision < max(self.poolings, 1):
             raise ValueError(
                 f"model.deep_supervision is {self.deep_supervision}, but {self.poolings} poolings "
@@ -77,9 +89,14 @@ class Model(nn.Module):
                 f"The U-Net's input has shape {shape}; give it [{expected}, {self.in_channels}], "
                 "or change model.dimensions or model.in_channels."
             )
-        divisor = 2**self.poolings
-        if any(size % divisor or not size for size in shape[1:-1]):
+        divisors = self.smallest_input()
+        if any(not size or size % d for size, d in zip(shape[1:-1], divisors, strict=True)):
             raise ValueError(
                 f"The U-Net's input has spatial sizes {shape[1:-1]}, but {self.poolings} poolings "
-                f"need multiples of {divisor}; change data.patch, or lower model.poolings."
+                f"need multiples of {divisors}; change data.patch, or lower model.poolings."
             )
+
+    def smallest_input(self):
+        """The spatial sizes, in voxels, whose multiples the network takes."""
+        size = 2**self.poolings
+        return (size // 2**self.planar_levels, size, size)[-self.dimensions :]

@@ -49,7 +49,7 @@ def figures(values):
     return ", ".join(f"{name}: {value:.4f}" for name, value in values.items())
 
 
-def opening(workdir, state, epoch, data, batches_per_epoch):
+def opening(workdir, state, epoch, data):
     """One line that says what is trained, where, and on what."""
     parameters = sum(p.size for p in jax.tree.leaves(state.params))
     counts = np.sum([facts.counts for facts in data.train_facts], 0)
@@ -59,8 +59,8 @@ def opening(workdir, state, epoch, data, batches_per_epoch):
     return (
         f"{workdir} {where}: {parameters:,} parameters on {device.platform} "
         f"({device.device_kind}), {len(data.train)} training and {len(data.validation)} validation "
-        f"volumes, {batches_per_epoch} batches an epoch; voxels: {background:.1f} % background, "
-        f"{foreground:.1f} % foreground, {masked:.1f} % unlabeled"
+        f"volumes; voxels: {background:.1f} % background, {foreground:.1f} % foreground, "
+        f"{masked:.1f} % unlabeled"
     )
 
 

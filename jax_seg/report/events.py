@@ -28,11 +28,15 @@ class Events:
         )
 
     def write(self, kind, *, step, epoch, **figures):
-        """Append one event; nested dicts of figures become 'name/inner' in TensorBoard."""
+        """Append one event; a decision's numbers become 'decision/KIND/NUMBER' in TensorBoard."""
         self._file.write(json.dumps({"kind": kind, "step": step, "epoch": epoch, **figures}) + "\n")
         self._file.flush()
-        for name, value in _scalars(figures, kind):
-            self._board.add_scalar(name, value, step)
+        if kind == "decision":
+            figures = figures["decision"]
+            kind = f"decision/{figures['kind']}"
+        for name, value in figures.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self):
         """Flush and close both files."""
@@ -50,11 +54,3 @@ def read_events(workdir):
         return []
     lines = path.read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def _scalars(figures, prefix):
-    for name, value in figures.items():
-        if isinstance(value, dict):
-            yield from _scalars(value, f"{prefix}/{name}")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield f"{prefix}/{name}", value
