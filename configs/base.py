@@ -121,7 +121,7 @@ def get_config():
     reduction.min_scale = 0.0  # smallest share of the scheduled rate
 
     config.plateau = plateau = ml_collections.ConfigDict()  # what to do after bad epochs
-    plateau.rule = "conservative"  # of interventions; or 'aggressive', 'escape', 'capped'
+    plateau.rule = "aggressive"  # of interventions; or 'escape', 'conservative', 'capped'
     plateau.maximum_scale = 0.0  # of the rate; 0 for the rule's own limit
     plateau.worse_epochs = 3  # in a row that make a plateau; 0 for never
     plateau.rollback_fraction = 0.15  # loss above the best that is rolled back at once; 0 for never
@@ -169,6 +169,9 @@ def get_config():
     validate.windows = 1  # per call of the network
     validate.threshold = 0.5  # on the probability
 
+    config.postprocess = postprocess = ml_collections.ConfigDict()  # of predictions
+    postprocess.steps = ("remove_small:voxels=100", "fill_holes:voxels=50")  # after the threshold
+
     config.checkpoint = checkpoint = ml_collections.ConfigDict()
     checkpoint.keep = 1  # latest checkpoints that stay, beside the best
     checkpoint.minutes = 10.0  # between saves within an epoch; 0 saves after epochs only
@@ -209,12 +212,16 @@ def shrink(config, arg):
         return config
     if arg != "demo":
         raise ValueError(f"The configuration's argument is ':{arg}'; it knows ':demo' alone.")
-    scale = 12 / config.train.epochs
+    epochs = 24
+    scale = epochs / config.train.epochs
 
     def scaled(epochs):
         return max(round(epochs * scale), 1) if epochs else 0
 
-    config.train.epochs = 12
+    config.train.epochs, first = epochs, 0
+    for stage in sorted(config.stages.values(), key=lambda stage: stage.epochs):
+        last = round((stage.epochs[1] + 1) * scale) - 1
+        stage.epochs, first = (first, last), last + 1
     config.schedule.warmup_epochs = scaled(config.schedule.warmup_epochs)
     config.schedule.t_0 = scaled(config.schedule.t_0)
     config.average.swa_start = scaled(config.average.swa_start)
@@ -222,10 +229,11 @@ def shrink(config, arg):
     config.noise.start_epoch = scaled(config.noise.start_epoch)
     config.noise.every = scaled(config.noise.every)
     config.reduction.patience = scaled(config.reduction.patience)
+    config.plateau.worse_epochs = scaled(config.plateau.worse_epochs)
     config.plateau.patience = scaled(config.plateau.patience)
     config.validate.volumes_every = scaled(config.validate.volumes_every)
     config.data.update(
-        name="synthetic", patch=(48, 48, 48), batch=2, patches_per_volume=8, threads=2, folds=4
+        name="synthetic", patch=(48, 48, 48), batch=2, patches_per_volume=4, threads=2, folds=4
     )
     config.model.update(filters=8, poolings=2)
     return config

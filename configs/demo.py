@@ -15,4 +15,5 @@ def get_config(arg=""):
     config.plateau.update(worse_epochs=0, rollback_fraction=0.0, patience=0)
     config.average.swa_every = 0
     config.noise.std = 0.0
+    config.postprocess.steps = ()
     return base.shrink(config, arg)

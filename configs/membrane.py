@@ -16,11 +16,12 @@ def get_config(arg=""):
     config.augment.update(in_plane_only=True, noise=0.0, brightness=0.0, contrast=0.0)
     config.model.update(filters=16, poolings=3, planar_levels=2)
     config.loss.weights.update(dice=1.0, cross_entropy=1.0, focal=0.0)
-    config.optimizer.update(name="adamw", weight_decay=1e-2, clip_norm=1.0)
+    config.optimizer.update(name="muon", momentum=0.95, weight_decay=1e-2, clip_norm=1.0)
     config.schedule.update(name="cosine", learning_rate=3e-3, warmup_epochs=1)
-    config.train.epochs = 10
+    config.train.epochs = 9
     config.validate.update(metric="dice", volumes_every=0, patches_per_volume=2)
     config.plateau.update(worse_epochs=0, rollback_fraction=0.0, patience=0)
-    config.average.swa_every = 0
+    config.average.update(swa_every=0, ema_decay=0.99)
     config.noise.std = 0.0
+    config.postprocess.steps = ()
     return base.shrink(config, arg)

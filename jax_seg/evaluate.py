@@ -14,9 +14,10 @@ from jax_seg.data.folder import find_images
 from jax_seg.data.labels import encode, label_table
 from jax_seg.data.volumes import open_volume
 from jax_seg.files import write_json
+from jax_seg.metrics.balance import BACKGROUND_TARGET, CONSTANTS, JUDGED, class_balance
 from jax_seg.metrics.competition import competition_score
 from jax_seg.metrics.foreground import foreground_scores, share_statistics
-from jax_seg.metrics.segmentation import Confusion, confusion, scores
+from jax_seg.metrics.segmentation import UNLABELED, confusion, scores
 
 OVERLAP = {
     "dice": "Dice",
@@ -65,21 +66,18 @@ def read_prediction(path, threshold=0.5):
     return (voxels > threshold).astype(np.uint8)
 
 
-def evaluate_volume(
-    prediction_path, label_path, table, *, threshold=0.5, thin=False, competition=False
-):
-    """Score one volume.
+def evaluate_volume(prediction_path, label_path, table, *, threshold=0.5, **options):
+    """Score one volume of the disk.
 
     Args:
       prediction_path: of `read_prediction`.
       label_path: a volume of label values.
       table: of `label_table`, which says what they mean.
       threshold: on probabilities.
-      thin: add `foreground_scores`, distances in voxels.
-      competition: add the fields of CompetitionScore.
+      **options: of `score_volume`.
 
     Returns:
-      (Confusion, dict): the counts of the labelled voxels, and the scores by name.
+      (Confusion, dict), as `score_volume`.
 
     Raises:
       FileNotFoundError, ValueError: bad input, naming the file.
@@ -91,15 +89,39 @@ def evaluate_volume(
             "predict the whole volume that was labelled."
         )
     prediction = read_prediction(prediction_path, threshold)
-    label = encode(_read(reader), table, label_path)
-    counts = confusion(prediction, label)
-    if not counts.labelled:
+    label = encode(_read(reader), table, label_path, prefix="--")
+    if (label == UNLABELED).all():
         raise ValueError(f"{label_path} has no labelled voxel: leave this volume out.")
+    return score_volume(prediction, label, **options)
+
+
+def score_volume(prediction, label, *, thin=False, competition=False, constants=False):
+    """Score one volume.
+
+    Args:
+      prediction: [D, H, W], 1 foreground and 0 background.
+      label: [D, H, W], 1 foreground, 0 background, 2 unlabeled.
+      thin: add `foreground_scores`, distances in voxels.
+      competition: add the fields of CompetitionScore.
+      constants: add the competition's score of foreground and of background everywhere, as
+        score_all_foreground and score_all_background.
+
+    Returns:
+      (Confusion, dict): the counts of the labelled voxels, and the scores by name.
+
+    Raises:
+      ValueError: the shapes differ, or no voxel is labelled.
+    """
+    counts = confusion(prediction, label)
     found = scores(counts)
     if thin:
         found |= foreground_scores(prediction, label)
     if competition:
         found |= asdict(competition_score(prediction, label))
+    if constants:
+        for name, value in (("all_foreground", 1), ("all_background", 0)):
+            constant = np.full_like(prediction, value)
+            found[f"score_{name}"] = competition_score(constant, label).score
     return counts, found
 
 
@@ -138,8 +160,31 @@ def _read(reader):
     return reader.read((0, 0, 0), reader.shape)
 
 
-def _row(name, cells):
-    print("  ".join([f"{name:24}", *(f"{cell:>9}" for cell in cells)]), flush=True)
+def _row(name, cells, width=9):
+    print("  ".join([f"{name:24}", *(f"{cell:>{width}}" for cell in cells)]), flush=True)
+
+
+def _print_balance(balance):
+    histogram = balance["histogram"]
+    print()
+    _row("volumes by foreground", [f"to {100 * edge:.0f} %" for edge in histogram["edges"][1:]])
+    for side in ("predicted", "labelled"):
+        _row(side, histogram[side])
+    print()
+    answers = balance["constants"]
+    columns = [
+        (kind, key)
+        for kind in ("pooled", "mean")
+        for key in JUDGED
+        if key in answers[kind]["model"]
+    ]
+    _row("against constants", [f"{kind} {JUDGED[key]}" for kind, key in columns], width=16)
+    for answer, name in {"model": "model", **CONSTANTS}.items():
+        values = [answers[kind][answer][key] for kind, key in columns]
+        _row(name, [f"{value:.4f}" for value in values], width=16)
+    print()
+    for remark in balance["remarks"]:
+        print(remark)
 
 
 def main(argv=None):
@@ -157,6 +202,19 @@ def main(argv=None):
     parser.add_argument("--threshold", type=float, default=0.5, help="on probabilities")
     parser.add_argument("--thin", action="store_true", help="add clDice, skeletons and distances")
     parser.add_argument("--competition", action="store_true", help="add the competition's score")
+    parser.add_argument(
+        "--constants",
+        action="store_true",
+        help="with --competition: score both constant predictors by it too, four times slower",
+    )
+    parser.add_argument(
+        "--background_target",
+        type=float,
+        nargs=2,
+        default=BACKGROUND_TARGET,
+        metavar=("LOW", "HIGH"),
+        help="share of predicted background that is aimed at; by default 0.3 0.7",
+    )
     arguments = parser.parse_args(argv)
     try:
         return _evaluate(arguments)
@@ -168,30 +226,40 @@ def main(argv=None):
 def _evaluate(arguments):
     if not 0 < arguments.threshold < 1:
         raise ValueError(f"--threshold is {arguments.threshold}; give a number between 0 and 1.")
+    if arguments.constants and not arguments.competition:
+        raise ValueError("--constants adds to the competition's score: pass --competition too.")
+    low, high = arguments.background_target
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"--background_target is {low} {high}; give two rising shares in [0, 1].")
     results = evaluate_folders(
         arguments.predictions,
         arguments.labels,
-        label_table(arguments.foreground, arguments.ignore, arguments.background),
+        label_table(arguments.foreground, arguments.ignore, arguments.background, prefix="--"),
         threshold=arguments.threshold,
         thin=arguments.thin,
         competition=arguments.competition,
+        constants=arguments.constants,
     )
     headings = OVERLAP | (THIN if arguments.thin else {})
     headings |= COMPETITION if arguments.competition else {}
-    total, volumes, errors = Confusion(), {}, {}
+    counts, volumes, errors, warnings = {}, {}, {}, {}
     for name, result in results:
         if isinstance(result, Exception):
             errors[name] = str(result)
             continue
         if not volumes:
             _row("volume", headings.values())
-        counts, volumes[name] = result
-        total += counts
+        counts[name], volumes[name] = result
         _row(name, [f"{volumes[name][key]:.4f}" for key in headings])
-    content = {"volumes": volumes, "errors": errors}
+        if not volumes[name]["foreground_predicted"] and volumes[name]["foreground_label"]:
+            warnings[name] = (
+                f"The prediction of {name} has no foreground where voxels are labelled, but its "
+                "label has: it is scored as it stands; check the prediction or the threshold."
+            )
+    content = {"volumes": volumes, "errors": errors, "warnings": warnings}
     if volumes:
         columns = {key: [found[key] for found in volumes.values()] for key in headings}
-        content["pooled"] = scores(total)
+        content["pooled"] = scores(sum(counts.values()))
         content["mean"] = {key: float(np.mean(column)) for key, column in columns.items()}
         _row("pooled", [f"{value:.4f}" for value in content["pooled"].values()])
         _row("mean", [f"{value:.4f}" for value in content["mean"].values()])
@@ -199,8 +267,21 @@ def _evaluate(arguments):
             content[side] = share_statistics(columns[side])
             numbers = (f"{key} {value:.4f}" for key, value in content[side].items())
             print(f"{side.replace('_', ' ')}: {', '.join(numbers)}")
+        competition = None
+        if arguments.constants:
+            keys = {"model": "score"} | {name: f"score_{name}" for name in CONSTANTS}
+            competition = {
+                name: float(np.mean([found[key] for found in volumes.values()]))
+                for name, key in keys.items()
+            }
+        content["balance"] = class_balance(
+            counts, arguments.background_target, competition=competition
+        )
+        _print_balance(content["balance"])
     if arguments.output:
         write_json(arguments.output, content)
+    for sentence in warnings.values():
+        print(f"Warning: {sentence}", file=sys.stderr)
     for sentence in errors.values():
         print(f"Error: {sentence}", file=sys.stderr)
     if errors:

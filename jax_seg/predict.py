@@ -1,11 +1,11 @@
-"""Segment a folder of volumes with a trained model.
+"""Segment a folder of volumes with a trained model, or with several.
 
 python -m jax_seg.predict --workdir runs/v6 --input FOLDER --output FOLDER
+python -m jax_seg.predict --workdir runs/fold_0 runs/fold_1@swa --flips height width …
 """
 
 import argparse
 import concurrent.futures
-import functools
 import json
 import sys
 import time
@@ -13,51 +13,30 @@ import zipfile
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tifffile
 
-from jax_seg import checkpoint, models, startup
-from jax_seg import config as configuration
+from jax_seg import checkpoint, members, startup
 from jax_seg.data.folder import find_images
-from jax_seg.data.preprocess import Preprocessing
 from jax_seg.data.volumes import open_volume
 from jax_seg.files import replacing, write_json
-from jax_seg.infer.sliding_window import predict_volume
-from jax_seg.step import make_network
+from jax_seg.infer import ensemble, postprocess
+
+DECISIVE = (
+    "workdir",
+    "step",
+    "weights",
+    "overlap",
+    "members",
+    "flips",
+    "rotations",
+    "threshold",
+    "postprocess",
+)
 
 
-def load(workdir, name="best", weights="raw"):
-    """A trained network, ready to run.
-
-    Args:
-      workdir: folder of a training run or of `jax_seg.convert`.
-      name: 'best', 'latest' or a step.
-      weights: 'raw', 'swa' or 'ema'.
-
-    Returns:
-      (network, config, facts): network is image [B, *patch, 1] as stored -> logits, jitted; config
-      the run's `config.Reader`; facts what names the model: step, epoch, code version.
-
-    Raises:
-      FileNotFoundError, ValueError: there is no such run, checkpoint or average.
-    """
-    params, stored, step = checkpoint.read_params(workdir, name, weights)
-    config = configuration.Reader(configuration.from_dict(stored["config"]))
-    model = models.build(**config.section("model"))
-    network = make_network(model, Preprocessing(**stored["preprocessing"]))
-    facts = {
-        "workdir": str(Path(workdir).absolute()),
-        "step": step,
-        "epoch": stored["epoch"],
-        "weights": weights,
-    }
-    facts["trained_with"] = stored["code_version"]
-    return functools.partial(network, params), config, facts
-
-
-def predict_files(
-    network, images, output, *, settings, patch, overlap, windows, threshold, probabilities
-):
+def predict_files(segment, decide, images, output, *, settings, probabilities):
     """Segment volumes one after another; meanwhile the next is read and the last written.
 
     Writes `output/<id>.tif` (uint8 0 or 1, LZW, the input's shape), with `probabilities` also
@@ -65,17 +44,35 @@ def predict_files(
     were made.
 
     Args:
-      network: image [windows, *patch, 1] -> logits.
+      segment: volume [D, H, W] -> logits [D, H, W] on the device.
+      decide: (logits, volume) -> uint8 [D, H, W].
       images: list of `Volume`.
       output: folder.
       settings: JSON dict for the sidecar.
-      patch, overlap, windows: of `predict_volume`.
-      threshold: on the probability.
       probabilities: write them too.
 
     Yields:
       (id, dict of the sidecar or the error) for each volume, in order.
     """
+
+    def finish(volume, image, logits, started):
+        if bool(jnp.isnan(logits).any()):
+            raise ValueError(
+                f"The network's answer to {volume.image} is not a number: choose another "
+                "checkpoint; this one diverged, or computes in a type too small for the image."
+            )
+        prediction = decide(logits, image)
+        facts = {
+            "image": str(volume.image),
+            "shape": list(image.shape),
+            "foreground_share": float(prediction.mean()),
+            "seconds": round(time.monotonic() - started, 2),
+            **settings,
+        }
+        maps = np.asarray(jax.nn.sigmoid(logits), np.float16) if probabilities else None
+        _write(output, volume.id, prediction, maps, facts)
+        return facts
+
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         reading = [pool.submit(_read, images[0].image)] if images else []
         writing = []
@@ -85,19 +82,8 @@ def predict_files(
             try:
                 image = reading.pop(0).result()
                 started = time.monotonic()
-                logits = predict_volume(network, image, patch=patch, overlap=overlap, batch=windows)
-                prediction = np.asarray(logits > np.log(threshold / (1 - threshold)), np.uint8)
-                maps = np.asarray(jax.nn.sigmoid(logits), np.float16) if probabilities else None
-                facts = {
-                    "image": str(volume.image),
-                    "shape": list(image.shape),
-                    "foreground_share": float(prediction.mean()),
-                    "seconds": round(time.monotonic() - started, 2),
-                    **settings,
-                }
-                writing.append(
-                    (volume.id, pool.submit(_write, output, volume.id, prediction, maps, facts))
-                )
+                logits = segment(image).block_until_ready()
+                writing.append((volume.id, pool.submit(finish, volume, image, logits, started)))
             except (ValueError, OSError) as error:
                 writing.append((volume.id, error))
             if len(writing) > 1:
@@ -118,7 +104,6 @@ def _write(output, name, prediction, probabilities, facts):
         with replacing(output / "probabilities" / f"{name}.tif") as beside:
             tifffile.imwrite(beside, probabilities, compression="zlib")
     write_json(output / f"{name}.json", facts)
-    return facts
 
 
 def _written(name, result):
@@ -126,7 +111,7 @@ def _written(name, result):
         return name, result
     try:
         return name, result.result()
-    except OSError as error:
+    except (ValueError, OSError) as error:
         return name, error
 
 
@@ -141,8 +126,7 @@ def _unfinished(images, output, settings, probabilities):
             to_do.append(volume)
             continue
         made = json.loads(sidecar.read_text())
-        decisive = ("workdir", "step", "weights", "threshold", "overlap")
-        if changed := [k for k in decisive if made.get(k) != settings[k]]:
+        if changed := [key for key in DECISIVE if made.get(key) != settings.get(key)]:
             errors[volume.id] = ValueError(
                 f"{wanted[0]} was made with another {', '.join(changed)}; pass --overwrite to make "
                 "it again, or another --output."
@@ -162,14 +146,34 @@ def main(argv=None):
         prog="python -m jax_seg.predict",
         description="Segment volumes with a trained model: uint8 TIFF, 1 is foreground.",
     )
-    parser.add_argument("--workdir", required=True, help="folder of the training run")
+    chosen = parser.add_mutually_exclusive_group(required=True)
+    chosen.add_argument(
+        "--workdir",
+        nargs="+",
+        help="folder of the training run; WORKDIR@STEP, @latest, @swa or @ema chooses from it; "
+        "several are averaged",
+    )
+    chosen.add_argument("--ensemble", type=Path, help="members and weights of jax_seg.fit_ensemble")
     parser.add_argument("--input", required=True, nargs="+", help="folder of volumes, or files")
     parser.add_argument("--output", required=True, type=Path, help="folder for the predictions")
-    parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
-    parser.add_argument("--weights", default="raw", choices=("raw", "swa", "ema"))
+    parser.add_argument("--checkpoint", default="", help="best, latest or a step")
+    parser.add_argument("--weights", default="", choices=members.WEIGHTS)
+    parser.add_argument("--member_weights", type=float, nargs="+", help="of the average")
+    parser.add_argument(
+        "--flips", nargs="+", default=(), choices=ensemble.AXES, help="average over these too"
+    )
+    parser.add_argument(
+        "--rotations", action="store_true", help="and over quarter turns of height and width"
+    )
     parser.add_argument("--threshold", type=float, help="on the probability; by default the run's")
     parser.add_argument("--overlap", type=float, help="of windows, in [0, 1); by default the run's")
     parser.add_argument("--windows", type=int, help="windows per call; by default the run's")
+    parser.add_argument(
+        "--postprocess",
+        nargs="+",
+        metavar="STEP",
+        help="as remove_small:voxels=100, or 'none'; by default what was tuned for the run",
+    )
     parser.add_argument("--probabilities", action="store_true", help="write them too, float16")
     parser.add_argument("--submission", type=Path, help="zip of all predictions")
     parser.add_argument("--overwrite", action="store_true", help="make finished volumes again")
@@ -183,21 +187,12 @@ def main(argv=None):
 
 
 def _predict(arguments):
-    images = find_images(arguments.input)
-    network, config, settings = load(arguments.workdir, arguments.checkpoint, arguments.weights)
-    chosen = {
-        name: getattr(config.validate, name) if value is None else value
-        for name, value in (
-            ("threshold", arguments.threshold),
-            ("overlap", arguments.overlap),
-            ("windows", arguments.windows),
-        )
-    }
-    if not 0 < chosen["threshold"] < 1:
-        raise ValueError(f"--threshold is {chosen['threshold']}; it must lie between 0 and 1.")
-    settings |= {"threshold": chosen["threshold"], "overlap": chosen["overlap"]}
-    settings["predicted_with"] = checkpoint.code_version()
-    output = arguments.output
+    images, output = find_images(arguments.input), arguments.output
+    if arguments.threshold is not None and not 0 < arguments.threshold < 1:
+        raise ValueError(f"--threshold is {arguments.threshold}; it must lie between 0 and 1.")
+    segment, networks, settings = _networks(arguments)
+    decide, facts = _decision(arguments, networks)
+    settings |= facts | {"predicted_with": checkpoint.code_version()}
     to_do, errors = images, {}
     if not arguments.overwrite:
         to_do, errors = _unfinished(images, output, settings, arguments.probabilities)
@@ -205,13 +200,12 @@ def _predict(arguments):
     if done:
         print(f"{done} of {len(images)} volumes are finished already and are skipped.")
     results = predict_files(
-        network,
+        segment,
+        decide,
         to_do,
         output,
         settings=settings,
-        patch=tuple(config.data.patch),
         probabilities=arguments.probabilities,
-        **chosen,
     )
     for number, (name, result) in enumerate(results, done + len(errors) + 1):
         if isinstance(result, Exception):
@@ -230,6 +224,74 @@ def _predict(arguments):
         _write_submission(arguments.submission, output, [v.id for v in images])
         print(f"Submission: {arguments.submission} ({len(images)} volumes)")
     return 1 if errors else 0
+
+
+def _networks(arguments):
+    """(volume -> logits, [Network], facts) that the command line names."""
+    options = {k: getattr(arguments, k) for k in ("overlap", "windows", "flips", "rotations")}
+    if not arguments.ensemble:
+        named = [members.parse(text) for text in arguments.workdir]
+        chosen = [
+            member._replace(
+                checkpoint=member.checkpoint or arguments.checkpoint,
+                weights=member.weights or arguments.weights,
+            )
+            for member in named
+        ]
+        return members.load_together(chosen, arguments.member_weights, **options)
+    if arguments.checkpoint or arguments.weights or arguments.member_weights:
+        raise ValueError(
+            "--ensemble says which checkpoints are averaged, and how: leave --checkpoint, "
+            "--weights and --member_weights out, or name the members with --workdir."
+        )
+    return members.load_together(*members.read_ensemble(arguments.ensemble), **options)
+
+
+def _decision(arguments, networks):
+    """((logits, image) -> mask, facts): the threshold or the steps that the command line means."""
+    if arguments.postprocess:
+        steps = None if arguments.postprocess == ["none"] else arguments.postprocess
+    else:
+        steps = _agreed("post-processing", "--postprocess", [_own_steps(n) for n in networks])
+    if steps is None:
+        threshold = _threshold(arguments, networks)
+        logit = np.log(threshold / (1 - threshold))
+        return lambda logits, _: np.asarray(logits > logit, np.uint8), {"threshold": threshold}
+
+    if not steps or postprocess.parse(steps[0])[0] not in postprocess.FIRST:
+        steps = postprocess.after_threshold(steps, _threshold(arguments, networks))
+    elif arguments.threshold is not None:
+        print(f"--threshold {arguments.threshold:g} takes the place of the step {steps[0]}.")
+        steps = postprocess.after_threshold(steps[1:], arguments.threshold)
+    (first, parameters), *_ = postprocess.parse_all(steps)
+
+    def decide(logits, image):
+        return postprocess.apply(np.asarray(jax.nn.sigmoid(logits)), image, steps)
+
+    facts = {"postprocess": list(steps)}
+    if first == "threshold":
+        facts |= {"threshold": (postprocess.defaults(first) | parameters)["value"]}
+    return decide, facts
+
+
+def _threshold(arguments, networks):
+    if arguments.threshold is not None:
+        return arguments.threshold
+    thresholds = [network.fields["validate.threshold"] for network in networks]
+    return _agreed("threshold", "--threshold", thresholds)
+
+
+def _own_steps(network):
+    """Steps that were tuned for a run, else those of its configuration, else None."""
+    tuned = postprocess.read_steps(network.facts["workdir"])
+    return (network.fields.get("postprocess.steps") or None) if tuned is None else tuned
+
+
+def _agreed(what, flag, values):
+    if any(value != values[0] for value in values):
+        given = ", ".join(str(value) for value in values)
+        raise ValueError(f"The members differ in their {what} ({given}): choose with {flag}.")
+    return values[0]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from jax_seg import config as configuration
 from jax_seg.averaging import swa_update
 from jax_seg.data import pipeline
 from jax_seg.files import write_json
+from jax_seg.infer import postprocess
 from jax_seg.metrics import segmentation
 from jax_seg.report import console, plots
 from jax_seg.report.events import Events, read_events
@@ -111,6 +112,7 @@ def _run(config, workdir, cleanup):
     control = plateau.Options(**read.section("plateau"))
     average, noise = read.section("average"), read.section("noise")
     setup.check_plan(plan, train, average, choose_best)
+    steps = postprocess.after_threshold(read.postprocess.steps, validation["threshold"])
     minutes_between_saves = read.checkpoint.minutes
     read.refuse_unread()
 
@@ -277,7 +279,8 @@ def _run(config, workdir, cleanup):
                 events.write("validation" + which, step=step, epoch=loop.epoch, **metrics)
                 terms = console.figures({term: metrics[term] for term in stage.loss_weights})
                 log.info(f"Epoch {loop.epoch} Val{which} - Loss: {metrics['loss']:.4f} ({terms})")
-                judged[name] = metrics
+                # Not the terms: the loss term 'dice' is no score of volumes.
+                judged[name] = {key: metrics[key] for key in ("loss", "standard_error")}
                 if whole:
                     total = segmentation.Confusion()
                     for _, counts, _ in segment(params):
@@ -332,7 +335,7 @@ def _run(config, workdir, cleanup):
         weights["swa"] = int(state.step), state.averages["swa"]
     if "ema" in state.averages:
         weights["ema"] = int(state.step), state.averages["ema"]
-    scores = evaluate_last(weights, segment, data, workdir, log)
+    scores = evaluate_last(weights, segment, data, workdir, log, steps=steps)
     plots.learning_curve(read_events(workdir), workdir / "plots" / "learning_curve.png")
     log.info(f"Pictures: {workdir / 'plots'}")
     return scores["raw"]

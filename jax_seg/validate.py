@@ -11,6 +11,7 @@ from jax_seg import plateau
 from jax_seg.data import pipeline
 from jax_seg.data.fingerprint import read_pair
 from jax_seg.files import replacing, write_json
+from jax_seg.infer import postprocess
 from jax_seg.infer.sliding_window import predict_volume
 from jax_seg.metrics import segmentation
 from jax_seg.report import console, plots
@@ -68,7 +69,7 @@ def validate_volumes(network, params, data, *, patch, overlap, windows, threshol
         yield volume, segmentation.confusion(prediction, label), logits
 
 
-def evaluate_last(weights, segment, data, workdir, log):
+def evaluate_last(weights, segment, data, workdir, log, *, steps):
     """Score a finished run's weights on the whole validation volumes, and keep what was seen.
 
     Writes `validation/probabilities/<id>.tif` (float16, of the raw weights), the scores of each
@@ -81,42 +82,48 @@ def evaluate_last(weights, segment, data, workdir, log):
       data: `Dataset`.
       workdir: folder of the run, a Path.
       log: logger.
+      steps: of post-processing, see `postprocess.apply`; more than a threshold is scored, too.
 
     Returns:
-      {name: pooled scores with their 'step'}.
+      {name: pooled scores with their 'step'}; the raw weights' with post-processing as
+      'postprocessed'.
     """
-    steps = {name: step for name, (step, _) in weights.items()}
+    at = {name: step for name, (step, _) in weights.items()}
     if (workdir / "scores.json").exists():
         scores = json.loads((workdir / "scores.json").read_text())
-        if {name: found["step"] for name, found in scores.items()} == steps:
+        if {name: scores.get(name, {}).get("step") for name in weights} == at:
             log.info(f"Scored already: {workdir / 'scores.json'}")
             return scores
-    per_volume, pooled = {}, {}
+    per_volume, pooled, improved = {}, {}, segmentation.Confusion()
     for name, (step, params) in weights.items():
         total, per_volume[name] = segmentation.Confusion(), {}
         for volume, counts, logits in segment(params):
             scores = per_volume[name][volume.id] = segmentation.scores(counts)
             log.info(f"{volume.id} {name}: {console.figures(scores)}")
             if name == "raw":
-                _keep_probabilities(logits, workdir / "validation", volume.id)
+                image, label = read_pair(volume, data.cache, data.table)
+                probability = np.asarray(jax.nn.sigmoid(logits), np.float16)
+                _keep_probabilities(probability, workdir / "validation", volume.id)
+                prediction = postprocess.apply(probability, image, steps)
+                improved += segmentation.confusion(prediction, label)
                 if not total.labelled:
-                    _draw(volume, data, logits, workdir / "plots")
+                    picture = workdir / "plots" / f"{volume.id}.png"
+                    plots.slices(image, label, prediction, picture, title=volume.id)
             total += counts
-        pooled[name] = {"step": step, **segmentation.scores(total)}
-        log.info(f"All volumes, {name} weights of step {step}: {console.figures(pooled[name])}")
+        scores = segmentation.scores(total)
+        pooled[name] = {"step": step, **scores}
+        log.info(f"All volumes, {name} weights of step {step}: {console.figures(scores)}")
+    if len(steps) > 1:
+        scores = segmentation.scores(improved)
+        pooled["postprocessed"] = {"step": at["raw"], **scores}
+        log.info(f"All volumes, raw weights and {', '.join(steps)}: {console.figures(scores)}")
     raw = per_volume.pop("raw")
-    kept = {"step": weights["raw"][0], "volumes": raw, "averages": per_volume}
+    kept = {"step": at["raw"], "volumes": raw, "averages": per_volume}
     write_json(workdir / "validation" / "scores.json", kept)
     write_json(workdir / "scores.json", pooled)
     return pooled
 
 
-def _keep_probabilities(logits, folder, name):
+def _keep_probabilities(probability, folder, name):
     with replacing(folder / "probabilities" / f"{name}.tif") as beside:
-        probabilities = np.asarray(jax.nn.sigmoid(logits), np.float16)
-        tifffile.imwrite(beside, probabilities, compression="zlib")
-
-
-def _draw(volume, data, logits, folder):
-    image, label = read_pair(volume, data.cache, data.table)
-    plots.slices(image, label, np.asarray(logits > 0), folder / f"{volume.id}.png", volume.id)
+        tifffile.imwrite(beside, probability, compression="zlib")

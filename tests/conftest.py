@@ -44,6 +44,7 @@ def tiny_config(root):
     config.noise.std = 0.0
     config.train.epochs = 2
     config.validate.volumes_every = 1
+    config.postprocess.steps = ("fill_holes",)
     return config
 
 

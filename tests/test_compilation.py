@@ -1,6 +1,7 @@
 """Nothing is compiled again after the first epoch, whatever the epochs change."""
 
 from jax_seg import find_batch, losses, train
+from jax_seg.report.events import read_events
 from tests.conftest import tiny_config
 
 
@@ -40,6 +41,17 @@ def test_epochs_change_everything_and_compile_nothing(volumes_folder, tmp_path, 
     config.train.epochs = 7  # a resumed run compiles its own programs once, too
     train.run(config, tmp_path)
     assert len(traces) == 4
+
+
+def test_each_size_of_batch_compiles_once(volumes_folder, tmp_path, monkeypatch):
+    traces = count_traces(monkeypatch)
+    config = tiny_config(volumes_folder)
+    config.data.random_batch = (1, 2)
+    config.train.epochs = 6
+    train.run(config, tmp_path)
+    sizes = [e["batch"] for e in read_events(tmp_path) if e["kind"] == "train"]
+    assert set(sizes) == {1, 2} and sizes != sorted(sizes)
+    assert len(traces) == 2 + 1
 
 
 def test_step_bytes_grow_with_the_batch(volumes_folder):

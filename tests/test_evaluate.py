@@ -8,6 +8,7 @@ import pytest
 import tifffile
 
 from jax_seg.evaluate import main, read_prediction
+from jax_seg.metrics.competition import competition_score
 
 SHARED = Path(__file__).parents[2] / "shared/data/membrane3d/train_labels"
 # label      1 1 1 0 0 0 0 0 2 2
@@ -53,7 +54,7 @@ def test_table_and_json(folders, capsys):
     assert found["pooled"]["accuracy"] == pytest.approx(32 / 36)
     assert found["pooled"]["foreground_predicted"] == pytest.approx(6 / 36)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines] == [
+    assert [line.split()[:2] for line in lines[:7]] == [
         ["volume", "Dice"],
         ["a", "0.6667"],
         ["b", "1.0000"],
@@ -67,12 +68,69 @@ def test_table_and_json(folders, capsys):
     assert found["foreground_label"]["median"] == pytest.approx(3 / 16)
 
 
+def test_class_balance_is_printed_and_stored(folders, capsys):
+    """Pooled: 6 of 36 voxels predicted and labelled; foreground everywhere has Dice 12 / 42."""
+    status, found = run(folders)
+    balance = found["balance"]
+    assert status == 0
+    assert balance["volumes"]["a"]["over_estimation"] == 0
+    assert balance["constants"]["pooled"]["all_foreground"]["dice"] == pytest.approx(12 / 42)
+    assert balance["constants"]["pooled"]["model"] == found["pooled"]
+    assert balance["constants"]["mean"]["all_background"]["dice"] == 0.5  # b is all background
+    assert balance["histogram"]["labelled"] == [1, 0, 0, 1, 0, 0, 0, 0, 0, 0]
+    printed = capsys.readouterr().out
+    assert "Foreground is over-estimated by 0.00 percentage points (16.67 % predicted" in printed
+    assert "outside the target of 30 to 70 %" in printed
+    rows = {line[:24].strip(): line[24:].split() for line in printed.splitlines()}
+    assert rows["foreground everywhere"][:3] == ["0.2857", "0.1667", "0.1667"]
+    assert rows["model"][0] == "0.6667" and " ".join(rows["labelled"]) == "1 0 0 1 0 0 0 0 0 0"
+    assert "better than both constant predictors" in printed
+
+
+def test_a_constant_prediction_is_called_one(folders, capsys):
+    for name in "ab":
+        save(folders / f"predictions/{name}.tif", np.ones_like(LABEL))
+    assert run(folders, "--background_target", "0", "0.1")[0] == 0
+    printed = capsys.readouterr().out
+    assert (
+        "no better than a constant: its pooled Dice score is 0.2857, that of foreground" in printed
+    )
+    assert "Predicted background is 0.00 %, within the target of 0 to 10 %" in printed
+    assert "labels' own 83.33 % is outside" in printed
+
+
+def test_an_empty_prediction_is_scored_and_named(folders, capsys):
+    save(folders / "predictions/a.tif", np.zeros(LABEL.shape, np.float32))
+    status, found = run(folders)
+    assert status == 0 and found["errors"] == {}
+    assert found["volumes"]["a"]["dice"] == 0  # left out, it would raise the mean
+    assert set(found["warnings"]) == {"a"}  # b has no foreground to find
+    assert "prediction of a has no foreground where voxels are labelled" in capsys.readouterr().err
+
+
 def test_competition_adds_its_score(folders):
     save(folders / "predictions/a.tif", SURE)
     status, found = run(folders, "--competition")
     assert status == 0
     assert found["mean"]["score"] == 1
     assert found["volumes"]["a"]["voi_merge"] == 0
+
+
+def test_constants_have_a_competition_score_too(folders, capsys):
+    """A sheet that is missed: the score of background everywhere is the model's own."""
+    save(folders / "predictions/a.tif", np.zeros_like(LABEL))
+    status, found = run(folders, "--competition", "--constants")
+    assert status == 0
+    a = found["volumes"]["a"]
+    empty = competition_score(np.zeros_like(LABEL), LABEL).score
+    full = competition_score(np.ones_like(LABEL), LABEL).score
+    assert a["score"] == a["score_all_background"] == empty
+    assert a["score_all_foreground"] == full
+    assert found["balance"]["constants"]["mean"]["all_background"]["score"] == (empty + 1) / 2
+    printed = capsys.readouterr().out
+    sentence = f"constant: its mean competition score is {(empty + 1) / 2:.4f}, that of background"
+    assert sentence in printed and "mean competition" in printed
+    assert run(folders, "--constants")[0] == 1
 
 
 def test_thin_structure_scores_are_added(folders):
@@ -103,8 +161,9 @@ def test_a_folder_reports_every_bad_volume_and_scores_the_rest(folders, capsys):
         "scaled": (255 * PREDICTION, LABEL, "holds the value 255"),
         "logits": (PREDICTION - np.float32(0.25), LABEL, "holds the value -0.25"),
         "nan": (np.where(PREDICTION, np.float32(np.nan), 0), LABEL, "nan"),
-        "value": (PREDICTION, LABEL + 1, "label value 3"),
+        "value": (PREDICTION, LABEL + 1, "none of --foreground, --ignore and --background"),
         "unlabeled": (PREDICTION, np.full_like(LABEL, 2), "no labelled voxel"),
+        "infinite": (PREDICTION + np.float32(np.inf), LABEL, "inf"),
     }
     for name, (prediction, label, _) in bad.items():
         save(folders / "predictions" / f"{name}.tif", prediction)
@@ -113,20 +172,23 @@ def test_a_folder_reports_every_bad_volume_and_scores_the_rest(folders, capsys):
     save(folders / "predictions/invented.tif", PREDICTION)
     (folders / "labels/broken.tif").write_bytes(b"II*\0nonsense")
     save(folders / "predictions/broken.tif", PREDICTION)
+    (folders / "predictions/void.tif").write_bytes(b"")
+    save(folders / "labels/void.tif", LABEL)
 
     status, found = run(folders)
 
     assert status == 1
     assert sorted(found["volumes"]) == ["a", "b"]
     assert found["pooled"]["dice"] == pytest.approx(4 / 6)
-    assert set(found["errors"]) == {*bad, "unpredicted", "invented", "broken"}
+    assert set(found["errors"]) == {*bad, "unpredicted", "invented", "broken", "void"}
     printed = capsys.readouterr().err
     for name, (_, _, phrase) in bad.items():
         assert f"{name}.tif" in found["errors"][name] and phrase in found["errors"][name]
-        assert found["errors"][name] in printed
+        assert found["errors"][name] in printed and "\n" not in found["errors"][name]
     assert "has no prediction" in found["errors"]["unpredicted"]
     assert "has no label" in found["errors"]["invented"]
-    assert "9 of 11 volumes were not scored." in printed
+    assert "void.tif is an empty file" in found["errors"]["void"]
+    assert "11 of 13 volumes were not scored." in printed
 
 
 def test_without_a_scored_volume_there_is_nothing_to_pool(folders):
@@ -143,7 +205,9 @@ def test_without_a_scored_volume_there_is_nothing_to_pool(folders):
     ("flags", "message"),
     [
         (["--threshold", "1"], "--threshold is 1.0"),
-        (["--foreground", "2"], "the label value 2"),
+        (["--foreground", "2"], "--foreground and --ignore both name the label value 2"),
+        (["--background_target", "0.7", "0.3"], "--background_target is 0.7 0.3"),
+        (["--background_target", "30", "70"], "two rising shares"),
     ],
 )
 def test_bad_flags(folders, capsys, flags, message):

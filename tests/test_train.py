@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from jax_seg import checkpoint, convert, predict, train
+from configs import base
+from jax_seg import checkpoint, convert, cross_validation, predict, train
 from jax_seg.report.events import read_events
 from tests.conftest import tiny_config, write_volumes
 
@@ -248,3 +249,90 @@ def test_full_disk_while_saving(volumes_folder, tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"No space left.*free some disk space"):
         run_with(volumes_folder, tmp_path, lambda config: None)
     assert not any((tmp_path / "checkpoints").iterdir())
+
+
+def test_all_folds_in_turn_and_again(tmp_path, capsys):
+    """Every volume is held out once; a fold that a process of its own has trained is only read."""
+    config = tiny_config(write_volumes(tmp_path / "data"))
+    config.train.epochs = 1
+    config.data.fold = "1"
+    alone = train.run(config, tmp_path / "all" / "fold_1")
+    written = (tmp_path / "all" / "fold_1" / "scores.json").stat().st_mtime_ns
+    config.data.fold = "all"
+    summary = cross_validation.run(config, tmp_path / "all")
+    stored = json.loads((tmp_path / "all" / "summary.json").read_text())
+    assert set(stored["volumes"]) == {f"v{n}" for n in range(6)}
+    assert stored["folds"]["fold_1"] == alone
+    assert (tmp_path / "all" / "fold_1" / "scores.json").stat().st_mtime_ns == written
+    values = [stored["folds"][f"fold_{n}"]["dice"] for n in range(3)]
+    assert summary["dice"]["mean"] == pytest.approx(sum(values) / 3)
+    assert summary["dice"]["std"] == pytest.approx(np.std(values, ddof=1))
+    assert "over 3 folds" in capsys.readouterr().out
+
+
+def test_the_best_is_chosen_by_volumes_not_by_the_loss_term_of_that_name(volumes_folder, tmp_path):
+    """The Dice loss falls while the Dice score rises: by the term, epoch 0 would be the best."""
+    config = tiny_config(volumes_folder)
+    config.validate.metric = "dice"
+    config.optimizer.name = "adamw"
+    config.data.patches_per_volume = 8
+    config.train.epochs = 3
+    train.run(config, tmp_path)
+    events = [e for e in read_events(tmp_path) if e["kind"] == "volumes"]
+    dice = {event["step"]: event["dice"] for event in events}
+    assert max(dice.values()) > events[0]["dice"]
+    assert dice[checkpoint.read_params(tmp_path, "best")[2]] == max(dice.values())
+
+
+def test_a_run_starts_from_another_runs_weights(trained, volumes_folder, tmp_path):
+    config = tiny_config(volumes_folder)
+    config.train.epochs = 1
+    config.schedule.learning_rate = 0.0
+    config.train.start_from = str(trained[0])
+    train.run(config, tmp_path / "continued")
+    ours, _, _ = checkpoint.read_params(tmp_path / "continued")
+    theirs, _, _ = checkpoint.read_params(trained[0])
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+    config.model.filters = 3
+    with pytest.raises(
+        ValueError,
+        match=r"train\.start_from.*another network: .* has shape \(4,\) there and \(6,\)",
+    ):
+        train.run(config, tmp_path / "other")
+
+
+def test_a_run_can_start_with_a_later_stage(trained, volumes_folder, tmp_path):
+    config = tiny_config(volumes_folder)
+    config.train.update(epochs=3, start_from=str(trained[0]), start_stage="second")
+    config.validate.update(metric="dice")
+    base.add_stage(config, "first", epochs=(0, 1), loss_weights={"focal": 0.0})
+    base.add_stage(config, "second", epochs=(2, 2), batch=1)
+    train.run(config, tmp_path)
+    (event,) = [e for e in read_events(tmp_path) if e["kind"] == "train"]
+    assert (event["epoch"], event["stage"], event["batch"], event["step"]) == (2, "second", 1, 8)
+
+    config.train.start_stage = "third"
+    with pytest.raises(ValueError, match="start_stage is 'third'; choose one of first, second"):
+        train.run(config, tmp_path / "third")
+
+
+def test_stages_change_weights_batch_and_rates_without_forgetting(volumes_folder, tmp_path):
+    config = tiny_config(volumes_folder)
+    config.train.epochs = 2
+    config.validate.update(metric="dice")
+    base.add_stage(config, "first", epochs=(0, 0), loss_weights={"focal": 0.0}, batch=4)
+    base.add_stage(config, "second", epochs=(1, 1), loss_weights={"dice": 0.0}, accumulate=2)
+    train.run(config, tmp_path)
+    events = read_events(tmp_path)
+    first, second = (e for e in events if e["kind"] == "train")
+    assert first["loss"] == pytest.approx(0.5 * first["dice"], rel=1e-5)
+    assert second["loss"] == pytest.approx(0.3 * second["focal"], rel=1e-5)
+    assert (first["step"], second["step"]) == (2, 4)  # 8 patches: by 4, then by 2 · 2
+    bests = [e for e in events if e["kind"] == "decision" and e["decision"]["kind"] == "new_best"]
+    assert [e["decision"]["previous"] for e in bests] == [None, None]
+    assert "ends stage 'first'; 'second' begins" in (tmp_path / "log.txt").read_text()
+
+    config.validate.metric = "loss"
+    with pytest.raises(ValueError, match=r"validate\.metric is 'loss', but the stages change"):
+        train.run(config, tmp_path / "loss")

@@ -16,11 +16,12 @@ class Counts(NamedTuple):
     masked: int
 
 
-def label_table(foreground=(1,), ignore=(2,), background=(0,)):
+def label_table(foreground=(1,), ignore=(2,), background=(0,), prefix="data."):
     """The lookup from a label value to BACKGROUND, FOREGROUND or MASKED.
 
     Args:
         foreground, ignore, background: the label values, 0 to 255, of each kind.
+        prefix: of their names in errors: "data." are fields, "--" flags of a command line.
 
     Returns:
         uint8 [256]; values that are not named map to 255.
@@ -30,12 +31,12 @@ def label_table(foreground=(1,), ignore=(2,), background=(0,)):
     """
     table = np.full(256, _UNNAMED, np.uint8)
     fields = {
-        "data.background": (background, BACKGROUND),
-        "data.foreground": (foreground, FOREGROUND),
-        "data.ignore": (ignore, MASKED),
+        f"{prefix}background": (background, BACKGROUND),
+        f"{prefix}foreground": (foreground, FOREGROUND),
+        f"{prefix}ignore": (ignore, MASKED),
     }
     if not len(foreground):
-        raise ValueError("data.foreground names no label value: name the values to segment.")
+        raise ValueError(f"{prefix}foreground names no label value: name the values to segment.")
     owner = {}
     for field, (values, kind) in fields.items():
         for value in values:
@@ -50,13 +51,14 @@ def label_table(foreground=(1,), ignore=(2,), background=(0,)):
     return table
 
 
-def encode(label, table, path):
+def encode(label, table, path, prefix="data."):
     """Label values to BACKGROUND, FOREGROUND and MASKED.
 
     Args:
         label: [D, H, W] of bool, integers, or floating point with integer values.
         table: uint8 [256] from `label_table`.
         path: where the label came from, for the error.
+        prefix: as in `label_table`.
 
     Returns:
         uint8 [D, H, W].
@@ -79,11 +81,11 @@ def encode(label, table, path):
     if label.dtype != np.uint8:
         outside = (label < 0) | (label > 255)
         if outside.any():
-            raise _unnamed(path, label[outside][0])
+            raise _unnamed(path, label[outside][0], prefix)
         label = label.astype(np.uint8)
     encoded = table[label]
     if encoded.max(initial=0) == _UNNAMED:
-        raise _unnamed(path, label.flat[encoded.argmax()])
+        raise _unnamed(path, label.flat[encoded.argmax()], prefix)
     return encoded
 
 
@@ -92,8 +94,8 @@ def count(label):
     return Counts(*(int(np.count_nonzero(label == kind)) for kind in range(3)))
 
 
-def _unnamed(path, value):
+def _unnamed(path, value, prefix):
     return ValueError(
-        f"{path} holds the label value {value}, which none of data.foreground, data.ignore and "
-        "data.background names: add it to one of them."
+        f"{path} holds the label value {value}, which none of {prefix}foreground, {prefix}ignore "
+        f"and {prefix}background names: add it to one of them."
     )

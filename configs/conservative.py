@@ -1,0 +1,19 @@
+"""Conservative: the recovery from escape, with a rate that falls on plateaus.
+
+Changed from escape: multiplier 1 + 0.15(p - 1), cosine restarts to reduction on plateau,
+variance .05 to .1, no boundary term, batch 12, 500 epochs. Expected: stability, and .55 to .60
+by epoch 250 at best.
+"""
+
+from configs import base
+
+
+def get_config(arg=""):
+    config = base.get_config()
+    config.loss.weights.update(dice=0.75, focal=0.15, variance=0.1)
+    config.loss.update(background_weight=2.94, foreground_weight=1.52)
+    config.data.batch = 12
+    config.train.epochs = 500
+    config.schedule.update(name="plateau", learning_rate=2.45e-4)
+    config.plateau.rule = "conservative"
+    return base.shrink(config, arg)

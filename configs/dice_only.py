@@ -1,0 +1,17 @@
+"""Solution 4: the Dice loss alone.
+
+Changed from conservative: no focal and no variance term, no class weights. Why: one objective
+cannot conflict.
+"""
+
+from configs import base
+
+
+def get_config(arg=""):
+    config = base.get_config()
+    config.loss.weights.update(dice=1.0, focal=0.0)
+    config.data.batch = 12
+    config.train.epochs = 500
+    config.schedule.update(name="plateau", learning_rate=2.45e-4)
+    config.plateau.rule = "conservative"
+    return base.shrink(config, arg)

@@ -1,0 +1,18 @@
+"""v1: class weights from the class shares, rate 1e-4, 300 epochs.
+
+Restored from an earlier commit. Why: weights of 2.94 and 1.52 are one over the shares of the
+classes. Expected: 30 to 70 % background. Observed: 95.65 % foreground predicted where 60.90 %
+is labelled, with label 2 taken for foreground; accuracy .606, precision .608, recall .965, Dice
+.729 - where marking every voxel gives .757.
+"""
+
+from configs import base
+
+
+def get_config(arg=""):
+    config = base.get_config()
+    config.loss.weights.update(dice=0.2, focal=0.4, variance=0.3, boundary=0.05, cldice=0.05)
+    config.loss.focal_alpha = 0.75
+    config.loss.update(background_weight=2.94, foreground_weight=1.52)
+    config.average.swa_start = 40
+    return base.shrink(config, arg)

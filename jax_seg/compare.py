@@ -1,0 +1,200 @@
+"""Which of several models is better, and whether that can be told from so few volumes.
+
+python -m jax_seg.compare runs/a runs/b runs/b@swa runs/b@12000 scores.json --metric dice
+
+Each argument is the JSON file that jax_seg.evaluate wrote, a run (WORKDIR, WORKDIR@swa,
+WORKDIR@ema: the scores that training left in WORKDIR/validation), one of its checkpoints
+(WORKDIR@STEP, @best, @latest) or a file of jax_seg.fit_ensemble; the last two segment the run's
+held-out volumes now, at the run's threshold and without post-processing.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from jax_seg import held_out, members, startup
+from jax_seg.evaluate import OVERLAP, score_volume
+from jax_seg.files import write_json
+from jax_seg.metrics.comparison import adjusted, compare, interval, number, verdict
+from jax_seg.metrics.competition import CompetitionScore
+
+LOWER_IS_BETTER = ("loss", "surface_mean", "surface_95", "voi_split", "voi_merge")
+NO_ORDER = ("foreground_predicted", "foreground_label")
+THIN_FIELDS = ("cldice", "skeleton_precision", "skeleton_recall", "surface_mean", "surface_95")
+COMPETITION_FIELDS = tuple(n for n in CompetitionScore.__dataclass_fields__ if n != "counts")
+
+
+def scores_of(source, metric, images=None, labels=None):
+    """A model's score of every volume.
+
+    Args:
+      source: an argument of the command line.
+      metric: name of a score.
+      images, labels: folders of volumes to segment now, or None.
+
+    Returns:
+      ({volume id: float}, {volume id: error}).
+
+    Raises:
+      FileNotFoundError, ValueError: there is no such file, run or checkpoint, or not that metric.
+    """
+    if Path(source).is_file():
+        content = _read_json(source)
+        if "members" not in content:
+            return _pick(content.get("volumes"), metric, source), {}
+        return _segment_and_score(*members.read_ensemble(source), metric, images, labels)
+    member = members.parse(source)
+    if member.checkpoint or images:
+        return _segment_and_score([member], None, metric, images, labels)
+    path = Path(member.workdir) / "validation" / "scores.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist: let the run finish, or name a checkpoint to segment now, as "
+            f"{member.workdir}@latest."
+        )
+    content = _read_json(path)
+    if member.weights in ("", "raw"):
+        return _pick(content.get("volumes"), metric, path), {}
+    averages = content.get("averages", {})
+    if member.weights not in averages:
+        raise ValueError(
+            f"{path} has no scores of the average '{member.weights}': the run keeps none; switch "
+            f"on average.{member.weights} in another."
+        )
+    return _pick(averages[member.weights], metric, path), {}
+
+
+def _read_json(path):
+    try:
+        content = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): name a file of scores.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no scores: name a file that jax_seg.evaluate wrote.")
+    return content
+
+
+def _pick(volumes, metric, path):
+    if not volumes:
+        raise ValueError(f"{path} holds no volume's scores: name a file of jax_seg.evaluate.")
+    picked = {}
+    for name, scores in volumes.items():
+        value = scores.get(metric)
+        if not isinstance(value, int | float) or not np.isfinite(value):
+            known = ", ".join(k for k, v in scores.items() if isinstance(v, int | float))
+            reason = f"is {value}" if metric in scores else f"is not there, only {known}"
+            raise ValueError(f"{path}: the {metric} of {name} {reason}; choose another --metric.")
+        picked[name] = float(value)
+    return picked
+
+
+def _segment_and_score(texts, weights, metric, images, labels):
+    competition, thin = metric in COMPETITION_FIELDS, metric in THIN_FIELDS
+    if not (competition or thin or metric in OVERLAP):
+        known = ", ".join((*OVERLAP, *THIN_FIELDS, *COMPETITION_FIELDS))
+        raise ValueError(f"There is no score {metric!r}: choose --metric from {known}.")
+    segment, networks, _ = members.load_together(texts, weights)
+    threshold = networks[0].fields["validate.threshold"]
+    scores, errors = {}, {}
+    for volume in held_out.common_volumes(networks, images, labels):
+        try:
+            image, label = held_out.read_labelled(networks[0], volume)
+        except (ValueError, OSError) as error:
+            errors[volume.id] = str(error)
+            continue
+        prediction = np.asarray(segment(image) > np.log(threshold / (1 - threshold)), np.uint8)
+        _, found = score_volume(prediction, label, thin=thin, competition=competition)
+        scores[volume.id] = float(found[metric])
+        print(f"{volume.id}: {metric} {number(scores[volume.id])}", flush=True)
+    return scores, errors
+
+
+def main(argv=None):
+    """Run the command line; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jax_seg.compare",
+        description="Compare models volume by volume: intervals, and which are better than which.",
+    )
+    parser.add_argument(
+        "models", nargs="+", help="scores.json, WORKDIR, WORKDIR@swa, WORKDIR@STEP, ensemble.json"
+    )
+    parser.add_argument("--metric", default="dice", help="any score of jax_seg.evaluate")
+    parser.add_argument("--images", help="folder of volumes to segment now, with --labels")
+    parser.add_argument("--labels", help="folder of their labels")
+    parser.add_argument("--seed", type=int, default=0, help="of the resamples")
+    parser.add_argument("--output", type=Path, help="JSON file for what was found")
+    arguments = parser.parse_args(argv)
+    startup.prepare()
+    try:
+        return _compare(arguments)
+    except (ValueError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+
+
+def _compare(arguments):
+    models, metric = arguments.models, arguments.metric
+    if len(set(models)) < max(len(models), 2):
+        raise ValueError("Name at least two models, each once.")
+    if (arguments.images is None) != (arguments.labels is None):
+        raise ValueError("--images and --labels belong together: give both or neither.")
+    if metric in NO_ORDER:
+        raise ValueError(f"More of {metric} is neither better nor worse: choose another --metric.")
+    higher_is_better = metric not in LOWER_IS_BETTER
+    scores, errors = {}, {}
+    for model in models:
+        scores[model], failed = scores_of(model, metric, arguments.images, arguments.labels)
+        errors |= {f"{model}: {name}": error for name, error in failed.items()}
+    volumes = sorted(set.intersection(*(set(s) for s in scores.values())))
+    if not volumes:
+        raise ValueError(
+            "The models have no scored volume in common, so they cannot be compared: score them on "
+            "the same volumes, for example with --images and --labels."
+        )
+    if left_out := sorted(set().union(*scores.values()) - set(volumes)):
+        print(f"Left out, since not every model has scored them: {', '.join(left_out)}.")
+    columns = {model: [found[v] for v in volumes] for model, found in scores.items()}
+
+    heading = f"{metric} of {len(volumes)} volumes"
+    width = max(map(len, (heading, *models)))
+    print(f"{heading:{width}}     mean   95 % interval      worst")
+    summary = {}
+    for model, values in columns.items():
+        low, high = interval(values, arguments.seed)
+        worst = min(values) if higher_is_better else max(values)
+        summary[model] = {"mean": float(np.mean(values)), "low": low, "high": high, "worst": worst}
+        print(
+            f"{model:{width}}  {number(np.mean(values)):>7}   {number(low)} to {number(high):8} "
+            f"{number(worst):>8}"
+        )
+    pairs = list(itertools.combinations(models, 2))
+    found = [compare(columns[a], columns[b], arguments.seed) for a, b in pairs]
+    p_values = adjusted([comparison.p_value for comparison in found])
+    content = {"metric": metric, "volumes": volumes, "models": summary, "pairs": []}
+    for (first, second), comparison, p_value in zip(pairs, found, p_values, strict=True):
+        sentence = verdict(
+            first,
+            second,
+            comparison,
+            p_value,
+            higher_is_better=higher_is_better,
+            pairs=len(pairs),
+        )
+        print(sentence)
+        content["pairs"].append(
+            {"first": first, "second": second, **comparison._asdict()}
+            | {"adjusted_p_value": p_value, "sentence": sentence}
+        )
+    if arguments.output:
+        write_json(arguments.output, content)
+    for name, error in errors.items():
+        print(f"Error: {name}: {error}", file=sys.stderr)
+    return 1 if errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

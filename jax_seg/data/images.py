@@ -1,0 +1,371 @@
+"""Images with the masks of their objects, in the folders of COD10K-v3.
+
+`root/Train` and `root/Test` hold `Image/NAME.jpg` and `GT_Object/NAME.png`. A name such as
+COD10K-CAM-1-Aquatic-3-Crab-32 says whether the image has a camouflaged object (CAM or NonCAM), its
+super-class and its class. Images with other names count as CAM, without a super-class.
+"""
+
+import contextlib
+import dataclasses
+import re
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from jax_seg.data.volumes import existing
+from jax_seg.files import replacing
+
+KINDS = ("CAM", "NonCAM", "all")
+IN_BOTH_PARTS = ("COD10K-CAM-1-Aquatic-3-Crab-32", "COD10K-CAM-2-Terrestrial-23-Cat-1506")
+"""Images of COD10K-v3 that are in the training part and in the test part."""
+
+_NAME = re.compile(r"COD10K-(CAM|NonCAM)-\d+-([^-]+)-(\d+)-.+")
+_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+class Example(NamedTuple):
+    """One image on disk; `mask` is None where there is only an image to predict.
+
+    `group` names the class within the super-class: images of one group resemble each other.
+    """
+
+    id: str
+    image: Path
+    mask: Path | None
+    camouflaged: bool
+    super_class: str
+    group: str
+
+
+def find_examples(root, part="Train", kind="CAM", super_classes=()):
+    """The images of one part of a data set, each with its mask.
+
+    From the training part, images that are in the test part too are left out, with a warning.
+
+    Args:
+      root: folder that holds `part`.
+      part: 'Train' or 'Test', or another folder with Image and GT_Object in it.
+      kind: 'CAM' with a camouflaged object, 'NonCAM' without, or 'all'.
+      super_classes: names to keep, such as 'Aquatic'; empty for all.
+
+    Returns:
+      [Example], sorted by id.
+
+    Raises:
+      FileNotFoundError: a folder is missing or holds no image.
+      ValueError: an image has no mask, a name is twice there, nothing is of this kind, or a
+        super-class has no image.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"data.kind is {kind!r}; choose one of {', '.join(KINDS)}.")
+    folder = existing(Path(root)) / part
+    found = find_images(folder / "Image")
+    mask_of = _by_id(_images_in(folder / "GT_Object"))
+    if without := [example.id for example in found if example.id not in mask_of]:
+        raise ValueError(
+            f"{folder / 'Image'} has {_some(without)} without a mask in {folder / 'GT_Object'}: "
+            "add the masks or move the images out."
+        )
+    found = [example._replace(mask=mask_of[example.id]) for example in found]
+    if kind != "all":
+        found = [example for example in found if example.camouflaged == (kind == "CAM")]
+        if not found:
+            raise ValueError(
+                f"{folder / 'Image'} holds no {kind} image: set data.kind to the other one or to "
+                "'all'."
+            )
+    found = _of_super_classes(found, super_classes, folder)
+    if part == "Train":
+        found = _not_in_the_test_part(found, existing(Path(root)) / "Test" / "Image")
+    return found
+
+
+def find_images(source):
+    """The images to predict, without masks: [Example], sorted by id.
+
+    Args:
+      source: an image file or a folder of images.
+
+    Raises:
+      FileNotFoundError: nothing is there, or no image.
+      ValueError: two files have one name.
+    """
+    return [_example(id, path) for id, path in sorted(_by_id(_images_in(Path(source))).items())]
+
+
+def split_validation(examples, share=0.1, seed=0, grouped=False):
+    """Split the training part in two: a validation split that the test part has no share in.
+
+    Args:
+      examples: [Example].
+      share: part of the images, or of the groups, for validation, between 0 and 1.
+      seed: of the draw.
+      grouped: keep all images of one `group` on one side; for tiles of one picture or frames of
+        one film. Of COD10K's photographs it would take whole kinds of animals away.
+
+    Returns:
+      (training, validation), both in the given order; at least one image or group in each.
+
+    Raises:
+      ValueError: the share is not between 0 and 1, or there are fewer than two images or groups.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"data.validation_share is {share}; give a number between 0 and 1.")
+    key = (lambda example: example.group) if grouped else (lambda example: example.id)
+    names = sorted({key(example) for example in examples})
+    if len(names) < 2:
+        what = "group" if grouped else "image"
+        raise ValueError(
+            f"There is only {len(names)} {what} to split in training and validation: add images"
+            + (" or set data.grouped to false." if grouped else ".")
+        )
+    number = min(max(round(share * len(names)), 1), len(names) - 1)
+    order = np.random.Generator(np.random.Philox(seed)).permutation(len(names))
+    chosen = {names[index] for index in order[:number]}
+    training = [example for example in examples if key(example) not in chosen]
+    return training, [example for example in examples if key(example) in chosen]
+
+
+def check_sizes(examples):
+    """Compare the sizes of all images and masks, reading headers only.
+
+    Raises:
+      ValueError: a file cannot be read, or a mask has another size than its image; the first is
+        named.
+    """
+    for example in examples:
+        sizes = []
+        for path in (example.image, example.mask):
+            with _opened(path) as image:
+                turned = image.getexif().get(0x0112, 1) >= 5  # orientations that swap the sides
+                sizes.append(image.size[::-1] if turned else image.size)
+        _require_same_size(example, *sizes)
+
+
+def read_image(path):
+    """An image as uint8 [H, W, 3], turned as its EXIF orientation says.
+
+    Grey becomes three equal channels, 16 bits become 8, transparency is left out.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it cannot be read as an image.
+    """
+    with _opened(path) as image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith(("I", "F")):
+            image = Image.fromarray(_eight_bits(image))
+        return np.asarray(image.convert("RGB"))
+
+
+def read_mask(path):
+    """A mask as bool [H, W], true on the object; turned as its EXIF orientation says.
+
+    Any mode: a pixel's value is its largest colour channel times its opacity. Above 128 of 255 is
+    the object. A mask without such values, but with two values of which one is 0, is one of labels
+    or palette colours: there the other value is the object.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it cannot be read as an image, or its values are of neither kind.
+    """
+    with _opened(path) as image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith(("I", "F")):
+            value = _eight_bits(image)
+        else:
+            opacity = 1.0
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                opacity = np.asarray(image)[..., 3] / 255
+            value = np.asarray(image.convert("RGB")).max(-1) * opacity
+    found = np.unique(value)
+    if found[-1] > 128:
+        return value > 128
+    if len(found) > 2 or (len(found) == 2 and found[0] != 0):
+        raise ValueError(
+            f"{path} has {len(found)} values up to {found[-1]:g}, none above 128: save masks with "
+            "0 for background and 255 for the object."
+        )
+    return value > 0
+
+
+def read_example(example):
+    """(image uint8 [H, W, 3], mask bool [H, W]) of an example.
+
+    Raises:
+      FileNotFoundError, ValueError: a file cannot be read, or the sizes differ.
+    """
+    image, mask = read_image(example.image), read_mask(example.mask)
+    _require_same_size(example, image.shape[1::-1], mask.shape[::-1])
+    return image, mask
+
+
+def resize_image(image, side):
+    """uint8 [H, W, 3] -> uint8 [side, side, 3]: bilinear, averaging where it shrinks."""
+    resized = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
+    return np.asarray(resized)
+
+
+def resize_mask(mask, side):
+    """bool [H, W] -> bool [side, side]: true where the object has more than half of the pixel."""
+    grey = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(grey.resize((side, side), Image.Resampling.BILINEAR)) > 128
+
+
+def resize_map(probability, shape):
+    """float [h, w] -> uint8 of `shape` (H, W): bilinear, 255 where the probability is 1."""
+    image = Image.fromarray(np.asarray(probability, np.float32))
+    resized = np.asarray(image.resize(shape[::-1], Image.Resampling.BILINEAR))
+    return np.rint(255 * np.clip(resized, 0, 1)).astype(np.uint8)
+
+
+def write_map(path, prediction):
+    """Write uint8 [H, W] as a PNG file, whole or not at all."""
+    with replacing(path) as beside:
+        Image.fromarray(prediction).save(beside, "PNG")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSampler:
+    """A random-access source of images resized to a square, for `pipeline.batches`.
+
+    Image `i` belongs to epoch `i // len(self)`, and every epoch visits each image once, in an order
+    of its own where `shuffled`.
+
+    Attributes:
+      examples: [Example] with masks.
+      side: of the square, pixels; a multiple of 32 leaves the network nothing to pad.
+      seed: of the order.
+      shuffled: false keeps the given order, for validation.
+    """
+
+    examples: list
+    side: int
+    seed: int = 0
+    shuffled: bool = True
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __getitem__(self, index):
+        """Image `index` >= 0: a dict.
+
+        'image' is uint8 [side, side, 3], 'label' uint8 [side, side, 1] of 0 background and 1
+        object, 'volume' the int32 number of the example.
+        """
+        epoch, number = divmod(int(index), len(self))
+        if self.shuffled:
+            key = np.array([self.seed, epoch], np.uint64)
+            generator = np.random.Generator(np.random.Philox(key=key))
+            number = generator.permutation(len(self))[number]
+        image, mask = read_example(self.examples[number])
+        return {
+            "image": resize_image(image, self.side),
+            "label": resize_mask(mask, self.side).astype(np.uint8)[..., None],
+            "volume": np.int32(number),
+        }
+
+
+def _example(id, path):
+    if named := _NAME.fullmatch(id):
+        kind, super_class, number = named.groups()
+        return Example(id, path, None, kind == "CAM", super_class, f"{super_class}-{number}")
+    return Example(id, path, None, True, "", id)
+
+
+def _images_in(path):
+    path = existing(path)
+    if path.is_file():
+        return [path]
+    found = [
+        child
+        for child in path.iterdir()
+        # macOS leaves "._name.jpg" beside the files it copies: names with a dot are no images.
+        if child.suffix.lower() in _EXTENSIONS and not child.name.startswith(".")
+    ]
+    if not found:
+        raise FileNotFoundError(
+            f"{path} holds no image: put {', '.join(_EXTENSIONS)} files there or name another "
+            "folder."
+        )
+    return found
+
+
+def _by_id(paths):
+    path_of = {}
+    for path in sorted(paths):
+        if path.stem in path_of:
+            raise ValueError(
+                f"{path} and {path_of[path.stem].name} have one name: keep one file of each name."
+            )
+        path_of[path.stem] = path
+    return path_of
+
+
+def _of_super_classes(examples, super_classes, folder):
+    if not super_classes:
+        return examples
+    present = sorted({example.super_class for example in examples} - {""})
+    if missing := sorted(set(super_classes) - set(present)):
+        raise ValueError(
+            f"{folder / 'Image'} holds no image of the super-class {', '.join(missing)}: choose "
+            f"data.super_classes from {', '.join(present) or 'nothing, since no name has one'}."
+        )
+    return [example for example in examples if example.super_class in super_classes]
+
+
+def _not_in_the_test_part(examples, test):
+    tested = {path.stem for path in test.iterdir()} if test.is_dir() else set()
+    repeated = [example.id for example in examples if example.id in tested.union(IN_BOTH_PARTS)]
+    if not repeated:
+        return examples
+    warnings.warn(
+        f"{_some(repeated)} left out of the training part, because the test part has them too.",
+        stacklevel=3,
+    )
+    kept = [example for example in examples if example.id not in repeated]
+    if not kept:
+        raise ValueError(
+            f"Every image of the training part is in {test} too: give each part images of its own."
+        )
+    return kept
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """An image being read; whatever goes wrong with its content names the file."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{path} cannot be read as an image ({error}): copy or download it again."
+        ) from error
+
+
+def _eight_bits(image):
+    """A grey image of 16 or 32 bits or floating point in 0 … 255."""
+    value = np.asarray(image, np.float64)
+    top = value.max(initial=0)
+    return np.clip(value / (257 if top > 255 else 1), 0, 255).astype(np.uint8)
+
+
+def _require_same_size(example, image_size, mask_size):
+    if tuple(image_size) != tuple(mask_size):
+        raise ValueError(
+            f"{example.mask} is {mask_size[0]}×{mask_size[1]} pixels, but its image is "
+            f"{image_size[0]}×{image_size[1]}, as its EXIF orientation shows it: save the mask at "
+            "the size of the image."
+        )
+
+
+def _some(ids):
+    """'1 image (a)', '7 images (a, b, c, d, e, …)'."""
+    shown = ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
+    return f"{len(ids)} image{'s' if len(ids) > 1 else ''} ({shown})"

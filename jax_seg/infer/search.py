@@ -1,0 +1,280 @@
+"""Search a list of post-processing steps on labelled volumes, every evaluation kept on the disk."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jax_seg.infer import postprocess
+from jax_seg.metrics import competition, foreground, segmentation
+
+PACKAGE = Path(__file__).resolve().parents[1]
+SMALLEST_GAIN = 0.001  # of the metric, for which a step is worth its time
+GUARD = 0.01  # of the metric, that a step may cost a perfect prediction
+
+FIRSTS = tuple(
+    f"threshold:value={value:g}" for value in (*(k / 20 for k in range(2, 20)), 0.97, 0.99)
+) + tuple(
+    f"hysteresis:low={low:g},high={high:g}"
+    for low in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    for high in (0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+    if low < high
+)
+CANDIDATES = (
+    *(f"remove_small:voxels={n}" for n in (30, 100, 300, 1000, 3000, 10000, 20000)),
+    *(f"remove_small:voxels={n},connectivity=6" for n in (30, 300, 3000)),
+    *(f"keep_largest:components={n}" for n in (1, 5)),
+    "fill_holes",
+    *(f"fill_holes_per_slice:axis={a},voxels={n}" for a in (0, 1, 2) for n in (4, 32)),
+    "plug_holes",
+    *(f"patch_sheets:area={n}" for n in (16, 64, 256)),
+    *(f"split_sheets:seed={p}" for p in (0.7, 0.8, 0.9, 0.95)),
+    "close",
+    "close:depth=0",
+    "close:depth=2,height=1,width=1",
+    "close:depth=1,height=2,width=2",
+    "close:depth=2,height=2,width=2",
+    "close:depth=3,height=3,width=3",
+    "open",
+    "open:depth=0",
+    *(f"smooth:sigma={s}" for s in (0.5, 1, 2)),
+    "mask_empty",
+)
+
+
+def _overlap(name):
+    return lambda prediction, label: segmentation.scores(segmentation.confusion(prediction, label))[
+        name
+    ]
+
+
+def _thin(name):
+    return lambda prediction, label: foreground.foreground_scores(prediction, label)[name]
+
+
+def _of_competition(name):
+    return lambda prediction, label: getattr(competition.competition_score(prediction, label), name)
+
+
+# name -> f(prediction, label) -> float: all are 1 for a perfect prediction, and higher is better.
+METRICS = (
+    {"competition": _of_competition("score")}
+    | {n: _overlap(n) for n in ("dice", "iou", "precision", "recall", "accuracy")}
+    | {n: _thin(n) for n in ("cldice", "skeleton_precision", "skeleton_recall")}
+    | {n: _of_competition(n) for n in ("toposcore", "surface_dice", "voi_score")}
+)
+
+
+class Arrays(NamedTuple):
+    """One labelled volume.
+
+    Attributes:
+      probability: float32 [D, H, W].
+      label: uint8 [D, H, W], 1 foreground, 0 background, 2 unlabeled.
+      image: [D, H, W], or None.
+    """
+
+    probability: np.ndarray
+    label: np.ndarray
+    image: np.ndarray | None
+
+    def fingerprint(self):
+        """Text that other voxels do not have."""
+        digest = hashlib.sha256()
+        for array in self:
+            if array is not None:
+                digest.update(repr((array.shape, array.dtype)).encode())
+                digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()[:16]
+
+    def perfect(self):
+        """The volume with its own label for a prediction."""
+        return self._replace(probability=(self.label == 1).astype(np.float32))
+
+
+class Results:
+    """Scores that a file keeps from the moment they are known, a line for each.
+
+    A line cut short by a kill is evaluated again.
+    """
+
+    def __init__(self, path):
+        self._path, self._scores = Path(path), {}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        text = self._path.read_text() if self._path.exists() else ""
+        for line in text.splitlines():
+            try:
+                entry = json.loads(line)
+                self._scores[entry["key"], tuple(entry["steps"])] = entry["score"]
+            except (ValueError, KeyError, TypeError):
+                continue
+        if text and not text.endswith("\n"):
+            self._write("\n")
+
+    def get(self, key, steps):
+        """The score, or None."""
+        return self._scores.get((key, steps))
+
+    def put(self, key, steps, score):
+        """Keep a score."""
+        self._scores[key, steps] = score
+        self._write(json.dumps({"key": key, "steps": steps, "score": score}) + "\n")
+
+    def _write(self, text):
+        with self._path.open("a") as file:
+            file.write(text)
+
+
+def masks(volume, settings, spacing=(1.0, 1.0, 1.0)):
+    """The mask of every setting, where settings begin alike computed once.
+
+    Args:
+      volume: `Arrays`.
+      settings: tuples of steps.
+      spacing: voxel size along each axis.
+
+    Yields:
+      (setting, [D, H, W] bool), in sorted order.
+    """
+    path = []
+    for setting in sorted(settings):
+        parsed = list(zip(setting, postprocess.parse_all(setting), strict=True))
+        same = 0
+        while same < min(len(path), len(setting)) and path[same][0] == setting[same]:
+            same += 1
+        del path[same:]
+        for text, (name, parameters) in parsed[same:]:
+            before = path[-1][1] if path else volume.probability
+            mask = postprocess.apply_step(
+                before, name, parameters, volume.probability, volume.image, spacing
+            )
+            path.append((text, mask))
+        yield setting, path[-1][1]
+
+
+def make_scorer(read, metric, results, spacing=(1.0, 1.0, 1.0), report=lambda line: None):
+    """A function that scores settings on volumes and remembers.
+
+    Args:
+      read: name of a volume -> `Arrays`.
+      metric: key of `METRICS`.
+      results: `Results`.
+      spacing: voxel size along each axis.
+      report: called with a line of text after each evaluation.
+
+    Returns:
+      f(names, settings, perfect=False) -> {setting: [score of each volume]}; with `perfect` the
+      labels take the place of the predictions.
+    """
+    code, scale = _code_fingerprint(), "x".join(f"{side:g}" for side in spacing)
+    fingerprints, seen = {}, {}
+
+    def score_volume(name, settings, perfect):
+        volume = read(name)
+        volume = volume.perfect() if perfect else volume
+        if (name, perfect) not in fingerprints:
+            fingerprints[name, perfect] = volume.fingerprint()
+        key = " ".join([name, fingerprints[name, perfect], metric, scale, code])
+        missing = [setting for setting in settings if results.get(key, setting) is None]
+        for done, (setting, mask) in enumerate(masks(volume, missing, spacing), 1):
+            digest = name, hashlib.sha256(np.packbits(mask)).hexdigest()
+            if digest not in seen:  # many steps change nothing
+                seen[digest] = METRICS[metric](mask.astype(np.uint8), volume.label)
+            results.put(key, setting, seen[digest])
+            report(f"{name}: {done} of {len(missing)}")
+        return [results.get(key, setting) for setting in settings]
+
+    def score(names, settings, perfect=False):
+        settings = list(settings)
+        columns = [score_volume(name, settings, perfect) for name in names]
+        return dict(zip(settings, map(list, zip(*columns, strict=True)), strict=True))
+
+    return score
+
+
+def guard(score, names, steps):
+    """What each step alone costs the mean score of perfect predictions.
+
+    Args:
+      score: of `make_scorer`.
+      names: of volumes.
+      steps: list of steps.
+
+    Returns:
+      {step: cost}.
+    """
+    alone = {s: (s,) if postprocess.parse(s)[0] in postprocess.FIRST else _after(s) for s in steps}
+    default = (postprocess.DEFAULT,)
+    means = mean_scores(score(names, {default, *alone.values()}, perfect=True))
+    return {step: means[default] - means[setting] for step, setting in alone.items()}
+
+
+def search(score, names, firsts, candidates):
+    """Choose the best first step, add the best step while one gains, choose the first step again.
+
+    A step gains when the mean score grows by `SMALLEST_GAIN`.
+
+    Args:
+      score: of `make_scorer`.
+      names: of the volumes to search on.
+      firsts: steps that make a mask of probabilities.
+      candidates: the other steps; each name is used once.
+
+    Returns:
+      List of {'steps': tuple, 'step': the one added, 'score': mean, 'gain': over the row before}:
+      the threshold of 0.5, the best first step, each step added and a better first step for them.
+      The last row is the choice.
+    """
+    default = (postprocess.DEFAULT,)
+    means = mean_scores(score(names, {default, *((first,) for first in firsts)}))
+    rows = [{"steps": default, "step": default[0], "score": means[default], "gain": 0.0}]
+
+    def add(setting, step=None):
+        gain = means[setting] - rows[-1]["score"]
+        if gain < SMALLEST_GAIN:
+            return False
+        step = step or setting[-1]
+        rows.append({"steps": setting, "step": step, "score": means[setting], "gain": gain})
+        return True
+
+    add(_best(means))
+    while True:
+        used = {postprocess.parse(step)[0] for step in rows[-1]["steps"]}
+        settings = [
+            (*rows[-1]["steps"], step)
+            for step in candidates
+            if postprocess.parse(step)[0] not in used
+        ]
+        means = mean_scores(score(names, settings))
+        if not settings or not add(_best(means)):
+            break
+    if steps := rows[-1]["steps"][1:]:
+        means = mean_scores(score(names, [(first, *steps) for first in firsts]))
+        best = _best(means)
+        add(best, step=best[0])
+    return rows
+
+
+def mean_scores(scores):
+    """{setting: mean over the volumes}."""
+    return {setting: float(np.mean(column)) for setting, column in scores.items()}
+
+
+def _best(means):
+    """The setting of the highest mean; of equal ones the first."""
+    return max(means, key=means.get)
+
+
+def _after(step):
+    return (postprocess.DEFAULT, step)
+
+
+def _code_fingerprint():
+    """Changes with the programs that make and score masks, so that no stale score is used."""
+    digest = hashlib.sha256()
+    for folder in ("infer", "metrics"):
+        for path in sorted((PACKAGE / folder).glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,132 @@
+"""Depthwise convolution, one kernel per channel: the platform's own, or on a CPU a sum of shifts.
+
+XLA's grouped convolution on a CPU handles one channel after the other. A depthwise convolution has
+as many products as kernel entries and no sum over channels, so nine to eighty-one shifted copies of
+the image, each times a vector, is all there is, and XLA fuses them into one vectorised loop.
+Milliseconds on one core, batch 2, float32 (XLA's own in brackets):
+
+| side, channels, kernel | forward    | gradient of x | gradient of the kernel |
+|------------------------|------------|---------------|------------------------|
+| 96², 80, 3²            | 0.8 (39.8) | 1.2 (38.9)    |  9.6  (45.9)           |
+| 48², 160, 5²           | 1.1 (29.7) | 1.1 (29.5)    |  7.9  (55.8)           |
+| 24², 288, 7²           | 1.4 (20.8) | 1.4 (20.7)    |  5.6 (104.8)           |
+| 12², 584, 9²           | 1.2 (16.4) | 1.2 (16.3)    |  5.3 (278.9)           |
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+@jax.jit
+def depthwise(x, kernel):
+    """Convolve each channel with its own kernel: 'same' padding with zeros, stride 1.
+
+    Args:
+      x: [B, H, W, C].
+      kernel: [h, w, C], h and w odd, in the type of `x`.
+
+    Returns:
+      [B, H, W, C] in the type of `x`; on a CPU bfloat16 is computed in float32 and rounded once.
+    """
+    return _depthwise(x, kernel)
+
+
+def summed(x, kernel):
+    """Convolve to a single channel: `depthwise` summed over the channels.
+
+    As a matrix product to one map per kernel entry, and the maps shifted and added: the gradients
+    are matrix products too. 0.02 to 0.3 of the time of XLA's convolution with one output channel on
+    a CPU.
+
+    Args:
+      x: [B, H, W, C].
+      kernel: [h, w, C], h and w odd, in the type of `x`.
+
+    Returns:
+      [B, H, W, 1] float32.
+    """
+    entries = kernel.reshape(-1, kernel.shape[2]).T
+    maps = _pad(jnp.matmul(x, entries, preferred_element_type=jnp.float32), kernel.shape)
+    windows = _windows(maps, x.shape, kernel.shape)
+    return sum(window[..., entry, None] for entry, window in enumerate(windows))
+
+
+@jax.custom_vjp
+def _depthwise(x, kernel):
+    return lax.platform_dependent(x, kernel, cpu=shift_and_add, default=_xla)
+
+
+def _forward(x, kernel):
+    return _depthwise(x, kernel), (x, kernel)
+
+
+def _backward(saved, gradient):
+    x, kernel = saved
+    # The transpose of a stride-1 'same' convolution is one with the kernel turned round.
+    x_gradient = _depthwise(gradient, kernel[::-1, ::-1])
+    kernel_gradient = lax.platform_dependent(
+        x, kernel, gradient, cpu=shifted_products, default=_xla_kernel_gradient
+    )
+    return x_gradient, kernel_gradient
+
+
+_depthwise.defvjp(_forward, _backward)
+
+
+def shift_and_add(x, kernel):
+    """`depthwise` as Σ over the kernel's entries of the shifted image times the entry."""
+    # Without the barrier XLA fuses the padding into every read of it.
+    padded = lax.optimization_barrier(_pad(x, kernel.shape))
+    entries = kernel.reshape(-1, kernel.shape[2]).astype(jnp.float32)
+    windows = _windows(padded, x.shape, kernel.shape)
+    total = sum(w.astype(jnp.float32) * entry for w, entry in zip(windows, entries, strict=True))
+    return total.astype(x.dtype)
+
+
+def shifted_products(x, kernel, gradient):
+    """Gradient of `depthwise` with respect to the kernel, one row of the kernel at a time."""
+    padded = _pad(x.astype(jnp.float32), kernel.shape)
+    gradient = gradient.astype(jnp.float32)
+    _, H, W, _ = x.shape
+
+    def row(_, start):
+        rows = lax.dynamic_slice_in_dim(padded, start, H, 1)
+        # As a batched dot product; XLA's sum over a product's leading axes is 4× slower.
+        entries = [
+            jnp.einsum("bhwc,bhwc->c", rows[:, :, j : j + W], gradient)
+            for j in range(kernel.shape[1])
+        ]
+        return None, jnp.stack(entries)
+
+    _, result = lax.scan(row, None, jnp.arange(kernel.shape[0]))
+    return result.astype(kernel.dtype)
+
+
+def _windows(padded, shape, kernel_shape):
+    """The views [B, H, W, …] of a padded image that each entry of the kernel meets, row by row."""
+    _, H, W, _ = shape
+    return [
+        padded[:, i : i + H, j : j + W]
+        for i in range(kernel_shape[0])
+        for j in range(kernel_shape[1])
+    ]
+
+
+def _pad(x, kernel_shape):
+    return jnp.pad(x, [(0, 0), *((size // 2, size // 2) for size in kernel_shape[:2]), (0, 0)])
+
+
+def _xla(x, kernel):
+    return lax.conv_general_dilated(
+        x,
+        kernel[:, :, None],
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def _xla_kernel_gradient(x, kernel, gradient):
+    return jax.linear_transpose(lambda kernel: _xla(x, kernel), kernel)(gradient)[0]

@@ -1,0 +1,35 @@
+"""Write a report on one run or several as a page that opens anywhere.
+
+python -m jax_seg.report WORKDIR [WORKDIR…] [--output report.html]
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from jax_seg.report.page import write_page
+
+
+def main(argv=None):
+    """Run the command line; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jax_seg.report",
+        description="Report on one training run, or several side by side, in one HTML file.",
+    )
+    parser.add_argument("workdirs", metavar="WORKDIR", nargs="+", type=Path, help="of a run")
+    parser.add_argument(
+        "--output", type=Path, help="HTML file; by default WORKDIR/report.html of the first run"
+    )
+    arguments = parser.parse_args(argv)
+    output = arguments.output or arguments.workdirs[0] / "report.html"
+    try:
+        write_page(arguments.workdirs, output)
+    except (ValueError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,321 @@
+"""What the page's charts show, as JSON types; `charts.js` draws them.
+
+A chart is {'kind': 'line', 'bars' or 'heat', 'title', 'x' and 'y': {'label', …}, …}; see the
+functions. A series' 'color' is the number of a colour: of the run where several are compared, else
+of the series.
+"""
+
+from jax_seg.metrics.balance import class_balance
+from jax_seg.report.gather import confusions
+
+WEIGHTS = ("", "swa", "ema")
+CURVES = (
+    ("train", "training", "6 4"),
+    ("validation", "validation", ""),
+    ("validation swa", "SWA", "2 3"),
+    ("validation ema", "EMA", "9 3 2 3"),
+)
+NO_TERMS = {"kind", "step", "epoch", "loss", "standard_error"}
+OVERLAP = {"dice": "Dice", "iou": "IoU", "precision": "precision", "recall": "recall"}
+SHARE_BINS = 50  # of the foreground histogram, over [0, 1]
+
+
+def learning(runs):
+    """The loss and each of its components against the epoch, and the scores of whole volumes.
+
+    Args:
+      runs: list of `gather.Run`.
+
+    Returns:
+      List of charts; empty without events.
+    """
+    terms = {
+        name: None
+        for run in runs
+        for e in run.of_kind("validation")
+        for name in e.keys() - NO_TERMS
+    }
+    charts = []
+    for term in ("loss", *sorted(terms)):
+        title = "Loss" if term == "loss" else f"Component: {_words(term)}"
+        label = "weighted sum of the components" if term == "loss" else "unweighted value"
+        series = [
+            _series(runs, r, k, name, [(e["epoch"], e.get(term)) for e in events], dash)
+            | (_band(events) if (term, kind) == ("loss", "validation") else {})
+            for r, run in enumerate(runs)
+            for k, (kind, name, dash) in enumerate(CURVES)
+            if (events := run.of_kind(kind))
+        ]
+        charts.append(_over_epochs(runs, title, series, {"label": label}))
+    keys = ("dice",) if len(runs) > 1 else ("dice", "precision", "recall")
+    series = [
+        _series(
+            runs,
+            r,
+            k,
+            f"{OVERLAP[key]}{' ' * bool(weights)}{weights.upper()}",
+            [(e["epoch"], e.get(key)) for e in events],
+            CURVES[1 + w][2],
+        )
+        for r, run in enumerate(runs)
+        for w, weights in enumerate(WEIGHTS)
+        if (events := run.of_kind(f"volumes {weights}".strip()))
+        for k, key in enumerate(keys)
+    ]
+    title = "Whole held-out volumes" + (": Dice" if len(runs) > 1 else "")
+    charts.append(_over_epochs(runs, title, series, {"label": "score"}))
+    return [chart for chart in charts if chart["series"]]
+
+
+def optimization(runs):
+    """Gradient norm with its clipping, learning rate, throughput and memory against the epoch."""
+    charts = []
+    clips = [run.setting("optimizer.clip_norm") for run in runs]
+    lines = [
+        {"y": clip, "name": f"clipped above {clip:g}", "color": r}
+        for r, clip in enumerate(clips)
+        if clip and clip not in clips[:r]
+    ]
+    for key, title, label, options in (
+        ("gradient_norm", "Gradient norm before clipping", "mean global norm", {"log": True}),
+        ("clipped_share", "Clipped updates", "share of updates", {"percent": True, "zero": True}),
+        ("learning_rate", "Learning rate", "learning rate", {"log": True}),
+        ("patches_per_second", "Throughput", "patches per second", {"zero": True}),
+        ("memory_gib", "Peak memory", "GiB", {"zero": True}),
+    ):
+        series = [
+            _series(runs, r, 0, title, [(e["epoch"], e.get(key)) for e in events])
+            for r, events in enumerate(run.of_kind("train") for run in runs)
+            if any(key in event for event in events)
+        ]
+        chart = _over_epochs(runs, title, series, {"label": label, **options})
+        charts.append(chart | ({"lines": lines} if key == "gradient_norm" else {}))
+    return [chart for chart in charts if chart["series"]]
+
+
+def foreground(runs):
+    """Share of foreground, predicted against labelled: over the volumes, and volume by volume."""
+    charts = []
+    for run in runs:
+        if not run.volumes:
+            continue
+        histogram = class_balance(confusions(run), bins=SHARE_BINS)["histogram"]
+        pairs = list(zip(histogram["predicted"], histogram["labelled"], strict=True))
+        last = max(b for b, pair in enumerate(pairs) if any(pair)) + 1
+        edges = [f"{100 * edge:g}" for edge in histogram["edges"]]
+        charts.append(
+            {
+                "kind": "bars",
+                "title": _title(runs, run, "Volumes by their share of foreground"),
+                "x": {"label": "foreground among labelled voxels, %"},
+                "y": {"label": "volumes", "integer": True, "zero": True},
+                "categories": [f"{edges[b]}–{edges[b + 1]}" for b in range(last)],
+                "series": [
+                    {"name": side, "color": color, "values": histogram[side][:last]}
+                    for color, side in enumerate(("predicted", "labelled"))
+                ],
+            }
+        )
+    series = [
+        _series(
+            runs,
+            r,
+            0,
+            "a volume",
+            [(v["foreground_label"], v["foreground_predicted"], i) for i, v in run.volumes.items()],
+        )
+        | {"dots": True}
+        for r, run in enumerate(runs)
+        if run.volumes
+    ]
+    if series:
+        charts.append(
+            {
+                "kind": "line",
+                "title": "Predicted against labelled, volume by volume",
+                "x": {"label": "labelled foreground", "percent": True},
+                "y": {"label": "predicted foreground", "percent": True},
+                "series": series,
+                "diagonal": "as much as is labelled",
+            }
+        )
+    return charts
+
+
+def thresholds(runs):
+    """Scores against threshold, precision against recall, hysteresis, calibration."""
+    tuned = [(r, run) for r, run in enumerate(runs) if run.tuned]
+    keys = ("dice",) if len(runs) > 1 else tuple(OVERLAP)
+    curves, tradeoffs, grids, calibrations = [], [], [], []
+    for r, run in tuned:
+        rows = run.tuned.get("thresholds", [])
+        for k, key in enumerate(keys):
+            points = [(row["threshold"], row[key]) for row in rows]
+            curves.append(_series(runs, r, k, OVERLAP[key], points))
+        points = [
+            (row["recall"], row["precision"], f"threshold {row['threshold']:g}") for row in rows
+        ]
+        tradeoffs.append(_series(runs, r, 0, "thresholds", points))
+        if grid := run.tuned.get("hysteresis"):
+            grids.append(
+                {
+                    "kind": "heat",
+                    "title": _title(runs, run, "Hysteresis: Dice"),
+                    "x": {"label": "high threshold (a component must reach it)"},
+                    "y": {"label": "low threshold (a voxel must pass it)"},
+                    "cells": [[row["high"], row["low"], row["dice"]] for row in grid],
+                }
+            )
+        if calibration := run.tuned.get("calibration"):
+            error = calibration["expected_calibration_error"]
+            points = [
+                (b["probability"], b["foreground"], f"{b['voxels']:,} voxels")
+                for b in calibration["bins"]
+            ]
+            name = f"expected calibration error {error:.3f}"
+            calibrations.append(_series(runs, r, 0, name, points))
+    used = [
+        {
+            "x": run.setting("validate.threshold", 0.5),
+            "kind": "used",
+            "name": f"threshold of {run.name}",
+            "color": r,
+        }
+        for r, run in tuned
+    ]
+    charts = [
+        *([_unit("Scores against threshold", "threshold", "score", curves, marks=used)]),
+        *([_unit("Precision against recall", "recall", "precision", tradeoffs)]),
+        *grids,
+        _unit(
+            "Calibration",
+            "predicted probability",
+            "labelled foreground",
+            calibrations,
+            diagonal="perfectly calibrated",
+        ),
+    ]
+    return [chart for chart in charts if chart.get("series") or chart.get("cells")]
+
+
+def marks(run, color=0):
+    """What happened when: restarts of the schedule, stages, averages, and the plateau's decisions.
+
+    Args:
+      run: `gather.Run`.
+      color: number of the run's colour.
+
+    Returns:
+      List of {'x': epoch, 'kind', 'name', 'color'} in the order of the epochs.
+    """
+    found = []
+    last = max((e["epoch"] for e in run.of_kind("train")), default=-1)
+
+    def mark(epoch, kind, name):
+        if epoch <= last:
+            found.append({"x": epoch, "kind": kind, "name": name, "color": color})
+
+    swa = run.setting("average.swa_start") if run.setting("average.swa_every") else None
+    for first, length, schedule in _clocks(run):
+        if schedule.get("name") == "cosine_restarts":
+            epoch, cycle = first + schedule["warmup_epochs"] + schedule["t_0"], schedule["t_0"]
+            while epoch < first + length and (swa is None or epoch < swa):
+                mark(epoch, "restart", "restart of the learning rate")
+                cycle *= schedule["t_mult"]
+                epoch += cycle
+    for name, stage in (run.setting("stages") or {}).items():
+        mark(stage["epochs"][0], "stage", f"stage {name}")
+    if swa is not None:
+        mark(swa, "swa", "start of weight averaging (SWA)")
+    for event in run.of_kind("decision"):
+        decision = event["decision"]
+        if decision["kind"] in DECISIONS:
+            mark(event["epoch"], decision["kind"], DECISIONS[decision["kind"]](decision))
+    return sorted(found, key=lambda found: found["x"])
+
+
+def warm_ups(run):
+    """[(first epoch, epoch after the last)] of the warm-ups of a run's schedule."""
+    return [
+        (first, first + schedule["warmup_epochs"])
+        for first, _, schedule in _clocks(run)
+        if schedule.get("warmup_epochs")
+    ]
+
+
+DECISIONS = {
+    "intervention": lambda d: (
+        f"intervention: learning rate × {d['scale']:.3g}, gradient norm {d['gradient_norm']:.3g}"
+    ),
+    "rollback": lambda d: (
+        f"rollback to epoch {d['best_epoch']} ({d['reason']}: loss {_loss(d['val_loss'])}, best "
+        f"{_loss(d['best_loss'])})"
+    ),
+    "substantial_progress": lambda d: f"no intervention: best loss {_loss(d['best_loss'])} is new",
+    "early_stop": lambda d: f"early stop: no improvement since epoch {d['improved_epoch']}",
+}
+
+
+def _loss(value):
+    return "not finite" if value is None else f"{value:.4g}"
+
+
+def _clocks(run):
+    """(first epoch, epochs, schedule) of every learning-rate schedule that starts in a run."""
+    schedule, epochs = run.setting("schedule"), run.setting("train.epochs")
+    if not schedule or not epochs:
+        return []
+    stages = sorted((run.setting("stages") or {}).values(), key=lambda stage: stage["epochs"])
+    own = [
+        (s["epochs"][0], s["epochs"][1] + 1 - s["epochs"][0], {**schedule, **s["schedule"]})
+        for s in stages
+        if s.get("schedule")
+    ]
+    if own and own[0][0] == 0:
+        return own
+    return [(0, own[0][0] if own else epochs, schedule), *own]
+
+
+def _over_epochs(runs, title, series, y):
+    regions = [
+        {"from": first - 0.5, "to": last - 0.5, "name": "warm-up"}
+        for first, last in (warm_ups(runs[0]) if len(runs) == 1 else [])
+    ]
+    return {
+        "kind": "line",
+        "title": title,
+        "x": {"label": "epoch", "integer": True},
+        "y": y,
+        "series": series,
+        "regions": regions,
+        "marks": [m for r, run in enumerate(runs) for m in marks(run, r)],
+    }
+
+
+def _unit(title, x, y, series, **more):
+    unit = {"min": 0, "max": 1}
+    axes = {"x": {"label": x, **unit}, "y": {"label": y, **unit}}
+    return {"kind": "line", "title": title, **axes, "series": series, **more}
+
+
+def _series(runs, r, k, name, points, dash=""):
+    several = len(runs) > 1
+    return {
+        "name": f"{runs[r].name}: {name}" if several else name,
+        "color": r if several else k,
+        "dash": dash,
+        "points": [list(point) for point in points],
+    }
+
+
+def _band(events):
+    errors = [event.get("standard_error") or 0.0 for event in events]
+    return {"band": errors} if any(errors) else {}
+
+
+def _title(runs, run, title):
+    return f"{title} · {run.name}" if len(runs) > 1 else title
+
+
+def _words(name):
+    return name.replace("_", " ")

@@ -1,0 +1,267 @@
+"""The sections of the page, as HTML; '' where a run has nothing to show."""
+
+from html import escape
+from importlib import resources
+
+from jax_seg import config as configuration
+from jax_seg.metrics.balance import CONSTANTS, JUDGED, class_balance
+from jax_seg.report import charts, gather, markup
+from jax_seg.report import verdict as judgement
+from jax_seg.report.markup import number, percent, plain, swatch, word
+
+SCORES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "precision": "Precision",
+    "recall": "Recall",
+    "accuracy": "Accuracy",
+}
+SHARES = {"foreground_predicted": "Predicted", "foreground_label": "Labelled"}
+LOCATION = ("data.root", "data.cache", "data.threads", "data.cache_gb", "checkpoint")
+
+
+def verdict(runs, problems):
+    """The headline, the key figures of a single run, and remarks on each.
+
+    Args:
+      runs: list of `gather.Run`.
+      problems: sentences on what could not be shown.
+    """
+    names = " · ".join(f"<b>{escape(run.name)}</b>" for run in runs)
+    parts = [f'<p class="runs">{names}</p>', f"<h1>{escape(judgement.headline(runs))}</h1>"]
+    if len(runs) == 1:
+        parts.append(_tiles(runs[0]))
+    parts.append(f'<div class="remarks runs-{min(len(runs), 3)}">')
+    for color, run in enumerate(runs):
+        found = [(r.text, r.kind) for r in judgement.remarks(run)]
+        missing = [*run.missing, *(problems if color == 0 else [])]
+        found += [(text, "missing") for text in missing]
+        heading = _heading(runs, color)
+        parts.append(f"<div>{heading}{markup.items(*zip(*found, strict=True)) if found else ''}")
+        parts.append("</div>")
+    return "".join([*parts, "</div>"])
+
+
+def _tiles(run):
+    raw, trained = run.scores.get("raw"), run.of_kind("train")
+    tiles = {}
+    if raw:
+        tiles |= {name: f"{raw[key]:.3f}" for key, name in SCORES.items()}
+        excess = 100 * (raw["foreground_predicted"] - raw["foreground_label"])
+        tiles["Foreground, predicted − labelled"] = f"{excess:+.1f} points"
+    if trained:
+        planned = run.setting("train.epochs")
+        tiles["Epochs"] = f"{len(trained)}" + (f" of {planned}" if planned else "")
+        speeds = sorted(e["patches_per_second"] for e in trained if "patches_per_second" in e)
+        if speeds:
+            tiles["Patches per second"] = f"{speeds[len(speeds) // 2]:.1f}"
+    cells = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+        for name, value in tiles.items()
+    )
+    return f'<dl class="tiles">{cells}</dl>' if tiles else ""
+
+
+def comparison(runs):
+    """Scores of several runs and their averages, and what differs in their configurations."""
+    if len(runs) < 2:
+        return ""
+    scored = [(c, run, w, s) for c, run in enumerate(runs) for w, s in run.scores.items()]
+    best = {key: max((s[key] for *_, s in scored), default=0.0) for key in SCORES}
+    rows = [
+        [
+            word(run.name, swatch(color)),
+            word(weights),
+            number(str(scores.get("step", "")), scores.get("step", "")),
+            *(
+                number(f"{scores[key]:.4f}", scores[key], "best" * (scores[key] == best[key]))
+                for key in SCORES
+            ),
+            *(number(percent(scores[key]), scores[key]) for key in SHARES),
+        ]
+        for color, run, weights, scores in scored
+    ]
+    heads = {"Run": False, "Weights": False, "Step": True}
+    heads |= dict.fromkeys((SCORES | SHARES).values(), True)
+    return (markup.table(heads, rows, sortable=True) if rows else "") + _differences(runs)
+
+
+def _differences(runs):
+    fields = [configuration.flat(run.config) for run in runs]
+    rows = []
+    for path in sorted({path for flat in fields for path in flat}):
+        values = [flat.get(path, "absent") for flat in fields]
+        if all(value == values[0] for value in values) or path.startswith(LOCATION):
+            continue
+        rows.append([markup.code_cell(path), *(markup.code_cell(plain(v)) for v in values)])
+    if not rows:
+        return "<p>Their configurations are the same, but for where they ran.</p>"
+    heads = dict.fromkeys(["Field", *(run.name for run in runs)], False)
+    return "<h3>What differs in their configurations</h3>" + markup.table(heads, rows)
+
+
+def slices(volumes):
+    """The viewer; volumes of `views.views`."""
+    if not volumes:
+        return ""
+    return resources.files("jax_seg.report").joinpath("viewer.html").read_text("utf-8")
+
+
+def volume_table(runs, viewable):
+    """The scores of every held-out volume, the worst first; `viewable` ids have slices."""
+    scored = [(c, run, i, s) for c, run in enumerate(runs) for i, s in run.volumes.items()]
+    if not scored:
+        return ""
+    known = SCORES | SHARES
+    extra = list(dict.fromkeys(key for *_, s in scored for key in s if key not in known))
+    rows = []
+    for color, run, name, scores in sorted(scored, key=lambda one: one[3]["dice"]):
+        excess = 100 * (scores["foreground_predicted"] - scores["foreground_label"])
+        rows.append(
+            [
+                *([word(run.name, swatch(color))] if len(runs) > 1 else []),
+                word(name, button=name in viewable),
+                *(
+                    number(f"{scores[key]:.4f}", scores[key], "bar" * (key == "dice"))
+                    for key in SCORES
+                ),
+                *(number(percent(scores[key]), scores[key]) for key in SHARES),
+                number(f"{excess:+.2f}", excess),
+                *(number(plain(scores.get(key, "")), scores.get(key, "")) for key in extra),
+            ]
+        )
+    heads = ({"Run": False} if len(runs) > 1 else {}) | {"Volume": False}
+    heads |= dict.fromkeys(known.values(), True) | {"Difference, points": True}
+    heads |= {key.replace("_", " ").capitalize(): True for key in extra}
+    hint = "<p>The worst first; a click on a heading sorts by it.</p>"
+    return hint + markup.table(heads, rows, sortable=True, sorted_by="Dice")
+
+
+def learning(runs, drawn):
+    """Curves and, in words, the marks above them."""
+    rows = [
+        [
+            *([word(run.name, swatch(color))] if len(runs) > 1 else []),
+            number(str(mark["x"])),
+            word(mark["name"]),
+        ]
+        for color, run in enumerate(runs)
+        for mark in charts.marks(run, color)
+    ]
+    heads = ({"Run": False} if len(runs) > 1 else {}) | {"Epoch": True, "What": False}
+    told = markup.details("What happened when", markup.table(heads, rows)) if rows else ""
+    return charted("learning", drawn) + told
+
+
+def balance(runs, drawn):
+    """Foreground predicted against labelled, and the two constant answers beside the model."""
+    parts = []
+    for color, run in enumerate(runs):
+        if not run.volumes:
+            continue
+        found = class_balance(gather.confusions(run))
+        rows = [
+            [
+                word(name),
+                word(over),
+                *(number(f"{found['constants'][kind][answer][key]:.4f}") for key in JUDGED),
+                number(percent(found["constants"][kind][answer]["foreground_predicted"])),
+            ]
+            for kind, over in (("pooled", "all voxels"), ("mean", "mean over volumes"))
+            for answer, name in {"model": "the model", **CONSTANTS}.items()
+        ]
+        heads = {"Answer": False, "Over": False, **dict.fromkeys(JUDGED.values(), True)}
+        table = markup.table(heads | {"Predicted": True}, rows)
+        parts.append(f"<div>{_heading(runs, color)}{markup.items(found['remarks'])}{table}</div>")
+    if not parts:
+        return ""
+    return f'<div class="columns">{"".join(parts)}</div>' + charted("foreground", drawn)
+
+
+def thresholds(runs, drawn):
+    """Curves over the threshold and calibration, or the command that makes them."""
+    told = "".join(
+        f'<p class="missing">{escape(run.name)} has no threshold sweep, calibration or '
+        f"post-processing yet: {markup.code(f'python -m jax_seg.tune {run.workdir}')} makes "
+        "them.</p>"
+        for run in runs
+        if run.volumes and not run.tuned
+    )
+    return charted("thresholds", drawn) + told
+
+
+def steps(runs):
+    """What each step of the post-processing gained."""
+    tuned = [(c, run.tuned) for c, run in enumerate(runs) if (run.tuned or {}).get("ablation")]
+    parts = [f"<div>{_heading(runs, color)}{_ablation(found)}</div>" for color, found in tuned]
+    return f'<div class="columns">{"".join(parts)}</div>' if parts else ""
+
+
+def _ablation(found):
+    metric, rows = found["metric"], found["ablation"]
+    scores = [row["score"] for row in rows]
+    least, most = 0.95 * min(scores), max(scores)
+    parts = [
+        f"<p>Each row adds a step to those above it. The steps were searched on "
+        f"{_volumes(len(found['volumes']))} by the metric “{escape(metric)}”.</p>",
+        markup.table(
+            {"Step": False, "Score": True, "Gain": True, "": False},
+            [
+                [
+                    markup.code_cell(row["step"]),
+                    number(f"{row['score']:.4f}"),
+                    number(f"{row['gain']:+.4f}"),
+                    markup.strip((row["score"] - least) / max(most - least, 1e-9)),
+                ]
+                for row in rows
+            ],
+        ),
+    ]
+    if held_out := found.get("held_out"):
+        parts.append("<h4>On volumes that were not searched on</h4>")
+        cells = [
+            [
+                word(row["volume"]),
+                number(f"{row['baseline']:.4f}"),
+                number(f"{row['score']:.4f}"),
+                number(f"{row['score'] - row['baseline']:+.4f}"),
+                markup.code_cell("  ".join(row["steps"])),
+            ]
+            for row in held_out
+        ]
+        heads = {"Volume": False, "Threshold": True, "Tuned": True, "Gain": True, "Steps": False}
+        parts.append(markup.table(heads, cells))
+    if refused := [row["step"] for row in found.get("guard", []) if row["refused"]]:
+        names = ", ".join(map(markup.code, refused))
+        parts.append(f"<p>Refused, since they harm a perfect prediction: {names}.</p>")
+    return "".join(parts)
+
+
+def configurations(runs):
+    """Every field of every run."""
+    parts = []
+    for run in runs:
+        rows = [
+            f"<tr>{markup.code_cell(path)}{markup.code_cell(plain(value))}</tr>"
+            for path, value in sorted(configuration.flat(run.config).items())
+        ]
+        if rows:
+            fields = f'<div class="fields"><table><tbody>{"".join(rows)}</tbody></table></div>'
+            parts.append(markup.details(f"{run.name}: all {len(rows)} fields", fields))
+    return "".join(parts)
+
+
+def charted(name, drawn):
+    """The place of a group of charts with its key."""
+    if not drawn[name]:
+        return ""
+    key = f'<div class="key" data-key="{name}"></div>'
+    return f'{key}<div class="charts" data-charts="{name}"></div>'
+
+
+def _heading(runs, color):
+    return f"<h3>{swatch(color)}{escape(runs[color].name)}</h3>" if len(runs) > 1 else ""
+
+
+def _volumes(count):
+    return "one volume" if count == 1 else f"{count} volumes"

@@ -1,0 +1,136 @@
+"""Volumes as pictures small enough for a page: slices of three axes, as tiles of one image each.
+
+The image is a JPEG. Label and probability share a lossless WebP, whose value is
+STEP · (3 · level + label): the level counts the thresholds that lie below the probability, so that
+the page shows the prediction of any of them exactly.
+"""
+
+import base64
+
+import imagecodecs
+import numpy as np
+
+STEP = 3  # between values, so that a browser that blurs the last bit changes nothing
+QUALITY = 75  # of the JPEG
+LONGEST_SIDE = 512  # of a slice, in pixels
+SHARES = (0.5, 0.25, 0.25)  # of the pixels, for slices along depth, height and width
+TILES_IN_A_ROW = 8
+BLOCK = 8  # of a JPEG: a tile that ends within one would bleed into its neighbour
+
+
+def choose_slices(shape, pixels):
+    """The slices to show along each axis: all, or as many as `pixels` allow, evenly spaced.
+
+    Args:
+      shape: of the volume.
+      pixels: that the slices of all axes may have together.
+
+    Returns:
+      Three integer arrays, each with the first and the last slice, or the middle one alone.
+    """
+    stride = in_plane_stride(shape)
+    chosen = []
+    for axis, share in enumerate(SHARES):
+        area = np.prod([-(-side // stride) for i, side in enumerate(shape) if i != axis])
+        size = shape[axis]
+        count = size if 3 * np.prod(shape) <= pixels * stride**2 else int(share * pixels // area)
+        if count < 2:
+            chosen.append(np.array([size // 2]))
+        else:
+            chosen.append(np.unique(np.linspace(0, size - 1, min(count, size)).round().astype(int)))
+    return chosen
+
+
+def in_plane_stride(shape):
+    """1, or the spacing of the pixels that are kept where a slice has more than LONGEST_SIDE."""
+    return -(-max(shape) // LONGEST_SIDE)
+
+
+def classes(probability, label, thresholds):
+    """Label and probability as one uint8 volume, see the module.
+
+    Args:
+      probability: [D, H, W] in [0, 1].
+      label: [D, H, W] uint8, 0 background, 1 foreground, 2 unlabeled; None counts as 0.
+      thresholds: at most 27, in ascending order; a probability above one is foreground.
+    """
+    # In float64: a threshold rounded to the probability's float16 could fall on the other side.
+    level = np.searchsorted(np.asarray(thresholds, np.float64), probability.ravel(), side="left")
+    code = 3 * level.reshape(probability.shape).astype(np.uint8)
+    return STEP * (code if label is None else code + label)
+
+
+def grey(image):
+    """[D, H, W] of any dtype as uint8, from its 0.5th to its 99.5th percentile."""
+    sample = np.asarray(image).reshape(-1)[:: max(image.size // 10**6, 1)]
+    low, high = np.percentile(sample, (0.5, 99.5)).astype(np.float32)
+    scaled = (image.astype(np.float32) - low) * (255 / max(high - low, 1e-6))
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def sheets(volume, slices, lossless):
+    """The chosen slices of each axis as data addresses.
+
+    Args:
+      volume: uint8 [D, H, W].
+      slices: of `choose_slices`.
+      lossless: WebP without loss instead of JPEG.
+
+    Returns:
+      Three strings 'data:image/…;base64,…'.
+    """
+    stride = in_plane_stride(volume.shape)
+    found = []
+    for axis, positions in enumerate(slices):
+        tiles = np.moveaxis(np.take(volume, positions, axis), axis, 0)[:, ::stride, ::stride]
+        sheet = _tiled(tiles)
+        if lossless:
+            code = imagecodecs.webp_encode(np.repeat(sheet[..., None], 3, -1), lossless=True)
+            kind = "webp"
+        else:
+            code, kind = imagecodecs.jpeg8_encode(sheet, level=QUALITY), "jpeg"
+        found.append(f"data:image/{kind};base64,{base64.b64encode(code).decode()}")
+    return found
+
+
+def layout(shape, slices):
+    """What the page must know to cut the tiles out again.
+
+    Returns:
+      {'positions': of each axis, 'tiles': their [height, width], 'pitch': from tile to tile,
+      'columns': tiles in a row, 'stride': voxels per pixel}.
+    """
+    stride = in_plane_stride(shape)
+    tiles = [[-(-side // stride) for i, side in enumerate(shape) if i != axis] for axis in range(3)]
+    return {
+        "positions": [positions.tolist() for positions in slices],
+        "tiles": tiles,
+        "pitch": [[_padded(side) for side in tile] for tile in tiles],
+        "columns": TILES_IN_A_ROW,
+        "stride": stride,
+    }
+
+
+def fullest(mask, slices):
+    """For each axis the index of the chosen slice with the most voxels of `mask` [D, H, W]."""
+    counts = [
+        np.count_nonzero(mask, axis=tuple(i for i in range(3) if i != axis)) for axis in range(3)
+    ]
+    return [int(count[positions].argmax()) for count, positions in zip(counts, slices, strict=True)]
+
+
+def _padded(side):
+    return -(-side // BLOCK) * BLOCK
+
+
+def _tiled(tiles):
+    count, height, width = tiles.shape
+    rows = -(-count // TILES_IN_A_ROW)
+    tall, wide = _padded(height), _padded(width)
+    padded = np.pad(tiles, ((0, 0), (0, tall - height), (0, wide - width)), mode="edge")
+    columns = min(count, TILES_IN_A_ROW)
+    sheet = np.zeros((rows * tall, columns * wide), np.uint8)
+    for number, tile in enumerate(padded):
+        row, column = divmod(number, TILES_IN_A_ROW)
+        sheet[row * tall : (row + 1) * tall, column * wide : (column + 1) * wide] = tile
+    return sheet

@@ -1,0 +1,206 @@
+"""What a run came to, in words: a headline and the remarks that follow from its figures."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jax_seg.metrics.balance import CONSTANTS, JUDGED, class_balance
+from jax_seg.report.gather import confusions
+
+MANY_CLIPPED = 0.5  # share of updates
+FAR_OFF = 0.25  # of the labelled foreground, predicted too much or too little
+LAST_PART = 0.25  # of the epochs, in which a run that still improves is unfinished
+
+
+class Remark(NamedTuple):
+    """A sentence; `kind` is 'good', 'bad' or 'plain'."""
+
+    kind: str
+    text: str
+
+
+def headline(runs):
+    """One or two sentences on a run, or on which of several is best.
+
+    Args:
+      runs: list of `gather.Run`, at least one.
+    """
+    if len(runs) == 1:
+        return _of_one(runs[0])
+    scored = sorted((r for r in runs if "raw" in r.scores), key=_dice, reverse=True)
+    if not scored:
+        return f"None of the {len(runs)} runs has finished, so there is nothing to compare yet."
+    if len(scored) == 1:
+        return f"Only {scored[0].name} has finished. {_of_one(scored[0])}"
+    best, second = scored[:2]
+    told = (
+        f"{best.name} is best: Dice {_dice(best):.3f} on whole held-out volumes, "
+        f"{_dice(best) - _dice(second):.3f} above {second.name}."
+    )
+    common = best.volumes.keys() & second.volumes.keys()
+    if best.volumes.keys() != second.volumes.keys():
+        return f"{told} Their held-out volumes differ, so this compares volumes as well as runs."
+    if common:
+        better = sum(best.volumes[i]["dice"] > second.volumes[i]["dice"] for i in common)
+        told += f" It is better on {better} of {len(common)} volumes."
+    return told
+
+
+def remarks(run):
+    """List of Remark on one run, the most important first."""
+    return [
+        *_on_balance(run),
+        *_on_volumes(run),
+        *_on_learning(run),
+        *_on_averages(run),
+        *_on_decisions(run),
+        *_on_clipping(run),
+    ]
+
+
+def epochs_of_last_stage(run):
+    """The first epoch whose losses compare with the last one's: stages may change the weights."""
+    stages = run.setting("stages") or {}
+    return max((stage["epochs"][0] for stage in stages.values()), default=0)
+
+
+def _dice(run):
+    return run.scores["raw"]["dice"]
+
+
+def _of_one(run):
+    if "raw" in run.scores:
+        raw = run.scores["raw"]
+        volumes = f"{len(run.volumes)} whole held-out volumes"
+        volumes = {0: "whole held-out volumes", 1: "one whole held-out volume"}.get(
+            len(run.volumes), volumes
+        )
+        return (
+            f"Dice {raw['dice']:.3f} on {volumes}: it finds {_percent(raw['recall'])} of the "
+            f"labelled foreground, and {_percent(raw['precision'])} of what it predicts is right."
+        )
+    trained, judged = run.of_kind("train"), run.of_kind("validation")
+    if not trained:
+        return "Nothing has been trained here yet."
+    told = (
+        f"Not finished: {len(trained)} of {run.setting('train.epochs', 'an unknown number of')} "
+        "epochs are done"
+    )
+    if judged:
+        told += f", with a validation loss of {judged[-1]['loss']:.3f}"
+    return told + "; whole volumes are scored when the run ends."
+
+
+def _on_balance(run):
+    if not run.volumes:
+        return []
+    balance = class_balance(confusions(run))
+    amount, _, *constants = balance["remarks"]
+    beaten = all(
+        answers["model"][key] > max(answers[constant][key] for constant in CONSTANTS)
+        for answers in balance["constants"].values()
+        for key in JUDGED
+    )
+    pooled = balance["pooled"]
+    far_off = abs(pooled["predicted"] - pooled["labelled"]) > FAR_OFF * pooled["labelled"]
+    return [
+        *(Remark("good" if beaten else "bad", text) for text in constants),
+        Remark("bad" if far_off else "plain", amount),
+    ]
+
+
+def _on_volumes(run):
+    if len(run.volumes) < 2:
+        return []
+    ordered = sorted(run.volumes, key=lambda name: run.volumes[name]["dice"])
+    worst, best = (run.volumes[name]["dice"] for name in (ordered[0], ordered[-1]))
+    median = float(np.median([scores["dice"] for scores in run.volumes.values()]))
+    return [
+        Remark(
+            "bad" if worst < 0.5 * median else "plain",
+            f"The worst volume is {ordered[0]} with Dice {worst:.3f}; the median is {median:.3f}, "
+            f"the best {best:.3f}.",
+        )
+    ]
+
+
+def _on_learning(run):
+    first = epochs_of_last_stage(run)
+    judged = [e for e in run.of_kind("validation") if e["epoch"] >= first]
+    if len(judged) < 4:
+        return []
+    losses = np.array([e["loss"] for e in judged])
+    best = int(losses.argmin())
+    noise = judged[best].get("standard_error", 0.0)
+    told = f"Validation loss was lowest in epoch {judged[best]['epoch']}, {losses[best]:.3f}"
+    train_loss = {e["epoch"]: e["loss"] for e in run.of_kind("train")}
+    fell = train_loss.get(judged[-1]["epoch"], 0) < train_loss.get(judged[best]["epoch"], 0)
+    if losses[-1] - losses[best] > noise and fell:
+        return [
+            Remark(
+                "bad",
+                f"{told}, and rose to {losses[-1]:.3f} while the training loss went on falling: "
+                "it over-fits.",
+            )
+        ]
+    last_part = max(int(LAST_PART * len(losses)), 1)
+    gained = losses[:-last_part].min() - losses[best]
+    if gained > noise:
+        return [
+            Remark(
+                "bad", f"{told}, and was still falling at the end: it may gain from more epochs."
+            )
+        ]
+    return [
+        Remark(
+            "good",
+            f"{told}; over the last {last_part} of {len(losses)} epochs it changed by no more than "
+            f"its standard error, {noise:.3f}: it has levelled off.",
+        )
+    ]
+
+
+def _on_averages(run):
+    found = []
+    for name, scores in run.scores.items():
+        if name == "raw" or "raw" not in run.scores:
+            continue
+        difference = scores["dice"] - _dice(run)
+        found.append(
+            Remark(
+                "plain",
+                f"The {name.upper()} average has Dice {scores['dice']:.3f}, "
+                f"{abs(difference):.3f} {'above' if difference >= 0 else 'below'} the best raw "
+                "weights.",
+            )
+        )
+    return found
+
+
+def _on_decisions(run):
+    kinds = [event["decision"]["kind"] for event in run.of_kind("decision")]
+    told = [
+        f"{kinds.count(kind)} {name}{'s' if kinds.count(kind) > 1 else ''}"
+        for kind, name in (("intervention", "intervention"), ("rollback", "rollback"))
+        if kind in kinds
+    ]
+    if "early_stop" in kinds:
+        told.append("an early stop")
+    return [Remark("plain", f"The course was corrected: {', '.join(told)}.")] if told else []
+
+
+def _on_clipping(run):
+    shares = [e["clipped_share"] for e in run.of_kind("train") if "clipped_share" in e]
+    if not shares or np.mean(shares) < MANY_CLIPPED:
+        return []
+    return [
+        Remark(
+            "plain",
+            f"{_percent(float(np.mean(shares)))} of the updates were clipped to the gradient norm "
+            f"{run.setting('optimizer.clip_norm')}: the clipping, not the rate, sets their length.",
+        )
+    ]
+
+
+def _percent(share):
+    return f"{100 * share:.1f} %"

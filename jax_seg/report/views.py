@@ -1,0 +1,117 @@
+"""Which volumes the page shows, and the pictures it needs for them."""
+
+import numpy as np
+
+from jax_seg.data.labels import FOREGROUND
+from jax_seg.report import gather, sprites
+
+SHOWN = ("worst", "median", "best")
+PIXELS = 15e6  # of all slices together, to begin with
+CHARACTERS = 8.5e6  # that their pictures may take; with the rest the page stays below 10 MB
+THRESHOLDS = tuple(k / 20 for k in range(1, 20))  # that the page's slider offers
+
+
+def views(runs, pixels=PIXELS, characters=CHARACTERS):
+    """The pictures of the worst, the median and the best volume.
+
+    Args:
+      runs: list of `gather.Run`.
+      pixels: see PIXELS; reduced until the pictures fit.
+      characters: see CHARACTERS.
+
+    Returns:
+      ({'thresholds': list, 'volumes': [{'id', 'rank', 'shape', 'image': data addresses or None,
+      'labelled', 'start': index of the slice shown first along each axis, 'runs': [{'run': number,
+      'classes': data addresses, 'threshold': index of its own}], …}]}, with `sprites.layout` in
+      each volume and a 'note' on it, and sentences on what could not be shown).
+    """
+    used = [run.setting("validate.threshold", 0.5) for run in runs]
+    thresholds = sorted({*THRESHOLDS, *used})
+    chosen = choose(runs)
+    while True:
+        problems, volumes = [], []
+        for name, rank in chosen:
+            found = _view(runs, name, thresholds, used, pixels / len(chosen), problems)
+            if found:
+                volumes.append({"id": name, "rank": rank, "note": _note(found), **found})
+        size = sum(_characters(volume) for volume in volumes)
+        if size <= characters:
+            return {"thresholds": thresholds, "volumes": volumes}, problems
+        pixels *= 0.9 * characters / size
+
+
+def choose(runs):
+    """[(id, rank)] of the volumes to show: by mean Dice over the runs, of those with pictures."""
+    scores = {}
+    for run in runs:
+        for name in run.probabilities:
+            dice = run.volumes.get(name, {}).get("dice")
+            scores.setdefault(name, []).extend([] if dice is None else [dice])
+    judged = sorted((n for n in scores if scores[n]), key=lambda n: (np.mean(scores[n]), n))
+    if not judged:
+        return [(name, "") for name in sorted(scores)[: len(SHOWN)]]
+    places = {"worst": 0, "best": len(judged) - 1, "median": (len(judged) - 1) // 2}
+    ranks = {judged[place]: rank for rank, place in places.items() if len(judged) > 1}
+    if len(judged) > 2:
+        return [(judged[places[rank]], rank) for rank in SHOWN]
+    return [(name, ranks.get(name, "") if len(judged) > 1 else "") for name in judged]
+
+
+def _view(runs, name, thresholds, used, pixels, problems):
+    """The view of one volume, or None; `problems` receives why a run's is not shown."""
+    found, size = None, None
+    for number, run in enumerate(runs):
+        if name not in run.probabilities:
+            continue
+        try:
+            image, label, probability = gather.read_volume(run, name)
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+            continue
+        if found is None:
+            size, share = probability.shape, len([r for r in runs if name in r.probabilities])
+            # Each further run adds its classes, which take about a third of an image's space.
+            slices = sprites.choose_slices(size, pixels / (1 + (share - 1) / 3))
+            grey = probability if image is None else image
+            mask = probability > used[number] if label is None else label == FOREGROUND
+            found = {
+                "shape": list(size),
+                "image": sprites.sheets(sprites.grey(grey), slices, lossless=False),
+                "probability": image is None,
+                "labelled": label is not None,
+                "start": sprites.fullest(mask, slices),
+                "runs": [],
+                **sprites.layout(size, slices),
+            }
+        elif probability.shape != size or (label is not None) != found["labelled"]:
+            problems.append(
+                f"{run.probabilities[name]} is another volume than that of {runs[0].name}, so it "
+                "is not shown."
+            )
+            continue
+        classes = sprites.classes(probability, label, thresholds)
+        found["runs"].append(
+            {
+                "run": number,
+                "classes": sprites.sheets(classes, slices, lossless=True),
+                "threshold": thresholds.index(used[number]),
+            }
+        )
+    return found
+
+
+def _note(view):
+    told = f"{' × '.join(map(str, view['shape']))} voxels"
+    shown = [len(positions) for positions in view["positions"]]
+    if shown != view["shape"]:
+        told += f"; {shown[0]}, {shown[1]} and {shown[2]} slices along the three axes are shown"
+    if view["stride"] > 1:
+        told += f", every {view['stride']}th voxel of each"
+    if view["probability"]:
+        told += "; the probability stands in for the image, which is not on this machine"
+    return told + "."
+
+
+def _characters(volume):
+    sheets = [*volume["image"], *(s for run in volume["runs"] for s in run["classes"])]
+    return sum(map(len, sheets))

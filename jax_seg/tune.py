@@ -1,0 +1,406 @@
+"""Choose the post-processing of a run by the score of its held-out volumes.
+
+python -m jax_seg.tune WORKDIR
+
+The probabilities are those that training left in WORKDIR/validation, the labels those of the run's
+configuration; --probabilities and --labels name others. What is found is in
+WORKDIR/tune/report.json and, for `jax_seg.predict`, in WORKDIR/postprocess.json. The same command
+goes on with a search that was stopped.
+"""
+
+import argparse
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jax_seg import config as configuration
+from jax_seg.data import dataset
+from jax_seg.data.folder import find_images, find_volumes
+from jax_seg.data.labels import encode, label_table
+from jax_seg.data.volumes import open_volume
+from jax_seg.files import write_json
+from jax_seg.infer import postprocess, search
+from jax_seg.metrics import threshold
+from jax_seg.metrics.segmentation import UNLABELED
+
+MOST_FOLDS = 5
+SHOWN = ("dice", "iou", "precision", "recall")
+
+
+class Paths(NamedTuple):
+    """Where one volume lies: `group` is its scroll, `image` None where it is not known."""
+
+    id: str
+    group: str
+    probability: Path
+    label: Path
+    image: Path | None
+
+
+def find(workdir, probabilities=None, labels=None, images=None):
+    """The volumes to tune on.
+
+    Args:
+      workdir: folder of the run.
+      probabilities: folder of volumes; None for those of the run.
+      labels: folder of volumes of the same names; None for those of the run's configuration.
+      images: such a folder, or None; read beside `labels` alone.
+
+    Returns:
+      ([Paths], {id: error}, table of `label_table`).
+
+    Raises:
+      ValueError, FileNotFoundError: there is no such folder, or no configuration to find one by.
+    """
+    probabilities = probabilities or workdir / "validation" / "probabilities"
+    predicted = {volume.id: volume.image for volume in find_images(probabilities)}
+    path, values, data = workdir / "config.json", {}, None
+    if path.exists():
+        data = configuration.Reader(configuration.from_dict(json.loads(path.read_text())))
+        values = {kind: getattr(data.data, kind) for kind in ("background", "foreground", "ignore")}
+    if labels:
+        image_of = {v.id: v.image for v in find_images(images)} if images else {}
+        known = {
+            v.id: Paths(v.id, v.id, predicted.get(v.id), v.image, image_of.get(v.id))
+            for v in find_images(labels)
+        }
+        wanted = sorted(predicted.keys() | known.keys())
+    elif data:
+        root = data.data.root
+        if data.data.name == "synthetic":
+            root = dataset.write_synthetic(workdir / "data", **data.section("synthetic"))
+        known = {
+            v.id: Paths(v.id, v.scroll_id, predicted.get(v.id), v.label, v.image)
+            for v in find_volumes(root, images=data.data.images, labels=data.data.labels)
+        }
+        wanted, labels = sorted(predicted), root  # the others were trained on
+    else:
+        raise FileNotFoundError(
+            f"{path} does not exist, so the labels are not known: name the folder of a training "
+            "run, or --labels."
+        )
+    errors = {}
+    for name in wanted:
+        if name not in known:
+            errors[name] = f"{predicted[name]} has no label in {labels}: add it or move this out."
+        elif name not in predicted:
+            errors[name] = f"{known[name].label} has no prediction in {probabilities}: predict it."
+    return [known[n] for n in wanted if n not in errors], errors, label_table(**values)
+
+
+def read_volume(paths, table):
+    """The `search.Arrays` of a volume.
+
+    Raises:
+      ValueError, OSError: a file is missing or damaged, they do not fit together, or no voxel is
+        labelled.
+    """
+    probability, label = open_volume(paths.probability), open_volume(paths.label)
+    image = paths.image and open_volume(paths.image)
+    for other in filter(None, (label, image)):
+        if other.shape != probability.shape:
+            raise ValueError(
+                f"{paths.probability} has shape {probability.shape} but {other.path} has "
+                f"{other.shape}: predict the whole volume."
+            )
+    codes = encode(_read(label), table, paths.label)
+    if (codes == UNLABELED).all():
+        raise ValueError(f"{paths.label} has no labelled voxel: leave this volume out.")
+    try:
+        checked = postprocess.check_probability(_read(probability))
+    except ValueError as error:
+        raise ValueError(f"{paths.probability}: {error}") from error
+    return search.Arrays(checked, codes, image and _read(image))
+
+
+def _read(reader):
+    return reader.read((0, 0, 0), reader.shape)
+
+
+def hold_out_folds(volumes, hold_out=()):
+    """Pairs (ids searched on, ids scored on), so that a gain is never reported where it was sought.
+
+    Args:
+      volumes: [Paths].
+      hold_out: ids to score on. By default every group is held out once, of more than five
+        groups a fifth at a time; a group is a scroll, or a volume where there is one scroll.
+
+    Returns:
+      List of ([id], [id]); empty for a single volume.
+
+    Raises:
+      ValueError: an id is unknown, or all are held out.
+    """
+    ids = [volume.id for volume in volumes]
+    if unknown := sorted(set(hold_out) - set(ids)):
+        raise ValueError(
+            f"--hold_out names {', '.join(unknown)}, which cannot be scored: choose from "
+            f"{', '.join(ids)}."
+        )
+    if hold_out:
+        folds = [set(hold_out)]
+    else:
+        groups = {}
+        several = len({volume.group for volume in volumes}) > 1
+        for volume in volumes:
+            groups.setdefault(volume.group if several else volume.id, set()).add(volume.id)
+        groups = [groups[name] for name in sorted(groups)] if len(groups) > 1 else []
+        folds = [set().union(*groups[k::MOST_FOLDS]) for k in range(min(MOST_FOLDS, len(groups)))]
+    pairs = [([n for n in ids if n not in fold], [n for n in ids if n in fold]) for fold in folds]
+    if not all(searched for searched, _ in pairs):
+        raise ValueError("--hold_out names every volume: leave at least one to search on.")
+    return pairs
+
+
+def sweeps(read, names):
+    """Thresholds, hysteresis and calibration over all voxels of some volumes, as JSON types."""
+    lows = highs = [k / 20 for k in range(1, 20)]
+    counts = grid = 0
+    for name in names:
+        volume = read(name)
+        counts = counts + threshold.count(volume.probability, volume.label)
+        grid = grid + threshold.hysteresis_counts(volume.probability, volume.label, lows, highs)
+    return {
+        "thresholds": threshold.sweep(counts),
+        "hysteresis": threshold.hysteresis_grid(grid, lows, highs),
+        "calibration": threshold.calibration(counts),
+    }
+
+
+def choose(score, names, candidates, force):
+    """Guard the candidates, then search: everything that is found on some volumes.
+
+    Args:
+      score: of `search.make_scorer`.
+      names: of volumes.
+      candidates: steps after the first.
+      force: search over refused steps too.
+
+    Returns:
+      dict: 'guard' [{step, cost, refused}], 'firsts' [{step, score}], and 'ablation', the rows
+      of `search.search`.
+    """
+    costs = search.guard(score, names, [*search.FIRSTS, *candidates])
+    refused = {step for step, cost in costs.items() if cost > search.GUARD and not force}
+    firsts, rest = ([s for s in steps if s not in refused] for steps in (search.FIRSTS, candidates))
+    means = search.mean_scores(score(names, [(step,) for step in firsts]))
+    return {
+        "guard": [
+            {"step": step, "cost": cost, "refused": step in refused} for step, cost in costs.items()
+        ],
+        "firsts": [{"step": step, "score": mean} for (step,), mean in means.items()],
+        "ablation": search.search(score, names, firsts, rest),
+    }
+
+
+def tune(
+    workdir,
+    *,
+    probabilities=None,
+    labels=None,
+    images=None,
+    metric="competition",
+    candidates=search.CANDIDATES,
+    spacing=(1.0, 1.0, 1.0),
+    hold_out=(),
+    force=False,
+):
+    """Tune a run, print what is found, write `tune/report.json` and `postprocess.json`.
+
+    Args:
+      workdir: folder of the run.
+      probabilities, labels, images: of `find`.
+      metric: key of `search.METRICS`.
+      candidates: steps to search over.
+      spacing: voxel size along each axis.
+      hold_out: ids of volumes that are not searched on.
+      force: do not refuse steps that the guard finds harmful.
+
+    Returns:
+      {id: error} of the volumes that were left out.
+
+    Raises:
+      ValueError, OSError: nothing can be tuned.
+    """
+    found, errors, table = find(workdir, probabilities, labels, images)
+    volumes = {}
+    for paths in found:
+        try:
+            read_volume(paths, table)
+            volumes[paths.id] = paths
+        except (ValueError, OSError) as error:
+            errors[paths.id] = str(error)
+    if not volumes:
+        raise ValueError(f"No volume can be scored: {' '.join(errors.values())}")
+    if missing := [name for name, paths in volumes.items() if not paths.image]:
+        print(f"Without images (of {', '.join(missing)}) mask_empty is not searched.")
+        candidates = [s for s in candidates if postprocess.parse(s)[0] != "mask_empty"]
+    folds = hold_out_folds(volumes.values(), hold_out)
+    names = folds[0][0] if hold_out else list(volumes)
+
+    @functools.lru_cache(maxsize=4)  # volumes of 320³ take 0.2 GB each
+    def read(name):
+        return read_volume(volumes[name], table)
+
+    results = search.Results(workdir / "tune" / "results.jsonl")
+    score = search.make_scorer(read, metric, results, spacing, report=_progress)
+    content = {"metric": metric, "volumes": names, "spacing": list(spacing), "errors": errors}
+    content |= sweeps(read, names)
+    _print_sweeps(content)
+    content |= choose(score, names, candidates, force)
+    chosen = content["ablation"][-1]["steps"]
+    content["cost_on_labels"] = 1 - _mean(score(names, [chosen], perfect=True)[chosen])
+    content["without"] = [
+        {"step": step, "score": _mean(score(names, [rest])[rest])}
+        for step in chosen[1:]
+        for rest in [tuple(s for s in chosen if s != step)]
+    ]
+    _print_search(content)
+    content["held_out"] = []
+    for searched, scored in folds:
+        rows = content if hold_out else choose(score, searched, candidates, force)
+        steps, baseline = rows["ablation"][-1]["steps"], (postprocess.DEFAULT,)
+        both = score(scored, [baseline, steps])
+        content["held_out"] += [
+            {"volume": name, "baseline": before, "score": after, "steps": steps}
+            for name, before, after in zip(scored, both[baseline], both[steps], strict=True)
+        ]
+    write_json(workdir / "tune" / "report.json", content)
+    write_json(workdir / "postprocess.json", _decide(content, workdir))
+    return errors
+
+
+def _decide(content, workdir):
+    """What `postprocess.json` keeps: the tuned steps only if they help where they were not sought."""
+    rows, held_out, metric = content["ablation"], content["held_out"], content["metric"]
+    steps, score, baseline = rows[-1]["steps"], rows[-1]["score"], rows[0]["score"]
+    if held_out:
+        baseline, score = (_mean([row[key] for row in held_out]) for key in ("baseline", "score"))
+        print(f"\nHeld out: volumes that were not searched on, by {metric}")
+        _row("", ["threshold", "tuned", "gain"])
+        for row in [
+            *held_out,
+            {"volume": "mean", "baseline": baseline, "score": score, "steps": ()},
+        ]:
+            before, after = row["baseline"], row["score"]
+            cells = [f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}"]
+            _row(row["volume"], [*cells, " ".join(row["steps"])])
+    else:
+        print(
+            "\nThere is one volume, so this gain is of the volume searched on and may not hold for "
+            "others."
+        )
+    if score <= baseline:
+        steps, score = rows[0]["steps"], baseline
+        print(f"The tuned steps do not help: {steps[0]} stays.")
+    print(f"\nSteps for predictions, in {workdir / 'postprocess.json'}: {' '.join(steps)}")
+    scores = workdir / "validation" / "scores.json"
+    return {
+        "steps": steps,
+        "metric": metric,
+        "score": score,
+        "baseline": baseline,
+        "scored_on": "held-out volumes" if held_out else "the volume searched on",
+        "checkpoint_step": json.loads(scores.read_text())["step"] if scores.exists() else None,
+        "volumes": content["volumes"],
+        "spacing": content["spacing"],
+    }
+
+
+def _print_sweeps(content):
+    print(f"All labelled voxels of {len(content['volumes'])} volumes")
+    _row("threshold", SHOWN)
+    rows = content["thresholds"]
+    best = max(rows, key=lambda row: row["dice"])
+    for row in sorted([*rows[9::10], best], key=lambda row: row["threshold"]):
+        remark = ["best Dice"] if row is best else []
+        _row(f"{row['threshold']:.2f}", [*(f"{row[key]:.4f}" for key in SHOWN), *remark])
+    best = max(content["hysteresis"], key=lambda row: row["dice"])
+    cells = [*(f"{best[key]:.4f}" for key in SHOWN), "best hysteresis"]
+    _row(f"{best['low']:.2f} to {best['high']:.2f}", cells)
+    curve = content["calibration"]
+    print(f"\nCalibration: expected error {curve['expected_calibration_error']:.4f}")
+    _row("probability", ["voxels", "mean", "foreground"])
+    for row in curve["bins"]:
+        cells = [row["voxels"], f"{row['probability']:.4f}", f"{row['foreground']:.4f}"]
+        _row(f"{row['low']:.2f} to {row['high']:.2f}", cells)
+
+
+def _print_search(content):
+    print(f"\nSteps that cost a perfect prediction more than {search.GUARD} ({content['metric']})")
+    for row in content["guard"]:
+        if row["cost"] > search.GUARD:
+            _row(row["step"], [f"{row['cost']:.4f}", "refused" if row["refused"] else "forced"])
+    print(f"\nSearch on {', '.join(content['volumes'])} by {content['metric']}")
+    for row in content["ablation"]:
+        _row(row["step"], [f"{row['score']:.4f}", f"{row['gain']:+.4f}"])
+    for row in content["without"]:
+        loss = content["ablation"][-1]["score"] - row["score"]
+        _row(f"without {row['step']}", [f"{row['score']:.4f}", f"{-loss:+.4f}"])
+    print(f"These steps cost a perfect prediction {content['cost_on_labels']:.4f}.")
+
+
+def _row(name, cells):
+    print("  ".join([f"{name:40}", *(f"{cell:>9}" for cell in cells)]), flush=True)
+
+
+def _progress(line):
+    if sys.stderr.isatty():
+        print(f"\r{line:60}\r", end="", file=sys.stderr, flush=True)
+
+
+def _mean(values):
+    return float(np.mean(values))
+
+
+def main(argv=None):
+    """Run the command line; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jax_seg.tune",
+        description="Choose the post-processing of a run by the score of its held-out volumes.",
+    )
+    parser.add_argument("workdir", metavar="WORKDIR", type=Path, help="folder of the training run")
+    parser.add_argument("--probabilities", type=Path, help="folder; by default the run's")
+    parser.add_argument("--labels", type=Path, help="folder of the same names; default the run's")
+    parser.add_argument("--images", type=Path, help="folder beside --labels, for mask_empty")
+    parser.add_argument("--metric", default="competition", choices=search.METRICS)
+    parser.add_argument("--steps", nargs="+", help="search over these instead of the usual ones")
+    parser.add_argument(
+        "--spacing", type=float, nargs=3, default=(1.0, 1.0, 1.0), metavar=("D", "H", "W")
+    )
+    parser.add_argument("--hold_out", nargs="+", default=(), metavar="ID", help="do not search on")
+    parser.add_argument("--force", action="store_true", help="allow steps that the guard refuses")
+    arguments = vars(parser.parse_args(argv))
+    steps = arguments.pop("steps")
+    try:
+        if steps:
+            arguments["candidates"] = _candidates(steps)
+        if not all(side > 0 for side in arguments["spacing"]):
+            raise ValueError(f"--spacing is {arguments['spacing']}: give three numbers above 0.")
+        errors = tune(**arguments)
+    except (ValueError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    for sentence in errors.values():
+        print(f"Error: {sentence}", file=sys.stderr)
+    if errors:
+        print(f"{len(errors)} volumes were left out.", file=sys.stderr)
+    return 1 if errors else 0
+
+
+def _candidates(steps):
+    for step in steps:
+        if postprocess.parse(step)[0] in postprocess.FIRST:
+            raise ValueError(
+                f"--steps names '{step}', but every threshold and hysteresis is searched anyway: "
+                "leave it out."
+            )
+    return tuple(steps)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

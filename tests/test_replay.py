@@ -1,0 +1,97 @@
+import re
+
+import pytest
+
+from jax_seg import replay
+from jax_seg.metrics.segmentation import Confusion
+from jax_seg.report import versions
+from jax_seg.report.events import read_events
+
+SMALL = {
+    "data.name": "folder",
+    "data.patch": (16, 16, 16),
+    "data.folds": 3,
+    "data.threads": 1,
+    "data.patches_per_volume": 1,
+    "model.filters": 2,
+    "model.poolings": 1,
+    "train.epochs": 24,
+    "validate.volumes_every": 0,
+}
+
+
+def run(dice_counts, kind="as run", **changes):
+    fields = {
+        "name": "v1",
+        "kind": kind,
+        "epochs": 3,
+        "losses": [0.9, 0.5, 0.7],
+        "variance": None,
+        "interventions": 2,
+        "counts": dice_counts,
+        "predicted": 0.4,
+        "labelled": 0.35,
+    }
+    return versions.Run(**(fields | changes))
+
+
+def test_two_versions_both_ways_and_again(volumes_folder, tmp_path, capsys):
+    fields = [f"--config.{name}={value}" for name, value in SMALL.items()]
+    command = ["--versions", "dice_only,v7", "--output", str(tmp_path), "--minutes", "1e-9"]
+    command += [f"--config.data.root={volumes_folder}", *fields]
+    assert replay.main(command) == 0
+    page = (tmp_path / "README.md").read_text()
+    for title in (
+        "dice_only, as written",
+        "dice_only, as run",
+        "v7, as written",
+        "v7, as run",
+    ):
+        assert f"| {title} | 1 |" in page and f"- **{title}.**" in page
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+    # The original's wiring: unlabeled voxels are foreground, and the variance term always counts.
+    as_run = read_events(tmp_path / "runs" / "dice_only, as run")
+    as_written = read_events(tmp_path / "runs" / "dice_only, as written")
+    assert "variance" in as_run[0] and "variance" not in as_written[0]
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in page.splitlines()}
+    assert float(rows["dice_only, as run"][7].rstrip(" %")) > 25  # a quarter is unlabeled there
+    assert float(rows["dice_only, as written"][7].rstrip(" %")) < 20
+
+    before = (tmp_path / "runs" / "dice_only, as run" / "scores.json").stat().st_mtime_ns
+    assert replay.main(command) == 0
+    assert (tmp_path / "runs" / "dice_only, as run" / "scores.json").stat().st_mtime_ns == before
+    assert (tmp_path / "README.md").read_text() == page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--versions", "v77"], "no version 'v77'"),
+        (["--versions", "v1", "--config.data.rot=3"], "data.rot.*no such field"),
+        (["--versions", "v1", "--config.train.epochs=many"], "epochs='many' has another type"),
+        (["--versions", "v1", "--epochs=3"], "Unknown argument '--epochs=3'"),
+        (["--versions", "v1", "--config.data.root=/nowhere"], "/nowhere"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, message, tmp_path, capsys):
+    if "--config.data.root=/nowhere" in arguments:
+        arguments = [*arguments, "--config.data.name=folder"]
+    assert replay.main([*arguments, "--output", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error) and error.count("\n") == 1
+
+
+def test_verdict_says_what_was_measured():
+    everything = Confusion(40, 60, 0, 0)  # marks every voxel
+    sentence = versions.verdict(run({"a": everything}, predicted=0.96, labelled=0.61), None)
+    assert "over-predicts foreground by 35 points" in sentence
+    assert "no better than marking every voxel (0.571)" in sentence
+    assert "lowest at epoch 1 of 2" in sentence
+
+    good = {name: Confusion(40, 5, 5, 50) for name in "abcdefgh"}
+    poor = {name: Confusion(20, 25, 25, 30) for name in "abcdefgh"}
+    sentence = versions.verdict(run(good, variance=0.9), run(poor, name="v0"))
+    assert "v1, as run is better than v0, as run by .444" in sentence
+    assert "0.07 above the floor of 0.83" in sentence
+    assert "not distinguishable" in versions.verdict(run(good), run(good, name="v0"))
+    assert "Stopped: Not finite" in versions.verdict(run({}, failure="Not finite"), None)

@@ -1,0 +1,337 @@
+"""Tuning: the search by hand, the guard on generated scrolls, stops, and bad input by name."""
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from scipy import ndimage
+
+from configs import base
+from jax_seg import config as configuration
+from jax_seg import tune
+from jax_seg.data.synthetic import volumes
+from jax_seg.files import write_json
+from jax_seg.infer import postprocess, search
+from jax_seg.metrics.segmentation import confusion, scores
+
+FEW = ["remove_small:voxels=8", "open", "fill_holes", "mask_empty"]
+
+
+def save(path, voxels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, voxels, photometric="minisblack", compression="zlib")
+
+
+def blobs(seed, shape=(14, 15, 16)):
+    """A slab, its probabilities with single wrong voxels, and 'image': 0 where they are wrong."""
+    generator = np.random.default_rng(seed)
+    label = np.zeros(shape, np.uint8)
+    label[4:8] = 1
+    label[:, :, :3] = 2
+    probability = np.where(label == 1, 0.8, 0.1) + generator.uniform(-0.1, 0.1, shape)
+    dust = np.zeros(shape, bool)
+    dust[10::2, ::2, ::2] = generator.random(dust[10::2, ::2, ::2].shape) < 0.3
+    probability[dust] = 0.95
+    return probability.astype(np.float16), label, np.where(dust, 0, 9).astype(np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three volumes that removing dust makes perfect, in the folders of a run and its data."""
+    for seed, name in enumerate("abc"):
+        probability, label, image = blobs(seed)
+        save(tmp_path / "validation/probabilities" / f"{name}.tif", probability)
+        save(tmp_path / "labels" / f"{name}.tif", label)
+        save(tmp_path / "images" / f"{name}.tif", image)
+    return tmp_path
+
+
+def run(folder, *flags, steps=FEW):
+    labels = ["--labels", str(folder / "labels"), "--images", str(folder / "images")]
+    return tune.main([str(folder), *labels, "--metric", "dice", "--steps", *steps, *flags])
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+def test_a_tuned_run(folder, capsys):
+    write_json(folder / "validation/scores.json", {"step": 480, "volumes": {}})
+    assert run(folder) == 0
+    chosen = read(folder, "postprocess.json")
+    assert chosen["steps"][1:] == ["remove_small:voxels=8"]
+    assert postprocess.read_steps(folder) == tuple(chosen["steps"])
+    assert chosen["metric"] == "dice" and chosen["checkpoint_step"] == 480
+    assert chosen["volumes"] == ["a", "b", "c"] and chosen["spacing"] == [1, 1, 1]
+    assert chosen["scored_on"] == "held-out volumes"
+
+    # The scores are those of the steps on the volumes.
+    def dice(steps, seed):
+        probability, label, image = blobs(seed)
+        return scores(confusion(postprocess.apply(probability, image, steps), label))["dice"]
+
+    baseline = [dice([], seed) for seed in range(3)]
+    assert chosen["baseline"] == pytest.approx(np.mean(baseline))
+    assert chosen["score"] == pytest.approx(1)
+    report = read(folder, "tune/report.json")
+    assert [row["baseline"] for row in report["held_out"]] == pytest.approx(baseline)
+    assert all(row["score"] == dice(row["steps"], i) for i, row in enumerate(report["held_out"]))
+
+    # The ablation starts at 0.5, and each gain is over the row before.
+    rows = report["ablation"]
+    assert rows[0]["step"] == "threshold:value=0.5"
+    assert rows[0]["score"] == pytest.approx(np.mean(baseline))
+    for before, row in zip(rows, rows[1:], strict=False):
+        assert row["gain"] == pytest.approx(row["score"] - before["score"])
+        assert row["gain"] >= search.SMALLEST_GAIN
+    assert report["without"][0]["score"] < rows[-1]["score"]
+    assert len(report["thresholds"]) == 99
+    half = next(row for row in report["thresholds"] if row["threshold"] == 0.5)
+    parts = [confusion(p > 0.5, label) for p, label, _ in map(blobs, range(3))]
+    assert half["dice"] == pytest.approx(scores(sum(parts))["dice"])
+    assert 0 < report["calibration"]["expected_calibration_error"] < 1
+    printed = capsys.readouterr().out
+    for text in ("Calibration: expected error", "remove_small:voxels=8", "Held out", "mean"):
+        assert text in printed
+
+
+def test_held_out_volumes_are_not_searched_on(folder):
+    assert run(folder, "--hold_out", "c") == 0
+    chosen, report = read(folder, "postprocess.json"), read(folder, "tune/report.json")
+    assert chosen["volumes"] == ["a", "b"] and [r["volume"] for r in report["held_out"]] == ["c"]
+    # On c nothing was scored but the baseline and the choice.
+    lines = [json.loads(line) for line in (folder / "tune/results.jsonl").open()]
+    on_c = {tuple(line["steps"]) for line in lines if line["key"].startswith("c ")}
+    assert on_c == {("threshold:value=0.5",), tuple(chosen["steps"])}
+    assert chosen["score"] == report["held_out"][0]["score"]
+
+
+def test_steps_that_help_only_where_they_were_sought_are_not_kept(folder, capsys):
+    probability, label, _ = blobs(2)
+    inverted = (1 - probability.astype(np.float32)).astype(np.float16)  # dust is right here
+    swapped = np.where(probability == np.float16(0.95), 1, np.where(label == 2, 2, 0))
+    save(folder / "validation/probabilities/c.tif", np.where(swapped == 1, probability, 0.1))
+    save(folder / "labels/c.tif", swapped.astype(np.uint8))
+    assert inverted.shape == label.shape
+    assert run(folder, "--hold_out", "c", steps=["remove_small:voxels=8"]) == 0
+    report = read(folder, "tune/report.json")
+    assert report["ablation"][-1]["steps"][1:] == ["remove_small:voxels=8"]
+    assert report["held_out"][0]["score"] < report["held_out"][0]["baseline"]
+    assert read(folder, "postprocess.json")["steps"] == ["threshold:value=0.5"]
+    assert "The tuned steps do not help: threshold:value=0.5 stays." in capsys.readouterr().out
+
+
+def test_one_volume_says_that_its_gain_is_not_held_out(folder, capsys):
+    for name in "bc":
+        for part in ("validation/probabilities", "labels", "images"):
+            (folder / part / f"{name}.tif").unlink()
+    assert run(folder) == 0
+    assert read(folder, "postprocess.json")["scored_on"] == "the volume searched on"
+    assert "may not hold for others" in capsys.readouterr().out
+
+
+class Killed(Exception):
+    """Stands for a kill in the middle of a search."""
+
+
+def counting(monkeypatch, stop_after=None):
+    """Count the evaluations of Dice, and stop after some."""
+    calls, original = [], search.METRICS["dice"]
+
+    def metric(prediction, label):
+        if len(calls) == stop_after:
+            raise Killed
+        calls.append(1)
+        return original(prediction, label)
+
+    monkeypatch.setitem(search.METRICS, "dice", metric)
+    return calls
+
+
+def test_a_killed_search_goes_on(folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        whole = counting(patch)
+        assert run(folder) == 0
+    expected, kept = read(folder, "tune/report.json"), (folder / "tune/results.jsonl").read_text()
+    (folder / "tune/results.jsonl").unlink()
+    with monkeypatch.context() as patch:
+        counting(patch, stop_after=len(whole) // 2)
+        with pytest.raises(Killed):
+            run(folder)
+    with (folder / "tune/results.jsonl").open("a") as file:
+        file.write('{"key": "a torn li')
+    with monkeypatch.context() as patch:
+        rest = counting(patch)
+        assert run(folder) == 0
+    assert read(folder, "tune/report.json") == expected
+    # A mask that several steps make is scored once in a process, so a few are scored again.
+    assert len(whole) // 2 <= len(rest) <= 0.75 * len(whole)
+    lines = (folder / "tune/results.jsonl").read_text().splitlines()
+    assert sorted(line for line in lines if "torn" not in line) == sorted(kept.splitlines())
+    with monkeypatch.context() as patch:
+        assert run(folder) == 0 and not counting(patch)
+
+
+def test_results_belong_to_the_voxels_that_were_scored(folder, monkeypatch):
+    assert run(folder) == 0
+    probability, _, _ = blobs(7)
+    save(folder / "validation/probabilities/b.tif", probability)
+    calls = counting(monkeypatch)
+    assert run(folder) == 0
+    assert calls
+    lines = [json.loads(line) for line in (folder / "tune/results.jsonl").open()]
+    names = [line["key"].split()[:2] for line in lines if line["steps"] == ["threshold:value=0.5"]]
+    # Each volume as predicted and as labelled, b in two versions of the first.
+    assert [sum(name == n for name, _ in names) for n in "abc"] == [2, 3, 2]
+
+
+@pytest.fixture(scope="module")
+def scrolls():
+    """Generated scrolls with their labels for probabilities."""
+    return {
+        name: search.Arrays((label == 1).astype(np.float32), label, image)
+        for name, _, image, label in volumes(2, 48, seed=5)
+    }
+
+
+def test_the_guard_finds_that_opening_erases_sheets(scrolls, tmp_path):
+    score = search.make_scorer(
+        scrolls.get, "competition", search.Results(tmp_path / "results.jsonl")
+    )
+    costs = search.guard(score, list(scrolls), ["open", "fill_holes", "hysteresis"])
+    assert costs["open"] > 0.2 > search.GUARD
+    assert costs["fill_holes"] <= search.GUARD and costs["hysteresis"] == 0
+
+
+def test_refused_steps_are_not_searched_unless_forced(tmp_path, scrolls, capsys):
+    generator = np.random.default_rng(0)
+    for name, volume in scrolls.items():
+        # Specks and thick sheets, which opening improves.
+        specks = generator.random(volume.label.shape) < 0.03
+        thick = ndimage.binary_dilation(volume.label == 1)
+        probability = np.float16(0.9 * (thick | specks))
+        save(tmp_path / "validation/probabilities" / f"{name}.tif", probability)
+        save(tmp_path / "labels" / f"{name}.tif", volume.label)
+    command = [str(tmp_path), "--labels", str(tmp_path / "labels"), "--metric", "accuracy"]
+    command += ["--steps", "open"]
+    assert tune.main(command) == 0
+    report = read(tmp_path, "tune/report.json")
+    entry = next(row for row in report["guard"] if row["step"] == "open")
+    assert entry["refused"] and entry["cost"] > search.GUARD
+    assert report["ablation"][-1]["steps"] == ["threshold:value=0.5"]
+    assert "refused" in capsys.readouterr().out
+    assert tune.main([*command, "--force"]) == 0
+    assert read(tmp_path, "tune/report.json")["ablation"][-1]["steps"][-1] == "open"
+    assert "forced" in capsys.readouterr().out
+
+
+def test_the_labels_of_a_run_are_found_through_its_configuration(folder):
+    config = base.get_config()
+    config.data.update(root=str(folder), images="images", labels="labels")
+    config.data.update(foreground=(3,), background=(0,), ignore=(2,))
+    write_json(folder / "config.json", configuration.as_dict(config))
+    for name in "abc":
+        label = tifffile.imread(folder / "labels" / f"{name}.tif")
+        save(folder / "labels" / f"{name}.tif", np.where(label == 1, 3, label).astype(np.uint8))
+    for part in ("images", "labels"):  # a volume that was trained on
+        save(folder / part / "trained.tif", np.zeros((4, 4, 4), np.uint8))
+    assert tune.main([str(folder), "--metric", "dice", "--steps", *FEW]) == 0
+    chosen = read(folder, "postprocess.json")
+    assert chosen["score"] == pytest.approx(1) and chosen["volumes"] == ["a", "b", "c"]
+
+
+def test_bad_volumes_are_named_and_the_rest_is_tuned(folder, capsys):
+    probability, label, image = blobs(0)
+    bad = {
+        "above": (np.float32(2) * probability, label, image, "hold the value 1."),
+        "nan": (np.where(label == 1, np.float16("nan"), probability), label, image, "nan"),
+        "shape": (probability[1:], label, image, "shape (13, 15, 16)"),
+        "image": (probability, label, image[1:], "images/image.tif has (13, 15, 16)"),
+        "unlabeled": (probability, np.full_like(label, 2), image, "no labelled voxel"),
+        "value": (probability, label + 1, image, "label value 3"),
+    }
+    for name, (p, q, r, _) in bad.items():
+        save(folder / "validation/probabilities" / f"{name}.tif", p)
+        save(folder / "labels" / f"{name}.tif", q)
+        save(folder / "images" / f"{name}.tif", r)
+    save(folder / "labels/unpredicted.tif", label)
+    save(folder / "validation/probabilities/invented.tif", probability)
+    assert run(folder) == 1
+    captured = capsys.readouterr()
+    errors = read(folder, "tune/report.json")["errors"]
+    assert set(errors) == {*bad, "unpredicted", "invented"}
+    for name, (*_, phrase) in bad.items():
+        assert f"{name}.tif" in errors[name] and phrase in errors[name]
+        assert captured.err.count(f"Error: {errors[name]}\n") == 1
+    assert "has no prediction" in errors["unpredicted"] and "has no label" in errors["invented"]
+    assert "8 volumes were left out." in captured.err
+    assert read(folder, "postprocess.json")["volumes"] == ["a", "b", "c"]
+
+
+def test_an_empty_prediction_is_scored(folder):
+    save(folder / "validation/probabilities/a.tif", np.zeros((14, 15, 16), np.float16))
+    assert run(folder) == 0
+    row = read(folder, "tune/report.json")["held_out"][0]
+    assert row["volume"] == "a" and row["baseline"] == row["score"] == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--hold_out", "z"], "--hold_out names z, which cannot be scored: choose from a, b, c."),
+        (["--hold_out", "a", "b", "c"], "--hold_out names every volume"),
+        (["--steps", "opening"], "no post-processing step 'opening'"),
+        (["--steps", "threshold"], "searched anyway"),
+        (["--spacing", "1", "0", "1"], "--spacing is"),
+        (["--probabilities", "nowhere"], "nowhere does not exist"),
+    ],
+)
+def test_bad_flags(folder, capsys, flags, message):
+    assert run(folder, *flags) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ") and message in error and error.count("\n") == 1
+    assert not (folder / "postprocess.json").exists()
+
+
+def test_without_a_configuration_labels_must_be_named(folder, capsys):
+    assert tune.main([str(folder)]) == 1
+    assert "config.json does not exist" in capsys.readouterr().err
+
+
+def paths(**group_of):
+    return [tune.Paths(name, group, None, None, None) for name, group in group_of.items()]
+
+
+def test_folds_hold_every_volume_out_once():
+    by_scroll = tune.hold_out_folds(paths(a="s", b="t", c="s"))
+    assert by_scroll == [(["b"], ["a", "c"]), (["a", "c"], ["b"])]
+    one_scroll = tune.hold_out_folds(paths(a="s", b="s"))
+    assert one_scroll == [(["b"], ["a"]), (["a"], ["b"])]
+    assert tune.hold_out_folds(paths(a="s")) == []
+    many = tune.hold_out_folds(paths(**{f"v{k}": f"s{k}" for k in range(12)}))
+    assert len(many) == 5
+    assert sorted(name for _, scored in many for name in scored) == sorted(
+        f"v{k}" for k in range(12)
+    )
+    assert all(not set(searched) & set(scored) for searched, scored in many)
+
+
+def test_settings_that_begin_alike_are_computed_once(monkeypatch):
+    calls, original = [], postprocess.apply_step
+
+    def counted(mask, name, *rest):
+        calls.append(name)
+        return original(mask, name, *rest)
+
+    monkeypatch.setattr(postprocess, "apply_step", counted)
+    probability, label, image = blobs(0)
+    volume = search.Arrays(probability.astype(np.float32), label, image)
+    first = "threshold:value=0.3"
+    settings = [(first,), (first, "close"), (first, "fill_holes"), (first, "close", "plug_holes")]
+    found = dict(search.masks(volume, settings))
+    assert sorted(calls) == ["close", "fill_holes", "plug_holes", "threshold"]
+    for setting in settings:
+        np.testing.assert_array_equal(
+            found[setting], postprocess.apply(probability, image, setting)
+        )
