@@ -13,147 +13,14 @@ import functools
 import json
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from jax_seg import config as configuration
-from jax_seg.data import dataset
-from jax_seg.data.folder import find_images, find_volumes
-from jax_seg.data.labels import encode, label_table
-from jax_seg.data.volumes import open_volume
 from jax_seg.files import write_json
-from jax_seg.infer import postprocess, search
+from jax_seg.infer import held_out, postprocess, search
 from jax_seg.metrics import threshold
-from jax_seg.metrics.segmentation import UNLABELED
 
-MOST_FOLDS = 5
 SHOWN = ("dice", "iou", "precision", "recall")
-
-
-class Paths(NamedTuple):
-    """Where one volume lies: `group` is its scroll, `image` None where it is not known."""
-
-    id: str
-    group: str
-    probability: Path
-    label: Path
-    image: Path | None
-
-
-def find(workdir, probabilities=None, labels=None, images=None):
-    """The volumes to tune on.
-
-    Args:
-      workdir: folder of the run.
-      probabilities: folder of volumes; None for those of the run.
-      labels: folder of volumes of the same names; None for those of the run's configuration.
-      images: such a folder, or None; read beside `labels` alone.
-
-    Returns:
-      ([Paths], {id: error}, table of `label_table`).
-
-    Raises:
-      ValueError, FileNotFoundError: there is no such folder, or no configuration to find one by.
-    """
-    probabilities = probabilities or workdir / "validation" / "probabilities"
-    predicted = {volume.id: volume.image for volume in find_images(probabilities)}
-    path, values, data = workdir / "config.json", {}, None
-    if path.exists():
-        data = configuration.Reader(configuration.from_dict(json.loads(path.read_text())))
-        values = {kind: getattr(data.data, kind) for kind in ("background", "foreground", "ignore")}
-    if labels:
-        image_of = {v.id: v.image for v in find_images(images)} if images else {}
-        known = {
-            v.id: Paths(v.id, v.id, predicted.get(v.id), v.image, image_of.get(v.id))
-            for v in find_images(labels)
-        }
-        wanted = sorted(predicted.keys() | known.keys())
-    elif data:
-        root = data.data.root
-        if data.data.name == "synthetic":
-            root = dataset.write_synthetic(workdir / "data", **data.section("synthetic"))
-        known = {
-            v.id: Paths(v.id, v.scroll_id, predicted.get(v.id), v.label, v.image)
-            for v in find_volumes(root, images=data.data.images, labels=data.data.labels)
-        }
-        wanted, labels = sorted(predicted), root  # the others were trained on
-    else:
-        raise FileNotFoundError(
-            f"{path} does not exist, so the labels are not known: name the folder of a training "
-            "run, or --labels."
-        )
-    errors = {}
-    for name in wanted:
-        if name not in known:
-            errors[name] = f"{predicted[name]} has no label in {labels}: add it or move this out."
-        elif name not in predicted:
-            errors[name] = f"{known[name].label} has no prediction in {probabilities}: predict it."
-    return [known[n] for n in wanted if n not in errors], errors, label_table(**values)
-
-
-def read_volume(paths, table):
-    """The `search.Arrays` of a volume.
-
-    Raises:
-      ValueError, OSError: a file is missing or damaged, they do not fit together, or no voxel is
-        labelled.
-    """
-    probability, label = open_volume(paths.probability), open_volume(paths.label)
-    image = paths.image and open_volume(paths.image)
-    for other in filter(None, (label, image)):
-        if other.shape != probability.shape:
-            raise ValueError(
-                f"{paths.probability} has shape {probability.shape} but {other.path} has "
-                f"{other.shape}: predict the whole volume."
-            )
-    codes = encode(_read(label), table, paths.label)
-    if (codes == UNLABELED).all():
-        raise ValueError(f"{paths.label} has no labelled voxel: leave this volume out.")
-    try:
-        checked = postprocess.check_probability(_read(probability))
-    except ValueError as error:
-        raise ValueError(f"{paths.probability}: {error}") from error
-    return search.Arrays(checked, codes, image and _read(image))
-
-
-def _read(reader):
-    return reader.read((0, 0, 0), reader.shape)
-
-
-def hold_out_folds(volumes, hold_out=()):
-    """Pairs (ids searched on, ids scored on), so that a gain is never reported where it was sought.
-
-    Args:
-      volumes: [Paths].
-      hold_out: ids to score on. By default every group is held out once, of more than five
-        groups a fifth at a time; a group is a scroll, or a volume where there is one scroll.
-
-    Returns:
-      List of ([id], [id]); empty for a single volume.
-
-    Raises:
-      ValueError: an id is unknown, or all are held out.
-    """
-    ids = [volume.id for volume in volumes]
-    if unknown := sorted(set(hold_out) - set(ids)):
-        raise ValueError(
-            f"--hold_out names {', '.join(unknown)}, which cannot be scored: choose from "
-            f"{', '.join(ids)}."
-        )
-    if hold_out:
-        folds = [set(hold_out)]
-    else:
-        groups = {}
-        several = len({volume.group for volume in volumes}) > 1
-        for volume in volumes:
-            groups.setdefault(volume.group if several else volume.id, set()).add(volume.id)
-        groups = [groups[name] for name in sorted(groups)] if len(groups) > 1 else []
-        folds = [set().union(*groups[k::MOST_FOLDS]) for k in range(min(MOST_FOLDS, len(groups)))]
-    pairs = [([n for n in ids if n not in fold], [n for n in ids if n in fold]) for fold in folds]
-    if not all(searched for searched, _ in pairs):
-        raise ValueError("--hold_out names every volume: leave at least one to search on.")
-    return pairs
 
 
 def sweeps(read, names):
@@ -226,11 +93,11 @@ def tune(
     Raises:
       ValueError, OSError: nothing can be tuned.
     """
-    found, errors, table = find(workdir, probabilities, labels, images)
+    found, errors, table = held_out.find(workdir, probabilities, labels, images)
     volumes = {}
     for paths in found:
         try:
-            read_volume(paths, table)
+            held_out.read_volume(paths, table)
             volumes[paths.id] = paths
         except (ValueError, OSError) as error:
             errors[paths.id] = str(error)
@@ -239,12 +106,12 @@ def tune(
     if missing := [name for name, paths in volumes.items() if not paths.image]:
         print(f"Without images (of {', '.join(missing)}) mask_empty is not searched.")
         candidates = [s for s in candidates if postprocess.parse(s)[0] != "mask_empty"]
-    folds = hold_out_folds(volumes.values(), hold_out)
+    folds = held_out.folds(list(volumes.values()), hold_out)
     names = folds[0][0] if hold_out else list(volumes)
 
     @functools.lru_cache(maxsize=4)  # volumes of 320³ take 0.2 GB each
     def read(name):
-        return read_volume(volumes[name], table)
+        return held_out.read_volume(volumes[name], table)
 
     results = search.Results(workdir / "tune" / "results.jsonl")
     score = search.make_scorer(read, metric, results, spacing, report=_progress)
@@ -275,17 +142,15 @@ def tune(
 
 
 def _decide(content, workdir):
-    """What `postprocess.json` keeps: the tuned steps only if they help where they were not sought."""
-    rows, held_out, metric = content["ablation"], content["held_out"], content["metric"]
+    """What `postprocess.json` keeps: tuned steps only if they help where they were not sought."""
+    rows, judged, metric = content["ablation"], content["held_out"], content["metric"]
     steps, score, baseline = rows[-1]["steps"], rows[-1]["score"], rows[0]["score"]
-    if held_out:
-        baseline, score = (_mean([row[key] for row in held_out]) for key in ("baseline", "score"))
+    if judged:
+        baseline, score = (_mean([row[key] for row in judged]) for key in ("baseline", "score"))
         print(f"\nHeld out: volumes that were not searched on, by {metric}")
         _row("", ["threshold", "tuned", "gain"])
-        for row in [
-            *held_out,
-            {"volume": "mean", "baseline": baseline, "score": score, "steps": ()},
-        ]:
+        mean = {"volume": "mean", "baseline": baseline, "score": score, "steps": ()}
+        for row in (*judged, mean):
             before, after = row["baseline"], row["score"]
             cells = [f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}"]
             _row(row["volume"], [*cells, " ".join(row["steps"])])
@@ -304,7 +169,7 @@ def _decide(content, workdir):
         "metric": metric,
         "score": score,
         "baseline": baseline,
-        "scored_on": "held-out volumes" if held_out else "the volume searched on",
+        "scored_on": "held-out volumes" if judged else "the volume searched on",
         "checkpoint_step": json.loads(scores.read_text())["step"] if scores.exists() else None,
         "volumes": content["volumes"],
         "spacing": content["spacing"],
@@ -316,7 +181,9 @@ def _print_sweeps(content):
     _row("threshold", SHOWN)
     rows = content["thresholds"]
     best = max(rows, key=lambda row: row["dice"])
-    for row in sorted([*rows[9::10], best], key=lambda row: row["threshold"]):
+    for row in rows:
+        if row is not best and round(100 * row["threshold"]) % 10:
+            continue
         remark = ["best Dice"] if row is best else []
         _row(f"{row['threshold']:.2f}", [*(f"{row[key]:.4f}" for key in SHOWN), *remark])
     best = max(content["hysteresis"], key=lambda row: row["dice"])
@@ -331,10 +198,12 @@ def _print_sweeps(content):
 
 
 def _print_search(content):
-    print(f"\nSteps that cost a perfect prediction more than {search.GUARD} ({content['metric']})")
-    for row in content["guard"]:
-        if row["cost"] > search.GUARD:
-            _row(row["step"], [f"{row['cost']:.4f}", "refused" if row["refused"] else "forced"])
+    print(f"\nSteps that cost a perfect prediction more than {search.GUARD} of {content['metric']}")
+    harmful = [row for row in content["guard"] if row["cost"] > search.GUARD]
+    for row in harmful:
+        _row(row["step"], [f"{row['cost']:.4f}", "refused" if row["refused"] else "forced"])
+    if not harmful:
+        print("none")
     print(f"\nSearch on {', '.join(content['volumes'])} by {content['metric']}")
     for row in content["ablation"]:
         _row(row["step"], [f"{row['score']:.4f}", f"{row['gain']:+.4f}"])

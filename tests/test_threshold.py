@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jax_seg.infer import postprocess
+from jax_seg.infer import components
 from jax_seg.metrics import threshold
 from jax_seg.metrics.segmentation import Confusion, confusion, scores
 
@@ -74,7 +74,7 @@ def test_hysteresis_equals_the_step(connectivity):
     for row in grid:
         setting = {"low": row.pop("low"), "high": row.pop("high"), "connectivity": connectivity}
         parts = [
-            confusion(postprocess.hysteresis(p.astype(np.float32), **setting), label)
+            confusion(components.hysteresis(p.astype(np.float32), **setting), label)
             for p, label in volumes
         ]
         assert row == scores(sum(parts))

@@ -147,7 +147,8 @@ def _patch(sheet, component, output, area):
             continue
         thickness = round(float(np.median(count[box][around])))
         rows, columns = np.nonzero(hole)
-        start = np.rint(_harmonic(hole, middle[box]) - (thickness - 1) / 2).astype(int)
+        # Halves go up: rounding to even would make steps of a slope.
+        start = np.floor(_harmonic(hole, middle[box]) - (thickness - 2) / 2).astype(int)
         patch = np.zeros((len(sheet), *hole.shape), bool)
         for step in range(thickness):
             patch[np.clip(start + step, 0, len(sheet) - 1), rows, columns] = True

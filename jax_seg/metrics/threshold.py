@@ -103,8 +103,8 @@ def calibration(counts, bins=15):
     """How often voxels of a probability are foreground, and the expected calibration error.
 
     The error is Σ n_b / N · |foreground share_b − mean probability_b| over bins of equal width,
-    (b − 1) / B < p ≤ b / B (Guo et al. 2017, "On calibration of modern neural networks", eq. 3, with
-    the probability of the foreground in place of the predicted class's).
+    (b − 1) / B < p ≤ b / B (Guo et al. 2017, "On calibration of modern neural networks", eq. 3,
+    with the probability of the foreground in place of the predicted class's).
 
     Args:
       counts: of `count`.
@@ -114,7 +114,7 @@ def calibration(counts, bins=15):
       {'bins': [{'low', 'high', 'voxels', 'probability', 'foreground'}], the empty ones left out,
       'expected_calibration_error': …}.
     """
-    bin_of = np.maximum(np.searchsorted(np.arange(1, bins) / bins, VALUES, side="left"), 0)
+    bin_of = np.searchsorted(np.arange(1, bins) / bins, VALUES, side="left")
     voxels_of = counts.sum(0)
     voxels = np.bincount(bin_of, voxels_of, minlength=bins)
     probability = np.bincount(bin_of, voxels_of * VALUES, minlength=bins)

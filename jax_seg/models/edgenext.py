@@ -286,7 +286,7 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x):
         features = x.shape[-1]
-        x = jax.nn.gelu(dense(4 * features, self.dtype, "fc1")(x), approximate=False)
+        x = gelu(dense(4 * features, self.dtype, "fc1")(x))
         return dense(features, self.dtype, "fc2")(x)
 
 
@@ -337,3 +337,8 @@ def layer_scale(module, name, x):
     """x times a learned factor per channel that starts at 1e-6 (Touvron et al. 2021, eq. 4)."""
     gamma = module.param(name, nn.initializers.constant(1e-6), x.shape[-1:])
     return x * gamma.astype(x.dtype)
+
+
+def gelu(x):
+    """x Φ(x) (Hendrycks & Gimpel 2016), by erf; JAX's own by erfc takes twice the time on a CPU."""
+    return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))

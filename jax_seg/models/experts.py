@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jax_seg.models.edgenext import Depthwise, layer_norm
+from jax_seg.models.edgenext import Depthwise, gelu, layer_norm
 from jax_seg.ops.depthwise import depthwise
 
 
@@ -179,7 +179,7 @@ class Hybrid(nn.Module):
         C = x_BHWC.shape[-1]
         y = Depthwise(5, self.dtype, name="conv_dw")(x_BHWC)
         y = _pointwise(C, self.dtype, "expand")(layer_norm("norm")(y))
-        y = jax.nn.gelu(y, approximate=False)
+        y = gelu(y)
         y *= SqueezeExcite(C // 4, name="excite")(y).astype(self.dtype)
         return _pointwise(C, self.dtype, "project")(y)
 
@@ -326,7 +326,7 @@ def _fuse(branches, features, dtype):
 
 
 def _norm_gelu(x, dtype, name):
-    return jax.nn.gelu(layer_norm(name)(x), approximate=False).astype(dtype)
+    return gelu(layer_norm(name)(x)).astype(dtype)
 
 
 def _pointwise(features, dtype, name, use_bias=True):

@@ -1,10 +1,10 @@
 // Draws the charts that jax_seg/report/charts.py describes, as SVG with a read-out under the pointer.
 "use strict";
 
-const SIZE = { width: 520, height: 300, left: 60, right: 14, top: 12, bottom: 44 };
+const SIZE = { width: 400, height: 250, left: 54, right: 12, top: 10, bottom: 42 };
 const LANE = 13; // height of a row of marks above the plot
 const MARKS = { // an icon in a square of 10, centred on the origin, and what it stands for
-  restart: ["M0-4.5a4.5 4.5 0 1 0 4.5 4.5M0-4.5l3.2-2.4v4.8z", "restart of the learning rate"],
+  restart: ["M-4.2 0a4.2 4.2 0 1 0 8.4 0a4.2 4.2 0 1 0-8.4 0z", "restart of the learning rate"],
   intervention: ["M0-5 5 4h-10z", "intervention"],
   rollback: ["M-5 0 4-5v10z", "rollback"],
   substantial_progress: ["M0-5 5 4h-10zM0-2-2.4 2.6h4.8z", "plateau without intervention"],
@@ -43,7 +43,7 @@ function figure(value, axis = {}) {
 function linearTicks(low, high, wanted, integer) {
   const rough = (high - low) / wanted;
   const power = 10 ** Math.floor(Math.log10(rough));
-  let step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.999);
+  let step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.75);
   if (integer) step = Math.max(1, Math.round(step));
   const ticks = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; i++) {
@@ -118,10 +118,12 @@ function drawMarks(drawing, chart, x, plot) {
   for (const mark of chart.marks) {
     const fill = lanes.length > 1 || chart.several ? color(mark.color) : "var(--mark)";
     const height = plot.top - LANE * (lanes.length - lanes.indexOf(mark.color)) + LANE / 2 - 1;
+    const together = chart.marks.filter((m) => m.x === mark.x && m.color === mark.color);
+    const shift = 11 * (together.indexOf(mark) - (together.length - 1) / 2);
     drawing.append(
       svg("line", { class: "mark-line", x1: x(mark.x), x2: x(mark.x), y1: height + 5,
         y2: plot.bottom, style: `stroke:${fill}` }),
-      icon(mark.kind, x(mark.x), height, fill),
+      icon(mark.kind, x(mark.x) + shift, height, fill),
     );
   }
 }
@@ -170,7 +172,7 @@ function drawLines(drawing, chart, plot) {
     const most = 1.08 * Math.max(...xs, ...ys);
     for (const axis of [chart.x, chart.y]) Object.assign(axis, { min: 0, max: most });
   }
-  const x = makeScale(xs, chart.x, plot.left, plot.right, 7);
+  const x = makeScale(xs, chart.x, plot.left, plot.right, 6);
   const y = makeScale([...ys, ...lines.map((l) => l.y)], chart.y, plot.bottom, plot.top, 5);
   for (const region of chart.regions ?? []) {
     const [from, to] = [Math.max(x(region.from), plot.left), Math.min(x(region.to), plot.right)];
@@ -239,7 +241,7 @@ function drawBars(drawing, chart, plot) {
   const values = chart.series.flatMap((s) => s.values);
   const y = makeScale(values, chart.y, plot.bottom, plot.top, 5);
   const slot = (plot.right - plot.left) / chart.categories.length;
-  const every = Math.ceil(46 / slot);
+  const every = Math.ceil(42 / slot);
   const x = (i) => plot.left + (i + 0.5) * slot;
   x.ticks = chart.categories.map((_, i) => i).filter((i) => i % every === 0);
   x.say = (i) => chart.categories[i];
@@ -277,7 +279,7 @@ function drawHeat(drawing, chart, plot) {
   for (const [cx, cy, score] of chart.cells) {
     // The top scores lie close together: the fourth power spreads them.
     const strength = high > low ? ((score - low) / (high - low)) ** 4 : 1;
-    const cell = svg("rect", { class: "cell", x: x(cx) - width / 2, y: y(cy) - height / 2, width,
+    const cell = svg("rect", { class: "cell", "shape-rendering": "crispEdges", x: x(cx) - width / 2, y: y(cy) - height / 2, width,
       height, "fill-opacity": 0.05 + 0.95 * strength });
     drawing.append(cell);
     if (score === high) best = [cell, `best ${figure(score)}: low ${cy}, high ${cx}`];
@@ -333,6 +335,7 @@ function drawChart(place, chart) {
   });
   const legend = html("div", { class: "legend" });
   (chart.series ?? []).forEach((series, i) => {
+    if (!series.name) return;
     const line = svg("svg", { viewBox: "0 0 26 10", width: 26, height: 10 });
     line.append(series.values || series.dots
       ? svg("circle", { cx: 13, cy: 5, r: 4.5, style: `fill:${color(series.color)}` })

@@ -68,7 +68,7 @@ def learning(runs):
 
 
 def optimization(runs):
-    """Gradient norm with its clipping, learning rate, throughput and memory against the epoch."""
+    """Gradient norm with its clipping, learning rate and throughput against the epoch."""
     charts = []
     clips = [run.setting("optimizer.clip_norm") for run in runs]
     lines = [
@@ -81,10 +81,9 @@ def optimization(runs):
         ("clipped_share", "Clipped updates", "share of updates", {"percent": True, "zero": True}),
         ("learning_rate", "Learning rate", "learning rate", {"log": True}),
         ("patches_per_second", "Throughput", "patches per second", {"zero": True}),
-        ("memory_gib", "Peak memory", "GiB", {"zero": True}),
     ):
         series = [
-            _series(runs, r, 0, title, [(e["epoch"], e.get(key)) for e in events])
+            _series(runs, r, 0, "", [(e["epoch"], e.get(key)) for e in events])
             for r, events in enumerate(run.of_kind("train") for run in runs)
             if any(key in event for event in events)
         ]
@@ -121,7 +120,7 @@ def foreground(runs):
             runs,
             r,
             0,
-            "a volume",
+            "" if len(runs) > 1 else "a volume",
             [(v["foreground_label"], v["foreground_predicted"], i) for i, v in run.volumes.items()],
         )
         | {"dots": True}
@@ -155,7 +154,7 @@ def thresholds(runs):
         points = [
             (row["recall"], row["precision"], f"threshold {row['threshold']:g}") for row in rows
         ]
-        tradeoffs.append(_series(runs, r, 0, "thresholds", points))
+        tradeoffs.append(_series(runs, r, 0, "", points))
         if grid := run.tuned.get("hysteresis"):
             grids.append(
                 {
@@ -301,7 +300,7 @@ def _unit(title, x, y, series, **more):
 def _series(runs, r, k, name, points, dash=""):
     several = len(runs) > 1
     return {
-        "name": f"{runs[r].name}: {name}" if several else name,
+        "name": ": ".join(filter(None, [runs[r].name, name])) if several else name,
         "color": r if several else k,
         "dash": dash,
         "points": [list(point) for point in points],

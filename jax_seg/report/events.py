@@ -11,15 +11,19 @@ from jax_seg.files import replacing
 class Events:
     """Appends events to `workdir/events.jsonl` and scalars to `workdir/tensorboard`.
 
-    An event is {'kind': …, 'step': …, 'epoch': …, figures}. A resumed run drops the events of
-    its epoch first, since it will live through them again.
+    An event is {'kind': …, 'step': …, 'epoch': …, figures}. A resumed run drops first what
+    it will live through again: the events of its epoch, but for the updates that are done.
     """
 
     def __init__(self, workdir, epoch, step):
         """Open the log of a run that stands in `epoch` at `step`."""
         workdir = Path(workdir)
         path = workdir / "events.jsonl"
-        kept = [event for event in read_events(workdir) if event["epoch"] < epoch]
+        kept = [
+            event
+            for event in read_events(workdir)
+            if event["epoch"] < epoch or (event["kind"] == "update" and event["step"] <= step)
+        ]
         with replacing(path) as beside:
             beside.write_text("".join(json.dumps(event) + "\n" for event in kept))
         self._file = path.open("a")

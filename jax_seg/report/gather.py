@@ -30,7 +30,8 @@ class Run(NamedTuple):
       volumes: {id: scores} of the held-out volumes by the best checkpoint.
       probabilities: {id: Path} of their predicted probabilities.
       labelled: {id: `folder.Volume`} of the data set; empty where it is not found.
-      tuned: dict of `jax_seg.tune`, or None.
+      tuned: what `jax_seg.tune` reports, or None.
+      chosen: the post-processing that `jax_seg.predict` uses by default, or None.
       missing: sentences on what a finished run would have.
     """
 
@@ -43,6 +44,7 @@ class Run(NamedTuple):
     probabilities: dict
     labelled: dict
     tuned: dict | None
+    chosen: dict | None
     missing: list
 
     def setting(self, path, default=None):
@@ -145,6 +147,7 @@ def _read_run(workdir, name):
         probabilities={path.stem: path for path in sorted(folder_of.glob("[!.]*.tif"))},
         labelled={},
         tuned=_json(workdir / "tune" / "report.json"),
+        chosen=_json(workdir / "postprocess.json"),
         missing=[],
     )
     missing = _missing(run)

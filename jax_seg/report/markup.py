@@ -30,6 +30,7 @@ def number(text, value="", kind=""):
     """A cell with a number; `value` is sorted by, `kind` is '', 'best' or 'bar'."""
     style = f' style="--share:{value:.3f}"' if kind == "bar" else ""
     value = escape(str(value))
+    text = text.replace("-", "−")
     return f'<td class="number {kind}" data-value="{value}"{style}>{escape(text)}</td>'
 
 

@@ -63,7 +63,7 @@ def _tiles(run):
 
 
 def comparison(runs):
-    """Scores of several runs and their averages, and what differs in their configurations."""
+    """Scores of several runs and their averages, and whether the runs differ by more than chance."""
     if len(runs) < 2:
         return ""
     scored = [(c, run, w, s) for c, run in enumerate(runs) for w, s in run.scores.items()]
@@ -83,7 +83,10 @@ def comparison(runs):
     ]
     heads = {"Run": False, "Weights": False, "Step": True}
     heads |= dict.fromkeys((SCORES | SHARES).values(), True)
-    return (markup.table(heads, rows, sortable=True) if rows else "") + _differences(runs)
+    told = judgement.comparisons(runs)
+    return (markup.table(heads, rows, sortable=True) if rows else "") + (
+        f'<div class="told">{markup.items(told)}</div>' if told else ""
+    )
 
 
 def _differences(runs):
@@ -97,7 +100,7 @@ def _differences(runs):
     if not rows:
         return "<p>Their configurations are the same, but for where they ran.</p>"
     heads = dict.fromkeys(["Field", *(run.name for run in runs)], False)
-    return "<h3>What differs in their configurations</h3>" + markup.table(heads, rows)
+    return "<h3>What differs</h3>" + markup.table(heads, rows)
 
 
 def slices(volumes):
@@ -170,12 +173,13 @@ def balance(runs, drawn):
             for kind, over in (("pooled", "all voxels"), ("mean", "mean over volumes"))
             for answer, name in {"model": "the model", **CONSTANTS}.items()
         ]
-        heads = {"Answer": False, "Over": False, **dict.fromkeys(JUDGED.values(), True)}
+        heads = {"Answer": False, "Over": False, **{SCORES[key]: True for key in JUDGED}}
         table = markup.table(heads | {"Predicted": True}, rows)
         parts.append(f"<div>{_heading(runs, color)}{markup.items(found['remarks'])}{table}</div>")
     if not parts:
         return ""
-    return f'<div class="columns">{"".join(parts)}</div>' + charted("foreground", drawn)
+    words = f'<div class="columns">{"".join(parts)}</div>'
+    return f'<div class="beside-{min(len(runs), 2)}">{words}{charted("foreground", drawn)}</div>'
 
 
 def thresholds(runs, drawn):
@@ -192,8 +196,11 @@ def thresholds(runs, drawn):
 
 def steps(runs):
     """What each step of the post-processing gained."""
-    tuned = [(c, run.tuned) for c, run in enumerate(runs) if (run.tuned or {}).get("ablation")]
-    parts = [f"<div>{_heading(runs, color)}{_ablation(found)}</div>" for color, found in tuned]
+    tuned = [(c, run) for c, run in enumerate(runs) if (run.tuned or {}).get("ablation")]
+    parts = [
+        f"<div>{_heading(runs, color)}{_ablation(run.tuned)}{_chosen(run)}</div>"
+        for color, run in tuned
+    ]
     return f'<div class="columns">{"".join(parts)}</div>' if parts else ""
 
 
@@ -232,14 +239,25 @@ def _ablation(found):
         heads = {"Volume": False, "Threshold": True, "Tuned": True, "Gain": True, "Steps": False}
         parts.append(markup.table(heads, cells))
     if refused := [row["step"] for row in found.get("guard", []) if row["refused"]]:
-        names = ", ".join(map(markup.code, refused))
-        parts.append(f"<p>Refused, since they harm a perfect prediction: {names}.</p>")
+        names = f"<p>{', '.join(map(markup.code, refused))}</p>"
+        parts.append(
+            markup.details(
+                f"{len(refused)} settings refused: they harm a perfect prediction", names
+            )
+        )
     return "".join(parts)
 
 
+def _chosen(run):
+    if not run.chosen:
+        return ""
+    names = ", ".join(map(markup.code, run.chosen["steps"]))
+    return f"<p><b>Predictions of this run use</b> {names}.</p>"
+
+
 def configurations(runs):
-    """Every field of every run."""
-    parts = []
+    """What differs between the runs, and every field of each."""
+    parts = [_differences(runs)] if len(runs) > 1 else []
     for run in runs:
         rows = [
             f"<tr>{markup.code_cell(path)}{markup.code_cell(plain(value))}</tr>"

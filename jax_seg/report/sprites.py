@@ -112,10 +112,16 @@ def layout(shape, slices):
 
 
 def fullest(mask, slices):
-    """For each axis the index of the chosen slice with the most voxels of `mask` [D, H, W]."""
-    counts = [
-        np.count_nonzero(mask, axis=tuple(i for i in range(3) if i != axis)) for axis in range(3)
-    ]
+    """For each axis the index of the slice with most of `mask` [D, H, W], in the middle half.
+
+    Towards the ends a curved sheet is cut along its surface, which shows little of it.
+    """
+    counts = []
+    for axis in range(3):
+        count = np.count_nonzero(mask, axis=tuple(i for i in range(3) if i != axis))
+        edge = len(count) // 4
+        count[:edge] = count[len(count) - edge :] = 0
+        counts.append(count)
     return [int(count[positions].argmax()) for count, positions in zip(counts, slices, strict=True)]
 
 

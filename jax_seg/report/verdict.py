@@ -1,9 +1,11 @@
 """What a run came to, in words: a headline and the remarks that follow from its figures."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 
+from jax_seg.metrics import comparison
 from jax_seg.metrics.balance import CONSTANTS, JUDGED, class_balance
 from jax_seg.report.gather import confusions
 
@@ -34,16 +36,32 @@ def headline(runs):
         return f"Only {scored[0].name} has finished. {_of_one(scored[0])}"
     best, second = scored[:2]
     told = (
-        f"{best.name} is best: Dice {_dice(best):.3f} on whole held-out volumes, "
-        f"{_dice(best) - _dice(second):.3f} above {second.name}."
+        f"{best.name} scores highest: Dice {_dice(best):.3f} on whole held-out volumes, "
+        f"{_dice(best) - _dice(second):.3f} above {second.name}"
     )
-    common = best.volumes.keys() & second.volumes.keys()
     if best.volumes.keys() != second.volumes.keys():
-        return f"{told} Their held-out volumes differ, so this compares volumes as well as runs."
-    if common:
-        better = sum(best.volumes[i]["dice"] > second.volumes[i]["dice"] for i in common)
-        told += f" It is better on {better} of {len(common)} volumes."
-    return told
+        return f"{told}. Their held-out volumes differ, so this compares volumes as well as runs."
+    count = len(best.volumes)
+    better = sum(best.volumes[i]["dice"] > second.volumes[i]["dice"] for i in best.volumes)
+    return f"{told}, and better on {better} of {count} volumes." if count else f"{told}."
+
+
+def comparisons(runs):
+    """Sentences on which pairs of runs with the same held-out volumes differ by more than chance.
+
+    The p-values of all pairs are adjusted together, see `metrics.comparison`.
+    """
+    pairs, found = [], []
+    for first, second in itertools.combinations((r for r in runs if r.volumes), 2):
+        if first.volumes.keys() == second.volumes.keys():
+            scores = ([r.volumes[i]["dice"] for i in first.volumes] for r in (first, second))
+            pairs.append((first.name, second.name))
+            found.append(comparison.compare(*scores))
+    p_values = comparison.adjusted([one.p_value for one in found])
+    return [
+        f"By Dice, {comparison.verdict(*names, one, p_value, pairs=len(pairs))}."
+        for names, one, p_value in zip(pairs, found, p_values, strict=True)
+    ]
 
 
 def remarks(run):
@@ -166,14 +184,11 @@ def _on_averages(run):
         if name == "raw" or "raw" not in run.scores:
             continue
         difference = scores["dice"] - _dice(run)
-        found.append(
-            Remark(
-                "plain",
-                f"The {name.upper()} average has Dice {scores['dice']:.3f}, "
-                f"{abs(difference):.3f} {'above' if difference >= 0 else 'below'} the best raw "
-                "weights.",
-            )
-        )
+        told = f"{abs(difference):.3f} {'above' if difference > 0 else 'below'}"
+        if abs(difference) < 0.0005:
+            told = "as good as"
+        text = f"The {name.upper()} average has Dice {scores['dice']:.3f}, {told} the raw weights."
+        found.append(Remark("plain", text))
     return found
 
 
