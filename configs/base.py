@@ -156,7 +156,7 @@ def get_config():
     train.accumulate = 1  # batches whose gradients make one update
     train.minutes = 0.0  # end after the epoch in which they have passed; 0 for no limit
     train.log_every = 0  # updates between events of single updates; 0 for epochs only
-    train.start_from = ""  # WORKDIR (or WORKDIR@swa, @ema) whose weights a new run starts with
+    train.start_from = ""  # WORKDIR, WORKDIR@swa, WORKDIR@STEP whose weights a new run starts with
     train.start_stage = ""  # stage that it starts with; '' is the first
 
     config.validate = validate = ml_collections.ConfigDict()

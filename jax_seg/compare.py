@@ -23,7 +23,7 @@ from jax_seg.metrics.comparison import adjusted, compare, interval, number, verd
 from jax_seg.metrics.competition import CompetitionScore
 
 LOWER_IS_BETTER = ("loss", "surface_mean", "surface_95", "voi_split", "voi_merge")
-NO_ORDER = ("foreground_predicted", "foreground_label")
+NO_ORDER = ("_predicted", "_label")  # shares of foreground, and Betti numbers
 THIN_FIELDS = ("cldice", "skeleton_precision", "skeleton_recall", "surface_mean", "surface_95")
 COMPETITION_FIELDS = tuple(n for n in CompetitionScore.__dataclass_fields__ if n != "counts")
 
@@ -142,7 +142,7 @@ def _compare(arguments):
         raise ValueError("Name at least two models, each once.")
     if (arguments.images is None) != (arguments.labels is None):
         raise ValueError("--images and --labels belong together: give both or neither.")
-    if metric in NO_ORDER:
+    if metric.endswith(NO_ORDER):
         raise ValueError(f"More of {metric} is neither better nor worse: choose another --metric.")
     higher_is_better = metric not in LOWER_IS_BETTER
     scores, errors = {}, {}

@@ -79,6 +79,26 @@ def parse(text):
     return Member(workdir, found.get("checkpoint", ""), found.get("weights", ""))
 
 
+def read(member):
+    """The parameters of a network.
+
+    Returns:
+      (params as numpy arrays, what was saved beside them, step).
+
+    Raises:
+      FileNotFoundError, ValueError: there is no such run, checkpoint or average.
+    """
+    weights = member.weights or "raw"
+    name = member.checkpoint or ("best" if weights == "raw" else "latest")
+    params, stored, step = checkpoint.read_params(member.workdir, name, weights)
+    if weights == "swa" and not stored["loop"]["averaged"]:
+        raise ValueError(
+            f"{member.workdir} has not averaged any weights by step {step}: average.swa_start lies "
+            "behind it; choose a later checkpoint, or raw weights."
+        )
+    return params, stored, step
+
+
 def load(member, *, overlap=None, windows=None):
     """Read a network.
 
@@ -93,14 +113,7 @@ def load(member, *, overlap=None, windows=None):
     Raises:
       FileNotFoundError, ValueError: there is no such run, checkpoint or average.
     """
-    weights = member.weights or "raw"
-    name = member.checkpoint or ("best" if weights == "raw" else "latest")
-    params, stored, step = checkpoint.read_params(member.workdir, name, weights)
-    if weights == "swa" and not stored["loop"]["averaged"]:
-        raise ValueError(
-            f"{member.workdir} has not averaged any weights by step {step}: average.swa_start lies "
-            "behind it; choose a later checkpoint, or raw weights."
-        )
+    params, stored, step = read(member)
     fields = configuration.flat(configuration.from_dict(stored["config"]))
     network = _network(
         json.dumps(stored["config"]["model"], sort_keys=True),
@@ -118,7 +131,7 @@ def load(member, *, overlap=None, windows=None):
         "workdir": str(Path(member.workdir).absolute()),
         "step": step,
         "epoch": stored["epoch"],
-        "weights": weights,
+        "weights": member.weights or "raw",
         "trained_with": stored["code_version"],
         "overlap": overlap,
     }

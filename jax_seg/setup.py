@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_seg import checkpoint
+from jax_seg import checkpoint, members
 from jax_seg import config as configuration
 from jax_seg.data import dataset
 from jax_seg.data.preprocess import Preprocessing
@@ -145,13 +145,13 @@ def start_from(state, source):
 
     Args:
       state: fresh `TrainState`.
-      source: WORKDIR, for its best checkpoint, or WORKDIR@swa, WORKDIR@ema.
+      source: WORKDIR, WORKDIR@STEP, WORKDIR@swa, …: see `members.parse`.
 
     Raises:
       FileNotFoundError, ValueError: no such run or average, or another network's.
     """
-    workdir, _, weights = source.partition("@")
-    params, _, step = checkpoint.read_params(workdir, "best", weights or "raw")
+    member = members.parse(source)
+    params, _, step = members.read(member)
     ours, theirs = (
         {
             jax.tree_util.keystr(path, simple=True, separator="/"): np.shape(leaf)
@@ -162,7 +162,7 @@ def start_from(state, source):
     if differing := sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k)):
         name = differing[0]
         raise ValueError(
-            f"train.start_from: step {step} of {workdir} is another network: {name} has shape "
+            f"train.start_from: step {step} of {member.workdir} is another network: {name} has shape "
             f"{theirs.get(name, 'none')} there and {ours.get(name, 'none')} here; give it the "
             "same model section."
         )

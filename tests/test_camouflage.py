@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 
 from jax_seg.models import edgenext
-from jax_seg.models.camouflage import Model, double, pad_to_stride, with_encoder
-from tests.test_edgenext import count
+from jax_seg.models.camouflage import (
+    Model,
+    NormalisedConvolution,
+    double,
+    pad_to_stride,
+    with_encoder,
+)
+from jax_seg.ops.conv import conv
+from tests.test_edgenext import count, filled
 
 SMALL = {
     "depths": (1, 1, 1, 1),
@@ -39,16 +46,16 @@ def test_published_size():
 
 @pytest.fixture(scope="module")
 def batch_norm():
-    """A tiny detector with batch norm, its variables, and a jitted training step's forward."""
+    """A tiny detector with batch norm: prediction, variables, images, training's forward pass."""
     model = Model(**SMALL)
     x = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
-    variables = jax.jit(model.init)(jax.random.key(1), x)
+    variables = filled(model, x)
 
     @jax.jit
     def train(variables, x):
         return model.apply(variables, x, train=True, mutable=["batch_stats"])
 
-    return model, variables, x, train
+    return jax.jit(model.apply), variables, x, train
 
 
 def test_logits_and_gates(batch_norm):
@@ -64,7 +71,7 @@ def test_logits_and_gates(batch_norm):
 
 
 def test_running_statistics_are_state(batch_norm):
-    model, variables, x, train = batch_norm
+    predict, variables, x, train = batch_norm
     _, new = train(variables, x)
     old = variables["batch_stats"]["output_0"]["norm"]
     np.testing.assert_array_equal(old["mean"], 0)
@@ -74,38 +81,37 @@ def test_running_statistics_are_state(batch_norm):
     for _ in range(120):
         (trained, _), changed = train(state, x)
         state = {**variables, **changed}
-    predicted, _ = jax.jit(model.apply)(state, x)
+    predicted, _ = predict(state, x)
     np.testing.assert_allclose(predicted[0], trained[0], atol=1e-3)
     moved = new["batch_stats"]["output_0"]["norm"]["mean"]
     final = state["batch_stats"]["output_0"]["norm"]["mean"]
     np.testing.assert_allclose(moved, 0.1 * final, rtol=0.05, atol=1e-5)
 
 
-def test_any_image_size(batch_norm):
-    model, variables, x, _ = batch_norm
-    apply = jax.jit(model.apply)
-    odd = x[:, :45, :33]
-    logits, _ = apply(variables, odd)
-    assert [level.shape for level in logits] == [(2, 45, 33, 1)] * 4
+def test_any_image_size():
+    odd = jax.random.normal(jax.random.key(0), (2, 45, 33, 3))
     padded = np.pad(odd, ((0, 0), (0, 19), (0, 31), (0, 0)), mode="edge")
     np.testing.assert_array_equal(pad_to_stride(odd), padded)
-    for level, whole in zip(logits, apply(variables, padded)[0], strict=True):
-        np.testing.assert_allclose(level, whole[:, :45, :33], atol=1e-5)
+    (logits, _), _ = jax.eval_shape(
+        lambda x: Model(**SMALL).init_with_output(jax.random.key(0), x), odd
+    )
+    assert [level.shape for level in logits] == [(2, 45, 33, 1)] * 4
 
 
 @pytest.mark.parametrize("norm", ["group", "layer"])
 def test_norms_that_look_at_one_image(norm):
-    model = Model(**SMALL, norm=norm, deep_supervision=False)
-    x = jax.random.normal(jax.random.key(0), (3, 32, 32, 3))
-    variables = jax.jit(model.init)(jax.random.key(1), x)
-    assert set(variables) == {"params"}
-
-    @jax.jit
-    def train(x):
-        return model.apply(variables, x, train=True)[0]
-
-    (alone,), (other,) = train(x), train(x.at[1:].multiply(5))
+    model = Model(**SMALL, norm=norm)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    assert set(shapes) == {"params"}
+    layer = NormalisedConvolution(8, norm, "float32")
+    x = jax.random.normal(jax.random.key(0), (3, 6, 6, 4))
+    variables = filled(layer, x, train=True)
+    alone, other = (layer.apply(variables, y, train=True) for y in (x, x.at[1:].multiply(5)))
     np.testing.assert_allclose(alone[0], other[0], atol=1e-5)
+    before = conv(x, variables["params"]["kernel"])
+    axes = (1, 2) if norm == "group" else 3  # 8 channels make 8 groups of one
+    mean, std = before.mean(axes, keepdims=True), before.std(axes, keepdims=True)
+    np.testing.assert_allclose(alone, jnp.maximum((before - mean) / std, 0), atol=1e-3)
 
 
 def test_bfloat16_keeps_parameters_and_logits_in_float32():
@@ -127,8 +133,7 @@ def test_pretrained_encoder_takes_its_place(batch_norm):
     _, variables, _, _ = batch_norm
     fields = {name: SMALL[name] for name in ("depths", "dims", "heads", "kernel_sizes")}
     encoder = edgenext.Model(**fields, scales=(2, 2, 3, 4), num_classes=5)
-    init = jax.jit(encoder.init)
-    pretrained = init(jax.random.key(7), jnp.zeros((1, 32, 32, 3)))["params"]
+    pretrained = filled(encoder, jnp.zeros((1, 32, 32, 3)), seed=7)["params"]
     params = with_encoder(variables["params"], pretrained)
     kernel = params["encoder"]["stem_0"]["kernel"]
     np.testing.assert_array_equal(kernel, pretrained["stem_0"]["kernel"])

@@ -96,8 +96,10 @@ def test_sentences():
     worse = found._replace(difference=-0.0131, low=-0.0213, high=-0.0042)
     assert verdict("A", "B", worse, 0.004) == "A is better than B by .013 (95 %: .004 to .021)"
     assert verdict("A", "B", found, 0.06) == (
-        "A and B are not distinguishable on 9 volumes: B differs by .013 (95 %: .004 to .021)"
+        "A and B are not distinguishable on 9 volumes: B differs by .013 (95 %: .004 to .021), "
+        "p = .060"
     )
+    assert verdict("A", "B", found, 0.06, pairs=3).endswith(", p = .060 as one of 3 pairs")
     touching = found._replace(low=-0.001)
     assert "not distinguishable" in verdict("A", "B", touching, 0.004)
 
@@ -107,8 +109,9 @@ def test_three_volumes_can_tell_nothing_and_it_is_said():
     assert found.low > 0  # the bootstrap alone would claim a difference
     sentence = verdict("A", "B", found, found.p_value)
     assert sentence == (
-        "A and B are not distinguishable on 3 volumes: B differs by .100 (95 %: .100 to .100); "
-        "with 3 volumes no p-value can be below .250: score at least 6 to tell models apart"
+        "A and B are not distinguishable on 3 volumes: B differs by .100 (95 %: .100 to .100), "
+        "p = .250; with 3 volumes no p-value can be below .250: score at least 6 to tell models "
+        "apart"
     )
     six = compare(np.zeros(6), np.full(6, 0.1))
     assert verdict("A", "B", six, six.p_value).startswith("B is better than A by .100")

@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from jax_seg.models import experts
 from jax_seg.models.experts import EXPERTS, Mixture, choose, gate_losses
+from tests.test_edgenext import filled
 
 
 def random(*shape, seed=0):
@@ -118,7 +119,7 @@ def mixture():
     """All seven experts, two active, on maps whose images prefer different experts."""
     model = Mixture(tuple(EXPERTS), active=2)
     x = random(3, 6, 5, 8)
-    variables = jax.jit(model.init)(jax.random.key(1), x)
+    variables = filled(model, x)
     gate = {"kernel": 3 * random(8, 7, seed=2), "bias": jnp.zeros(7)}
     variables = {"params": {**variables["params"], "gate": gate}}
     return jax.jit(model.apply), variables, x
@@ -169,7 +170,7 @@ def test_every_expert_has_finite_gradients(mixture):
 def test_dropout_only_while_training(mixture):
     _, _, x = mixture
     model = Mixture(("attention",), active=1, dropout=0.5)
-    variables = model.init(jax.random.key(0), x)
+    variables = filled(model, x)
     apply = jax.jit(model.apply, static_argnames="train")
     rngs = [{"dropout": jax.random.key(seed)} for seed in (0, 1)]
     first, second = (apply(variables, x, train=True, rngs=r)[0] for r in rngs)

@@ -14,6 +14,7 @@ from jax_seg.data.preprocess import Preprocessing
 from jax_seg.infer import postprocess
 from jax_seg.infer.sliding_window import predict_volume
 from jax_seg.step import make_network
+from tests.conftest import tiny_config
 from tests.workdirs import write_run
 
 
@@ -30,13 +31,18 @@ def image(volumes_folder):
     return volumes_folder / "train_images" / "v0.tif"
 
 
+@functools.cache
+def tiny_network():
+    """The network of every run here, compiled once."""
+    model = models.build(**tiny_config("").model)
+    return make_network(model, Preprocessing(0.0, 255.0, 0.0, 1 / 255))
+
+
 def logits_of(image, workdir, name="best", weights="raw"):
     """A network's logits, without any of the code for ensembles."""
-    params, stored, _ = checkpoint.read_params(workdir, name, weights)
-    model = models.build(**stored["config"]["model"])
-    network = make_network(model, Preprocessing(**stored["preprocessing"]))
-    volume = tifffile.imread(image)
-    return predict_volume(functools.partial(network, params), volume, patch=(16, 16, 16))
+    params, _, _ = checkpoint.read_params(workdir, name, weights)
+    network = functools.partial(tiny_network(), params)
+    return predict_volume(network, tifffile.imread(image), patch=(16, 16, 16))
 
 
 def run(image, output, *flags):

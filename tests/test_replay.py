@@ -81,6 +81,22 @@ def test_bad_input_is_one_sentence(arguments, message, tmp_path, capsys):
     assert re.search(message, error) and error.count("\n") == 1
 
 
+def test_conclusions_compare_all_runs():
+    good, poor = {"a": Confusion(40, 5, 5, 50)}, {"a": Confusion(5, 60, 35, 0)}
+    first, second, third = versions.conclusions(
+        [
+            run(good, kind="as written", name="v6"),
+            run(poor, variance=0.97, predicted=0.95, labelled=0.61),
+        ]
+    )[:3]
+    assert first.startswith("As written: Dice from 0.889 to 0.889")
+    assert "predicted by v1, 95.0 % where that run takes 61.0 % for labelled" in second
+    assert "between 0.970 and 0.970; no prediction brings it below 0.828" in third
+    last = versions.conclusions([run(good, name="v6"), run(poor)])[-1]
+    assert "best is v6, as run, with Dice 0.889" in last
+    assert "scores 0.621, which v1, as run did not beat" in last
+
+
 def test_verdict_says_what_was_measured():
     everything = Confusion(40, 60, 0, 0)  # marks every voxel
     sentence = versions.verdict(run({"a": everything}, predicted=0.96, labelled=0.61), None)

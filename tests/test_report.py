@@ -58,6 +58,31 @@ def test_learning_curve_of_a_run_without_events(tmp_path):
     assert (tmp_path / "curve.png").stat().st_size > 0
 
 
+def test_learning_curve_marks_what_was_decided(tmp_path, monkeypatch):
+    marks = []
+    monkeypatch.setattr(
+        plots.plt.Axes, "axvline", lambda self, x, **style: marks.append((x, style))
+    )
+    events = [
+        {"kind": "decision", "epoch": epoch, "decision": {"kind": kind}}
+        for epoch, kind in ((2, "new_best"), (4, "rollback"), (5, "intervention"), (7, "rollback"))
+    ]
+    plots.learning_curve(events, tmp_path / "curve.png")
+    first = [(x, style["label"]) for x, style in marks[:3]]
+    assert first == [(4, "rollback"), (5, "intervention"), (7, "")]  # named once, per picture
+
+
+def test_decisions_reach_tensorboard_under_their_kind(tmp_path, monkeypatch):
+    scalars = []
+    events = Events(tmp_path, epoch=0, step=0)
+    monkeypatch.setattr(events._board, "add_scalar", lambda *arguments: scalars.append(arguments))
+    decision = {"kind": "intervention", "epoch": 3, "scale": 32.5, "p": 2}
+    events.write("decision", step=9, epoch=3, decision=decision)
+    events.close()
+    assert ("decision/intervention/scale", 32.5, 9) in scalars
+    assert read_events(tmp_path)[0]["decision"] == decision
+
+
 def test_sentence_tells_every_number():
     decision = {"kind": "early_stop", "epoch": 3, "best_epoch": 1, "margin": 0.0123456}
     assert console.sentence(decision) == "Early stop - best_epoch: 1, margin: 0.01235"

@@ -113,17 +113,19 @@ def verdict(first, second, found, p_value, *, higher_is_better=True, pairs=1):
             f"{first} is better than {second} by {number(abs(found.difference))} (95 %: "
             f"{number(low)} to {number(high)})"
         )
-    few, reachable = "", min(pairs * found.smallest_p, 1)
+    reason, reachable = f", p = {number(p_value)}", min(pairs * found.smallest_p, 1)
+    if pairs > 1:
+        reason += f" as one of {pairs} pairs"
     if reachable > SIGNIFICANT:
         needed = int(np.ceil(1 - np.log2(SIGNIFICANT / pairs)))
-        few = (
+        reason += (
             f"; with {_volumes(found.volumes)} no p-value can be below {number(reachable)}: score "
             f"at least {needed} to tell models apart"
         )
     return (
         f"{first} and {second} are not distinguishable on {_volumes(found.volumes)}: {second} "
         f"differs by {number(found.difference)} (95 %: {number(found.low)} to "
-        f"{number(found.high)}){few}"
+        f"{number(found.high)}){reason}"
     )
 
 

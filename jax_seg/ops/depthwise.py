@@ -76,12 +76,13 @@ _depthwise.defvjp(_forward, _backward)
 
 def shift_and_add(x, kernel):
     """`depthwise` as Σ over the kernel's entries of the shifted image times the entry."""
-    # Without the barrier XLA fuses the padding into every read of it.
+    # Without the barriers XLA fuses the padding into every read of it, and the whole sum into every
+    # reader of the result: a norm reads it three times.
     padded = lax.optimization_barrier(_pad(x, kernel.shape))
     entries = kernel.reshape(-1, kernel.shape[2]).astype(jnp.float32)
     windows = _windows(padded, x.shape, kernel.shape)
     total = sum(w.astype(jnp.float32) * entry for w, entry in zip(windows, entries, strict=True))
-    return total.astype(x.dtype)
+    return lax.optimization_barrier(total.astype(x.dtype))
 
 
 def shifted_products(x, kernel, gradient):

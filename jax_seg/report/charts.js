@@ -1,7 +1,7 @@
 // Draws the charts that jax_seg/report/charts.py describes, as SVG with a read-out under the pointer.
 "use strict";
 
-const SIZE = { width: 400, height: 250, left: 54, right: 12, top: 10, bottom: 42 };
+const SIZE = { width: 360, height: 236, left: 58, right: 12, top: 10, bottom: 42 };
 const LANE = 13; // height of a row of marks above the plot
 const MARKS = { // an icon in a square of 10, centred on the origin, and what it stands for
   restart: ["M-4.2 0a4.2 4.2 0 1 0 8.4 0a4.2 4.2 0 1 0-8.4 0z", "restart of the learning rate"],
@@ -104,7 +104,7 @@ function drawAxes(drawing, chart, x, y, plot) {
     svg("text", { class: "label", x: (plot.left + plot.right) / 2, y: SIZE.height - 8,
       "text-anchor": "middle" }, chart.x.label),
     svg("text", { class: "label", "text-anchor": "middle",
-      transform: `translate(13 ${middle}) rotate(-90)` }, chart.y.label),
+      transform: `translate(11 ${middle}) rotate(-90)` }, chart.y.label),
   );
 }
 
@@ -172,7 +172,7 @@ function drawLines(drawing, chart, plot) {
     const most = 1.08 * Math.max(...xs, ...ys);
     for (const axis of [chart.x, chart.y]) Object.assign(axis, { min: 0, max: most });
   }
-  const x = makeScale(xs, chart.x, plot.left, plot.right, 6);
+  const x = makeScale(xs, chart.x, plot.left, plot.right, chart.x.percent ? 4 : 6);
   const y = makeScale([...ys, ...lines.map((l) => l.y)], chart.y, plot.bottom, plot.top, 5);
   for (const region of chart.regions ?? []) {
     const [from, to] = [Math.max(x(region.from), plot.left), Math.min(x(region.to), plot.right)];

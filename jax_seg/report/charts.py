@@ -17,6 +17,7 @@ CURVES = (
 )
 NO_TERMS = {"kind", "step", "epoch", "loss", "standard_error"}
 OVERLAP = {"dice": "Dice", "iou": "IoU", "precision": "precision", "recall": "recall"}
+GREY = 7  # the last colour
 SHARE_BINS = 50  # of the foreground histogram, over [0, 1]
 
 
@@ -38,7 +39,7 @@ def learning(runs):
     charts = []
     for term in ("loss", *sorted(terms)):
         title = "Loss" if term == "loss" else f"Component: {_words(term)}"
-        label = "weighted sum of the components" if term == "loss" else "unweighted value"
+        label = "weighted sum" if term == "loss" else "unweighted value"
         series = [
             _series(runs, r, k, name, [(e["epoch"], e.get(term)) for e in events], dash)
             | (_band(events) if (term, kind) == ("loss", "validation") else {})
@@ -95,7 +96,7 @@ def optimization(runs):
 def foreground(runs):
     """Share of foreground, predicted against labelled: over the volumes, and volume by volume."""
     charts = []
-    for run in runs:
+    for r, run in enumerate(runs):
         if not run.volumes:
             continue
         histogram = class_balance(confusions(run), bins=SHARE_BINS)["histogram"]
@@ -105,13 +106,13 @@ def foreground(runs):
         charts.append(
             {
                 "kind": "bars",
-                "title": _title(runs, run, "Volumes by their share of foreground"),
+                "title": _title(runs, run, "Volumes by share of foreground"),
                 "x": {"label": "foreground among labelled voxels, %"},
                 "y": {"label": "volumes", "integer": True, "zero": True},
                 "categories": [f"{edges[b]}–{edges[b + 1]}" for b in range(last)],
                 "series": [
                     {"name": side, "color": color, "values": histogram[side][:last]}
-                    for color, side in enumerate(("predicted", "labelled"))
+                    for side, color in (("predicted", r), ("labelled", GREY))
                 ],
             }
         )
@@ -131,7 +132,7 @@ def foreground(runs):
         charts.append(
             {
                 "kind": "line",
-                "title": "Predicted against labelled, volume by volume",
+                "title": "Predicted against labelled",
                 "x": {"label": "labelled foreground", "percent": True},
                 "y": {"label": "predicted foreground", "percent": True},
                 "series": series,
@@ -160,8 +161,8 @@ def thresholds(runs):
                 {
                     "kind": "heat",
                     "title": _title(runs, run, "Hysteresis: Dice"),
-                    "x": {"label": "high threshold (a component must reach it)"},
-                    "y": {"label": "low threshold (a voxel must pass it)"},
+                    "x": {"label": "high threshold"},
+                    "y": {"label": "low threshold"},
                     "cells": [[row["high"], row["low"], row["dice"]] for row in grid],
                 }
             )
@@ -171,7 +172,7 @@ def thresholds(runs):
                 (b["probability"], b["foreground"], f"{b['voxels']:,} voxels")
                 for b in calibration["bins"]
             ]
-            name = f"expected calibration error {error:.3f}"
+            name = f"calibration error {error:.3f}"
             calibrations.append(_series(runs, r, 0, name, points))
     used = [
         {

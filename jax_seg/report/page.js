@@ -42,6 +42,16 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }));
 }
 
+// On paper nothing can be unfolded.
+let folded = [];
+addEventListener("beforeprint", () => {
+  folded = [...document.querySelectorAll("details:not([open])")];
+  for (const details of folded) details.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const details of folded) details.open = false;
+});
+
 const THEMES = { "": "system", light: "light", dark: "dark" };
 const themeButton = document.getElementById("theme");
 

@@ -55,8 +55,8 @@ def make_page(runs):
         "Learning": sections.learning(runs, drawn),
         "Optimization": sections.charted("optimization", drawn),
         "Class balance": sections.balance(runs, drawn),
-        "Thresholds and calibration": sections.thresholds(runs, drawn),
-        "Post-processing, step by step": sections.steps(runs),
+        "Thresholds": sections.thresholds(runs, drawn),
+        "Post-processing": sections.steps(runs),
         "Configuration": sections.configurations(runs),
     }
     written = {title: content for title, content in written.items() if content}

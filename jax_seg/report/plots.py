@@ -8,11 +8,14 @@ import matplotlib.pyplot as plt  # after the choice of a backend without a scree
 
 from jax_seg.files import replacing
 
+DECISIONS = {"rollback": "tab:purple", "intervention": "tab:red", "early_stop": "black"}
 FOREGROUND, MISSED, WRONG, MASKED = (0.1, 0.75, 0.3), (0.2, 0.45, 1.0), (1.0, 0.25, 0.2), (0.6,) * 3
 
 
 def learning_curve(events, path):
     """Losses, Dice of whole volumes, learning rate and gradient norm against the epoch.
+
+    Vertical lines mark what was decided: rollbacks, interventions, an early stop.
 
     Args:
       events: of `events.read_events`.
@@ -33,6 +36,13 @@ def learning_curve(events, path):
     _curve(axes[2], train, "gradient_norm", "gradient norm")
     axes[2].set(title="Optimization", xlabel="epoch", yscale="log")
     for axis in axes:
+        named = set()
+        for event in events:
+            kind = event["kind"] == "decision" and event["decision"]["kind"]
+            if kind in DECISIONS:
+                label = "" if kind in named else kind.replace("_", " ")
+                axis.axvline(event["epoch"], color=DECISIONS[kind], alpha=0.6, ls=":", label=label)
+                named.add(kind)
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend()

@@ -63,7 +63,7 @@ def _tiles(run):
 
 
 def comparison(runs):
-    """Scores of several runs and their averages, and whether the runs differ by more than chance."""
+    """Scores of several runs and their averages, and which differ by more than chance."""
     if len(runs) < 2:
         return ""
     scored = [(c, run, w, s) for c, run in enumerate(runs) for w, s in run.scores.items()]
@@ -158,7 +158,7 @@ def learning(runs, drawn):
 
 def balance(runs, drawn):
     """Foreground predicted against labelled, and the two constant answers beside the model."""
-    parts = []
+    parts, compared = [], [key for key in SCORES if key in JUDGED]
     for color, run in enumerate(runs):
         if not run.volumes:
             continue
@@ -167,13 +167,13 @@ def balance(runs, drawn):
             [
                 word(name),
                 word(over),
-                *(number(f"{found['constants'][kind][answer][key]:.4f}") for key in JUDGED),
+                *(number(f"{found['constants'][kind][answer][key]:.4f}") for key in compared),
                 number(percent(found["constants"][kind][answer]["foreground_predicted"])),
             ]
-            for kind, over in (("pooled", "all voxels"), ("mean", "mean over volumes"))
+            for kind, over in (("pooled", "voxels"), ("mean", "volumes"))
             for answer, name in {"model": "the model", **CONSTANTS}.items()
         ]
-        heads = {"Answer": False, "Over": False, **{SCORES[key]: True for key in JUDGED}}
+        heads = {"Answer": False, "Mean over": False, **{SCORES[key]: True for key in compared}}
         table = markup.table(heads | {"Predicted": True}, rows)
         parts.append(f"<div>{_heading(runs, color)}{markup.items(found['remarks'])}{table}</div>")
     if not parts:

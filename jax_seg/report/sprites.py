@@ -11,6 +11,7 @@ import imagecodecs
 import numpy as np
 
 STEP = 3  # between values, so that a browser that blurs the last bit changes nothing
+MOST_THRESHOLDS = 27  # that fit into a byte
 QUALITY = 75  # of the JPEG
 LONGEST_SIDE = 512  # of a slice, in pixels
 SHARES = (0.5, 0.25, 0.25)  # of the pixels, for slices along depth, height and width
@@ -46,51 +47,63 @@ def in_plane_stride(shape):
     return -(-max(shape) // LONGEST_SIDE)
 
 
+def stacks(volume, slices):
+    """The chosen slices [slices, height, width] of each axis, thinned out where they are large."""
+    stride = in_plane_stride(volume.shape)
+    return [
+        np.moveaxis(np.take(volume, positions, axis), axis, 0)[:, ::stride, ::stride]
+        for axis, positions in enumerate(slices)
+    ]
+
+
 def classes(probability, label, thresholds):
-    """Label and probability as one uint8 volume, see the module.
+    """Label and probability as one uint8 array, see the module.
 
     Args:
-      probability: [D, H, W] in [0, 1].
-      label: [D, H, W] uint8, 0 background, 1 foreground, 2 unlabeled; None counts as 0.
-      thresholds: at most 27, in ascending order; a probability above one is foreground.
+      probability: array in [0, 1].
+      label: of its shape, 0 background, 1 foreground, 2 unlabeled; None counts as 0.
+      thresholds: in ascending order, at most MOST_THRESHOLDS; what is above one is foreground.
+
+    Raises:
+      ValueError: there are too many thresholds.
     """
+    if len(thresholds) > MOST_THRESHOLDS:
+        raise ValueError(
+            f"The runs have {len(thresholds)} thresholds, of which a page shows at most "
+            f"{MOST_THRESHOLDS}; report on fewer runs at once."
+        )
     # In float64: a threshold rounded to the probability's float16 could fall on the other side.
     level = np.searchsorted(np.asarray(thresholds, np.float64), probability.ravel(), side="left")
     code = 3 * level.reshape(probability.shape).astype(np.uint8)
     return STEP * (code if label is None else code + label)
 
 
-def grey(image):
-    """[D, H, W] of any dtype as uint8, from its 0.5th to its 99.5th percentile."""
-    sample = np.asarray(image).reshape(-1)[:: max(image.size // 10**6, 1)]
-    low, high = np.percentile(sample, (0.5, 99.5)).astype(np.float32)
+def contrast(image):
+    """The 0.5th and the 99.5th percentile of an image, which are shown black and white."""
+    sample = image.reshape(-1)[:: max(image.size // 10**6, 1)]
+    return np.percentile(sample.astype(np.float32), (0.5, 99.5)).astype(np.float32)
+
+
+def grey(image, low, high):
+    """An array of any dtype as uint8, 0 at `low` and 255 at `high`."""
     scaled = (image.astype(np.float32) - low) * (255 / max(high - low, 1e-6))
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
-def sheets(volume, slices, lossless):
-    """The chosen slices of each axis as data addresses.
+def address(stack, lossless):
+    """A stack of slices as the tiles of one image 'data:image/…;base64,…'.
 
     Args:
-      volume: uint8 [D, H, W].
-      slices: of `choose_slices`.
+      stack: uint8 [slices, height, width].
       lossless: WebP without loss instead of JPEG.
-
-    Returns:
-      Three strings 'data:image/…;base64,…'.
     """
-    stride = in_plane_stride(volume.shape)
-    found = []
-    for axis, positions in enumerate(slices):
-        tiles = np.moveaxis(np.take(volume, positions, axis), axis, 0)[:, ::stride, ::stride]
-        sheet = _tiled(tiles)
-        if lossless:
-            code = imagecodecs.webp_encode(np.repeat(sheet[..., None], 3, -1), lossless=True)
-            kind = "webp"
-        else:
-            code, kind = imagecodecs.jpeg8_encode(sheet, level=QUALITY), "jpeg"
-        found.append(f"data:image/{kind};base64,{base64.b64encode(code).decode()}")
-    return found
+    sheet = _tiled(stack)
+    if lossless:
+        code = imagecodecs.webp_encode(np.repeat(sheet[..., None], 3, -1), lossless=True)
+    else:
+        code = imagecodecs.jpeg8_encode(sheet, level=QUALITY)
+    kind = "webp" if lossless else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(code).decode()}"
 
 
 def layout(shape, slices):

@@ -118,6 +118,7 @@ def _on_balance(run):
         answers["model"][key] > max(answers[constant][key] for constant in CONSTANTS)
         for answers in balance["constants"].values()
         for key in JUDGED
+        if key in answers["model"]
     )
     pooled = balance["pooled"]
     far_off = abs(pooled["predicted"] - pooled["labelled"]) > FAR_OFF * pooled["labelled"]

@@ -134,6 +134,39 @@ def verdict(run, before):
     )
 
 
+def conclusions(runs):
+    """Sentences on all runs together: what they shared, and what made a difference."""
+    ended = [run for run in runs if not run.failure]
+    found = []
+    for kind in dict.fromkeys(run.kind for run in ended):
+        of_kind = [run for run in ended if run.kind == kind]
+        dice = [run.scores["dice"] for run in of_kind]
+        most = max(of_kind, key=lambda run: run.predicted)
+        found.append(
+            f"{kind.capitalize()}: Dice from {min(dice):.3f} to {max(dice):.3f}; the most "
+            f"foreground is predicted by {most.name}, {100 * most.predicted:.1f} % where that run "
+            f"takes {100 * most.labelled:.1f} % for labelled."
+        )
+    variances = [run.variance for run in ended if run.variance is not None]
+    if variances:
+        found.append(
+            f"The variance term ended between {min(variances):.3f} and {max(variances):.3f}; no "
+            f"prediction brings it below {VARIANCE_FLOOR:.3f}."
+        )
+    if ended:
+        best = max(ended, key=lambda run: run.scores["dice"])
+        constant = balance.constant_scores(best.counts.values())["pooled"]["all_foreground"]["dice"]
+        poor = [run.title for run in ended if run.scores["dice"] <= constant]
+        found.append(
+            f"The best is {best.title}, with Dice {best.scores['dice']:.3f}. Marking every voxel "
+            f"scores {constant:.3f}, which {'; '.join(poor) or 'no run'} did not beat."
+            if poor
+            else f"The best is {best.title}, with Dice {best.scores['dice']:.3f}; every run beat "
+            f"marking every voxel ({constant:.3f})."
+        )
+    return found
+
+
 def write_page(runs, output, command):
     """Write `output/README.md` and the curves beside it.
 
@@ -153,6 +186,8 @@ def write_page(runs, output, command):
         "",
         "Dice, precision and recall count labelled voxels alone, in every row; the two shares of "
         "foreground are what the run itself saw: *as run* takes unlabeled voxels for foreground.",
+        "",
+        *(f"- {sentence}" for sentence in conclusions(runs)),
         "",
         "| version | epochs | best loss | Dice | precision | recall | predicted | labelled "
         "| variance term | interventions |",

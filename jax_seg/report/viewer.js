@@ -195,6 +195,7 @@ function makeViewer(place, views, runs) {
       button.disabled = !state.volume.runs.some((run) => run.run === r);
     });
     press("#view-runs", shown().run);
+    find("#view-scores").textContent = shown().scores;
     if (redraw) draw();
   }
 

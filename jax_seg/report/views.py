@@ -20,10 +20,11 @@ def views(runs, pixels=PIXELS, characters=CHARACTERS):
       characters: see CHARACTERS.
 
     Returns:
-      ({'thresholds': list, 'volumes': [{'id', 'rank', 'shape', 'image': data addresses or None,
-      'labelled', 'start': index of the slice shown first along each axis, 'runs': [{'run': number,
-      'classes': data addresses, 'threshold': index of its own}], …}]}, with `sprites.layout` in
-      each volume and a 'note' on it, and sentences on what could not be shown).
+      (dict, problems): 'thresholds', and 'volumes', a list of {'id', 'rank', 'note', 'shape',
+      'image': three data addresses, 'probability': whether it stands in for the image, 'labelled',
+      'start': indices of the slices shown first, 'runs'} with `sprites.layout`; its 'runs' are
+      {'run': number, 'classes': three data addresses, 'threshold': index of its own, 'scores': in
+      words}. Problems are sentences on what could not be shown.
     """
     used = [run.setting("validate.threshold", 0.5) for run in runs]
     thresholds = sorted({*THRESHOLDS, *used})
@@ -73,10 +74,14 @@ def _view(runs, name, thresholds, used, pixels, problems):
             # Each further run adds its classes, which take about a third of an image's space.
             slices = sprites.choose_slices(size, pixels / (1 + (share - 1) / 3))
             grey = probability if image is None else image
+            low, high = sprites.contrast(grey)
             mask = probability > used[number] if label is None else label == FOREGROUND
             found = {
                 "shape": list(size),
-                "image": sprites.sheets(sprites.grey(grey), slices, lossless=False),
+                "image": [
+                    sprites.address(sprites.grey(stack, low, high), lossless=False)
+                    for stack in sprites.stacks(grey, slices)
+                ],
                 "probability": image is None,
                 "labelled": label is not None,
                 "start": sprites.fullest(mask, slices),
@@ -89,15 +94,27 @@ def _view(runs, name, thresholds, used, pixels, problems):
                 "is not shown."
             )
             continue
-        classes = sprites.classes(probability, label, thresholds)
+        labels = [None] * 3 if label is None else sprites.stacks(label, slices)
+        stacks = zip(sprites.stacks(probability, slices), labels, strict=True)
         found["runs"].append(
             {
                 "run": number,
-                "classes": sprites.sheets(classes, slices, lossless=True),
+                "classes": [
+                    sprites.address(sprites.classes(*both, thresholds), lossless=True)
+                    for both in stacks
+                ],
                 "threshold": thresholds.index(used[number]),
+                "scores": _scores(run.volumes.get(name)),
             }
         )
     return found
+
+
+def _scores(scores):
+    if scores is None:
+        return ""
+    told = (f"{key.capitalize()} {scores[key]:.3f}" for key in ("dice", "precision", "recall"))
+    return f"Whole volume: {', '.join(told)}."
 
 
 def _note(view):
