@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 
-from jax_seg.data.synthetic import scroll_volume, smooth_noise
+from jax_seg.data.scroll import scroll_volume, smooth_noise
 from jax_seg.metrics.competition import competition_score
 
 

@@ -162,8 +162,8 @@ def start_from(state, source):
     if differing := sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k)):
         name = differing[0]
         raise ValueError(
-            f"train.start_from: step {step} of {member.workdir} is another network: {name} has shape "
-            f"{theirs.get(name, 'none')} there and {ours.get(name, 'none')} here; give it the "
+            f"train.start_from: step {step} of {member.workdir} is another network: {name} has "
+            f"shape {theirs.get(name, 'none')} there and {ours.get(name, 'none')} here; give it the "
             "same model section."
         )
     params = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), params, state.params)

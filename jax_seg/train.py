@@ -16,7 +16,7 @@ from jax_seg.data import pipeline
 from jax_seg.files import write_json
 from jax_seg.infer import postprocess
 from jax_seg.metrics import segmentation
-from jax_seg.report import console, plots
+from jax_seg.report import console
 from jax_seg.report.events import Events, read_events
 from jax_seg.stop import stop_signal
 from jax_seg.validate import evaluate_last, validate_patches, validate_volumes
@@ -336,6 +336,8 @@ def _run(config, workdir, cleanup):
     if "ema" in state.averages:
         weights["ema"] = int(state.step), state.averages["ema"]
     scores = evaluate_last(weights, segment, data, workdir, log, steps=steps)
+    from jax_seg.report import plots  # not before: Matplotlib takes half a second to start
+
     plots.learning_curve(read_events(workdir), workdir / "plots" / "learning_curve.png")
     log.info(f"Pictures: {workdir / 'plots'}")
     return scores["raw"]

@@ -72,7 +72,6 @@ def tune(
     images=None,
     metric="competition",
     candidates=search.CANDIDATES,
-    spacing=(1.0, 1.0, 1.0),
     hold_out=(),
     force=False,
 ):
@@ -83,7 +82,6 @@ def tune(
       probabilities, labels, images: of `find`.
       metric: key of `search.METRICS`.
       candidates: steps to search over.
-      spacing: voxel size along each axis.
       hold_out: ids of volumes that are not searched on.
       force: do not refuse steps that the guard finds harmful.
 
@@ -114,8 +112,8 @@ def tune(
         return held_out.read_volume(volumes[name], table)
 
     results = search.Results(workdir / "tune" / "results.jsonl")
-    score = search.make_scorer(read, metric, results, spacing, report=_progress)
-    content = {"metric": metric, "volumes": names, "spacing": list(spacing), "errors": errors}
+    score = search.make_scorer(read, metric, results, report=_progress)
+    content = {"metric": metric, "volumes": names, "errors": errors}
     content |= sweeps(read, names)
     _print_sweeps(content)
     content |= choose(score, names, candidates, force)
@@ -172,7 +170,6 @@ def _decide(content, workdir):
         "scored_on": "held-out volumes" if judged else "the volume searched on",
         "checkpoint_step": json.loads(scores.read_text())["step"] if scores.exists() else None,
         "volumes": content["volumes"],
-        "spacing": content["spacing"],
     }
 
 
@@ -214,7 +211,7 @@ def _print_search(content):
 
 
 def _row(name, cells):
-    print("  ".join([f"{name:40}", *(f"{cell:>9}" for cell in cells)]), flush=True)
+    print("  ".join([f"{name:46}", *(f"{cell:>9}" for cell in cells)]), flush=True)
 
 
 def _progress(line):
@@ -238,9 +235,6 @@ def main(argv=None):
     parser.add_argument("--images", type=Path, help="folder beside --labels, for mask_empty")
     parser.add_argument("--metric", default="competition", choices=search.METRICS)
     parser.add_argument("--steps", nargs="+", help="search over these instead of the usual ones")
-    parser.add_argument(
-        "--spacing", type=float, nargs=3, default=(1.0, 1.0, 1.0), metavar=("D", "H", "W")
-    )
     parser.add_argument("--hold_out", nargs="+", default=(), metavar="ID", help="do not search on")
     parser.add_argument("--force", action="store_true", help="allow steps that the guard refuses")
     arguments = vars(parser.parse_args(argv))
@@ -248,8 +242,6 @@ def main(argv=None):
     try:
         if steps:
             arguments["candidates"] = _candidates(steps)
-        if not all(side > 0 for side in arguments["spacing"]):
-            raise ValueError(f"--spacing is {arguments['spacing']}: give three numbers above 0.")
         errors = tune(**arguments)
     except (ValueError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -14,7 +14,7 @@ from jax_seg.files import replacing, write_json
 from jax_seg.infer import postprocess
 from jax_seg.infer.sliding_window import predict_volume
 from jax_seg.metrics import segmentation
-from jax_seg.report import console, plots
+from jax_seg.report import console
 
 
 def validate_patches(evaluate, params, sampler, *, weights, batch, threads, seed):
@@ -88,6 +88,8 @@ def evaluate_last(weights, segment, data, workdir, log, *, steps):
       {name: pooled scores with their 'step'}; the raw weights' with post-processing as
       'postprocessed'.
     """
+    from jax_seg.report import plots  # not before: Matplotlib takes half a second to start
+
     at = {name: step for name, (step, _) in weights.items()}
     if (workdir / "scores.json").exists():
         scores = json.loads((workdir / "scores.json").read_text())

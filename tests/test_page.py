@@ -8,13 +8,13 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from conftest import tiny_config, write_volumes
 
 from jax_seg import config as configuration
 from jax_seg.files import write_json
 from jax_seg.metrics.segmentation import Confusion, confusion, scores
 from jax_seg.report import charts, gather, page, sprites, verdict, views
 from jax_seg.report.__main__ import main
+from tests.conftest import tiny_config, write_volumes
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 VOLUMES = 'section[data-title="Volume by volume"]'
@@ -565,6 +565,9 @@ def test_table_starts_with_the_worst_and_sorts(opened, runs):
     click(9)
     expected = [f"{points:+.2f}".replace("-", "−") for points in sorted(differences)]
     assert column(9) == expected
+    click(10)
+    voxels = [s["labelled"] for run in runs for s in run.volumes.values()]
+    assert column(10) == [str(count) for count in sorted(voxels)]
     click(1)
     assert column(1) == ["v0", "v0", "v1", "v1", "v2", "v2"]
 

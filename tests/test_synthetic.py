@@ -12,7 +12,7 @@ import tifffile
 from scipy import ndimage
 from skimage import measure
 
-from jax_seg.data import synthetic
+from jax_seg.data import scroll, synthetic
 
 # Without what hides the sheet, its voxels are those above the middle of the two grey levels.
 CLEAN = {
@@ -35,7 +35,7 @@ def clean_sheet(image):
 
 @pytest.fixture(scope="module")
 def scrolls():
-    return [synthetic.scroll_volume(seed, 64) for seed in range(12)]
+    return [scroll.scroll_volume(seed, 64) for seed in range(12)]
 
 
 def best_threshold_dice(image, label):
@@ -45,22 +45,22 @@ def best_threshold_dice(image, label):
 
 
 def test_same_seed_same_bytes():
-    image, label = synthetic.scroll_volume(0, 32)
+    image, label = scroll.scroll_volume(0, 32)
     assert image.dtype == label.dtype == np.uint8
     assert image.shape == label.shape == (32, 32, 32)
     assert (zlib.crc32(image.tobytes()), zlib.crc32(label.tobytes())) == (3991573416, 3938981982)
-    assert not np.array_equal(image, synthetic.scroll_volume(1, 32)[0])
+    assert not np.array_equal(image, scroll.scroll_volume(1, 32)[0])
 
 
 def test_scanner_arguments_leave_the_labels_alone():
-    noisy, label = synthetic.scroll_volume(3, 40, white_noise=0.1)
-    image, same = synthetic.scroll_volume(3, 40)
+    noisy, label = scroll.scroll_volume(3, 40, white_noise=0.1)
+    image, same = scroll.scroll_volume(3, 40)
     np.testing.assert_array_equal(label, same)
     assert not np.array_equal(image, noisy)
 
 
 def test_shape_follows_size():
-    image, label = synthetic.scroll_volume(0, (33, 40, 57))
+    image, label = scroll.scroll_volume(0, (33, 40, 57))
     assert image.shape == label.shape == (33, 40, 57)
 
 
@@ -94,7 +94,7 @@ def test_intensity_tells_something_but_not_enough(scrolls):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_labels_tell_the_truth(seed):
-    image, label = synthetic.scroll_volume(seed, 80, **CLEAN)
+    image, label = scroll.scroll_volume(seed, 80, **CLEAN)
     sheet = clean_sheet(image)
     np.testing.assert_array_equal(sheet[label == 1], True)
     np.testing.assert_array_equal(sheet[label == 0], False)
@@ -102,7 +102,7 @@ def test_labels_tell_the_truth(seed):
 
 
 def test_air_is_dark_and_empty():
-    image, _ = synthetic.scroll_volume(1, 48, air=0.25, **CLEAN)
+    image, _ = scroll.scroll_volume(1, 48, air=0.25, **CLEAN)
     assert np.mean(image == round(255 * 0.2 * 0.3)) == pytest.approx(0.25, abs=1e-3)
 
 
@@ -110,7 +110,7 @@ def test_air_is_dark_and_empty():
 def test_sheet_is_a_spiral(handedness):
     """One connected sheet, and wraps `spacing` apart: rings would fall into pieces."""
     round_scroll = dict(turns=(0, 0), squash=1, compression=0, warp=0, crumple=0, holes=0, air=0)
-    image, _ = synthetic.scroll_volume(
+    image, _ = scroll.scroll_volume(
         0, 96, spacing=9, handedness=handedness, **round_scroll, **CLEAN
     )
     sheet = clean_sheet(image)[48]
@@ -126,7 +126,7 @@ def test_sheet_is_a_spiral(handedness):
 
 def test_smooth_noise_has_unit_variance_and_its_scale():
     generator = np.random.default_rng(0)
-    field = synthetic.smooth_noise(generator, (64, 64, 64), (4, 4, 8)).astype(np.float64)
+    field = scroll.smooth_noise(generator, (64, 64, 64), (4, 4, 8)).astype(np.float64)
     assert field.mean() == pytest.approx(0, abs=0.05)
     assert field.var() == pytest.approx(1, abs=0.1)
     # ∫β'² / ∫β² = (2/3) / (151/315) for the cubic B-spline β.
@@ -225,9 +225,9 @@ def test_overwriting_must_be_asked_for(tmp_path):
 
 def test_bad_requests_are_named(tmp_path):
     with pytest.raises(ValueError, match="at least 32"):
-        synthetic.scroll_volume(0, 31)
+        scroll.scroll_volume(0, 31)
     with pytest.raises(ValueError, match="one or three sides"):
-        synthetic.scroll_volume(0, (64, 64))
+        scroll.scroll_volume(0, (64, 64))
     with pytest.raises(ValueError, match="at least 1"):
         synthetic.volumes(0, 32)
     with pytest.raises(ValueError, match="seed is -1"):

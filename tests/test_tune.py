@@ -64,7 +64,7 @@ def test_a_tuned_run(folder, capsys):
     assert chosen["steps"][1:] == ["remove_small:voxels=8"]
     assert postprocess.read_steps(folder) == tuple(chosen["steps"])
     assert chosen["metric"] == "dice" and chosen["checkpoint_step"] == 480
-    assert chosen["volumes"] == ["a", "b", "c"] and chosen["spacing"] == [1, 1, 1]
+    assert chosen["volumes"] == ["a", "b", "c"]
     assert chosen["scored_on"] == "held-out volumes"
 
     # The scores are those of the steps on the volumes.
@@ -284,7 +284,6 @@ def test_an_empty_prediction_is_scored(folder):
         (["--hold_out", "a", "b", "c"], "--hold_out names every volume"),
         (["--steps", "opening"], "no post-processing step 'opening'"),
         (["--steps", "threshold"], "searched anyway"),
-        (["--spacing", "1", "0", "1"], "--spacing is"),
         (["--probabilities", "nowhere"], "nowhere does not exist"),
     ],
 )

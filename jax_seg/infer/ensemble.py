@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import minimize
 
 AXES = {"depth": -3, "height": -2, "width": -1}
 PLANE = (-2, -1)  # height and width
@@ -137,6 +136,8 @@ def fit_weights(probabilities, labels):
     Returns:
       float64 [members].
     """
+    from scipy.optimize import minimize  # not before: it takes 0.7 s to start, prediction too
+
     right = [_likelihoods(p, y) for p, y in zip(probabilities, labels, strict=True)]
     count = len(right[0])
 

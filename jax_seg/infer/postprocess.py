@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_seg.infer import components, morphology, sheets
+from jax_seg.metrics import threshold
 
 DEFAULT = "threshold:value=0.5"
 
@@ -201,12 +202,7 @@ def check_probability(probability):
             f"The probabilities have shape {probability.shape}: give one volume [D, H, W]."
         )
     probability = probability.astype(np.float32)
-    inside = (probability >= 0) & (probability <= 1)  # NaN is not
-    if not inside.all():
-        raise ValueError(
-            f"The probabilities hold the value {probability[~inside][0]:g}: they must lie between "
-            "0 and 1."
-        )
+    threshold.require_probabilities(probability)
     return probability
 
 

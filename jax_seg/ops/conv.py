@@ -99,7 +99,7 @@ def cpu_form(x, kernel):
     if x.dtype not in (jnp.float32, jnp.bfloat16) or not set(size) <= {1, 3}:
         return XLA
     if size == (1, 1, 1):
-        return POINTWISE
+        return ONE_OUTPUT if kernel.shape[4] == 1 else POINTWISE
     if len(x) * voxels * kernel.size < SMALL:
         return XLA
     if channels < patches.FEW_CHANNELS:
@@ -130,6 +130,10 @@ def _transposed(convolve):
 
 
 XLA = _transposed(_xla)
-POINTWISE = _transposed(_pointwise)
+_MATRIX = _transposed(_pointwise)
+# A matrix product wins where XLA's own gradient is poor: for the kernel 34 ms to 85 (64³, 32 → 32);
+# with one output 14 ms to 24, for the gradient with respect to x.
+POINTWISE = Form(XLA.convolve, XLA.input_gradient, _MATRIX.kernel_gradient)
+ONE_OUTPUT = Form(XLA.convolve, _MATRIX.input_gradient, XLA.kernel_gradient)
 PATCHES = Form(patches.convolve, patches.input_gradient, patches.kernel_gradient)
 WINOGRAD = Form(winograd.convolve, winograd.input_gradient, winograd.kernel_gradient)

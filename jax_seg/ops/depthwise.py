@@ -36,8 +36,8 @@ def summed(x, kernel):
     """Convolve to a single channel: `depthwise` summed over the channels.
 
     As a matrix product to one map per kernel entry, and the maps shifted and added: the gradients
-    are matrix products too. 0.02 to 0.3 of the time of XLA's convolution with one output channel on
-    a CPU.
+    are matrix products too. On one core, batch 2, 96², 80 channels, 7²: 2.6 ms (XLA's convolution
+    to one channel 7.4), gradient of x 2.1 (2.2), of the kernel 5.1 (170.5).
 
     Args:
       x: [B, H, W, C].
@@ -76,13 +76,12 @@ _depthwise.defvjp(_forward, _backward)
 
 def shift_and_add(x, kernel):
     """`depthwise` as Σ over the kernel's entries of the shifted image times the entry."""
-    # Without the barriers XLA fuses the padding into every read of it, and the whole sum into every
-    # reader of the result: a norm reads it three times.
+    # Without the barrier XLA fuses the padding into every read of it.
     padded = lax.optimization_barrier(_pad(x, kernel.shape))
     entries = kernel.reshape(-1, kernel.shape[2]).astype(jnp.float32)
     windows = _windows(padded, x.shape, kernel.shape)
     total = sum(w.astype(jnp.float32) * entry for w, entry in zip(windows, entries, strict=True))
-    return lax.optimization_barrier(total.astype(x.dtype))
+    return total.astype(x.dtype)
 
 
 def shifted_products(x, kernel, gradient):

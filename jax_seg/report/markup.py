@@ -7,13 +7,13 @@ def table(heads, rows, *, sortable=False, sorted_by=None):
     """A table.
 
     Args:
-      heads: {heading: whether its column holds numbers}.
+      heads: [(heading, whether its column holds numbers)].
       rows: lists of cells, of `number`, `word` and `strip`.
       sortable: a click on a heading sorts by its column.
       sorted_by: the heading by which the rows ascend already.
     """
     titles = []
-    for name, of_numbers in heads.items():
+    for name, of_numbers in heads:
         attributes = ' class="number"' if of_numbers else ""
         attributes += ' aria-sort="ascending"' if name == sorted_by else ""
         title = f'<button type="button">{escape(name)}</button>' if sortable else escape(name)

@@ -16,6 +16,7 @@ SCORES = {
     "recall": "Recall",
     "accuracy": "Accuracy",
 }
+EXTRA = {"labelled": "Labelled voxels"}
 SHARES = {"foreground_predicted": "Predicted", "foreground_label": "Labelled"}
 LOCATION = ("data.root", "data.cache", "data.threads", "data.cache_gb", "checkpoint")
 
@@ -81,8 +82,7 @@ def comparison(runs):
         ]
         for color, run, weights, scores in scored
     ]
-    heads = {"Run": False, "Weights": False, "Step": True}
-    heads |= dict.fromkeys((SCORES | SHARES).values(), True)
+    heads = [*_words("Run", "Weights"), *_numbers("Step", *SCORES.values(), *SHARES.values())]
     told = judgement.comparisons(runs)
     return (markup.table(heads, rows, sortable=True) if rows else "") + (
         f'<div class="told">{markup.items(told)}</div>' if told else ""
@@ -99,7 +99,7 @@ def _differences(runs):
         rows.append([markup.code_cell(path), *(markup.code_cell(plain(v)) for v in values)])
     if not rows:
         return "<p>Their configurations are the same, but for where they ran.</p>"
-    heads = dict.fromkeys(["Field", *(run.name for run in runs)], False)
+    heads = _words("Field", *(run.name for run in runs))
     return "<h3>What differs</h3>" + markup.table(heads, rows)
 
 
@@ -133,9 +133,10 @@ def volume_table(runs, viewable):
                 *(number(plain(scores.get(key, "")), scores.get(key, "")) for key in extra),
             ]
         )
-    heads = ({"Run": False} if len(runs) > 1 else {}) | {"Volume": False}
-    heads |= dict.fromkeys(known.values(), True) | {"Difference, points": True}
-    heads |= {key.replace("_", " ").capitalize(): True for key in extra}
+    heads = _words(*["Run"][: len(runs) - 1], "Volume")
+    heads += _numbers(
+        *known.values(), "Difference, points", *(EXTRA.get(key, key) for key in extra)
+    )
     hint = "<p>The worst first; a click on a heading sorts by it.</p>"
     return hint + markup.table(heads, rows, sortable=True, sorted_by="Dice")
 
@@ -151,7 +152,7 @@ def learning(runs, drawn):
         for color, run in enumerate(runs)
         for mark in charts.marks(run, color)
     ]
-    heads = ({"Run": False} if len(runs) > 1 else {}) | {"Epoch": True, "What": False}
+    heads = [*_words(*["Run"][: len(runs) - 1]), *_numbers("Epoch"), *_words("What")]
     told = markup.details("What happened when", markup.table(heads, rows)) if rows else ""
     return charted("learning", drawn) + told
 
@@ -173,8 +174,9 @@ def balance(runs, drawn):
             for kind, over in (("pooled", "voxels"), ("mean", "volumes"))
             for answer, name in {"model": "the model", **CONSTANTS}.items()
         ]
-        heads = {"Answer": False, "Mean over": False, **{SCORES[key]: True for key in compared}}
-        table = markup.table(heads | {"Predicted": True}, rows)
+        heads = _words("Answer", "Mean over")
+        heads += _numbers(*(SCORES[key] for key in compared), "Predicted")
+        table = markup.table(heads, rows)
         parts.append(f"<div>{_heading(runs, color)}{markup.items(found['remarks'])}{table}</div>")
     if not parts:
         return ""
@@ -212,7 +214,7 @@ def _ablation(found):
         f"<p>Each row adds a step to those above it. The steps were searched on "
         f"{_volumes(len(found['volumes']))} by the metric “{escape(metric)}”.</p>",
         markup.table(
-            {"Step": False, "Score": True, "Gain": True, "": False},
+            [*_words("Step"), *_numbers("Score", "Gain"), *_words("")],
             [
                 [
                     markup.code_cell(row["step"]),
@@ -236,7 +238,7 @@ def _ablation(found):
             ]
             for row in held_out
         ]
-        heads = {"Volume": False, "Threshold": True, "Tuned": True, "Gain": True, "Steps": False}
+        heads = [*_words("Volume"), *_numbers("Threshold", "Tuned", "Gain"), *_words("Steps")]
         parts.append(markup.table(heads, cells))
     if refused := [row["step"] for row in found.get("guard", []) if row["refused"]]:
         names = f"<p>{', '.join(map(markup.code, refused))}</p>"
@@ -279,6 +281,14 @@ def charted(name, drawn):
 
 def _heading(runs, color):
     return f"<h3>{swatch(color)}{escape(runs[color].name)}</h3>" if len(runs) > 1 else ""
+
+
+def _words(*heads):
+    return [(head, False) for head in heads]
+
+
+def _numbers(*heads):
+    return [(head, True) for head in heads]
 
 
 def _volumes(count):

@@ -6,7 +6,7 @@ from jax_seg.data.labels import FOREGROUND
 from jax_seg.report import gather, sprites
 
 SHOWN = ("worst", "median", "best")
-PIXELS = 15e6  # of all slices together, to begin with
+PIXELS = 12e6  # of all slices together, to begin with
 CHARACTERS = 8.5e6  # that their pictures may take; with the rest the page stays below 10 MB
 THRESHOLDS = tuple(k / 20 for k in range(1, 20))  # that the page's slider offers
 
