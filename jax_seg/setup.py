@@ -161,10 +161,10 @@ def start_from(state, source):
     )
     if differing := sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k)):
         name = differing[0]
+        there, here = theirs.get(name, "none"), ours.get(name, "none")
         raise ValueError(
             f"train.start_from: step {step} of {member.workdir} is another network: {name} has "
-            f"shape {theirs.get(name, 'none')} there and {ours.get(name, 'none')} here; give it the "
-            "same model section."
+            f"shape {there} there and {here} here; give it the same model section."
         )
     params = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), params, state.params)
     averages = {name: jax.tree.map(jnp.copy, params) for name in state.averages}
