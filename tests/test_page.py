@@ -336,6 +336,11 @@ def test_worst_median_and_best_are_chosen(runs):
     order = sorted(runs[0].volumes, key=lambda name: runs[0].volumes[name]["dice"])
     expected = list(zip(order, ("worst", "median", "best"), strict=True))
     assert views.choose(runs[:1]) == expected
+    two = {name: runs[0].probabilities[name] for name in order[:2]}
+    assert views.choose([runs[0]._replace(probabilities=two)]) == [
+        (order[0], "worst"),
+        (order[1], "best"),
+    ]
     unscored = runs[0]._replace(volumes={})
     assert views.choose([unscored]) == [("v0", ""), ("v1", ""), ("v2", "")]
 
@@ -343,6 +348,7 @@ def test_worst_median_and_best_are_chosen(runs):
 def test_pictures_stay_below_the_limit(runs):
     everything, _ = views.views(runs)
     assert sum(map(views._characters, everything["volumes"])) > 60_000
+    assert len(views.views(runs, characters=1)[0]["volumes"][0]["positions"][0]) == 1
     fewer, _ = views.views(runs, characters=60_000)
     assert sum(map(views._characters, fewer["volumes"])) <= 60_000
     assert "slices along the three axes are shown" in fewer["volumes"][0]["note"]

@@ -41,6 +41,11 @@ def find(workdir, probabilities=None, labels=None, images=None):
       ValueError, FileNotFoundError: there is no such folder, or no configuration to find one by.
     """
     probabilities = probabilities or workdir / "validation" / "probabilities"
+    if not probabilities.exists():
+        raise FileNotFoundError(
+            f"{probabilities} does not exist: let the training run finish, or name another folder "
+            "with --probabilities."
+        )
     predicted = {volume.id: volume.image for volume in find_images(probabilities)}
     path, values, data = workdir / "config.json", {}, None
     if path.exists():

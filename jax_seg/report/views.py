@@ -5,7 +5,7 @@ import numpy as np
 from jax_seg.data.labels import FOREGROUND
 from jax_seg.report import gather, sprites
 
-SHOWN = ("worst", "median", "best")
+SHOWN = 3  # volumes
 PIXELS = 12e6  # of all slices together, to begin with
 CHARACTERS = 8.5e6  # that their pictures may take; with the rest the page stays below 10 MB
 THRESHOLDS = tuple(k / 20 for k in range(1, 20))  # that the page's slider offers
@@ -36,7 +36,8 @@ def views(runs, pixels=PIXELS, characters=CHARACTERS):
             if found:
                 volumes.append({"id": name, "rank": rank, "note": _note(found), **found})
         size = sum(_characters(volume) for volume in volumes)
-        if size <= characters:
+        smallest = all(len(p) == 1 for volume in volumes for p in volume["positions"])
+        if size <= characters or smallest:
             return {"thresholds": thresholds, "volumes": volumes}, problems
         pixels *= 0.9 * characters / size
 
@@ -50,12 +51,14 @@ def choose(runs):
             scores.setdefault(name, []).extend([] if dice is None else [dice])
     judged = sorted((n for n in scores if scores[n]), key=lambda n: (np.mean(scores[n]), n))
     if not judged:
-        return [(name, "") for name in sorted(scores)[: len(SHOWN)]]
-    places = {"worst": 0, "best": len(judged) - 1, "median": (len(judged) - 1) // 2}
-    ranks = {judged[place]: rank for rank, place in places.items() if len(judged) > 1}
-    if len(judged) > 2:
-        return [(judged[places[rank]], rank) for rank in SHOWN]
-    return [(name, ranks.get(name, "") if len(judged) > 1 else "") for name in judged]
+        return [(name, "") for name in sorted(scores)[:SHOWN]]
+    middle = judged[(len(judged) - 1) // 2]
+    found = {"worst": judged[0], "median": middle, "best": judged[-1]}
+    if len(judged) < 3:
+        del found["median"]
+    if len(judged) < 2:
+        found = {"": middle}
+    return [(name, rank) for rank, name in found.items()]
 
 
 def _view(runs, name, thresholds, used, pixels, problems):
