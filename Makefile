@@ -21,6 +21,7 @@ demo: environment
 	$(BIN)/python launch.py --config configs/demo.py --config.data.root=$(DEMO)/data --workdir $(DEMO)/run
 	$(BIN)/python -m jax_seg.predict --workdir $(DEMO)/run --input $(DEMO)/unseen/train_images --output $(DEMO)/predictions
 	$(BIN)/python -m jax_seg.evaluate --predictions $(DEMO)/predictions --labels $(DEMO)/unseen/train_labels --output $(DEMO)/scores.json
+	$(BIN)/python -m jax_seg.report $(DEMO)/run
 	@echo "Pictures: $(DEMO)/run/plots"
 
 test: environment
