@@ -76,12 +76,6 @@ def remarks(run):
     ]
 
 
-def epochs_of_last_stage(run):
-    """The first epoch whose losses compare with the last one's: stages may change the weights."""
-    stages = run.setting("stages") or {}
-    return max((stage["epochs"][0] for stage in stages.values()), default=0)
-
-
 def _dice(run):
     return run.scores["raw"]["dice"]
 
@@ -144,7 +138,7 @@ def _on_volumes(run):
 
 
 def _on_learning(run):
-    first = epochs_of_last_stage(run)
+    first = _first_of_last_stage(run)
     judged = [e for e in run.of_kind("validation") if e["epoch"] >= first]
     if len(judged) < 4:
         return []
@@ -177,6 +171,12 @@ def _on_learning(run):
             f"its standard error, {noise:.3f}: it has levelled off.",
         )
     ]
+
+
+def _first_of_last_stage(run):
+    """The first epoch whose losses compare with the last one's: stages may change the weights."""
+    stages = run.setting("stages") or {}
+    return max((stage["epochs"][0] for stage in stages.values()), default=0)
 
 
 def _on_averages(run):
