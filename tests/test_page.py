@@ -184,6 +184,16 @@ def test_a_model_no_better_than_a_constant_is_said_so():
     assert remarks[0].kind == "bad" and "no better than a constant" in remarks[0].text
 
 
+def test_averages_and_post_processing_are_set_against_the_raw_weights():
+    pooled = {"raw": 0.8, "swa": 0.8251, "ema": 0.8003, "postprocessed": 0.75}
+    run = run_with(scores={name: {"dice": dice} for name, dice in pooled.items()})
+    assert [remark.text for remark in verdict._on_other_weights(run)] == [
+        "The SWA average has Dice 0.825, 0.025 above the raw weights alone.",
+        "The EMA average has Dice 0.800, as good as the raw weights alone.",
+        "Post-processing has Dice 0.750, 0.050 below the raw weights alone.",
+    ]
+
+
 def test_headline_of_several_runs(runs):
     better = sum(runs[0].volumes[i]["dice"] > runs[1].volumes[i]["dice"] for i in runs[0].volumes)
     assert verdict.headline(runs).startswith("a scores highest: Dice ")

@@ -26,7 +26,8 @@ class Run(NamedTuple):
       workdir: Path.
       config: dict of its configuration; empty when there is none.
       events: of `events.read_events`.
-      scores: {'raw', 'swa' or 'ema': pooled scores with their 'step'}; empty before the end.
+      scores: {'raw', 'swa', 'ema' or 'postprocessed': pooled scores with their 'step'}; empty
+        before the end.
       volumes: {id: scores} of the held-out volumes by the best checkpoint.
       probabilities: {id: Path} of their predicted probabilities.
       labelled: {id: `folder.Volume`} of the data set; empty where it is not found.

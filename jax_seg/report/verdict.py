@@ -70,7 +70,7 @@ def remarks(run):
         *_on_balance(run),
         *_on_volumes(run),
         *_on_learning(run),
-        *_on_averages(run),
+        *_on_other_weights(run),
         *_on_decisions(run),
         *_on_clipping(run),
     ]
@@ -179,7 +179,7 @@ def _first_of_last_stage(run):
     return max((stage["epochs"][0] for stage in stages.values()), default=0)
 
 
-def _on_averages(run):
+def _on_other_weights(run):
     found = []
     for name, scores in run.scores.items():
         if name == "raw" or "raw" not in run.scores:
@@ -188,7 +188,8 @@ def _on_averages(run):
         told = f"{abs(difference):.3f} {'above' if difference > 0 else 'below'}"
         if abs(difference) < 0.0005:
             told = "as good as"
-        text = f"The {name.upper()} average has Dice {scores['dice']:.3f}, {told} the raw weights."
+        what = "Post-processing" if name == "postprocessed" else f"The {name.upper()} average"
+        text = f"{what} has Dice {scores['dice']:.3f}, {told} the raw weights alone."
         found.append(Remark("plain", text))
     return found
 
