@@ -5,6 +5,7 @@ gradient with respect to the kernel less. Accelerators have good ones. So the fo
 the program is lowered, and one traced program runs everywhere.
 """
 
+import functools
 from collections.abc import Callable
 from math import prod
 from typing import NamedTuple
@@ -66,6 +67,7 @@ def _conv_backward(saved, gradient):
 _conv.defvjp(_conv_forward, _conv_backward)
 
 
+@functools.partial(jax.jit, static_argnums=0)  # layers of one shape are traced once
 def _by_platform(step, *arrays):
     flat = arrays[0].ndim == 4
 
