@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from configs import base
+from configs import base, images
 from jax_seg import config as configuration
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="File, as in configs/v6.py:demo.")
@@ -28,7 +28,8 @@ def main(argv):
     from jax_seg import cross_validation, find_batch, startup, train  # JAX takes seconds to start
 
     startup.prepare()
-    run = cross_validation.run if CONFIG.value.data.fold == "all" else train.run
+    folds = CONFIG.value.data.get("fold") == "all"
+    run = cross_validation.run if folds else train.run
     source = config_flags.get_config_filename(flags.FLAGS["config"])
     workdir = WORKDIR.value or Path("runs") / Path(source.split(":")[0]).stem
     try:
@@ -49,6 +50,7 @@ def parse(argv):
         return app.parse_flags_with_usage(argv)
     except AttributeError:
         known = set(configuration.flat(base.get_config()))
+        known |= set(configuration.flat(images.get_config()))
         by_last_part = {path.split(".")[-1]: path for path in sorted(known)}
         given = [a.lstrip("-").partition("=")[0] for a in argv]
         for name in (g.removeprefix("config.") for g in given if g.startswith("config.")):

@@ -78,7 +78,7 @@ def main(argv=None):
     @jax.jit
     def fresh_state():
         x = jnp.zeros((1, *(arguments.patch,) * 3, 1))
-        return state.create(model.init(key, x)["params"], optimizer)
+        return state.create(model.init(key, x), optimizer)
 
     def loss(logits, label, mask, weights):
         return losses.combine(logits, label, mask, weights, terms=("dice", "cross_entropy"))

@@ -134,11 +134,11 @@ def save(manager, state, loop, metrics=None):
 
 
 def save_params(manager, params, beside):
-    """Write bare parameters as checkpoint 0, for prediction. Arguments as in `save`."""
+    """Write bare parameters as checkpoint 0, for prediction. Other arguments as in `save`."""
     manager.save(
         0,
         args=ocp.args.Composite(
-            state=ocp.args.StandardSave({"params": params, "averages": {}}),
+            state=ocp.args.StandardSave({"params": params, "batch_stats": {}, "averages": {}}),
             loop=ocp.args.JsonSave(beside),
         ),
     )
@@ -203,8 +203,8 @@ def resolve(manager, name):
     return int(name)
 
 
-def read_params(workdir, name="best", weights="raw"):
-    """Parameters and everything around them, for prediction.
+def read_variables(workdir, name="best", weights="raw"):
+    """The weights of a network and everything around them, for prediction.
 
     Args:
       workdir: folder of a run.
@@ -212,7 +212,7 @@ def read_params(workdir, name="best", weights="raw"):
       weights: 'raw', or the average 'swa' or 'ema'.
 
     Returns:
-      (params as numpy arrays, loop dict, step).
+      ({'params', 'batch_stats'} as trees of numpy arrays, loop dict, step).
 
     Raises:
       FileNotFoundError: no such folder or checkpoint.
@@ -230,7 +230,7 @@ def read_params(workdir, name="best", weights="raw"):
                 f"average.{weights} switched on."
             )
         if weights == "raw":
-            wanted = {"params": kept["params"]}
+            wanted = {"params": kept["params"], "batch_stats": kept["batch_stats"]}
         else:
             wanted = {"averages": {weights: kept["averages"][weights]}}
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
@@ -239,8 +239,7 @@ def read_params(workdir, name="best", weights="raw"):
             folder,
             args=ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True),
         )
-    params = restored["params"] if weights == "raw" else restored["averages"][weights]
-    return params, loop, step
+    return restored if weights == "raw" else restored["averages"][weights], loop, step
 
 
 def code_version():

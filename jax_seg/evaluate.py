@@ -1,6 +1,7 @@
 """Score a folder of predictions against a folder of labels.
 
 python -m jax_seg.evaluate --predictions FOLDER --labels FOLDER --output scores.json
+python -m jax_seg.evaluate --camouflage --predictions MAPS --labels COD10K-v3/Test/GT_Object
 """
 
 import argparse
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jax_seg import evaluate_maps
 from jax_seg.data.folder import find_images
 from jax_seg.data.labels import encode, label_table
 from jax_seg.data.volumes import open_volume
@@ -215,8 +217,15 @@ def main(argv=None):
         metavar=("LOW", "HIGH"),
         help="share of predicted background that is aimed at; by default 0.3 0.7",
     )
+    parser.add_argument(
+        "--camouflage",
+        action="store_true",
+        help="score grey maps of images against masks, by the measures of camouflaged objects",
+    )
     arguments = parser.parse_args(argv)
     try:
+        if arguments.camouflage:
+            return evaluate_maps.run(arguments.predictions, arguments.labels, arguments.output)
         return _evaluate(arguments)
     except (ValueError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from jax_seg import config as configuration
-from jax_seg import programs
+from jax_seg import programs, tasks
 from jax_seg.data.preprocess import Preprocessing
 
 
@@ -17,9 +17,13 @@ def step_bytes(config):
     """
     read = configuration.Reader(config)
     terms = programs.plan(read)[0].loss_weights
-    compiled = programs.build(read, Preprocessing(0.0, 1.0, 0.0, 1.0), terms)
-    shape = (read.data.batch, *read.data.patch, 1)
-    patches = {name: jax.ShapeDtypeStruct(shape, np.uint8) for name in ("image", "label")}
+    shape, preprocessing = tasks.shape(read), Preprocessing(0.0, 1.0, 0.0, 1.0)
+    augment = tasks.augmentation(read, preprocessing)
+    compiled = programs.build(read, shape, preprocessing, augment, terms)
+    patches = {
+        name: jax.ShapeDtypeStruct((read.data.batch, *shape[:-1], channels), np.uint8)
+        for name, channels in (("image", shape[-1]), ("label", 1))
+    }
     one = jax.ShapeDtypeStruct((), np.float32)
     knobs = {
         "learning_rates": dict.fromkeys(read.section("parts"), one),

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jax_seg import checkpoint, models
 from jax_seg import config as configuration
-from jax_seg.data.preprocess import Preprocessing
+from jax_seg.data import images, preprocess
 from jax_seg.data.volumes import existing
 from jax_seg.infer import ensemble
 from jax_seg.infer.sliding_window import predict_volume
@@ -43,7 +45,8 @@ class Network(NamedTuple):
     """A trained network, ready to run.
 
     Attributes:
-      segment: volume [D, H, W] as stored -> float32 logits [D, H, W] on the device.
+      segment: volume [D, H, W] as stored -> float32 logits [D, H, W] on the device; for a network
+        of images, image uint8 [1, H, W, 3] -> logits [1, H, W].
       fields: every field of its run's configuration by its dotted path.
       facts: what names it: workdir, step, epoch, weights, trained_with (code version), overlap.
     """
@@ -80,23 +83,23 @@ def parse(text):
 
 
 def read(member):
-    """The parameters of a network.
+    """The weights of a network.
 
     Returns:
-      (params as numpy arrays, what was saved beside them, step).
+      (variables as numpy arrays, what was saved beside them, step).
 
     Raises:
       FileNotFoundError, ValueError: there is no such run, checkpoint or average.
     """
     weights = member.weights or "raw"
     name = member.checkpoint or ("best" if weights == "raw" else "latest")
-    params, stored, step = checkpoint.read_params(member.workdir, name, weights)
+    variables, stored, step = checkpoint.read_variables(member.workdir, name, weights)
     if weights == "swa" and not stored["loop"]["averaged"]:
         raise ValueError(
             f"{member.workdir} has not averaged any weights by step {step}: average.swa_start lies "
             "behind it; choose a later checkpoint, or raw weights."
         )
-    return params, stored, step
+    return variables, stored, step
 
 
 def load(member, *, overlap=None, windows=None):
@@ -113,29 +116,60 @@ def load(member, *, overlap=None, windows=None):
     Raises:
       FileNotFoundError, ValueError: there is no such run, checkpoint or average.
     """
-    params, stored, step = read(member)
+    variables, stored, step = read(member)
     fields = configuration.flat(configuration.from_dict(stored["config"]))
     network = _network(
         json.dumps(stored["config"]["model"], sort_keys=True),
-        Preprocessing(**stored["preprocessing"]),
+        preprocess.stored(stored["preprocessing"]),
     )
-    patch = fields["data.patch"]
-    overlap = fields["validate.overlap"] if overlap is None else overlap
-    windows = fields["validate.windows"] if windows is None else windows
-
-    def segment(volume):
-        placed = functools.partial(network, jax.device_put(params))
-        return predict_volume(placed, volume, patch=patch, overlap=overlap, batch=windows)
-
     facts = {
         "workdir": str(Path(member.workdir).absolute()),
         "step": step,
         "epoch": stored["epoch"],
         "weights": member.weights or "raw",
         "trained_with": stored["code_version"],
-        "overlap": overlap,
     }
-    return Network(segment, fields, facts)
+    if of_images(fields):
+        if overlap is not None or windows is not None:
+            raise ValueError(
+                f"{member.workdir} is a network of images, which sees each as a whole: leave "
+                "--overlap and --windows out."
+            )
+        segment = functools.partial(segment_image, network, variables, side=fields["data.side"])
+        return Network(segment, fields, facts)
+
+    patch = fields["data.patch"]
+    overlap = fields["validate.overlap"] if overlap is None else overlap
+    windows = fields["validate.windows"] if windows is None else windows
+
+    def segment(volume):
+        placed = functools.partial(network, jax.device_put(variables))
+        return predict_volume(placed, volume, patch=patch, overlap=overlap, batch=windows)
+
+    return Network(segment, fields, facts | {"overlap": overlap})
+
+
+def of_images(fields):
+    """Whether a configuration, by its dotted paths, is one of images."""
+    return fields.get("data.name") == "images"
+
+
+def segment_image(network, variables, image, *, side):
+    """Logits of an image at its own size.
+
+    Args:
+      network: of `step.make_network`.
+      variables: of the network, in the memory of the host.
+      image: uint8 [1, H, W, 3].
+      side: of the square that the network sees, pixels.
+
+    Returns:
+      float32 [1, H, W] on the device: of the probability, resized as the run's own evaluation does.
+    """
+    square = images.resize_image(np.ascontiguousarray(image[0]), side)
+    probability = jax.nn.sigmoid(network(jax.device_put(variables), square[None]))
+    found = images.resize_probability(probability[0, ..., 0], image.shape[1:3])
+    return jax.scipy.special.logit(jnp.clip(found, 1e-6, 1 - 1e-6))[None]
 
 
 def read_ensemble(path):
@@ -194,6 +228,8 @@ def load_together(texts, weights=None, *, overlap=None, windows=None, flips=(), 
 
 
 def _require_square_patch(network):
+    if of_images(network.fields):
+        return
     height, width = network.fields["data.patch"][-2:]
     if height != width:
         raise ValueError(

@@ -1,7 +1,9 @@
-"""Segment a folder of volumes with a trained model, or with several.
+"""Segment a folder of volumes or of images with a trained model, or with several.
 
 python -m jax_seg.predict --workdir runs/v6 --input FOLDER --output FOLDER
 python -m jax_seg.predict --workdir runs/fold_0 runs/fold_1@swa --flips height width …
+
+Volumes become masks, images grey maps of the probability, each kind as `infer/kinds.py` says.
 """
 
 import argparse
@@ -18,10 +20,10 @@ import numpy as np
 import tifffile
 
 from jax_seg import checkpoint, members, startup
-from jax_seg.data.folder import find_images
-from jax_seg.data.volumes import open_volume
+from jax_seg.data import images
 from jax_seg.files import replacing, write_json
 from jax_seg.infer import ensemble, postprocess
+from jax_seg.infer.kinds import IMAGES, VOLUMES
 
 DECISIVE = (
     "workdir",
@@ -36,17 +38,19 @@ DECISIVE = (
 )
 
 
-def predict_files(segment, decide, images, output, *, settings, probabilities):
-    """Segment volumes one after another; meanwhile the next is read and the last written.
+def predict_files(kind, segment, decide, found, output, *, settings, probabilities):
+    """Segment files one after another; meanwhile the next is read and the last written.
 
-    Writes `output/<id>.tif` (uint8 0 or 1, LZW, the input's shape), with `probabilities` also
-    `output/probabilities/<id>.tif` (float16), and last `output/<id>.json`, which says how they
-    were made.
+    Of a volume it writes `output/<id>.tif` (uint8 0 or 1, LZW, the input's shape), with
+    `probabilities` also `output/probabilities/<id>.tif` (float16); of an image `output/<id>.png`
+    (8 bits, 255 where the object is certain); and last `output/<id>.json`, which says how they were
+    made.
 
     Args:
-      segment: volume [D, H, W] -> logits [D, H, W] on the device.
-      decide: (logits, volume) -> uint8 [D, H, W].
-      images: list of `Volume`.
+      kind: `kinds.Kind`.
+      segment: array as read -> logits [D, H, W] on the device.
+      decide: (logits, array) -> uint8 [D, H, W].
+      found: list of what `kind.find` gives.
       output: folder.
       settings: JSON dict for the sidecar.
       probabilities: write them too.
@@ -64,21 +68,25 @@ def predict_files(segment, decide, images, output, *, settings, probabilities):
         prediction = decide(logits, image)
         facts = {
             "image": str(volume.image),
-            "shape": list(image.shape),
-            "foreground_share": float(prediction.mean()),
+            "shape": list(prediction.shape),
+            "foreground_share": float(prediction.mean()) / (255 if kind is IMAGES else 1),
             "seconds": round(time.monotonic() - started, 2),
             **settings,
         }
         maps = np.asarray(jax.nn.sigmoid(logits), np.float16) if probabilities else None
-        _write(output, volume.id, prediction, maps, facts)
+        kind.write(output / (volume.id + kind.suffix), prediction)
+        if maps is not None:
+            with replacing(output / "probabilities" / f"{volume.id}.tif") as beside:
+                tifffile.imwrite(beside, maps, compression="zlib")
+        write_json(output / f"{volume.id}.json", facts)
         return facts
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        reading = [pool.submit(_read, images[0].image)] if images else []
+        reading = [pool.submit(kind.read, found[0].image)] if found else []
         writing = []
-        for number, volume in enumerate(images):
-            if number + 1 < len(images):
-                reading.append(pool.submit(_read, images[number + 1].image))
+        for number, volume in enumerate(found):
+            if number + 1 < len(found):
+                reading.append(pool.submit(kind.read, found[number + 1].image))
             try:
                 image = reading.pop(0).result()
                 started = time.monotonic()
@@ -92,20 +100,6 @@ def predict_files(segment, decide, images, output, *, settings, probabilities):
             yield _written(*waiting)
 
 
-def _read(path):
-    reader = open_volume(path)
-    return reader.read((0, 0, 0), reader.shape)
-
-
-def _write(output, name, prediction, probabilities, facts):
-    with replacing(output / f"{name}.tif") as beside:
-        tifffile.imwrite(beside, prediction, compression="lzw")
-    if probabilities is not None:
-        with replacing(output / "probabilities" / f"{name}.tif") as beside:
-            tifffile.imwrite(beside, probabilities, compression="zlib")
-    write_json(output / f"{name}.json", facts)
-
-
 def _written(name, result):
     if isinstance(result, Exception):
         return name, result
@@ -115,12 +109,12 @@ def _written(name, result):
         return name, error
 
 
-def _unfinished(images, output, settings, probabilities):
-    """(volumes to do, errors): a finished volume is left out, one made otherwise is an error."""
+def _unfinished(kind, found, output, settings, probabilities):
+    """(files to do, errors): a finished one is left out, one made otherwise is an error."""
     to_do, errors = [], {}
-    for volume in images:
+    for volume in found:
         sidecar = output / f"{volume.id}.json"
-        wanted = [output / f"{volume.id}.tif"]
+        wanted = [output / (volume.id + kind.suffix)]
         wanted += [output / "probabilities" / f"{volume.id}.tif"] if probabilities else []
         if not sidecar.exists() or not all(path.exists() for path in wanted):
             to_do.append(volume)
@@ -144,7 +138,8 @@ def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m jax_seg.predict",
-        description="Segment volumes with a trained model: uint8 TIFF, 1 is foreground.",
+        description="Segment volumes with a trained model: uint8 TIFF, 1 is foreground; or images: "
+        "PNG, 255 where the object is certain.",
     )
     chosen = parser.add_mutually_exclusive_group(required=True)
     chosen.add_argument(
@@ -154,7 +149,9 @@ def main(argv=None):
         "several are averaged",
     )
     chosen.add_argument("--ensemble", type=Path, help="members and weights of jax_seg.fit_ensemble")
-    parser.add_argument("--input", required=True, nargs="+", help="folder of volumes, or files")
+    parser.add_argument(
+        "--input", required=True, nargs="+", help="folder of volumes or images, or files"
+    )
     parser.add_argument("--output", required=True, type=Path, help="folder for the predictions")
     parser.add_argument("--checkpoint", default="", help="best, latest or a step")
     parser.add_argument("--weights", default="", choices=members.WEIGHTS)
@@ -187,19 +184,20 @@ def main(argv=None):
 
 
 def _predict(arguments):
-    images, output = find_images(arguments.input), arguments.output
     if arguments.threshold is not None and not 0 < arguments.threshold < 1:
         raise ValueError(f"--threshold is {arguments.threshold}; it must lie between 0 and 1.")
     segment, networks, settings = _networks(arguments)
-    decide, facts = _decision(arguments, networks)
+    kind, decide, facts = _decision(arguments, networks)
+    found, output = kind.find(arguments.input), arguments.output
     settings |= facts | {"predicted_with": checkpoint.code_version()}
-    to_do, errors = images, {}
+    to_do, errors = found, {}
     if not arguments.overwrite:
-        to_do, errors = _unfinished(images, output, settings, arguments.probabilities)
-    done = len(images) - len(to_do) - len(errors)
+        to_do, errors = _unfinished(kind, found, output, settings, arguments.probabilities)
+    done = len(found) - len(to_do) - len(errors)
     if done:
-        print(f"{done} of {len(images)} volumes are finished already and are skipped.")
+        print(f"{done} of {len(found)} {kind.name} are finished already and are skipped.")
     results = predict_files(
+        kind,
         segment,
         decide,
         to_do,
@@ -212,17 +210,17 @@ def _predict(arguments):
             errors[name] = result
             continue
         print(
-            f"[{number}/{len(images)}] {output / name}.tif: "
+            f"[{number}/{len(found)}] {output / name}{kind.suffix}: "
             f"{100 * result['foreground_share']:.2f} % foreground, {result['seconds']} s",
             flush=True,
         )
     for name, error in errors.items():
         print(f"Error: {name}: {error}", file=sys.stderr)
     if errors:
-        print(f"{len(errors)} of {len(images)} volumes failed.", file=sys.stderr)
+        print(f"{len(errors)} of {len(found)} {kind.name} failed.", file=sys.stderr)
     elif arguments.submission:
-        _write_submission(arguments.submission, output, [v.id for v in images])
-        print(f"Submission: {arguments.submission} ({len(images)} volumes)")
+        _write_submission(arguments.submission, output, [v.id for v in found])
+        print(f"Submission: {arguments.submission} ({len(found)} volumes)")
     return 1 if errors else 0
 
 
@@ -248,7 +246,17 @@ def _networks(arguments):
 
 
 def _decision(arguments, networks):
-    """((logits, image) -> mask, facts): the threshold or the steps that the command line means."""
+    """(Kind, (logits, image) -> prediction, facts): what the command line and the networks mean."""
+    kinds = {members.of_images(network.fields) for network in networks}
+    if kinds == {True, False}:
+        raise ValueError("Some of the members are of images, others of volumes: name one kind.")
+    if kinds == {True}:
+        for flag in ("threshold", "postprocess", "probabilities", "submission"):
+            if getattr(arguments, flag):
+                raise ValueError(
+                    f"--{flag} is for volumes: images become grey maps of the probability."
+                )
+        return IMAGES, lambda logits, _: images.as_map(np.asarray(jax.nn.sigmoid(logits))), {}
     if arguments.postprocess:
         steps = None if arguments.postprocess == ["none"] else arguments.postprocess
     else:
@@ -256,7 +264,11 @@ def _decision(arguments, networks):
     if steps is None:
         threshold = _threshold(arguments, networks)
         logit = np.log(threshold / (1 - threshold))
-        return lambda logits, _: np.asarray(logits > logit, np.uint8), {"threshold": threshold}
+        return (
+            VOLUMES,
+            lambda logits, _: np.asarray(logits > logit, np.uint8),
+            {"threshold": threshold},
+        )
 
     if not steps or postprocess.parse(steps[0])[0] not in postprocess.FIRST:
         steps = postprocess.after_threshold(steps, _threshold(arguments, networks))
@@ -271,7 +283,7 @@ def _decision(arguments, networks):
     facts = {"postprocess": list(steps)}
     if first == "threshold":
         facts |= {"threshold": (postprocess.defaults(first) | parameters)["value"]}
-    return decide, facts
+    return VOLUMES, decide, facts
 
 
 def _threshold(arguments, networks):

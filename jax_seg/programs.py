@@ -8,8 +8,15 @@ import jax.numpy as jnp
 
 from jax_seg import losses, models, optim, stages
 from jax_seg import state as train_state
-from jax_seg.data.augment import augment
-from jax_seg.step import make_network, make_patch_evaluation, make_train_step
+from jax_seg.losses import GATE_TERMS
+from jax_seg.step import (
+    forward,
+    make_locator,
+    make_network,
+    make_patch_evaluation,
+    make_statistics_pass,
+    make_train_step,
+)
 
 
 class Programs(NamedTuple):
@@ -20,12 +27,16 @@ class Programs(NamedTuple):
       train_step: of `step.make_train_step`.
       evaluate: of `step.make_patch_evaluation`.
       network: of `step.make_network`.
+      see: of `step.make_statistics_pass`.
+      locate: of `step.make_locator`.
     """
 
     fresh_state: Callable
     train_step: Callable
     evaluate: Callable
     network: Callable
+    see: Callable
+    locate: Callable
 
 
 def plan(read):
@@ -44,48 +55,59 @@ def plan(read):
     )
 
 
-def build(read, preprocessing, terms):
+def build(read, shape, preprocessing, augment, terms):
     """The programs of a configuration; they compile when first called.
 
     Args:
       read: its `config.Reader`.
-      preprocessing: `Preprocessing`.
+      shape, preprocessing, augment: of a `tasks.Task`.
       terms: names of the losses that any stage uses.
+
+    Raises:
+      ValueError: a field that does not fit.
     """
     model = models.build(**read.section("model"))
     optimizer = optim.make_optimizer(**read.section("optimizer"))
-    loss_fields, augment_fields = read.section("loss"), read.section("augment")
+    loss_fields = read.section("loss")
     del loss_fields["weights"]  # they belong to the stages
     level_weights = loss_fields.pop("level_weights") or None
-    average, patch, key = read.section("average"), tuple(read.data.patch), random_key(read.seed)
+    average, key = read.section("average"), random_key(read.seed)
     kept = [n for n, on in (("swa", average["swa_every"]), ("ema", average["ema_decay"])) if on]
+
+    own_terms = tuple(name for name in terms if name not in GATE_TERMS)
 
     def loss(logits, label, mask, weights):
         return losses.combine(
             logits,
             label,
             mask,
-            weights,
-            terms=tuple(terms),
+            {name: weights[name] for name in own_terms},
+            terms=own_terms,
             level_weights=level_weights,
             **loss_fields,
         )
 
-    def transform(key, batch):
-        return augment(key, batch, **augment_fields)
+    image = jnp.zeros((1, *shape), jnp.float32)
 
     @jax.jit
     def fresh_state():
-        params = model.init(key, jnp.zeros((1, *patch, 1), jnp.float32))["params"]
-        return train_state.create(params, optimizer, kept)
+        return train_state.create(model.init(key, image), optimizer, kept)
 
+    abstract = jax.eval_shape(fresh_state)
+    gates = jax.eval_shape(lambda v: forward(model, v, image)[1], abstract.variables)
+    for name in terms:
+        if name in GATE_TERMS and name not in gates:
+            raise ValueError(
+                f"loss.weights.{name} is not 0, but the network has no gates; set it to 0, or "
+                "model.name to 'camouflage'."
+            )
     patterns = {name: part["pattern"] for name, part in read.section("parts").items()}
-    part_of = optim.label_parameters(jax.eval_shape(fresh_state).params, patterns)
+    part_of = optim.label_parameters(abstract.params, patterns)
     train_step = make_train_step(
         model,
         optimizer,
         loss,
-        transform,
+        augment,
         preprocessing,
         key,
         part_of=part_of,
@@ -93,8 +115,14 @@ def build(read, preprocessing, terms):
         ema_decay=average["ema_decay"],
         gradient_noise=read.noise.gradient_eta,
     )
-    evaluate = make_patch_evaluation(model, loss, preprocessing)
-    return Programs(fresh_state, train_step, evaluate, make_network(model, preprocessing))
+    return Programs(
+        fresh_state,
+        train_step,
+        evaluate=make_patch_evaluation(model, loss, preprocessing),
+        network=make_network(model, preprocessing),
+        see=make_statistics_pass(model, preprocessing, key),
+        locate=make_locator(model, augment, preprocessing, key),
+    )
 
 
 def random_key(seed):

@@ -6,6 +6,7 @@ BATCH_SAFETY = 0.8
 DEEP_SUPERVISION = 0.72
 LEAST_RISK = 1.5e-4
 """Learning rate of the second stage that the notes fall back to at the warning sign."""
+ADVICE = f"lower schedule.learning_rate (the notes fall back to {LEAST_RISK:g}) before it explodes"
 
 
 def effective_batch(batch, accumulation):

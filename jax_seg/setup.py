@@ -1,4 +1,4 @@
-"""From a configuration to data and a place to start from; what a run refuses before it starts."""
+"""Where a run starts from, and what it refuses before it starts."""
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +6,8 @@ import numpy as np
 
 from jax_seg import checkpoint, members
 from jax_seg import config as configuration
-from jax_seg.data import dataset
-from jax_seg.data.preprocess import Preprocessing
-from jax_seg.data.sampling import PatchSampler
+from jax_seg.convert_timm import from_timm
+from jax_seg.models import camouflage
 
 # A resumed run may differ in these: they change how long or where it runs, not what it computes.
 MAY_DIFFER = (
@@ -37,63 +36,6 @@ def stored_run(checkpoints, config, workdir):
             "another --workdir, or undo the change to go on with that run."
         )
     return stored
-
-
-def prepare_data(read, workdir, preprocessing=None):
-    """The `Dataset` of a configuration.
-
-    Args:
-      read: its `config.Reader`.
-      workdir: folder of the run, where the cache and generated volumes lie by default.
-      preprocessing: dict of the stored `Preprocessing`; None fits it to the training volumes.
-
-    Raises:
-      ValueError, FileNotFoundError: bad input, naming the file or the field.
-    """
-    root, synthetic = read.data.root, read.section("synthetic")
-    if read.data.name == "synthetic":
-        root = dataset.write_synthetic(workdir / "data", **synthetic)
-    elif read.data.name != "folder":
-        raise ValueError(f"data.name is {read.data.name!r}; choose 'folder' or 'synthetic'.")
-    elif not root:
-        raise ValueError(
-            "data.root names no folder; pass --config.data.root=FOLDER, or --config.data.name="
-            "synthetic for generated volumes."
-        )
-    fold = read.data.fold
-    return dataset.prepare(
-        root,
-        images=read.data.images,
-        labels_folder=read.data.labels,
-        background=read.data.background,
-        foreground=read.data.foreground,
-        ignore=read.data.ignore,
-        fold=int(fold) if fold.isdigit() else fold,
-        fold_count=read.data.folds,
-        group=read.data.group,
-        seed=read.data.split_seed,
-        cache_directory=read.data.cache or workdir / "cache",
-        cache_gb=read.data.cache_gb,
-        threads=max(read.data.threads, 1),
-        preprocess=read.section("preprocess"),
-        preprocessing=preprocessing and Preprocessing(**preprocessing),
-    )
-
-
-def sampler(read, data, part, patches_per_volume, seed):
-    """The `PatchSampler` of the 'train' or 'validation' part of a `Dataset`."""
-    return PatchSampler(
-        volumes=getattr(data, part),
-        fingerprints=getattr(data, f"{part}_facts"),
-        cache=data.cache,
-        table=data.table,
-        patch=tuple(read.data.patch),
-        patches_per_volume=patches_per_volume,
-        foreground_share=read.data.foreground_share,
-        balance_target=read.data.balance_target,
-        dtype=data.dtype,
-        seed=seed,
-    )
 
 
 def check_plan(plan, train, average, metric):
@@ -141,7 +83,7 @@ def first_epoch(plan, start_stage):
 
 
 def start_from(state, source):
-    """`state` with the parameters of another run.
+    """`state` with the weights of another run.
 
     Args:
       state: fresh `TrainState`.
@@ -151,13 +93,13 @@ def start_from(state, source):
       FileNotFoundError, ValueError: no such run or average, or another network's.
     """
     member = members.parse(source)
-    params, _, step = members.read(member)
+    variables, _, step = members.read(member)
     ours, theirs = (
         {
-            jax.tree_util.keystr(path, simple=True, separator="/"): np.shape(leaf)
+            jax.tree_util.keystr(path[1:], simple=True, separator="/"): np.shape(leaf)
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
         }
-        for tree in (state.params, params)
+        for tree in (state.variables, variables)
     )
     if differing := sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k)):
         name = differing[0]
@@ -166,6 +108,27 @@ def start_from(state, source):
             f"train.start_from: step {step} of {member.workdir} is another network: {name} has "
             f"shape {there} there and {here} here; give it the same model section."
         )
-    params = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), params, state.params)
-    averages = {name: jax.tree.map(jnp.copy, params) for name in state.averages}
-    return state._replace(params=params, averages=averages)
+    return _with_variables(
+        state,
+        jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), variables, state.variables),
+    )
+
+
+def start_encoder(state, path):
+    """`state` with the published encoder of a file, see `convert_timm.from_timm`.
+
+    Raises:
+      FileNotFoundError, ValueError: no such file, or another network's than the run's encoder.
+    """
+    if "encoder" not in state.params:
+        raise ValueError(
+            f"train.start_encoder is {path}, but this network has no encoder to be started from a "
+            "file: leave it empty, or set model.name to 'camouflage'."
+        )
+    params = camouflage.with_encoder(state.params, from_timm(path))
+    return _with_variables(state, state.variables | {"params": params})
+
+
+def _with_variables(state, variables):
+    averages = {name: jax.tree.map(jnp.copy, variables) for name in state.averages}
+    return state._replace(**variables, averages=averages)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_seg.losses import LOSSES
+from jax_seg.losses import TERMS
 from jax_seg.schedule import ReduceOnPlateau, make_schedule
 
 FIELDS = ("epochs", "loss_weights", "batch", "accumulate", "rates", "schedule")
@@ -56,7 +56,7 @@ def plan(stages, *, epochs, loss_weights, batches, accumulate, rates, schedule):
       stages: {name: {field of FIELDS: value}}, possibly empty. epochs is (first, last), both
         included; loss_weights, rates and schedule replace single entries of the run's; batch and
         accumulate replace the run's unless 0. A stage whose schedule has an entry starts the
-        schedule's clock anew; otherwise the clock goes on.
+        schedule's clock anew, until the next such stage; otherwise the clock goes on.
       epochs: of the run.
       loss_weights: {term: weight} of the run; terms of weight 0 in every stage are left out.
       batches: sizes of which an epoch's batch is drawn.
@@ -75,7 +75,7 @@ def plan(stages, *, epochs, loss_weights, batches, accumulate, rates, schedule):
     ordered = sorted(given.items(), key=lambda item: item[1]["epochs"])
     _check_epochs(ordered, epochs)
     weights = {
-        name: _replaced(loss_weights, stage.get("loss_weights"), LOSSES, f"{name}.loss_weights")
+        name: _replaced(loss_weights, stage.get("loss_weights"), TERMS, f"{name}.loss_weights")
         for name, stage in ordered
     }
     terms = [t for t in loss_weights if any(w[t] for w in weights.values())]
@@ -91,7 +91,7 @@ def plan(stages, *, epochs, loss_weights, batches, accumulate, rates, schedule):
         own = stage.get("schedule") or {}
         if own:
             merged = _replaced(schedule, own, schedule, f"{name}.schedule")
-            running = (first, last - first + 1, merged)
+            running = (first, _end_of_clock(ordered, first, epochs) - first, merged)
         clock, length, fields = running
         accumulates = stage.get("accumulate") or accumulate
         if accumulates < 1:
@@ -149,6 +149,12 @@ def cross(stage, following, controller, reduction):
         controller = controller._replace(scale=1.0, best_scale=1.0, interventions=0)
         reduction = ReduceOnPlateau()
     return controller, reduction
+
+
+def _end_of_clock(ordered, first, epochs):
+    """The first epoch after `first` with which another schedule begins, or the run's end."""
+    starts = [stage["epochs"][0] for _, stage in ordered if stage.get("schedule")]
+    return min((start for start in starts if start > first), default=epochs)
 
 
 def _from(start, schedule):

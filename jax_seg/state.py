@@ -12,25 +12,41 @@ class TrainState(NamedTuple):
     Attributes:
       step: int32, updates so far.
       params: parameters, float32.
+      batch_stats: running statistics of batch norm, {} where a network has none.
       opt_state: of the optax chain.
-      averages: {'swa': tree or None, 'ema': tree or None}, of the parameters.
+      averages: {'swa' or 'ema': average of `variables`}, those that the run keeps.
       finite: bool; once a loss or gradient is not finite it turns false, and no later step
         changes anything.
     """
 
     step: jax.Array
     params: Any
+    batch_stats: Any
     opt_state: Any
     averages: dict
     finite: jax.Array
 
+    @property
+    def variables(self):
+        """What the network is applied with."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
-def create(params, optimizer, averages=()):
-    """A fresh state. `averages` names those that are kept: any of 'swa' and 'ema'."""
+
+def create(variables, optimizer, averages=()):
+    """A fresh state.
+
+    Args:
+      variables: of a network's `init`: 'params', and 'batch_stats' where it has some.
+      optimizer: optax transformation.
+      averages: names of those that are kept: any of 'swa' and 'ema'.
+    """
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    own = {"params": params, "batch_stats": batch_stats}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
+        batch_stats=batch_stats,
         opt_state=optimizer.init(params),
-        averages={name: jax.tree.map(jnp.copy, params) for name in averages},
+        averages={name: jax.tree.map(jnp.copy, own) for name in averages},
         finite=jnp.ones((), bool),
     )

@@ -1,14 +1,42 @@
 """The compiled programs of a run: training step, loss of patches, network for prediction."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from jax_seg import optim
 from jax_seg.averaging import ema_update
 from jax_seg.data import labels
 from jax_seg.data.preprocess import preprocess
+from jax_seg.losses import GATE_TERMS
+
+
+def forward(model, variables, image, key=None):
+    """Run a network as one contract, whatever it returns.
+
+    Args:
+      model: see `jax_seg.models`.
+      variables: 'params' and 'batch_stats'.
+      image: [B, *spatial, C] float32, normalised.
+      key: of dropout; with it the network runs as in training.
+
+    Returns:
+      (logits, gates, batch_stats): logits [B, *spatial, 1] or a tuple of them; gates a dict, empty
+      where there are none; the new running statistics, the old ones without a key.
+    """
+    if key is None:
+        output, changed = model.apply(variables, image), variables
+    else:
+        output, changed = model.apply(
+            variables, image, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+        )
+    gates = {}
+    if isinstance(output, tuple) and isinstance(output[-1], dict):
+        output, gates = output
+    return output, gates, changed.get("batch_stats", {})
 
 
 def make_train_step(
@@ -29,7 +57,7 @@ def make_train_step(
     It is jitted, and the state is donated.
 
     Args:
-      model: with `apply({'params': params}, x) -> logits`.
+      model: see `forward`.
       optimizer: of `optim.make_optimizer`: its updates are those of learning rate 1.
       loss: (logits, label, mask, weights) -> (total, {name: value}).
       augment: (key, batch) -> batch.
@@ -42,29 +70,38 @@ def make_train_step(
         √(η / (1 + step)^0.55); 0 for none.
 
     Returns:
-      The step. `batch` is {'image': stored dtype [B, *patch, 1], 'label': uint8 of 0, 1 and 2
+      The step. `batch` is {'image': stored dtype [B, *spatial, C], 'label': uint8 of 0, 1 and 2
       masked}; `knobs` is {'learning_rates': {part: float}, 'loss_weights': {name: float}}: arrays,
       so that none of them recompiles the step; a part of rate 0 is frozen. With `accumulate` the
       batch goes through the network in so many parts, one after another, and their gradients are
       averaged: where a loss is a mean over patches, the gradient of the whole batch in the memory
-      of a part. metrics: 'loss', one entry per loss term, 'gradient_norm' before clipping, and
-      'clipped_share' (1 when it passed clip_norm), float32 scalars; 'finite', bool. When the loss
-      or a gradient is not finite nothing changes but `state.finite`, and nothing ever again.
+      of a part. metrics: 'loss', one entry per loss term and per number that gates say,
+      'gradient_norm' before clipping, and 'clipped_share' (1 when it passed clip_norm), float32
+      scalars; 'module_norms', the gradient's norm by module of the network; 'finite', bool. When
+      the loss or a gradient is not finite nothing changes but `state.finite`, and nothing ever
+      again.
     """
 
     @functools.partial(jax.jit, donate_argnums=0, static_argnames="accumulate")
     def train_step(state, batch, knobs, accumulate=1):
         step_key = jax.random.fold_in(key, state.step)
         batch = augment(step_key, _normalised(batch, preprocessing))
+        weights = knobs["loss_weights"]
 
-        def differentiate(batch):
+        def differentiate(dropout_key, batch):
             def objective(params):
-                logits = model.apply({"params": params}, batch["image"])
-                return loss(logits, batch["label"], batch["mask"], knobs["loss_weights"])
+                variables = {"params": params, "batch_stats": state.batch_stats}
+                logits, gates, batch_stats = forward(model, variables, batch["image"], dropout_key)
+                total, terms = loss(logits, batch["label"], batch["mask"], weights)
+                total += sum(weights[name] * gates[name] for name in GATE_TERMS if name in weights)
+                return total, (terms | _scalars(gates), batch_stats)
 
             return jax.value_and_grad(objective, has_aux=True)(state.params)
 
-        (total, terms), gradients = _mean_over_parts(differentiate, batch, accumulate)
+        dropout_keys = jax.random.split(jax.random.fold_in(step_key, 2), accumulate)
+        (total, (terms, batch_stats)), gradients = _mean_over_parts(
+            differentiate, dropout_keys, batch
+        )
         gradients = optim.zero_frozen(gradients, part_of, knobs["learning_rates"])
         gradient_norm = optim.global_norm(gradients)
         finite = state.finite & jnp.isfinite(total) & jnp.isfinite(gradient_norm)
@@ -77,15 +114,19 @@ def make_train_step(
                 noisy = optim.zero_frozen(noisy, part_of, knobs["learning_rates"])
             updates, opt_state = optimizer.update(noisy, state.opt_state, state.params)
             params = optim.apply_updates(state.params, updates, part_of, knobs["learning_rates"])
+            changed = state._replace(
+                step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
+            )
             averages = dict(state.averages)
             if "ema" in averages:
-                averages["ema"] = ema_update(averages["ema"], params, ema_decay, state.step)
-            return state._replace(
-                step=state.step + 1, params=params, opt_state=opt_state, averages=averages
-            )
+                averages["ema"] = ema_update(
+                    averages["ema"], changed.variables, ema_decay, state.step
+                )
+            return changed._replace(averages=averages)
 
         state = jax.lax.cond(finite, update, lambda state: state, state)
         metrics = {"loss": total, **terms, "gradient_norm": gradient_norm, "finite": finite}
+        metrics["module_norms"] = {name: optim.global_norm(g) for name, g in gradients.items()}
         if clip_norm:
             metrics["clipped_share"] = (gradient_norm > clip_norm).astype(jnp.float32)
         return state._replace(finite=finite), metrics
@@ -93,33 +134,48 @@ def make_train_step(
     return train_step
 
 
-def _mean_over_parts(f, batch, count):
-    """Mean of the trees f(part) over `count` equal parts of a batch, one part at a time."""
+def _scalars(gates):
+    """What gates say, one number a name: 'expert_use' [4, 7] becomes 'expert_use_0_0', …"""
+    return {
+        "_".join([name, *map(str, index)]): values[index]
+        for name, values in gates.items()
+        for index in itertools.product(*map(range, values.shape))
+    }
+
+
+def _mean_over_parts(f, keys, batch):
+    """Mean of the trees f(key, part) over as many equal parts of a batch, one after another."""
+    count = len(keys)
     if count == 1:
-        return f(batch)
+        return f(keys[0], batch)
     parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
     zeros = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-        jax.eval_shape(f, jax.tree.map(lambda x: x[0], parts)),
+        jax.eval_shape(f, keys[0], jax.tree.map(lambda x: x[0], parts)),
     )
     total, _ = jax.lax.scan(
-        lambda total, part: (jax.tree.map(jnp.add, total, f(part)), None), zeros, parts
+        lambda total, part: (jax.tree.map(jnp.add, total, f(*part)), None), zeros, (keys, parts)
     )
     return jax.tree.map(lambda x: x / count, total)
 
 
 def make_patch_evaluation(model, loss, preprocessing):
-    """(params, batch, weights) -> {'loss': [B], name: [B], …}: each patch's own loss, jitted."""
+    """(variables, batch, weights) -> {'loss': [B], name: [B], …}: each patch's own loss, jitted.
+
+    What the gates of a network say of the whole batch is told of each patch.
+    """
 
     @jax.jit
-    def evaluate(params, batch, weights):
+    def evaluate(variables, batch, weights):
         batch = _normalised(batch, preprocessing)
-        logits = model.apply({"params": params}, batch["image"])
+        logits, gates, _ = forward(model, variables, batch["image"])
+        said = {name: gates[name] for name in GATE_TERMS if name in weights}
 
         def one(logits, label, mask):
             logits, label, mask = jax.tree.map(lambda x: x[None], (logits, label, mask))
             total, terms = loss(logits, label, mask, weights)
-            return {"loss": total, **terms}
+            total += sum(weights[name] * value for name, value in said.items())
+            return {"loss": total, **terms, **said}
 
         return jax.vmap(one)(logits, batch["label"], batch["mask"])
 
@@ -127,14 +183,59 @@ def make_patch_evaluation(model, loss, preprocessing):
 
 
 def make_network(model, preprocessing):
-    """(params, image [B, *patch, 1] as stored) -> float32 logits [B, *patch, 1], jitted."""
+    """(variables, image [B, *spatial, C] as stored) -> float32 logits [B, *spatial, 1], jitted."""
 
     @jax.jit
-    def network(params, image):
-        logits = model.apply({"params": params}, preprocess(image, preprocessing))
+    def network(variables, image):
+        logits, _, _ = forward(model, variables, preprocess(image, preprocessing))
         return logits[0] if isinstance(logits, tuple) else logits
 
     return network
+
+
+def make_statistics_pass(model, preprocessing, key):
+    """(variables, image as stored) -> variables whose running statistics have seen it, jitted."""
+
+    @jax.jit
+    def see(variables, image):
+        image = preprocess(image, preprocessing)
+        return variables | {"batch_stats": forward(model, variables, image, key)[2]}
+
+    return see
+
+
+def make_locator(model, augment, preprocessing, key):
+    """(state, batch) -> names of the layers whose results are not finite, in order, as computed.
+
+    For a batch that `train_step` has refused: it is augmented as it was then.
+    """
+
+    def locate(state, batch):
+        names = []
+
+        @jax.jit
+        def finite(state, batch):
+            step_key = jax.random.fold_in(key, state.step)
+            batch = augment(step_key, _normalised(batch, preprocessing))
+            _, kept = model.apply(
+                state.variables,
+                batch["image"],
+                train=True,
+                rngs={"dropout": jax.random.fold_in(step_key, 2)},
+                mutable=["batch_stats", "intermediates"],
+                capture_intermediates=True,
+            )
+            results = traverse_util.flatten_dict(kept["intermediates"])
+            names.extend("/".join(path[:-1]) or "the network" for path in results)
+            return [
+                jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(values)]).all()
+                for values in results.values()
+            ]
+
+        flags = jax.device_get(finite(state, batch))
+        return [name for name, flag in zip(names, flags, strict=True) if not flag]
+
+    return locate
 
 
 def _normalised(batch, preprocessing):

@@ -9,17 +9,16 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jax_seg import checkpoint, optim, plateau, programs, schedule, setup, stages
+from jax_seg import checkpoint, optim, plateau, programs, scaling, schedule, setup, stages, tasks
 from jax_seg import config as configuration
 from jax_seg.averaging import swa_update
 from jax_seg.data import pipeline
 from jax_seg.files import write_json
-from jax_seg.infer import postprocess
 from jax_seg.metrics import segmentation
 from jax_seg.report import console
 from jax_seg.report.events import Events, read_events
 from jax_seg.stop import stop_signal
-from jax_seg.validate import evaluate_last, validate_patches, validate_volumes
+from jax_seg.validate import measure_statistics, validate_patches
 
 
 class Stopped(Exception):
@@ -44,7 +43,8 @@ class Loop:
       reduction: fields of `schedule.ReduceOnPlateau`.
       best_step: the checkpoint with the lowest validation loss.
       return_to: set when the next epoch starts from that checkpoint.
-      averaged: parameter trees in the SWA average.
+      averaged: trees of weights in the SWA average.
+      judged: [training loss, IoU] of each evaluation of the whole validation part, the last three.
       finished: early stopping, or the time, has ended the run.
     """
 
@@ -58,6 +58,7 @@ class Loop:
     best_step: int | None = None
     return_to: int | None = None
     averaged: int = 0
+    judged: list = dataclasses.field(default_factory=list)
     finished: bool = False
 
 
@@ -83,11 +84,11 @@ def run(config, workdir):
 
 def _run(config, workdir, cleanup):
     read = configuration.Reader(config)
-    seed, validation = read.seed, read.section("validate")
+    seed, choose_best = read.seed, read.validate.metric
     loop = Loop()
     checkpoints = checkpoint.open_checkpoints(
         workdir,
-        metric=validation["metric"],
+        metric=choose_best,
         keep=read.checkpoint.keep,
         pinned=lambda: loop.best_step,
     )
@@ -95,24 +96,20 @@ def _run(config, workdir, cleanup):
     stored = setup.stored_run(checkpoints, config, workdir)
 
     # Data.
-    data = setup.prepare_data(read, workdir, stored and stored["preprocessing"])
-    train_sampler = setup.sampler(read, data, "train", read.data.patches_per_volume, seed)
-    patches_per_volume = validation.pop("patches_per_volume")
-    fixed_sampler = setup.sampler(read, data, "validation", patches_per_volume, seed + 1)
-    threads, patch = read.data.threads, tuple(read.data.patch)
-    evaluation_batch = read.data.batch
+    data = tasks.prepare(read, workdir, stored and stored["preprocessing"])
+    threads, evaluation_batch = read.data.threads, read.data.batch
 
     # Model, loss and optimizer are closed over: the state is arrays only.
     plan = programs.plan(read)
-    compiled = programs.build(read, data.preprocessing, terms=plan[0].loss_weights)
-    choose_best = validation.pop("metric")
-    volumes_every = validation.pop("volumes_every")
+    compiled = programs.build(
+        read, data.shape, data.preprocessing, data.augment, terms=plan[0].loss_weights
+    )
+    volumes_every = read.validate.volumes_every
     train = read.section("train")
     reduce_rate = schedule.make_reduce_on_plateau(mode="min", **read.section("reduction"))
     control = plateau.Options(**read.section("plateau"))
     average, noise = read.section("average"), read.section("noise")
     setup.check_plan(plan, train, average, choose_best)
-    steps = postprocess.after_threshold(read.postprocess.steps, validation["threshold"])
     minutes_between_saves = read.checkpoint.minutes
     read.refuse_unread()
 
@@ -122,6 +119,8 @@ def _run(config, workdir, cleanup):
         state = compiled.fresh_state()
         if train["start_from"]:
             state = setup.start_from(state, train["start_from"])
+        elif train.get("start_encoder"):
+            state = setup.start_encoder(state, train["start_encoder"])
         loop.epoch = setup.first_epoch(plan, train["start_stage"])
     else:
         state, _ = checkpoint.restore(checkpoints, abstract_state, checkpoints.latest_step())
@@ -136,10 +135,10 @@ def _run(config, workdir, cleanup):
     cleanup.callback(console.close_log, log)
     events = Events(workdir, loop.epoch, int(state.step))
     cleanup.callback(events.close)
-    log.info(console.opening(workdir, state, loop.epoch, data))
+    log.info(console.opening(workdir, state, loop.epoch, data.about))
 
-    def segment(params):
-        return validate_volumes(compiled.network, params, data, patch=patch, **validation)
+    def segment(variables):
+        return data.segment(compiled.network, variables)
 
     def save(metrics=None):
         position = {"epoch": loop.epoch, "loop": dataclasses.asdict(loop)}
@@ -158,9 +157,13 @@ def _run(config, workdir, cleanup):
         """Add an update's figures to the epoch's sums, or refuse to go on."""
         if under_way is None:
             return
-        figures, volumes, number = jax.device_get(under_way)
+        figures, batch, volumes, number = under_way
+        figures = jax.device_get(figures)
+        modules = figures.pop("module_norms")
         if not figures.pop("finite"):
-            raise Diverged(_divergence(figures, loop, [data.train[v].id for v in volumes]))
+            layers = compiled.locate(state, batch)
+            names = [data.names[v] for v in volumes]
+            raise Diverged(_divergence(figures, modules, layers, loop, names))
         if train["log_every"] and number % train["log_every"] == 0:
             figures = {name: float(value) for name, value in figures.items()}
             events.write("update", step=number, epoch=loop.epoch, **figures)
@@ -200,9 +203,9 @@ def _run(config, workdir, cleanup):
             }
             batch = stage.batch(seed, loop.epoch)
             patches_per_update = batch * stage.accumulate
-            updates = -(-len(train_sampler) // patches_per_update)  # a last short one draws ahead
+            updates = -(-len(data.train) // patches_per_update)  # a last short one draws ahead
             patches = pipeline.batches(
-                train_sampler,
+                data.train,
                 batch=patches_per_update,
                 start=loop.drawn + loop.batches * patches_per_update,
                 count=updates - loop.batches,
@@ -216,7 +219,7 @@ def _run(config, workdir, cleanup):
                 state, figures = compiled.train_step(state, arrays, knobs, stage.accumulate)
                 add_figures(under_way)
                 loop.batches += 1
-                under_way = figures, volumes, first_step + loop.batches
+                under_way = figures, arrays, volumes, first_step + loop.batches
                 save_is_due = 0 < 60 * minutes_between_saves < time.monotonic() - last_save
                 if stop_asked() or save_is_due:
                     add_figures(under_way)
@@ -249,7 +252,7 @@ def _run(config, workdir, cleanup):
             log.info(
                 f"Epoch {loop.epoch} Train - Loss: {trained['loss']:.4f} "
                 f"({console.figures(terms)}) | learning rate {learning_rate:.3g} | gradient norm "
-                f"{trained['gradient_norm']:.3g}{clipped} | {speed:.2f} patches/s | "
+                f"{trained['gradient_norm']:.3g}{clipped} | {speed:.2f} {data.samples}/s | "
                 f"{memory_name} {memory:.1f} GiB"
             )
 
@@ -258,19 +261,27 @@ def _run(config, workdir, cleanup):
             # They enter the state only when judged: a stop in between comes through here again.
             averages, averaged = dict(state.averages), loop.averaged
             if since_swa >= 0 and since_swa % average["swa_every"] == 0:
-                averages["swa"] = swa_update(averages["swa"], state.params, averaged)
+                averages["swa"] = swa_update(averages["swa"], state.variables, averaged)
                 averaged += 1
+                if state.batch_stats:
+                    averages["swa"] = measure_statistics(
+                        compiled.see,
+                        averages["swa"],
+                        data.train,
+                        batch=evaluation_batch,
+                        threads=threads,
+                    )
             last_epoch = loop.epoch == train["epochs"] - 1
             whole = volumes_every and ((loop.epoch + 1) % volumes_every == 0 or last_epoch)
             judged = {}
-            for name, params in (("raw", state.params), *averages.items()):
+            for name, variables in (("raw", state.variables), *averages.items()):
                 if name == "swa" and not averaged:
                     continue
                 which = "" if name == "raw" else f" {name}"
                 metrics = validate_patches(
                     compiled.evaluate,
-                    params,
-                    fixed_sampler,
+                    variables,
+                    data.fixed,
                     weights=stage.loss_weights,
                     batch=evaluation_batch,
                     threads=threads,
@@ -283,14 +294,17 @@ def _run(config, workdir, cleanup):
                 judged[name] = {key: metrics[key] for key in ("loss", "standard_error")}
                 if whole:
                     total = segmentation.Confusion()
-                    for _, counts, _ in segment(params):
+                    for _, counts, _ in segment(variables):
                         total += counts
                         stop_if_asked()
                     scores = segmentation.scores(total)
                     events.write("volumes" + which, step=step, epoch=loop.epoch, **scores)
-                    log.info(f"Epoch {loop.epoch} Volumes{which} - {console.figures(scores)}")
+                    what = data.wholes.capitalize() + which
+                    log.info(f"Epoch {loop.epoch} {what} - {console.figures(scores)}")
                     judged[name] |= scores
             state, loop.averaged = state._replace(averages=averages), averaged
+            if whole:
+                loop.judged = [*loop.judged, [trained["loss"], judged["raw"]["iou"]]][-3:]
 
             # Decide, then save: what is decided here happens as the next epoch starts.
             controller, decisions = plateau.step(
@@ -301,6 +315,15 @@ def _run(config, workdir, cleanup):
                 loop.epoch,
                 options=control,
             )
+            if whole and scaling.warning_sign(*zip(*loop.judged, strict=True)):
+                decisions.append(
+                    {
+                        "kind": "warning_sign",
+                        "loss": trained["loss"],
+                        "iou": judged["raw"]["iou"],
+                        "advice": scaling.ADVICE,
+                    }
+                )
             for decision in decisions:
                 events.write("decision", step=step, epoch=loop.epoch, decision=decision)
                 if decision["kind"] == "new_best":
@@ -330,23 +353,33 @@ def _run(config, workdir, cleanup):
     checkpoint.wait(checkpoints)
     best = checkpoint.resolve(checkpoints, "best")
     best_state, _ = checkpoint.restore(checkpoints, abstract_state, best)
-    weights = {"raw": (best, best_state.params)}
+    weights = {"raw": (best, best_state.variables)}
     if loop.averaged:
         weights["swa"] = int(state.step), state.averages["swa"]
     if "ema" in state.averages:
         weights["ema"] = int(state.step), state.averages["ema"]
-    scores = evaluate_last(weights, segment, data, workdir, log, steps=steps)
+    scores = data.evaluate_last(weights, segment, workdir=workdir, log=log)
     from jax_seg.report import plots  # not before: Matplotlib takes half a second to start
 
-    plots.learning_curve(read_events(workdir), workdir / "plots" / "learning_curve.png")
+    written = read_events(workdir)
+    plots.learning_curve(written, workdir / "plots" / "learning_curve.png")
+    if any("gate_entropy_0" in event for event in written):
+        plots.gates(written, config.model.experts, workdir / "plots" / "gates.png")
     log.info(f"Pictures: {workdir / 'plots'}")
     return scores["raw"]
 
 
-def _divergence(figures, loop, volumes):
+def _divergence(figures, modules, layers, loop, names):
     broken = [name for name, value in figures.items() if not math.isfinite(value)]
+    bad = [name for name, norm in modules.items() if not math.isfinite(norm)]
+    if layers:
+        where = f"the first layer with such a result is {layers[0]}"
+    elif bad:
+        where = f"every layer's result is finite, but the gradient of {', '.join(bad)} is not"
+    else:
+        where = "every layer's result is finite"
     return (
         f"Not finite: {', '.join(broken) or 'the gradient'} in epoch {loop.epoch}, batch "
-        f"{loop.batches - 1}, volumes {', '.join(volumes)}; the weights were not touched and the "
-        "checkpoint before stays: lower schedule.learning_rate, or look at these volumes."
+        f"{loop.batches - 1}, of {', '.join(names)}; {where}; the weights were not touched and the "
+        "checkpoint before stays: lower schedule.learning_rate, or look at these images."
     )

@@ -17,13 +17,13 @@ from jax_seg.metrics import segmentation
 from jax_seg.report import console
 
 
-def validate_patches(evaluate, params, sampler, *, weights, batch, threads, seed):
+def validate_patches(evaluate, variables, sampler, *, weights, batch, threads, seed):
     """Mean loss over the first epoch of a sampler: the same patches at every call.
 
     Args:
       evaluate: of `step.make_patch_evaluation`.
-      params: parameters.
-      sampler: `PatchSampler` of the validation volumes.
+      variables: of the network.
+      sampler: of the validation volumes or images.
       weights: {loss term: weight}.
       batch: patches per call.
       threads: that read ahead.
@@ -37,7 +37,7 @@ def validate_patches(evaluate, params, sampler, *, weights, batch, threads, seed
     values, numbers = [], []
     reader = pipeline.batches(sampler, batch=batch, start=0, count=count, threads=threads)
     for patches, volumes in pipeline.on_device(reader):
-        values.append(jax.device_get(evaluate(params, patches, weights)))
+        values.append(jax.device_get(evaluate(variables, patches, weights)))
         numbers.extend(volumes)
     numbers = np.array(numbers[: len(sampler)])
     joined = {name: np.concatenate([v[name] for v in values])[: len(sampler)] for name in values[0]}
@@ -46,12 +46,31 @@ def validate_patches(evaluate, params, sampler, *, weights, batch, threads, seed
     return {name: float(v.mean()) for name, v in joined.items()} | {"standard_error": error}
 
 
-def validate_volumes(network, params, data, *, patch, overlap, windows, threshold):
+def measure_statistics(see, variables, sampler, *, batch, threads):
+    """The running statistics of batch norm that given weights have, by a pass over an epoch.
+
+    Args:
+      see: of `step.make_statistics_pass`.
+      variables: of the network.
+      sampler: of the training patches or images.
+      batch, threads: of `pipeline.batches`.
+
+    Returns:
+      `variables` with new 'batch_stats'.
+    """
+    count = -(-len(sampler) // batch)
+    reader = pipeline.batches(sampler, batch=batch, start=0, count=count, threads=threads)
+    for patches, _ in pipeline.on_device(reader):
+        variables = see(variables, patches["image"])
+    return variables
+
+
+def validate_volumes(network, variables, data, *, patch, overlap, windows, threshold):
     """Segment the whole validation volumes by sliding window and count agreement with their labels.
 
     Args:
       network: of `step.make_network`.
-      params: parameters.
+      variables: of the network.
       data: `Dataset`.
       patch, overlap: of `sliding_window.predict_volume`.
       windows: per call of the network.
@@ -63,13 +82,17 @@ def validate_volumes(network, params, data, *, patch, overlap, windows, threshol
     for volume in data.validation:
         image, label = read_pair(volume, data.cache, data.table)
         logits = predict_volume(
-            functools.partial(network, params), image, patch=patch, overlap=overlap, batch=windows
+            functools.partial(network, variables),
+            image,
+            patch=patch,
+            overlap=overlap,
+            batch=windows,
         )
         prediction = np.asarray(logits > np.log(threshold / (1 - threshold)))
         yield volume, segmentation.confusion(prediction, label), logits
 
 
-def evaluate_last(weights, segment, data, workdir, log, *, steps):
+def evaluate_last(weights, segment, *, workdir, log, data, steps):
     """Score a finished run's weights on the whole validation volumes, and keep what was seen.
 
     Writes `validation/probabilities/<id>.tif` (float16, of the raw weights), the scores of each
@@ -77,11 +100,11 @@ def evaluate_last(weights, segment, data, workdir, log, *, steps):
     second call for the same steps reads them.
 
     Args:
-      weights: {'raw', 'swa' or 'ema': (step, parameters)}.
-      segment: parameters -> what `validate_volumes` yields.
-      data: `Dataset`.
+      weights: {'raw', 'swa' or 'ema': (step, variables)}.
+      segment: variables -> what `validate_volumes` yields.
       workdir: folder of the run, a Path.
       log: logger.
+      data: `Dataset`.
       steps: of post-processing, see `postprocess.apply`; more than a threshold is scored, too.
 
     Returns:
@@ -91,15 +114,12 @@ def evaluate_last(weights, segment, data, workdir, log, *, steps):
     from jax_seg.report import plots  # not before: Matplotlib takes half a second to start
 
     at = {name: step for name, (step, _) in weights.items()}
-    if (workdir / "scores.json").exists():
-        scores = json.loads((workdir / "scores.json").read_text())
-        if {name: scores.get(name, {}).get("step") for name in weights} == at:
-            log.info(f"Scored already: {workdir / 'scores.json'}")
-            return scores
+    if known := scored_already(workdir, at, log):
+        return known
     per_volume, pooled, improved = {}, {}, segmentation.Confusion()
-    for name, (step, params) in weights.items():
+    for name, (step, variables) in weights.items():
         total, per_volume[name] = segmentation.Confusion(), {}
-        for volume, counts, logits in segment(params):
+        for volume, counts, logits in segment(variables):
             scores = per_volume[name][volume.id] = segmentation.scores(counts)
             log.info(f"{volume.id} {name}: {console.figures(scores)}")
             if name == "raw":
@@ -124,6 +144,16 @@ def evaluate_last(weights, segment, data, workdir, log, *, steps):
     write_json(workdir / "validation" / "scores.json", kept)
     write_json(workdir / "scores.json", pooled)
     return pooled
+
+
+def scored_already(workdir, at, log):
+    """The scores in `workdir/scores.json` if they are of the steps {name: step}, else None."""
+    path = workdir / "scores.json"
+    scores = json.loads(path.read_text()) if path.exists() else {}
+    if {name: scores.get(name, {}).get("step") for name in at} != at:
+        return None
+    log.info(f"Scored already: {path}")
+    return scores
 
 
 def _keep_probabilities(probability, folder, name):

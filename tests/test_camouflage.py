@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax_seg.losses import GATE_TERMS
 from jax_seg.models import edgenext
 from jax_seg.models.camouflage import (
     Model,
@@ -67,7 +68,7 @@ def test_logits_and_gates(batch_norm):
     np.testing.assert_allclose(gates["expert_use"].sum(1), 1)
     assert gates["gate_entropy"].shape == (4,)
     assert (gates["gate_entropy"] <= np.log(2) + 1e-6).all()
-    assert all(gates[name].shape == () for name in ("load_balance", "importance", "z"))
+    assert all(gates[name].shape == () for name in GATE_TERMS)
 
 
 def test_running_statistics_are_state(batch_norm):

@@ -39,15 +39,15 @@ def test_gate_losses_by_hand():
     gate = jnp.array([[0.0, math.log(3)]] * 2)
     found = gate_losses(gate, *choose(gate, 1))
     assert float(found["load_balance"]) == pytest.approx(2 * (0 * 0.25 + 1 * 0.75))
-    assert float(found["importance"]) == pytest.approx(1.0)  # weights 0 and 2: variance 1, mean 1
-    assert float(found["z"]) == pytest.approx(math.log(4) ** 2)
+    assert float(found["gate_importance"]) == pytest.approx(1.0)  # of weights 0 and 2
+    assert float(found["gate_z"]) == pytest.approx(math.log(4) ** 2)
 
 
 def test_even_gate_has_the_least_losses():
     gate = jnp.array([[4.0, 0.0], [0.0, 4.0]])
     found = gate_losses(gate, *choose(gate, 1))
     assert float(found["load_balance"]) == pytest.approx(1.0)
-    assert float(found["importance"]) == pytest.approx(0.0, abs=1e-7)
+    assert float(found["gate_importance"]) == pytest.approx(0.0, abs=1e-7)
 
 
 def test_load_balance_pushes_the_gate_towards_what_is_not_chosen():

@@ -9,6 +9,7 @@ from PIL import Image
 from jax_seg.data.images import (
     IN_BOTH_PARTS,
     ImageSampler,
+    as_map,
     check_sizes,
     find_examples,
     find_images,
@@ -16,8 +17,8 @@ from jax_seg.data.images import (
     read_image,
     read_mask,
     resize_image,
-    resize_map,
     resize_mask,
+    resize_probability,
     split_validation,
     write_map,
 )
@@ -236,7 +237,7 @@ def test_resizing():
 def test_maps_return_to_the_original_size(tmp_path):
     probability = np.full((8, 8), 0.5)
     probability[:, :4] = 1
-    prediction = resize_map(probability, (33, 50))
+    prediction = as_map(resize_probability(probability, (33, 50)))
     assert prediction.shape == (33, 50)
     assert prediction.dtype == np.uint8
     np.testing.assert_array_equal(prediction[:, :20], 255)

@@ -212,18 +212,20 @@ def traced_only(real, seen):
         figures = {name: np.float32(0.2) for name in known[key]} | {"finite": np.True_}
         return state._replace(step=state.step + 1), figures
 
-    def evaluate(params, batch, weights):
-        once(real.evaluate, params, batch, weights)
+    def evaluate(variables, batch, weights):
+        once(real.evaluate, variables, batch, weights)
         seen["calls"].append(digest(batch, weights))
         share = np.asarray(batch["label"] == 1).mean((1, 2, 3, 4))
         return {name: share for name in ("loss", *weights)}
 
-    def network(params, image):
-        once(real.network, params, image)
+    def network(variables, image):
+        once(real.network, variables, image)
         seen["calls"].append(digest(image))
         return (image.astype(np.float32) - 130) / 20
 
-    return programs.Programs(fresh_state, train_step, evaluate, network)
+    return real._replace(
+        fresh_state=fresh_state, train_step=train_step, evaluate=evaluate, network=network
+    )
 
 
 def observe(config, workdir, monkeypatch):

@@ -40,8 +40,8 @@ def tiny_network():
 
 def logits_of(image, workdir, name="best", weights="raw"):
     """A network's logits, without any of the code for ensembles."""
-    params, _, _ = checkpoint.read_params(workdir, name, weights)
-    network = functools.partial(tiny_network(), params)
+    variables, _, _ = checkpoint.read_variables(workdir, name, weights)
+    network = functools.partial(tiny_network(), variables)
     return predict_volume(network, tifffile.imread(image), patch=(16, 16, 16))
 
 
@@ -226,11 +226,11 @@ def test_members_must_agree(tuned, runs, image, volumes_folder, tmp_path, capsys
 
 def test_a_network_that_diverged_is_reported(volumes_folder, image, tmp_path, capsys):
     workdir = write_run(tmp_path / "run", volumes_folder)
-    broken = jax.tree.map(lambda leaf: leaf * np.nan, checkpoint.read_params(workdir)[0])
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, checkpoint.read_variables(workdir)[0])
     replaced = lambda *_: (broken, *checkpoint_read(workdir)[1:])  # noqa: E731
-    checkpoint_read = checkpoint.read_params
+    checkpoint_read = checkpoint.read_variables
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "read_params", replaced)
+        patch.setattr(checkpoint, "read_variables", replaced)
         assert run(image, tmp_path / "out", "--workdir", workdir)[0] == 1
     assert "v0.tif is not a number" in capsys.readouterr().err
 

@@ -63,8 +63,8 @@ def figures(workdir):
 
 def assert_same_end(workdir, expected):
     for weights in ("raw", "swa", "ema"):
-        ours, _, step = checkpoint.read_params(workdir, "latest", weights)
-        theirs, _, expected_step = checkpoint.read_params(expected, "latest", weights)
+        ours, _, step = checkpoint.read_variables(workdir, "latest", weights)
+        theirs, _, expected_step = checkpoint.read_variables(expected, "latest", weights)
         assert step == expected_step
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     assert figures(workdir) == figures(expected)

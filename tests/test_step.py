@@ -41,7 +41,7 @@ def make(clip_norm=0.0):
         part_of=jax.tree.map(lambda _: "all", params),
         clip_norm=clip_norm,
     )
-    return lambda: state.create(jax.tree.map(jnp.copy, params), optimizer), train_step
+    return lambda: state.create({"params": jax.tree.map(jnp.copy, params)}, optimizer), train_step
 
 
 def test_accumulated_gradients_are_those_of_the_large_batch():
@@ -54,8 +54,7 @@ def test_accumulated_gradients_are_those_of_the_large_batch():
             accumulated.params,
             whole.params,
         )
-        for name, value in figures.items():
-            np.testing.assert_allclose(same[name], value, rtol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), same, figures)
         assert accumulated.step == 1
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jax_seg.losses.structure import border_weight, detection, edge, soft_iou, structure
+from jax_seg.losses import combine
+from jax_seg.losses.structure import border_weight, edge, soft_iou, structure
 
 LOSSES = {
     "structure": structure,
     "soft_iou": soft_iou,
     "edge": edge,
-    "detection": lambda *arrays: detection(*arrays)[0],
 }
 
 
@@ -83,9 +83,12 @@ def test_edge_agrees_with_scipy(case):
 def test_combination_is_the_weighted_sum(case):
     logits, label, mask = case
     coarser = [logits * factor for factor in (0.5, 0.1, -1)]
-    total, parts = detection((logits, *coarser), label, mask)
+    weights = {"cross_entropy": 5.0, "soft_iou": 3.0, "edge": 2.0}
+    options = {"level_weights": (1, 0, 0, 0)}
+    deep_weights = weights | {"deep_cross_entropy": 0.4}
+    total, parts = combine((logits, *coarser), label, mask, deep_weights, **options)
     deep = np.mean([entropy(level, label).mean() for level in coarser])
-    assert float(parts["deep"]) == pytest.approx(deep, rel=1e-5)
+    assert float(parts["deep_cross_entropy"]) == pytest.approx(deep, rel=1e-5)
     assert float(parts["cross_entropy"]) == pytest.approx(entropy(logits, label).mean(), rel=1e-5)
     expected = (
         5 * parts["cross_entropy"]
@@ -94,9 +97,11 @@ def test_combination_is_the_weighted_sum(case):
         + 0.4 * deep
     )
     assert float(total) == pytest.approx(float(expected), rel=1e-5)
-    alone, parts = detection(logits, label, mask)
-    assert "deep" not in parts
+    alone, parts = combine(logits, label, mask, weights)
+    assert "deep_cross_entropy" not in parts
     assert float(total - alone) == pytest.approx(0.4 * deep, rel=1e-3)
+    with pytest.raises(ValueError, match="'deep_cross_entropy' needs coarser logits"):
+        combine(logits, label, mask, deep_weights)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -75,7 +75,7 @@ def test_predict_evaluate_and_the_second_run(trained, volumes_folder, tmp_path, 
         np.testing.assert_array_equal(probability > 0.5, prediction == 1)
         facts = json.loads((tmp_path / name.replace(".tif", ".json")).read_text())
         assert facts["foreground_share"] == prediction.mean()
-        assert facts["threshold"] == 0.5 and facts["step"] == checkpoint.read_params(workdir)[2]
+        assert facts["threshold"] == 0.5 and facts["step"] == checkpoint.read_variables(workdir)[2]
     assert submission.stat().st_size > 0
     capsys.readouterr()
 
@@ -121,12 +121,12 @@ def test_checkpoints_are_listed(trained, capsys):
 @pytest.mark.parametrize("name", ["7", "first"])
 def test_no_such_checkpoint(trained, name):
     with pytest.raises(FileNotFoundError, match="choose best, latest or one of"):
-        checkpoint.read_params(trained[0], name)
+        checkpoint.read_variables(trained[0], name)
 
 
 def test_no_such_average(trained):
     with pytest.raises(ValueError, match="average"):
-        checkpoint.read_params(trained[0], weights="swa")
+        checkpoint.read_variables(trained[0], weights="swa")
 
 
 def test_a_workdir_of_another_configuration_is_refused(trained, volumes_folder):
@@ -151,9 +151,9 @@ def test_divergence_stops_before_the_weights_are_touched(volumes_folder, tmp_pat
     config.train.epochs = 4
     config.schedule.learning_rate = 1e30
     config.checkpoint.minutes = 1e-9
-    with pytest.raises(train.Diverged, match=r"epoch \d+, batch \d+, volumes v\d.*learning_rate"):
+    with pytest.raises(train.Diverged, match=r"epoch \d+, batch \d+, of v\d.*learning_rate"):
         train.run(config, tmp_path)
-    params, _, _ = checkpoint.read_params(tmp_path, "latest")
+    params, _, _ = checkpoint.read_variables(tmp_path, "latest")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
@@ -281,7 +281,7 @@ def test_the_best_is_chosen_by_volumes_not_by_the_loss_term_of_that_name(volumes
     events = [e for e in read_events(tmp_path) if e["kind"] == "volumes"]
     dice = {event["step"]: event["dice"] for event in events}
     assert max(dice.values()) > events[0]["dice"]
-    assert dice[checkpoint.read_params(tmp_path, "best")[2]] == max(dice.values())
+    assert dice[checkpoint.read_variables(tmp_path, "best")[2]] == max(dice.values())
 
 
 def test_a_run_starts_from_another_runs_weights(trained, volumes_folder, tmp_path):
@@ -290,8 +290,8 @@ def test_a_run_starts_from_another_runs_weights(trained, volumes_folder, tmp_pat
     config.schedule.learning_rate = 0.0
     config.train.start_from = str(trained[0])
     train.run(config, tmp_path / "continued")
-    ours, _, _ = checkpoint.read_params(tmp_path / "continued")
-    theirs, _, _ = checkpoint.read_params(trained[0])
+    ours, _, _ = checkpoint.read_variables(tmp_path / "continued")
+    theirs, _, _ = checkpoint.read_variables(trained[0])
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
     config.model.filters = 3

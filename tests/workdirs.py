@@ -28,9 +28,8 @@ def write_run(workdir, root, *, steps=(1,), averages=("swa", "ema"), averaged=1,
 
     def weights(*seed):
         generator = np.random.default_rng(seed)
-        shapes = jax.eval_shape(
-            model.init, jax.random.key(0), jnp.zeros((1, *config.data.patch, 1))
-        )["params"]
+        image = jnp.zeros((1, *config.data.patch, 1))
+        shapes = jax.eval_shape(model.init, jax.random.key(0), image) | {"batch_stats": {}}
         return jax.tree.map(
             # Without biases: a constant one would make masks that are full or empty.
             lambda leaf: jnp.asarray(

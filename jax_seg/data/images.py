@@ -216,11 +216,26 @@ def resize_mask(mask, side):
     return np.asarray(grey.resize((side, side), Image.Resampling.BILINEAR)) > 128
 
 
-def resize_map(probability, shape):
-    """float [h, w] -> uint8 of `shape` (H, W): bilinear, 255 where the probability is 1."""
+def resize_probability(probability, shape):
+    """float [h, w] -> float32 of `shape` (H, W) in [0, 1], bilinear."""
     image = Image.fromarray(np.asarray(probability, np.float32))
     resized = np.asarray(image.resize(shape[::-1], Image.Resampling.BILINEAR))
-    return np.rint(255 * np.clip(resized, 0, 1)).astype(np.uint8)
+    return np.clip(resized, 0, 1)
+
+
+def as_map(probability):
+    """float [H, W] in [0, 1] -> uint8, 255 where the object is certain."""
+    return np.rint(255 * probability).astype(np.uint8)
+
+
+def read_map(path):
+    """The uint8 [H, W] of `write_map`.
+
+    Raises:
+      FileNotFoundError, ValueError: of `read_image`.
+    """
+    with _opened(path) as image:
+        return np.asarray(image.convert("L"))
 
 
 def write_map(path, prediction):

@@ -1,4 +1,4 @@
-"""Preprocessing as data: four numbers, fitted once, stored with the model."""
+"""Preprocessing as data: four numbers, fitted once or published, stored with the model."""
 
 from typing import NamedTuple
 
@@ -7,12 +7,31 @@ import numpy as np
 
 
 class Preprocessing(NamedTuple):
-    """`(clip(x, low, high) - shift) * scale`, in the units of the stored image."""
+    """`(clip(x, low, high) - shift) * scale`, in the units of the stored image.
+
+    shift and scale are numbers, or tuples of one number per channel.
+    """
 
     low: float
     high: float
-    shift: float
-    scale: float
+    shift: float | tuple
+    scale: float | tuple
+
+
+IMAGENET = Preprocessing(
+    0.0,
+    255.0,
+    shift=tuple(255 * mean for mean in (0.485, 0.456, 0.406)),
+    scale=tuple(1 / (255 * deviation) for deviation in (0.229, 0.224, 0.225)),
+)
+"""Of red, green and blue, to mean 0 and standard deviation 1 over ImageNet's photographs."""
+
+
+def stored(fields):
+    """The `Preprocessing` of the dict that a checkpoint keeps: lists become tuples again."""
+    return Preprocessing(
+        **{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    )
 
 
 def fit_preprocessing(sample, *, name, low_percentile, high_percentile):
@@ -53,4 +72,5 @@ def fit_preprocessing(sample, *, name, low_percentile, high_percentile):
 def preprocess(image, preprocessing):
     """Normalise an image of any dtype and shape to float32, on the device."""
     low, high, shift, scale = preprocessing
-    return (jnp.clip(image.astype(jnp.float32), low, high) - shift) * scale
+    clipped = jnp.clip(image.astype(jnp.float32), low, high)
+    return (clipped - np.float32(shift)) * np.float32(scale)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-AXES = {"depth": -3, "height": -2, "width": -1}
-PLANE = (-2, -1)  # height and width
+AXES = {"depth": 0, "height": 1, "width": 2}
+PLANE = (1, 2)  # height and width
 
 
 class Orientation(NamedTuple):
@@ -47,7 +47,7 @@ def orientations_of(flips=(), rotations=False):
 
 
 def turn(volume, orientation):
-    """The volume [D, H, W] in that orientation, a view."""
+    """The volume [D, H, W] or [D, H, W, C] in that orientation, a view."""
     return np.rot90(np.flip(volume, orientation.flips), orientation.turns, PLANE)
 
 
@@ -83,7 +83,7 @@ def mean_logits(members, volume, *, weights=None, orientations=(UPRIGHT,)):
 
     Args:
       members: list of (volume [D, H, W] -> logits [D, H, W]).
-      volume: [D, H, W] array.
+      volume: [D, H, W] array, or [D, H, W, C].
       weights: of `normalised`; None weighs the members equally.
       orientations: of `orientations_of`.
 
@@ -105,7 +105,7 @@ def mean_logits(members, volume, *, weights=None, orientations=(UPRIGHT,)):
         logits = turn_back(member(turn(volume, orientation)), orientation)
         if len(passes) == 1:
             return logits
-        total = jnp.zeros(volume.shape, jnp.float32) if total is None else total
+        total = jnp.zeros(volume.shape[:3], jnp.float32) if total is None else total
         # Waiting keeps the next member's parameters off the device until this one is done.
         total = _add(total, logits, weight).block_until_ready()
     return _logits(total)

@@ -10,10 +10,13 @@ import jax
 from jax_seg.losses.boundary import boundary
 from jax_seg.losses.overlap import dice
 from jax_seg.losses.pixel import VARIANCE_FLOOR, cross_entropy, entropy, focal, variance
+from jax_seg.losses.structure import edge, soft_iou, structure
 from jax_seg.losses.topology import cldice, connectivity, skeleton_recall
 
 __all__ = [
+    "GATE_TERMS",
     "LOSSES",
+    "TERMS",
     "VARIANCE_FLOOR",
     "boundary",
     "cldice",
@@ -22,9 +25,12 @@ __all__ = [
     "connectivity",
     "cross_entropy",
     "dice",
+    "edge",
     "entropy",
     "focal",
     "skeleton_recall",
+    "soft_iou",
+    "structure",
     "variance",
 ]
 
@@ -38,7 +44,16 @@ LOSSES = {
     "cldice": cldice,
     "skeleton_recall": skeleton_recall,
     "connectivity": connectivity,
+    "soft_iou": soft_iou,
+    "edge": edge,
+    "structure": structure,
 }
+OF_COARSER = {"deep_cross_entropy": cross_entropy}
+"""Terms that are the mean of a loss over the coarser levels of deep supervision."""
+GATE_TERMS = ("load_balance", "gate_importance", "gate_z")
+"""Terms that a network with gates says itself; the training step adds them."""
+TERMS = (*LOSSES, *OF_COARSER, *GATE_TERMS)
+"""Every name that a configuration may give a weight."""
 
 
 def combine(
@@ -60,19 +75,21 @@ def combine(
     change from epoch to epoch without recompiling, so name in `terms` what any epoch will use.
 
     Under deep supervision the total is the mean over levels weighted by `level_weights`, each
-    level against a label coarsened to its size (Lee et al. 2015; label: see `coarsen`).
+    level against a label coarsened to its size (Lee et al. 2015; label: see `coarsen`). A level of
+    weight 0 is not computed. 'deep_cross_entropy', the mean over the coarser levels, is added to
+    that with its own weight.
 
     Args:
       logits: [B, *spatial, C], or a tuple of them, finest first.
       label, mask: the shape of the finest logits, see `masking.labelled`.
-      weights: name in `LOSSES` -> weight, a number or a scalar array.
+      weights: name in `LOSSES` or 'deep_cross_entropy' -> weight, a number or a scalar array.
       terms: names to compute; by default those whose weight is not the plain number 0.
       focal_alpha, focal_gamma, foreground_weight, background_weight: options of `focal`.
       level_weights: one number per level, normalised to sum 1; by default 1, 1/2, 1/4, ...
 
     Returns:
-      (total, components): scalar float32, and the unweighted value of each term at the finest
-      level by name.
+      (total, components): scalar float32, and the unweighted value of each term by name, those in
+      `LOSSES` at the finest level.
 
     Raises:
       ValueError: a term is unknown, lacks its weight or option or has one that would go unused,
@@ -100,17 +117,32 @@ def combine(
             "give one per level, finest first."
         )
 
-    values, totals = [], []
-    for index, level in enumerate(levels):
+    deep = [name for name in terms if name in OF_COARSER]
+    if deep and len(levels) == 1:
+        raise ValueError(
+            f"Loss term '{deep[0]}' needs coarser logits: switch model.deep_supervision on, or set "
+            "its weight to 0."
+        )
+
+    values, total = [], 0.0
+    for index, (level, level_weight) in enumerate(zip(levels, level_weights, strict=True)):
         if index:
             label, mask = coarsen(label, mask, level.shape)
         values.append({})
         for name in terms:
-            with jax.named_scope(name):
-                values[-1][name] = LOSSES[name](level, label, mask, **options.get(name, {}))
-        totals.append(sum(weights[name] * value for name, value in values[-1].items()))
-    total = sum(w * t for w, t in zip(level_weights, totals, strict=True)) / sum(level_weights)
-    return total, values[0]
+            # The finest level's own terms are told, whatever it weighs.
+            wanted = index > 0 if name in deep else level_weight or index == 0
+            if wanted:
+                term = OF_COARSER[name] if name in deep else LOSSES[name]
+                with jax.named_scope(name):
+                    values[-1][name] = term(level, label, mask, **options.get(name, {}))
+        own = sum(weights[name] * value for name, value in values[-1].items() if name not in deep)
+        total += level_weight * own / sum(level_weights)
+    components = values[0]
+    for name in deep:
+        components[name] = sum(level[name] for level in values[1:]) / len(values[1:])
+        total += weights[name] * components[name]
+    return total, components
 
 
 def coarsen(label, mask, shape):
@@ -149,9 +181,10 @@ def _active(weights, terms):
     """The names to compute, in the order of `LOSSES`."""
     used = [n for n, w in weights.items() if isinstance(w, jax.Array) or w != 0]
     terms = used if terms is None else terms
+    known = (*LOSSES, *OF_COARSER)
     for name in (*weights, *terms):
-        if name not in LOSSES:
-            raise ValueError(f"Unknown loss term '{name}': use {', '.join(LOSSES)}.")
+        if name not in known:
+            raise ValueError(f"Unknown loss term '{name}': use {', '.join(known)}.")
     for name in terms:
         if name not in weights:
             raise ValueError(
@@ -165,4 +198,4 @@ def _active(weights, terms):
             )
     if not terms:
         raise ValueError("Every loss weight is 0: give at least one term a weight.")
-    return [name for name in LOSSES if name in terms]
+    return [name for name in known if name in terms]

@@ -1,4 +1,4 @@
-"""Losses of object detection in images: the structure loss, and the second system's combination.
+"""Losses of object detection in images: the structure loss, soft IoU and edges.
 
 All look at logits [B, *spatial, C]; what lies under mask 0 counts as lying outside the image
 (`masking`).
@@ -10,7 +10,6 @@ from jax import lax
 from optax.losses import sigmoid_binary_cross_entropy
 
 from jax_seg.losses.masking import labelled, mean_over_samples, mean_over_voxels, spatial_sum
-from jax_seg.losses.pixel import cross_entropy
 
 WINDOW = 31
 """Side in pixels of the window that tells an object's border from its inside."""
@@ -72,10 +71,10 @@ def soft_iou(logits, label, mask):
 def edge(logits, label, mask):
     """Mean squared difference of the Sobel magnitudes of probability and label.
 
-    Two spatial axes. Outside of the image both are background.
+    Outside of the image both are background.
 
     Args:
-      logits, label, mask: [B, H, W, C], see `masking.labelled`.
+      logits, label, mask: [B, *spatial, C], see `masking.labelled`.
 
     Returns:
       Scalar float32, 0 when no pixel is labelled.
@@ -85,12 +84,16 @@ def edge(logits, label, mask):
     return mean_over_voxels(jnp.square(difference), mask)
 
 
-def _sobel_magnitude(x_BHWC):
-    squares = []
-    for axis, other in ((1, 2), (2, 1)):
-        before, _, after = _neighbours(x_BHWC, axis)
-        low, middle, high = _neighbours(after - before, other)
-        squares.append(jnp.square(low + 2 * middle + high))
+def _sobel_magnitude(x):
+    squares, axes = [], range(1, x.ndim - 1)
+    for axis in axes:
+        before, _, after = _neighbours(x, axis)
+        slope = after - before
+        for other in axes:
+            if other != axis:
+                low, middle, high = _neighbours(slope, other)
+                slope = low + 2 * middle + high
+        squares.append(jnp.square(slope))
     # The constant keeps the gradient finite where the image is flat.
     return jnp.sqrt(sum(squares) + 1e-6)
 
@@ -100,39 +103,3 @@ def _neighbours(x, axis):
     length = x.shape[axis]
     padded = jnp.pad(x, [(1, 1) if a == axis else (0, 0) for a in range(x.ndim)])
     return [lax.slice_in_dim(padded, s, s + length, axis=axis) for s in range(3)]
-
-
-def detection(
-    logits,
-    label,
-    mask,
-    *,
-    cross_entropy_weight=5.0,
-    iou_weight=3.0,
-    edge_weight=2.0,
-    deep_weight=0.4,
-):
-    """The second system's loss: 5·CE + 3·soft IoU + 2·edge, + 0.4·mean CE of the coarser levels.
-
-    The gate's load balance is not in it: the model returns it, and the step adds it.
-
-    Args:
-      logits: [B, H, W, C], or a tuple of them, finest first, all of the label's shape.
-      label, mask: see `masking.labelled`.
-
-    Returns:
-      (total, components): scalar float32, and the unweighted value of each term by name.
-    """
-    finest, *coarser = logits if isinstance(logits, (tuple, list)) else (logits,)
-    weights = {"cross_entropy": cross_entropy_weight, "soft_iou": iou_weight, "edge": edge_weight}
-    components = {
-        "cross_entropy": cross_entropy(finest, label, mask),
-        "soft_iou": soft_iou(finest, label, mask),
-        "edge": edge(finest, label, mask),
-    }
-    if coarser:
-        weights["deep"] = deep_weight
-        deep = [cross_entropy(level, label, mask) for level in coarser]
-        components["deep"] = sum(deep) / len(deep)
-    total = sum(weights[name] * value for name, value in components.items())
-    return total, components

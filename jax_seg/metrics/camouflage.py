@@ -4,8 +4,9 @@ A prediction is a grey map, scored at the size of the mask. As the evaluator doe
 stretched to its own minimum and maximum.
 """
 
+import importlib.util
+
 import numpy as np
-import py_sod_metrics
 
 COLUMNS = {
     "s": "S",
@@ -18,6 +19,17 @@ COLUMNS = {
 }
 """Scores of `summary`, and their headings."""
 ALL = "all"
+UNNAMED = "–"
+"""Super-class of images whose names tell none."""
+
+
+def require_evaluator():
+    """Raise ValueError where pysodmetrics is not installed."""
+    if importlib.util.find_spec("py_sod_metrics") is None:
+        raise ValueError(
+            "Images are judged by the package pysodmetrics, which is not installed: pip install "
+            "-c constraints.txt -e '.[images]'."
+        )
 
 
 def image_scores(prediction, mask):
@@ -36,6 +48,8 @@ def image_scores(prediction, mask):
     Raises:
       ValueError: the shapes differ or the types are others.
     """
+    import py_sod_metrics  # of the extra 'images'
+
     prediction, mask = np.asarray(prediction), np.asarray(mask)
     if prediction.shape != mask.shape or prediction.ndim != 2:
         raise ValueError(

@@ -1,8 +1,12 @@
-"""The networks by name. A new one is a file here, with a `Model`, and an entry in this table."""
+"""The networks by name. A new one is a file here, with a `Model`, and an entry in this table.
 
-from jax_seg.models import unet
+`Model(**fields).apply(variables, x, train=…)` gives logits, or a tuple of them, finest first; a
+network with gates gives the pair of that and a dict of what its gates say.
+"""
 
-MODELS = {"unet": unet.Model}
+from jax_seg.models import camouflage, unet
+
+MODELS = {"unet": unet.Model, "camouflage": camouflage.Model}
 
 
 def build(name, **fields):

@@ -25,9 +25,9 @@ class Model(nn.Module):
 
     Logits are a tuple of float32 [B, H, W, 1], all at the size of the image, finest first: the
     decoder's result and, with `deep_supervision`, those of its levels at strides 4, 8 and 16,
-    resized. `gates` is a dict: 'load_balance', 'importance' and 'z', each the mean over levels of
-    the loss of that name (`experts.gate_losses`); 'expert_use' [4, experts] and 'gate_entropy' [4],
-    one row per level, finest first.
+    resized. `gates` is a dict: 'load_balance', 'gate_importance' and 'gate_z', each the mean over
+    levels of the loss of that name (`experts.gate_losses`); 'expert_use' [4, experts] and
+    'gate_entropy' [4], one row per level, finest first.
 
     Images of any size: the bottom and right borders are repeated up to a multiple of 32, and the
     logits cropped.

@@ -92,17 +92,17 @@ def gate_losses(gate_BE, weights_BE, chosen_BE):
       dict of float32 scalars:
       load_balance: experts · Σ_e f_e P_e (Fedus et al. 2021, eq. 4), f_e the share of the choices
         that fell on e, without a gradient, P_e the mean probability of e; 1 when all are even.
-      importance: squared coefficient of variation of the experts' summed weights (Shazeer et al.
-        2017, eq. 6-7); 0 when all are even.
-      z: mean of log²(Σ_e exp gate_e) (Zoph et al. 2022, eq. 5), which keeps the logits small.
+      gate_importance: squared coefficient of variation of the experts' summed weights (Shazeer et
+        al. 2017, eq. 6-7); 0 when all are even.
+      gate_z: mean of log²(Σ_e exp gate_e) (Zoph et al. 2022, eq. 5), which keeps the logits small.
     """
     share_E = jax.lax.stop_gradient(chosen_BE.mean(0) / chosen_BE.sum(1).mean())
     probability_E = jax.nn.softmax(gate_BE).mean(0)
     importance_E = weights_BE.sum(0)
     return {
         "load_balance": gate_BE.shape[-1] * (share_E * probability_E).sum(),
-        "importance": importance_E.var() / jnp.square(importance_E.mean()),
-        "z": jnp.square(jax.nn.logsumexp(gate_BE, axis=-1)).mean(),
+        "gate_importance": importance_E.var() / jnp.square(importance_E.mean()),
+        "gate_z": jnp.square(jax.nn.logsumexp(gate_BE, axis=-1)).mean(),
     }
 
 

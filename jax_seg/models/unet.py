@@ -41,8 +41,11 @@ class Model(nn.Module):
     rematerialise: bool = False
 
     @nn.compact
-    def __call__(self, x_BDHWC):
-        """Logits of a batch; ValueError for fields or an input that do not fit the network."""
+    def __call__(self, x_BDHWC, train=False):
+        """Logits of a batch; ValueError for fields or an input that do not fit the network.
+
+        `train` makes no difference: nothing here is random or keeps statistics.
+        """
         self._check(x_BDHWC.shape)
         Level = nn.remat(DoubleConvolution) if self.rematerialise else DoubleConvolution
 

@@ -49,18 +49,24 @@ def figures(values):
     return ", ".join(f"{name}: {value:.4f}" for name, value in values.items())
 
 
-def opening(workdir, state, epoch, data):
-    """One line that says what is trained, where, and on what."""
+def opening(workdir, state, epoch, about):
+    """One line that says what is trained, where, and on what: `about` the data."""
     parameters = sum(p.size for p in jax.tree.leaves(state.params))
-    counts = np.sum([facts.counts for facts in data.train_facts], 0)
-    background, foreground, masked = 100 * counts / counts.sum()
     where = f"goes on in epoch {epoch} at step {int(state.step)}" if state.step else "starts"
     device = jax.devices()[0]
     return (
         f"{workdir} {where}: {parameters:,} parameters on {device.platform} "
-        f"({device.device_kind}), {len(data.train)} training and {len(data.validation)} validation "
-        f"volumes; voxels: {background:.1f} % background, {foreground:.1f} % foreground, "
-        f"{masked:.1f} % unlabeled"
+        f"({device.device_kind}), {about}"
+    )
+
+
+def about_volumes(data):
+    """How many volumes a `Dataset` has, and what their voxels are."""
+    counts = np.sum([facts.counts for facts in data.train_facts], 0)
+    background, foreground, masked = 100 * counts / counts.sum()
+    return (
+        f"{len(data.train)} training and {len(data.validation)} validation volumes; voxels: "
+        f"{background:.1f} % background, {foreground:.1f} % foreground, {masked:.1f} % unlabeled"
     )
 
 

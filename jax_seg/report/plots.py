@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt  # after the choice of a backend without a scree
 
 from jax_seg.files import replacing
 
+CASES = 6  # of the picture `cases`
 DECISIONS = {"rollback": "tab:purple", "intervention": "tab:red", "early_stop": "black"}
 FOREGROUND, MISSED, WRONG, MASKED = (0.1, 0.75, 0.3), (0.2, 0.45, 1.0), (1.0, 0.25, 0.2), (0.6,) * 3
 
@@ -101,6 +102,57 @@ def slices(image, label, prediction, path, title=""):
     if label is not None:
         title += "\ngreen: found   blue: missed   red: wrong   grey: unlabeled"
     figure.suptitle(title.strip())
+    _save(figure, path)
+
+
+def cases(shown, path):
+    """Images with what was found in them, one row each: image, error, probability.
+
+    Args:
+      shown: list of (title, image uint8 [H, W, 3], mask bool [H, W], map uint8 [H, W]).
+      path: of the PNG.
+    """
+    figure, axes = plt.subplots(
+        len(shown), 3, figsize=(10, 3.3 * len(shown)), layout="constrained", squeeze=False
+    )
+    for row, (title, image, mask, found) in zip(axes, shown, strict=True):
+        grey, predicted = image.mean(-1) / 255, found > 127
+        layers = {
+            FOREGROUND: predicted & mask,
+            MISSED: ~predicted & mask,
+            WRONG: predicted & ~mask,
+        }
+        for axis, picture in zip(row, (image, _paint(grey, layers), found), strict=True):
+            axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+        row[0].set_title(title, loc="left", fontsize=10)
+    figure.suptitle("green: found   blue: missed   red: wrong      right: probability")
+    _save(figure, path)
+
+
+def gates(events, experts, path):
+    """How often each expert is used and how undecided the gates are, against the epoch.
+
+    Args:
+      events: of `events.read_events`.
+      experts: names, in the order of the gates.
+      path: of the PNG.
+    """
+    train = [e for e in events if e["kind"] == "train"]
+    levels = sum(1 for name in train[0] if name.startswith("gate_entropy_"))
+    figure, axes = plt.subplots(
+        1, levels + 1, figsize=(4 * levels + 4, 3.6), layout="constrained", squeeze=False
+    )
+    for level in range(levels):
+        for number, name in enumerate(experts):
+            _curve(axes[0, level], train, f"expert_use_{level}_{number}", name)
+        axes[0, level].set(title=f"Choices at level {level}", xlabel="epoch", ylim=(0, 1))
+        _curve(axes[0, -1], train, f"gate_entropy_{level}", f"level {level}")
+    axes[0, -1].axhline(np.log(len(experts)), color="grey", ls=":", label="no preference")
+    axes[0, -1].set(title="Entropy of the gates, nats", xlabel="epoch")
+    for axis in axes[0]:
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
     _save(figure, path)
 
 

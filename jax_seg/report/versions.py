@@ -11,13 +11,13 @@ import matplotlib.pyplot as plt  # after the choice of a backend without a scree
 import numpy as np
 
 from jax_seg import config as configuration
-from jax_seg import setup
 from jax_seg.data.fingerprint import read_pair
 from jax_seg.data.volumes import open_volume
 from jax_seg.files import replacing
 from jax_seg.losses import VARIANCE_FLOOR
 from jax_seg.metrics import balance, comparison, segmentation
 from jax_seg.report.events import read_events
+from jax_seg.tasks.volumes import prepare_data
 
 OVER_PREDICTION = 10.0  # percentage points that a verdict mentions
 
@@ -69,7 +69,7 @@ def read_run(workdir, name, kind, honest):
     workdir = Path(workdir)
     stored = configuration.from_dict(json.loads((workdir / "config.json").read_text()))
     read = configuration.Reader(stored)
-    own = setup.prepare_data(read, workdir)
+    own = prepare_data(read, workdir)
     counts, predicted, labelled, voxels = {}, 0, 0, 0
     for volume in own.validation:
         reader = open_volume(workdir / "validation" / "probabilities" / f"{volume.id}.tif")

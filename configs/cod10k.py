@@ -1,0 +1,98 @@
+"""Camouflaged objects: an EdgeNeXt encoder with experts, its levels unfrozen one after another.
+
+    python launch.py --config configs/cod10k.py:conservative --config.data.root=COD10K-v3 \
+        --config.train.start_encoder=model.safetensors
+
+Presets: conservative, aggressive and maximum are the plans of the notes, 120 epochs of which the
+encoder is frozen in the first 30; its last level thaws at 30, the level before at 60, the rest at
+90, at a tenth of the learning rate. demo trains a small detector for ten minutes on two cores
+without pretrained weights, and unet a plain U-Net of like size beside it.
+"""
+
+from configs import base, images
+
+PRESETS = {
+    "conservative": {"first": 4e-4, "second": 1.8e-4, "eta_min": 1e-5, "warm": 0, "accumulate": 2},
+    "aggressive": {"first": 4e-4, "second": 2.2e-4, "eta_min": 2e-5, "warm": 3, "accumulate": 2},
+    "maximum": {"first": 5e-4, "second": 2e-4, "eta_min": 2e-5, "warm": 5, "accumulate": 4},
+}
+ENCODER = ("encoder_3", "encoder_2", "encoder_0_1")  # in the order of thawing
+
+
+def get_config(preset="conservative"):
+    config = images.get_config()
+    if preset in PRESETS:
+        return _staged(config, **PRESETS[preset])
+    if preset == "demo":
+        return _demo(config)
+    if preset == "unet":
+        return _unet(_demo(config))
+    raise ValueError(
+        f"The configuration's argument is ':{preset}'; it knows {', '.join(PRESETS)}, demo and "
+        "unet."
+    )
+
+
+def _staged(config, *, first, second, eta_min, warm, accumulate):
+    images.freeze_in_stages(config)
+    config.train.accumulate = accumulate
+    config.schedule.update(learning_rate=first, eta_min=eta_min, warmup_epochs=warm)
+    frozen = dict.fromkeys(ENCODER, 0.0)
+    base.add_stage(
+        config, "frozen", epochs=(0, 29), rates=frozen, schedule={"learning_rate": first}
+    )
+    for number, part in enumerate(ENCODER):
+        frozen |= {part: 0.1}
+        base.add_stage(
+            config,
+            f"thaw_{part}",
+            epochs=(30 + 30 * number, 59 + 30 * number),
+            batch=2,
+            rates=dict(frozen),
+            schedule=None if number else {"learning_rate": second},
+        )
+    return config
+
+
+def _demo(config):
+    images.freeze_in_stages(config)
+    config.data.update(side=192, batch=8, threads=2, grouped=True, validation_share=0.2)
+    config.model.update(
+        depths=(2, 2, 4, 2),
+        dims=(24, 48, 64, 96),
+        heads=(4, 4, 4, 4),
+        experts=("texture", "hybrid", "edge"),
+        active=2,
+        last_features=16,
+    )
+    config.augment.update(flip=(0.5, 0.5), rotate90=0.5)
+    config.schedule.update(learning_rate=2e-3, warmup_epochs=2)
+    config.validate.volumes_every = 5
+    config.train.update(epochs=60, minutes=10.0)
+    config.average.ema_decay = 0.99
+    # Nothing is pretrained here, so the encoder learns from the start; the experts' last say is
+    # refined without it.
+    base.add_stage(config, "all", epochs=(0, 49))
+    base.add_stage(config, "decoder", epochs=(50, 59), rates=dict.fromkeys(ENCODER, 0.1))
+    return config
+
+
+def _unet(config):
+    config.loss.weights.update(deep_cross_entropy=0.0, load_balance=0.0)
+    with config.unlocked():
+        config.model = {
+            "name": "unet",
+            "filters": 11,
+            "poolings": 4,
+            "in_channels": 3,
+            "out_channels": 1,
+            "dimensions": 2,
+            "planar_levels": 0,
+            "dtype": "float32",
+            "deep_supervision": 0,
+            "rematerialise": False,
+        }
+        config.parts = {"all": {"pattern": "", "rate": 1.0}}
+        config.stages = {}
+    config.loss.level_weights = ()
+    return config
