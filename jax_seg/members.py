@@ -143,7 +143,7 @@ def load(member, *, overlap=None, windows=None):
     windows = fields["validate.windows"] if windows is None else windows
 
     def segment(volume):
-        placed = functools.partial(network, jax.device_put(variables))
+        placed = functools.partial(network, jax.device_put(variables, jax.local_devices()[0]))
         return predict_volume(placed, volume, patch=patch, overlap=overlap, batch=windows)
 
     return Network(segment, fields, facts | {"overlap": overlap})
@@ -167,7 +167,9 @@ def segment_image(network, variables, image, *, side):
       float32 [1, H, W] on the device: of the probability, resized as the run's own evaluation does.
     """
     square = images.resize_image(np.ascontiguousarray(image[0]), side)
-    probability = jax.nn.sigmoid(network(jax.device_put(variables), square[None]))
+    probability = jax.nn.sigmoid(
+        network(jax.device_put(variables, jax.local_devices()[0]), square[None])
+    )
     found = images.resize_probability(probability[0, ..., 0], image.shape[1:3])
     return jax.scipy.special.logit(jnp.clip(found, 1e-6, 1 - 1e-6))[None]
 

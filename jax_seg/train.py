@@ -122,6 +122,8 @@ def _run(config, workdir, cleanup):
         elif train.get("start_encoder"):
             state = setup.start_encoder(state, train["start_encoder"])
         loop.epoch = setup.first_epoch(plan, train["start_stage"])
+        # As restored arrays are: a program is another one for arrays that belong to no device.
+        state = jax.device_put(state, jax.local_devices()[0])
     else:
         state, _ = checkpoint.restore(checkpoints, abstract_state, checkpoints.latest_step())
         loop = Loop(**stored["loop"])

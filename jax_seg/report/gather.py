@@ -5,12 +5,13 @@ what is missing is said in a sentence.
 """
 
 import json
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from jax_seg.data import folder, labels
+from jax_seg.data import folder, images, labels
 from jax_seg.data.volumes import open_volume
 from jax_seg.metrics.segmentation import Confusion
 from jax_seg.report.events import read_events
@@ -30,7 +31,8 @@ class Run(NamedTuple):
         before the end.
       volumes: {id: scores} of the held-out volumes by the best checkpoint.
       probabilities: {id: Path} of their predicted probabilities.
-      labelled: {id: `folder.Volume`} of the data set; empty where it is not found.
+      labelled: {id: `folder.Volume`, or of images `images.Example`} of the data set; empty where it
+        is not found.
       tuned: what `jax_seg.tune` reports, or None.
       chosen: the post-processing that `jax_seg.predict` uses by default, or None.
       missing: sentences on what a finished run would have.
@@ -102,7 +104,7 @@ def confusions(run):
 
 
 def read_volume(run, name):
-    """One held-out volume.
+    """One held-out volume; an image is one slice.
 
     Args:
       run: Run.
@@ -115,10 +117,17 @@ def read_volume(run, name):
     Raises:
       ValueError, OSError: a file is damaged, or they do not fit together.
     """
-    probability = _read(run.probabilities[name])
+    of_images = _of_images(run)
+    if of_images:
+        probability = images.read_map(run.probabilities[name])[None] / np.float32(255)
+    else:
+        probability = _read(run.probabilities[name])
     if name not in run.labelled:
         return None, None, probability
     volume = run.labelled[name]
+    if of_images:
+        image, label = (array[None] for array in images.read_example(volume))
+        return image.mean(-1), label.astype(np.uint8), probability
     image, label = _read(volume.image), _read(volume.label)
     for path, array in ((volume.image, image), (volume.label, label)):
         if array.shape != probability.shape:
@@ -145,7 +154,11 @@ def _read_run(workdir, name):
         events=read_events(workdir),
         scores=_json(workdir / "scores.json") or {},
         volumes=judged.get("volumes", {}),
-        probabilities={path.stem: path for path in sorted(folder_of.glob("[!.]*.tif"))},
+        probabilities={
+            path.stem: path
+            for path in sorted(folder_of.glob("[!.]*"))
+            if path.suffix in (".tif", ".png")
+        },
         labelled={},
         tuned=_json(workdir / "tune" / "report.json"),
         chosen=_json(workdir / "postprocess.json"),
@@ -187,10 +200,18 @@ def _labelled(run):
         root = generated[0] if generated else run.workdir / "data"
     elif not root:
         raise ValueError("the configuration names no data.root.")
+    if _of_images(run):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the run has told which images it left out
+            return {example.id: example for example in images.find_examples(root, kind="all")}
     found = folder.find_volumes(
         root, images=run.setting("data.images", ""), labels=run.setting("data.labels", "")
     )
     return {volume.id: volume for volume in found}
+
+
+def _of_images(run):
+    return run.setting("data.name") == "images"
 
 
 def _table(run):
