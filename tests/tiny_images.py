@@ -29,8 +29,7 @@ def get_config(root):
     config.schedule.learning_rate = 1e-3
     config.validate.metric = "loss"
     config.train.update(epochs=4, log_every=1)
-    # Save at every step, and keep it: kills then also hit saves.
-    config.checkpoint.update(minutes=1e-9, keep=20)
+    config.checkpoint.update(minutes=0.0, keep=20)
     frozen = dict.fromkeys(("encoder_0_1", "encoder_2", "encoder_3"), 0.0)
     base.add_stage(config, "frozen", epochs=(0, 1), rates=frozen)
     base.add_stage(config, "thawed", epochs=(2, 3))
