@@ -44,6 +44,8 @@ def find(workdir, probabilities=None, labels=None, images=None):
             f"{probabilities} does not exist: let the training run finish, or name another folder "
             "with --probabilities."
         )
+    if images and not labels:
+        raise ValueError("--images belongs beside --labels: name both folders, or neither.")
     predicted = {volume.id: volume.image for volume in find_images(probabilities)}
     path, fields = workdir / "config.json", {}
     if path.exists():

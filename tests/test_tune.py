@@ -81,6 +81,8 @@ def test_a_tuned_run(folder, capsys):
 
     # The ablation starts at 0.5, and each gain is over the row before.
     rows = report["ablation"]
+    lines = (folder / "tune/results.jsonl").read_text().splitlines()
+    assert len(lines) == len(set(lines)), "the folds of leave-one-out share what was scored"
     assert rows[0]["step"] == "threshold:value=0.5"
     assert rows[0]["score"] == pytest.approx(np.mean(baseline))
     for before, row in itertools.pairwise(rows):
