@@ -12,7 +12,7 @@ import tifffile
 from jax_seg import config as configuration
 from jax_seg.files import write_json
 from jax_seg.metrics.segmentation import Confusion, confusion, scores
-from jax_seg.report import charts, gather, page, sprites, verdict, views
+from jax_seg.report import charts, gather, milestones, page, sprites, verdict, views
 from jax_seg.report.__main__ import main
 from tests.conftest import tiny_config, write_volumes
 
@@ -221,21 +221,21 @@ def test_marks_of_restarts_stages_averages_and_decisions():
         {"kind": "decision", "step": 0, "epoch": 5, "decision": {"kind": "new_best"}},
         {"kind": "decision", "step": 0, "epoch": 9, "decision": decision},
     ]
-    found = charts.marks(run_with(told, config))
+    found = milestones.marks(run_with(told, config))
     # Warm-up 1, then cycles of 3, 6, 12 epochs; the restart at 22 falls into the averaging.
     expected = [(4, "restart"), (9, "intervention"), (10, "restart"), (20, "swa")]
     assert [(mark["x"], mark["kind"]) for mark in found] == expected
     assert found[1]["name"] == "intervention: learning rate × 2, gradient norm 0.25"
     # Only what the run has lived through.
-    assert [m["x"] for m in charts.marks(run_with(losses(*[1.0] * 8), config))] == [4]
+    assert [m["x"] for m in milestones.marks(run_with(losses(*[1.0] * 8), config))] == [4]
     # A stage with a schedule of its own starts its clock.
     config["stages"] = {
         "one": {"epochs": [0, 9], "schedule": {}},
         "two": {"epochs": [10, 39], "schedule": {"t_0": 4}},
     }
     expected = [(0, "stage"), (4, "restart"), (10, "stage"), (15, "restart"), (20, "swa")]
-    assert [(m["x"], m["kind"]) for m in charts.marks(run_with(told[:-1], config))] == expected
-    assert charts.warm_ups(run_with(told, config)) == [(0, 1), (10, 11)]
+    assert [(m["x"], m["kind"]) for m in milestones.marks(run_with(told[:-1], config))] == expected
+    assert milestones.warm_ups(run_with(told, config)) == [(0, 1), (10, 11)]
 
 
 def test_charts_of_one_run_and_of_two(runs):

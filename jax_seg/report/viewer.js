@@ -159,7 +159,7 @@ function makeViewer(place, views, runs) {
     const all = 2 * found + wrong + missed;
     const dice = all ? `Dice ${figure(+((2 * found) / all).toFixed(3))}` : "no foreground";
     find(`.slice-score[data-axis="${axis}"]`).textContent =
-      `this slice: ${dice}, ${wrong} wrong, ${missed} missed`;
+      `this slice: ${dice}; ${wrong} wrong, ${missed} missed voxels`;
   }
 
   function draw() {
