@@ -1,7 +1,7 @@
 // Draws the charts that jax_seg/report/charts.py describes, as SVG with a read-out under the pointer.
 "use strict";
 
-const SIZE = { width: 360, height: 236, left: 58, right: 12, top: 10, bottom: 42 };
+const SIZE = { width: 360, height: 236, left: 66, right: 12, top: 10, bottom: 42 };
 const LANE = 13; // height of a row of marks above the plot
 const MARKS = { // an icon in a square of 10, centred on the origin, and what it stands for
   restart: ["M-4.2 0a4.2 4.2 0 1 0 8.4 0a4.2 4.2 0 1 0-8.4 0z", "restart of the learning rate"],

@@ -251,9 +251,7 @@ def _ablation(found):
     if refused := [row["step"] for row in found.get("guard", []) if row["refused"]]:
         names = f"<p>{', '.join(map(markup.code, refused))}</p>"
         parts.append(
-            markup.details(
-                f"{len(refused)} settings refused: they harm a perfect prediction", names
-            )
+            markup.details(f"Refused, since they harm a perfect prediction: {len(refused)}", names)
         )
     return "".join(parts)
 

@@ -143,6 +143,7 @@ function makeViewer(place, views, runs) {
       if (canvas.width !== width * zoom || canvas.height !== height * zoom) {
         canvas.width = width * zoom;
         canvas.height = height * zoom;
+        canvas.style.aspectRatio = Math.min(width / height, views.flattest);
       }
       const { pixels, hidden, counts } = colours(panel, grey, classes);
       const context = enlarge(pixels, canvas);
