@@ -21,11 +21,11 @@ def views(runs, pixels=PIXELS, characters=CHARACTERS):
       characters: see CHARACTERS.
 
     Returns:
-      (dict, problems): 'thresholds', 'flattest', and 'volumes', a list of {'id', 'rank', 'note', 'shape',
-      'image': three data addresses, 'probability': whether it stands in for the image, 'labelled',
-      'start': indices of the slices shown first, 'runs'} with `sprites.layout`; its 'runs' are
-      {'run': number, 'classes': three data addresses, 'threshold': index of its own, 'scores': in
-      words}. Problems are sentences on what could not be shown.
+      (dict, problems): 'thresholds', 'flattest', and 'volumes', a list of {'id', 'rank', 'note',
+      'shape', 'image': three data addresses, 'probability': whether it stands in for the image,
+      'labelled', 'start': indices of the slices shown first, 'runs'} with `sprites.layout`; its
+      'runs' are {'run': number, 'classes': three data addresses, 'threshold': index of its own,
+      'scores': in words}. Problems are sentences on what could not be shown.
     """
     used = [run.setting("validate.threshold", 0.5) for run in runs]
     thresholds = sorted({*THRESHOLDS, *used})
