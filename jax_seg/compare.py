@@ -10,7 +10,6 @@ held-out volumes now, at the run's threshold and without post-processing.
 
 import argparse
 import itertools
-import json
 import sys
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from jax_seg import held_out, members, startup
 from jax_seg.evaluate import OVERLAP, score_volume
-from jax_seg.files import write_json
+from jax_seg.files import read_json, write_json
 from jax_seg.metrics.comparison import adjusted, compare, interval, number, verdict
 from jax_seg.metrics.competition import CompetitionScore
 
@@ -43,20 +42,24 @@ def scores_of(source, metric, images=None, labels=None):
       FileNotFoundError, ValueError: there is no such file, run or checkpoint, or not that metric.
     """
     if Path(source).is_file():
-        content = _read_json(source)
+        content = _read_scores(source)
         if "members" not in content:
             return _pick(content.get("volumes"), metric, source), {}
         return _segment_and_score(*members.read_ensemble(source), metric, images, labels)
     member = members.parse(source)
     if member.checkpoint or images:
         return _segment_and_score([member], None, metric, images, labels)
+    if not Path(member.workdir).is_dir():
+        raise FileNotFoundError(
+            f"{source} does not exist: name a run, one of its checkpoints, or a file of scores."
+        )
     path = Path(member.workdir) / "validation" / "scores.json"
     if not path.exists():
         raise FileNotFoundError(
             f"{path} does not exist: let the run finish, or name a checkpoint to segment now, as "
             f"{member.workdir}@latest."
         )
-    content = _read_json(path)
+    content = _read_scores(path)
     if member.weights in ("", "raw"):
         return _pick(content.get("volumes"), metric, path), {}
     averages = content.get("averages", {})
@@ -68,18 +71,15 @@ def scores_of(source, metric, images=None, labels=None):
     return _pick(averages[member.weights], metric, path), {}
 
 
-def _read_json(path):
-    try:
-        content = json.loads(Path(path).read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): name a file of scores.") from error
+def _read_scores(path):
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no scores: name a file that jax_seg.evaluate wrote.")
     return content
 
 
 def _pick(volumes, metric, path):
-    if not volumes:
+    if not volumes or not isinstance(volumes, dict):
         raise ValueError(f"{path} holds no volume's scores: name a file of jax_seg.evaluate.")
     picked = {}
     for name, scores in volumes.items():
@@ -103,10 +103,12 @@ def _segment_and_score(texts, weights, metric, images, labels):
     for volume in held_out.common_volumes(networks, images, labels):
         try:
             image, label = held_out.read_labelled(networks[0], volume)
+            logits = np.asarray(segment(image))
+            held_out.require_numbers(logits, volume)
         except (ValueError, OSError) as error:
             errors[volume.id] = str(error)
             continue
-        prediction = np.asarray(segment(image) > np.log(threshold / (1 - threshold)), np.uint8)
+        prediction = np.uint8(logits > np.log(threshold / (1 - threshold)))
         _, found = score_volume(prediction, label, thin=thin, competition=competition)
         scores[volume.id] = float(found[metric])
         print(f"{volume.id}: {metric} {number(scores[volume.id])}", flush=True)

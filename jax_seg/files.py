@@ -22,6 +22,19 @@ def replacing(path):
         beside.unlink(missing_ok=True)
 
 
+def read_json(path):
+    """What a JSON file holds.
+
+    Raises:
+      ValueError: it is no JSON.
+      OSError: it cannot be read.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}): remove it, or write it again.") from error
+
+
 def write_json(path, content):
     """Write JSON types as an indented file."""
     with replacing(path) as beside:

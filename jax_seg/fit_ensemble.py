@@ -2,6 +2,9 @@
 
 python -m jax_seg.fit_ensemble runs/a runs/b@swa runs/b@12000 --output ensemble.json
 python -m jax_seg.predict --ensemble ensemble.json --input FOLDER --output FOLDER
+
+Equal weights, the best member alone and fitted weights are judged on volumes left out of the fit;
+the best of the three is kept.
 """
 
 import argparse
@@ -34,25 +37,49 @@ def sample(networks, volumes, seed=0):
     for number, volume in enumerate(volumes):
         try:
             image, label = held_out.read_labelled(networks[0], volume)
+            places = np.flatnonzero(label != MASKED)
+            if places.size > VOXELS:
+                generator = np.random.default_rng((seed, number))
+                places = generator.choice(places, VOXELS, replace=False)
+            drawn = [_answer(network, volume, image, places) for network in networks]
         except (ValueError, OSError) as error:
             errors[volume.id] = str(error)
             continue
-        places = np.flatnonzero(label != MASKED)
-        generator = np.random.default_rng((seed, number))
-        if places.size > VOXELS:
-            places = generator.choice(places, VOXELS, replace=False)
         labels.append(label.reshape(-1)[places])
-        probabilities.append(
-            np.stack(
-                [np.asarray(jax.nn.sigmoid(n.segment(image))).reshape(-1)[places] for n in networks]
-            )
-        )
+        probabilities.append(np.stack(drawn))
         print(f"{volume.id}: {places.size} voxels of {len(networks)} members", flush=True)
     return probabilities, labels, errors
 
 
+def _answer(network, volume, image, places):
+    logits = np.asarray(network.segment(image))
+    held_out.require_numbers(logits, volume)
+    return np.asarray(jax.nn.sigmoid(logits.reshape(-1)[places]))
+
+
+def choices(probabilities, labels):
+    """Three ways to weigh the members.
+
+    Args:
+      probabilities, labels: of `sample`, the volumes to fit to.
+
+    Returns:
+      {'equal', 'best member', 'fitted': float64 [members]}.
+    """
+    single = np.eye(len(probabilities[0]))
+    alone = [
+        sum(cross_entropy(weights, p, y) for p, y in zip(probabilities, labels, strict=True))
+        for weights in single
+    ]
+    return {
+        "equal": single.mean(axis=0),
+        "best member": single[np.argmin(alone)],
+        "fitted": fit_weights(probabilities, labels),
+    }
+
+
 def judge(probabilities, labels):
-    """Cross entropy, in nats per voxel, of three ways to weigh the members.
+    """Mean cross entropy over volumes, in nats per voxel, of each of `choices`.
 
     Each volume is judged by weights fitted to the others, so that a fit to chance does not look
     good.
@@ -61,23 +88,14 @@ def judge(probabilities, labels):
       probabilities, labels: of `sample`, at least two volumes.
 
     Returns:
-      {'equal', 'best member', 'fitted': mean over volumes}.
+      {'equal', 'best member', 'fitted': float}.
     """
-    count = len(probabilities[0])
-    found = {"equal": [], "best member": [], "fitted": []}
+    found = {}
     for left_out, (p, y) in enumerate(zip(probabilities, labels, strict=True)):
         others = [n for n in range(len(labels)) if n != left_out]
-        fitted = fit_weights([probabilities[n] for n in others], [labels[n] for n in others])
-        alone = [
-            np.mean([cross_entropy(w, probabilities[n], labels[n]) for n in others])
-            for w in np.eye(count)
-        ]
-        for name, weights in (
-            ("equal", np.full(count, 1 / count)),
-            ("best member", np.eye(count)[int(np.argmin(alone))]),
-            ("fitted", fitted),
-        ):
-            found[name].append(cross_entropy(weights, p, y))
+        fitted = choices([probabilities[n] for n in others], [labels[n] for n in others])
+        for name, weights in fitted.items():
+            found.setdefault(name, []).append(cross_entropy(weights, p, y))
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
@@ -113,24 +131,28 @@ def _fit(arguments):
         print(f"Error: {name}: {error}", file=sys.stderr)
     if not labels:
         raise ValueError("No volume could be read, so there is nothing to fit to.")
-    weights = fit_weights(probabilities, labels)
+    chosen, judged = "fitted", {}
+    if len(labels) > 1:
+        judged = judge(probabilities, labels)
+        chosen = min(judged, key=judged.get)
+    weights = choices(probabilities, labels)[chosen]
     content = {
         # By step: what is best or latest may be another checkpoint tomorrow.
         "members": [
             f"{n.facts['workdir']}@{n.facts['step']}@{n.facts['weights']}" for n in networks
         ],
         "weights": weights.tolist(),
+        "chosen": chosen,
+        "cross_entropy": judged,
         "fitted_to": [volume.id for volume in volumes if volume.id not in errors],
     }
+    for name, value in judged.items():
+        print(f"{value:.5f} nats per voxel on volumes left out of the fit: {name}")
+    if not judged:
+        print("There is one volume, so whether these weights hold for others is not known.")
+    print(f"Weights ({chosen}):")
     for text, weight in zip(arguments.members, weights, strict=True):
         print(f"{weight:.4f}  {text}")
-    if len(labels) > 1:
-        content["cross_entropy"] = judge(probabilities, labels)
-        for name, value in content["cross_entropy"].items():
-            print(f"{value:.5f} nats per voxel on volumes left out of the fit: {name}")
-        best = min(content["cross_entropy"], key=content["cross_entropy"].get)
-        if best != "fitted":
-            print(f"On volumes that the weights were not fitted to, '{best}' does better.")
     write_json(arguments.output, content)
     print(f"Ensemble: {arguments.output}")
     return 1 if errors else 0

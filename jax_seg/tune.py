@@ -10,14 +10,14 @@ goes on with a search that was stopped.
 
 import argparse
 import functools
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from jax_seg.files import write_json
-from jax_seg.infer import held_out, postprocess, search
+from jax_seg import tuning_volumes
+from jax_seg.files import read_json, write_json
+from jax_seg.infer import postprocess, search
 from jax_seg.metrics import threshold
 
 SHOWN = ("dice", "iou", "precision", "recall")
@@ -91,11 +91,11 @@ def tune(
     Raises:
       ValueError, OSError: nothing can be tuned.
     """
-    found, errors, table = held_out.find(workdir, probabilities, labels, images)
+    found, errors, table = tuning_volumes.find(workdir, probabilities, labels, images)
     volumes = {}
     for paths in found:
         try:
-            held_out.read_volume(paths, table)
+            tuning_volumes.read_volume(paths, table)
             volumes[paths.id] = paths
         except (ValueError, OSError) as error:
             errors[paths.id] = str(error)
@@ -104,16 +104,22 @@ def tune(
     if missing := [name for name, paths in volumes.items() if not paths.image]:
         print(f"Without images (of {', '.join(missing)}) mask_empty is not searched.")
         candidates = [s for s in candidates if postprocess.parse(s)[0] != "mask_empty"]
-    folds = held_out.folds(list(volumes.values()), hold_out)
+    folds = tuning_volumes.folds(list(volumes.values()), hold_out)
     names = folds[0][0] if hold_out else list(volumes)
 
     @functools.lru_cache(maxsize=4)  # volumes of 320³ take 0.2 GB each
     def read(name):
-        return held_out.read_volume(volumes[name], table)
+        return tuning_volumes.read_volume(volumes[name], table)
 
     results = search.Results(workdir / "tune" / "results.jsonl")
     score = search.make_scorer(read, metric, results, report=_progress)
-    content = {"metric": metric, "volumes": names, "errors": errors}
+    scores = workdir / "validation" / "scores.json"
+    content = {
+        "metric": metric,
+        "volumes": names,
+        "errors": errors,
+        "checkpoint_step": read_json(scores).get("step") if scores.exists() else None,
+    }
     content |= sweeps(read, names)
     _print_sweeps(content)
     content |= choose(score, names, candidates, force)
@@ -161,14 +167,13 @@ def _decide(content, workdir):
         steps, score = rows[0]["steps"], baseline
         print(f"The tuned steps do not help: {steps[0]} stays.")
     print(f"\nSteps for predictions, in {workdir / 'postprocess.json'}: {' '.join(steps)}")
-    scores = workdir / "validation" / "scores.json"
     return {
         "steps": steps,
         "metric": metric,
         "score": score,
         "baseline": baseline,
         "scored_on": "held-out volumes" if judged else "the volume searched on",
-        "checkpoint_step": json.loads(scores.read_text())["step"] if scores.exists() else None,
+        "checkpoint_step": content["checkpoint_step"],
         "volumes": content["volumes"],
     }
 

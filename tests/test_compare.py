@@ -2,11 +2,13 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import tifffile
 from scipy import stats
 
+from jax_seg import checkpoint, fit_ensemble
 from jax_seg.compare import main, scores_of
 from jax_seg.metrics.comparison import (
     Comparison,
@@ -220,6 +222,25 @@ def test_chosen_volumes_and_bad_ones(two_runs, volumes_folder, tmp_path, capsys)
         assert printed.err.count(phrase) == 2  # for each model
 
 
+def test_a_network_that_diverged_is_reported_not_scored(two_runs, monkeypatch, capsys):
+    read = checkpoint.read_params
+
+    def broken(workdir, *rest):
+        params, *others = read(workdir, *rest)
+        factor = np.nan if str(workdir) == two_runs[1] else 1.0
+        return jax.tree.map(lambda leaf: leaf * factor, params), *others
+
+    monkeypatch.setattr(checkpoint, "read_params", broken)
+    assert main([f"{run}@1" for run in two_runs]) == 1
+    assert "no scored volume in common" in capsys.readouterr().err
+    scores, errors = scores_of(f"{two_runs[1]}@1", "dice")
+    assert scores == {} and len(errors) == 2
+    assert all("is not a number: choose another checkpoint" in e for e in errors.values())
+    command = [*two_runs, "--output", "never.json"]
+    assert fit_ensemble.main(command) == 1
+    assert capsys.readouterr().err.count("is not a number") == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -231,12 +252,13 @@ def test_chosen_volumes_and_bad_ones(two_runs, volumes_folder, tmp_path, capsys)
         (["{a}@1", "{b}@1", "--images", "x"], "belong together"),
         (["{a}@1", "{b}@1", "--metric", "f1"], "There is no score 'f1'"),
         (["{a}@1", "{b}@1", "--metric", "foreground_label"], "neither better nor worse"),
-        (["{file}", "{broken}"], "is not JSON"),
+        (["{file}", "{broken}"], "is no JSON"),
         (["{file}", "{empty}"], "holds no volume's scores"),
         (["{file}", "{nan}"], "the dice of v0 is nan"),
         (["{file}", "{b}@1"], "no scored volume in common"),
         (["{file}", "{file2}", "--metric", "cldice"], "the cldice of x is not there, only dice"),
-        (["{file}", "nowhere"], "nowhere/validation/scores.json does not exist"),
+        (["{file}", "{list}"], "holds no volume's scores"),
+        (["{file}", "nowhere"], "nowhere does not exist: name a run"),
     ],
 )
 def test_bad_arguments(two_runs, tmp_path, capsys, arguments, message):
@@ -245,11 +267,12 @@ def test_bad_arguments(two_runs, tmp_path, capsys, arguments, message):
         "file": {"volumes": {"x": {"dice": 0.5}}},
         "file2": {"volumes": {"x": {"dice": 0.6}}},
         "empty": {"pooled": {}},
+        "list": {"volumes": [0.5]},
         "nan": {"volumes": {"v0": {"dice": float("nan")}}},
     }.items():
         (tmp_path / name).write_text(json.dumps(content))
     (tmp_path / "broken").write_text("{")
-    names |= {n: str(tmp_path / n) for n in ("file", "file2", "empty", "nan", "broken")}
+    names |= {n: str(tmp_path / n) for n in ("file", "file2", "empty", "list", "nan", "broken")}
     assert main([argument.format(**names) for argument in arguments]) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
+from jax_seg import fit_ensemble
 from jax_seg.infer.ensemble import (
     UPRIGHT,
     Orientation,
@@ -188,3 +189,25 @@ def test_cross_entropy_by_hand():
     p = np.array([[0.2, 0.6], [0.4, 0.8]])
     expected = -(np.log(0.3) + np.log(1 - 0.7)) / 2
     assert cross_entropy([0.5, 0.5], p, [1, 0]) == pytest.approx(expected)
+
+
+def sampled(*correct, voxels=1000):
+    """(probabilities, labels) of volumes on which members of 0.2 and 0.8 are right that often."""
+    generator = np.random.default_rng(1)
+    labels = [generator.random(voxels) < 0.5 for _ in range(len(correct))]
+    right = [np.array([generator.random(voxels) < share for share in c]) for c in correct]
+    return [np.where(r == y, 0.8, 0.2) for r, y in zip(right, labels, strict=True)], labels
+
+
+def test_weights_are_judged_on_volumes_left_out_of_the_fit():
+    p, y = sampled((0.95, 0.5), (0.5, 0.95))
+    judged = fit_ensemble.judge(p, y)
+    # The member that is right on one volume guesses on the other.
+    alone = [cross_entropy([0, 1], p[0], y[0]), cross_entropy([1, 0], p[1], y[1])]
+    assert judged["best member"] == pytest.approx(np.mean(alone))
+    equal = [cross_entropy([0.5, 0.5], *volume) for volume in zip(p, y, strict=True)]
+    assert judged["equal"] == pytest.approx(np.mean(equal))
+    assert min(judged, key=judged.get) == "equal"
+    found = fit_ensemble.choices(*sampled((0.95, 0.5), (0.9, 0.6)))
+    np.testing.assert_array_equal(found["best member"], [1, 0])
+    np.testing.assert_array_equal(found["equal"], [0.5, 0.5])

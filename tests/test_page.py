@@ -12,7 +12,7 @@ import tifffile
 from jax_seg import config as configuration
 from jax_seg.files import write_json
 from jax_seg.metrics.segmentation import Confusion, confusion, scores
-from jax_seg.report import charts, gather, page, sprites, verdict, views
+from jax_seg.report import charts, gather, milestones, page, sections, sprites, verdict, views
 from jax_seg.report.__main__ import main
 from tests.conftest import tiny_config, write_volumes
 
@@ -221,21 +221,21 @@ def test_marks_of_restarts_stages_averages_and_decisions():
         {"kind": "decision", "step": 0, "epoch": 5, "decision": {"kind": "new_best"}},
         {"kind": "decision", "step": 0, "epoch": 9, "decision": decision},
     ]
-    found = charts.marks(run_with(told, config))
+    found = milestones.marks(run_with(told, config))
     # Warm-up 1, then cycles of 3, 6, 12 epochs; the restart at 22 falls into the averaging.
     expected = [(4, "restart"), (9, "intervention"), (10, "restart"), (20, "swa")]
     assert [(mark["x"], mark["kind"]) for mark in found] == expected
     assert found[1]["name"] == "intervention: learning rate × 2, gradient norm 0.25"
     # Only what the run has lived through.
-    assert [m["x"] for m in charts.marks(run_with(losses(*[1.0] * 8), config))] == [4]
+    assert [m["x"] for m in milestones.marks(run_with(losses(*[1.0] * 8), config))] == [4]
     # A stage with a schedule of its own starts its clock.
     config["stages"] = {
         "one": {"epochs": [0, 9], "schedule": {}},
         "two": {"epochs": [10, 39], "schedule": {"t_0": 4}},
     }
     expected = [(0, "stage"), (4, "restart"), (10, "stage"), (15, "restart"), (20, "swa")]
-    assert [(m["x"], m["kind"]) for m in charts.marks(run_with(told[:-1], config))] == expected
-    assert charts.warm_ups(run_with(told, config)) == [(0, 1), (10, 11)]
+    assert [(m["x"], m["kind"]) for m in milestones.marks(run_with(told[:-1], config))] == expected
+    assert milestones.warm_ups(run_with(told, config)) == [(0, 1), (10, 11)]
 
 
 def test_charts_of_one_run_and_of_two(runs):
@@ -279,6 +279,41 @@ def test_tuned_settings_are_drawn(runs):
 
 
 # Pictures.
+
+
+def rows_of(text):
+    cells = [re.findall(r"<td.*?>(.*?)</td>", row) for row in text.split("<tr>")]
+    return [[re.sub("<.*?>", "", cell) for cell in row] for row in cells if row]
+
+
+def test_the_gain_of_tuned_steps_is_told_for_volumes_that_were_not_searched_on(runs):
+    steps = ["hysteresis:low=0.2", "close"]
+    tuned = {
+        "metric": "competition",
+        "volumes": ["v0", "v1"],
+        "ablation": [
+            {"step": "threshold:value=0.5", "score": 0.5, "gain": 0.0},
+            {"step": steps[0], "score": 0.75, "gain": 0.25},
+            {"step": steps[1], "score": 0.8, "gain": 0.05},
+        ],
+        "guard": [{"step": "open", "cost": 0.5, "refused": True}],
+        "held_out": [
+            {"volume": "v0", "baseline": 0.5, "score": 0.75, "steps": steps},
+            {"volume": "v1", "baseline": 0.5, "score": 0.25, "steps": steps[:1]},
+        ],
+    }
+    text = sections.steps([runs[0]._replace(tuned=tuned)])
+    rows = rows_of(text)
+    assert [row[1:3] for row in rows[:3]] == [
+        ["0.5000", "+0.0000"],
+        ["0.7500", "+0.2500"],
+        ["0.8000", "+0.0500"],
+    ]
+    assert re.findall(r"width:([\d.]+)%", text) == ["0.0", "100.0", "20.0"]  # of the largest gain
+    assert rows[3][1:4] == ["0.5000", "0.7500", "+0.2500"]
+    assert rows[4][1:4] == ["0.5000", "0.2500", "−0.2500"]
+    assert rows[5] == ["mean", "0.5000", "0.5000", "+0.0000", ""]
+    assert "Refused, since they harm a perfect prediction: 1" in text
 
 
 def decoded(address):
@@ -340,6 +375,17 @@ def test_first_slice_holds_most_within_the_middle_half():
     mask[0], mask[3, :2] = True, True
     slices = [np.arange(8)] * 3
     assert sprites.fullest(mask, slices)[0] == 3
+
+
+def test_flat_slices_are_said_to_be_drawn_taller():
+    def told(*shape):
+        layout = sprites.layout(shape, sprites.choose_slices(shape, 10**9))
+        return views._note({"shape": list(shape), "probability": False, **layout})
+
+    assert (
+        told(20, 101, 101) == "20 × 101 × 101 voxels; flat slices are drawn taller than they are."
+    )
+    assert told(20, 100, 100) == "20 × 100 × 100 voxels."
 
 
 def test_worst_median_and_best_are_chosen(runs):
@@ -586,6 +632,20 @@ def test_table_starts_with_the_worst_and_sorts(opened, runs):
     assert column(10) == [str(count) for count in sorted(voxels)]
     click(1)
     assert column(1) == ["v0", "v0", "v1", "v1", "v2", "v2"]
+
+
+@pytest.mark.parametrize("width", [360, 800, 1400])
+def test_nothing_but_tables_is_wider_than_the_window(opened, width):
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    opened.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        found = opened.browser.execute_script(
+            "const page = document.documentElement;"
+            "return [innerWidth, page.scrollWidth - page.clientWidth]"
+        )
+    finally:
+        opened.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert found == [width, 0]
 
 
 def test_colours_follow_the_system_until_chosen(opened):

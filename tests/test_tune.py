@@ -10,10 +10,10 @@ from scipy import ndimage
 
 from configs import base
 from jax_seg import config as configuration
-from jax_seg import tune
+from jax_seg import tune, tuning_volumes
 from jax_seg.data.synthetic import volumes
 from jax_seg.files import write_json
-from jax_seg.infer import held_out, postprocess, search
+from jax_seg.infer import postprocess, search
 from jax_seg.metrics.segmentation import confusion, scores
 
 FEW = ["remove_small:voxels=8", "open", "fill_holes", "mask_empty"]
@@ -81,6 +81,8 @@ def test_a_tuned_run(folder, capsys):
 
     # The ablation starts at 0.5, and each gain is over the row before.
     rows = report["ablation"]
+    lines = (folder / "tune/results.jsonl").read_text().splitlines()
+    assert len(lines) == len(set(lines)), "the folds of leave-one-out share what was scored"
     assert rows[0]["step"] == "threshold:value=0.5"
     assert rows[0]["score"] == pytest.approx(np.mean(baseline))
     for before, row in itertools.pairwise(rows):
@@ -185,6 +187,47 @@ def test_results_belong_to_the_voxels_that_were_scored(folder, monkeypatch):
     names = [line["key"].split()[:2] for line in lines if line["steps"] == ["threshold:value=0.5"]]
     # Each volume as predicted and as labelled, b in two versions of the first.
     assert [sum(name == n for name, _ in names) for n in "abc"] == [2, 3, 2]
+
+
+def test_what_counts_as_a_gain_by_hand():
+    assert search.sure_gain([0.5], [0.75]) == 0.25
+    assert search.sure_gain([0.5, 0.5], [0.7, 0.6]) == pytest.approx(0.1)  # the smaller of two
+    assert search.sure_gain([0.5, 0.5], [0.9, 0.4]) == pytest.approx(-0.1)
+    # Gains 1, 2, 3: mean 2, standard deviation 1.
+    assert search.sure_gain([0, 0, 0], [1, 2, 3]) == pytest.approx(2 - 1 / np.sqrt(3))
+
+
+def test_a_search_by_hand():
+    """Each step adds its two numbers to the scores of two volumes."""
+    adds = {
+        "threshold:value=0.5": (0, 0),
+        "threshold:value=0.4": (0.1, 0.05),
+        "hysteresis": (0.1, 0.05),  # as good, but later
+        "close": (0.4, -0.01),  # the best mean, but it harms the second volume
+        "open": (0.05, 0.0005),  # less than the smallest gain
+        "fill_holes:voxels=4": (0.01, 0.02),
+        "fill_holes:voxels=9": (0.02, 0.02),
+        "plug_holes": (0.01, 0.01),
+    }
+    asked = []
+
+    def score(names, settings):
+        assert names == ["a", "b"]
+        asked.extend(settings)
+        return {s: list(0.5 + np.sum([adds[step] for step in s], axis=0)) for s in settings}
+
+    first, *rest = [*adds][1], *[*adds][3:]
+    rows = search.search(score, ["a", "b"], [*adds][:3], rest)
+    steps = [("threshold:value=0.5",)] + [
+        (first, *added) for added in [(), rest[3:4], (rest[3], "plug_holes")]
+    ]
+    assert [row["steps"] for row in rows] == steps
+    assert [row["score"] for row in rows] == pytest.approx([0.5, 0.575, 0.595, 0.605])
+    assert [row["gain"] for row in rows] == pytest.approx([0, 0.075, 0.02, 0.01])
+    assert rows[-1]["scores"] == pytest.approx([0.63, 0.58])
+    # What did not gain is not tried again, nor another setting of a step that is in use.
+    tried = [s for s in asked if s[:2] == (first, rest[3])]
+    assert set(tried) == {(first, rest[3]), (first, rest[3], "plug_holes")}
 
 
 @pytest.fixture(scope="module")
@@ -300,16 +343,16 @@ def test_without_a_configuration_labels_must_be_named(folder, capsys):
 
 
 def paths(**group_of):
-    return [held_out.Paths(name, group, None, None, None) for name, group in group_of.items()]
+    return [tuning_volumes.Paths(name, group, None, None, None) for name, group in group_of.items()]
 
 
 def test_folds_hold_every_volume_out_once():
-    by_scroll = held_out.folds(paths(a="s", b="t", c="s"))
+    by_scroll = tuning_volumes.folds(paths(a="s", b="t", c="s"))
     assert by_scroll == [(["b"], ["a", "c"]), (["a", "c"], ["b"])]
-    one_scroll = held_out.folds(paths(a="s", b="s"))
+    one_scroll = tuning_volumes.folds(paths(a="s", b="s"))
     assert one_scroll == [(["b"], ["a"]), (["a"], ["b"])]
-    assert held_out.folds(paths(a="s")) == []
-    many = held_out.folds(paths(**{f"v{k}": f"s{k}" for k in range(12)}))
+    assert tuning_volumes.folds(paths(a="s")) == []
+    many = tuning_volumes.folds(paths(**{f"v{k}": f"s{k}" for k in range(12)}))
     assert len(many) == 5
     assert sorted(name for _, scored in many for name in scored) == sorted(
         f"v{k}" for k in range(12)

@@ -27,16 +27,17 @@ def opening(mask, *, depth=1, height=1, width=1):
     return _dilate(_erode(mask, radii), radii)
 
 
-def smooth(mask, spacing=(1.0, 1.0, 1.0), *, sigma=1.0):
+def smooth(mask, *, sigma=1.0, anisotropy=1.0):
     """Smooth a surface: a Gaussian over its signed distance, cut where the volume stays the same.
 
     The plain cut at distance 0 would thin every convex piece and lose a sheet of two voxels.
 
     Args:
       mask: [D, H, W] bool.
-      spacing: voxel size along each axis.
-      sigma: of the Gaussian, in the unit of `spacing`.
+      sigma: of the Gaussian, in voxels of height and width.
+      anisotropy: length of a voxel along depth, in voxels of height and width.
     """
+    spacing = (anisotropy, 1.0, 1.0)
     if not mask.any() or mask.all():
         return mask
     inside, outside = (edt.edt(np.ascontiguousarray(m), anisotropy=spacing) for m in (mask, ~mask))

@@ -2,7 +2,8 @@
 
 A step is one string, as "hysteresis:low=0.3,high=0.85" or "fill_holes": its name, and the
 parameters that differ from the defaults of the function of `STEPS` that carries it out. Radii,
-sizes and areas count voxels.
+sizes and areas count voxels: the same text means the same wherever it is used, and what is known of
+the voxels' shape stands in it, as "smooth:anisotropy=10".
 """
 
 import difflib
@@ -18,7 +19,6 @@ from jax_seg.infer import components, morphology, sheets
 from jax_seg.metrics import threshold
 
 DEFAULT = "threshold:value=0.5"
-
 
 # The first of them make a mask [D, H, W] bool of probabilities, the others take one and return
 # one. Arguments after * are parameters of the step; those before are what the step works on.
@@ -59,6 +59,7 @@ _PARAMETERS = {
     "seed": _SHARE,
     "level": _NUMBER,
     "sigma": _POSITIVE,
+    "anisotropy": _POSITIVE,
     "voxels": _COUNT,
     "components": _COUNT,
     "area": _COUNT,
@@ -154,14 +155,13 @@ def after_threshold(steps, value):
     return begun
 
 
-def apply(probability, image, steps, spacing=(1.0, 1.0, 1.0)):
+def apply(probability, image, steps):
     """Carry out the steps.
 
     Args:
       probability: [D, H, W] floating point in [0, 1], or a mask of 0 and 1.
       image: [D, H, W] the input, or None where no step is mask_empty.
       steps: list of texts, see `parse`; without a threshold or hysteresis it starts with `DEFAULT`.
-      spacing: voxel size along each axis, for the step that measures distances.
 
     Returns:
       [D, H, W] uint8 of 0 and 1.
@@ -174,11 +174,11 @@ def apply(probability, image, steps, spacing=(1.0, 1.0, 1.0)):
     probability = check_probability(probability)
     mask = probability
     for name, parameters in parsed:
-        mask = apply_step(mask, name, parameters, probability, image, spacing)
+        mask = apply_step(mask, name, parameters, probability, image)
     return mask.astype(np.uint8)
 
 
-def apply_step(mask, name, parameters, probability, image, spacing=(1.0, 1.0, 1.0)):
+def apply_step(mask, name, parameters, probability, image):
     """Carry out one parsed step on a mask, or for the first one on the probabilities."""
     if name == "mask_empty":
         if image is None:
@@ -188,7 +188,7 @@ def apply_step(mask, name, parameters, probability, image, spacing=(1.0, 1.0, 1.
                 f"The image has shape {image.shape} and the probabilities {mask.shape}: give the "
                 "image that was predicted."
             )
-    has = {"probability": probability, "image": image, "spacing": spacing}
+    has = {"probability": probability, "image": image}
     step = STEPS[name]
     takes = list(inspect.signature(step).parameters)[1:]
     return step(mask, **{key: value for key, value in has.items() if key in takes}, **parameters)

@@ -12,6 +12,7 @@ from jax_seg.metrics import competition, foreground, segmentation
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SMALLEST_GAIN = 0.001  # of the metric, for which a step is worth its time
+TRIED_AGAIN = 10  # first steps, the best alone, once the others are chosen
 GUARD = 0.01  # of the metric, that a step may cost a perfect prediction
 
 FIRSTS = tuple(
@@ -208,14 +209,15 @@ def guard(score, names, steps):
     """
     alone = {s: (s,) if postprocess.parse(s)[0] in postprocess.FIRST else _after(s) for s in steps}
     default = (postprocess.DEFAULT,)
-    means = mean_scores(score(names, {default, *alone.values()}, perfect=True))
+    means = mean_scores(score(names, dict.fromkeys([default, *alone.values()]), perfect=True))
     return {step: means[default] - means[setting] for step, setting in alone.items()}
 
 
 def search(score, names, firsts, candidates):
     """Choose the best first step, add the best step while one gains, choose the first step again.
 
-    A step gains when the mean score grows by `SMALLEST_GAIN`.
+    What counts is `sure_gain`. A step that did not gain by `SMALLEST_GAIN` when it was tried is not
+    tried again: gains of steps shrink as others are added, far more often than they grow.
 
     Args:
       score: of `make_scorer`.
@@ -224,48 +226,67 @@ def search(score, names, firsts, candidates):
       candidates: the other steps; each name is used once.
 
     Returns:
-      List of {'steps': tuple, 'step': the one added, 'score': mean, 'gain': over the row before}:
-      the threshold of 0.5, the best first step, each step added and a better first step for them.
-      The last row is the choice.
+      List of {'steps': tuple, 'step': the one added, 'scores': of each volume, 'score': their mean,
+      'gain': over the row before}: the threshold of 0.5, the best first step, each step added and a
+      better first step for them. The last row is the choice.
     """
     default = (postprocess.DEFAULT,)
-    means = mean_scores(score(names, {default, *((first,) for first in firsts)}))
-    rows = [{"steps": default, "step": default[0], "score": means[default], "gain": 0.0}]
+    # Of equal settings the first in this order is chosen, whatever a set would make of it.
+    alone = score(names, dict.fromkeys([default, *((first,) for first in firsts)]))
+    rows = [_row(default, default[0], alone[default], 0.0)]
 
-    def add(setting, step=None):
-        gain = means[setting] - rows[-1]["score"]
-        if gain < SMALLEST_GAIN:
-            return False
-        step = step or setting[-1]
-        rows.append({"steps": setting, "step": step, "score": means[setting], "gain": gain})
-        return True
+    def gains_of(found):
+        return {s: sure_gain(rows[-1]["scores"], column) for s, column in found.items()}
 
-    add(_best(means))
-    while True:
+    def add(found, gains, place):
+        best = max(gains, key=gains.get, default=default)
+        if gains.get(best, 0) >= SMALLEST_GAIN:
+            mean = _mean(found[best])
+            rows.append(_row(best, best[place], found[best], mean - rows[-1]["score"]))
+
+    gains_alone = gains_of(alone)
+    add(alone, gains_alone, 0)
+    while candidates:
+        steps = rows[-1]["steps"]
+        found = score(names, [(*steps, step) for step in candidates])
+        gains = gains_of(found)
+        add(found, gains, -1)
         used = {postprocess.parse(step)[0] for step in rows[-1]["steps"]}
-        settings = [
-            (*rows[-1]["steps"], step)
+        candidates = [
+            step
             for step in candidates
-            if postprocess.parse(step)[0] not in used
+            if gains[*steps, step] >= SMALLEST_GAIN and postprocess.parse(step)[0] not in used
         ]
-        means = mean_scores(score(names, settings))
-        if not settings or not add(_best(means)):
-            break
     if steps := rows[-1]["steps"][1:]:
-        means = mean_scores(score(names, [(first, *steps) for first in firsts]))
-        best = _best(means)
-        add(best, step=best[0])
+        best = sorted(gains_alone, key=gains_alone.get, reverse=True)[:TRIED_AGAIN]
+        found = score(names, [(*first, *steps) for first in best])
+        add(found, gains_of(found), 0)
     return rows
+
+
+def sure_gain(before, after):
+    """Mean of the volumes' gains less its standard error; of one volume its gain.
+
+    With two volumes it is the smaller of their gains, so nothing is chosen for the good of one of
+    them; with many it nears the mean. (One standard error as in Breiman et al. 1984,
+    "Classification and regression trees", 3.4.3.)
+    """
+    gains = np.subtract(after, before)
+    error = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else 0.0
+    return float(gains.mean() - error)
 
 
 def mean_scores(scores):
     """{setting: mean over the volumes}."""
-    return {setting: float(np.mean(column)) for setting, column in scores.items()}
+    return {setting: _mean(column) for setting, column in scores.items()}
 
 
-def _best(means):
-    """The setting of the highest mean; of equal ones the first."""
-    return max(means, key=means.get)
+def _row(steps, step, scores, gain):
+    return {"steps": steps, "step": step, "scores": scores, "score": _mean(scores), "gain": gain}
+
+
+def _mean(values):
+    return float(np.mean(values))
 
 
 def _after(step):

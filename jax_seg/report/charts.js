@@ -1,7 +1,7 @@
 // Draws the charts that jax_seg/report/charts.py describes, as SVG with a read-out under the pointer.
 "use strict";
 
-const SIZE = { width: 360, height: 236, left: 58, right: 12, top: 10, bottom: 42 };
+const SIZE = { width: 360, height: 236, left: 66, right: 12, top: 10, bottom: 42 };
 const LANE = 13; // height of a row of marks above the plot
 const MARKS = { // an icon in a square of 10, centred on the origin, and what it stands for
   restart: ["M-4.2 0a4.2 4.2 0 1 0 8.4 0a4.2 4.2 0 1 0-8.4 0z", "restart of the learning rate"],
@@ -193,8 +193,8 @@ function drawLines(drawing, chart, plot) {
     drawing.append(
       svg("line", { class: "limit", x1: plot.left, x2: plot.right, y1: y(line.y), y2: y(line.y),
         style: chart.several ? `stroke:${color(line.color)}` : "" }),
-      svg("text", { class: "note", x: plot.right, y: y(line.y) - 5, "text-anchor": "end" },
-        line.name),
+      svg("text", { class: "note", x: plot.right, "text-anchor": "end",
+        y: y(line.y) + (y(line.y) < plot.top + 18 ? 14 : -5) }, line.name),
     );
   }
   drawMarks(drawing, { ...chart, marks }, x, plot);
@@ -286,8 +286,8 @@ function drawHeat(drawing, chart, plot) {
   }
   best[0].classList.add("best");
   drawing.append(best[0]); // above its neighbours
-  drawing.append(svg("text", { class: "note strong", x: plot.right, y: plot.bottom - 8,
-    "text-anchor": "end" }, best[1]));
+  // There is no cell in this corner, since the low threshold is never above the high one.
+  drawing.append(svg("text", { class: "note strong", x: plot.left + 4, y: plot.top + 12 }, best[1]));
   return { groups: [], read: (px, py) => {
     const cell = chart.cells.find(([cx, cy]) =>
       Math.abs(x(cx) - px) <= width / 2 && Math.abs(y(cy) - py) <= height / 2);

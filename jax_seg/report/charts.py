@@ -6,6 +6,7 @@ of the series.
 """
 
 from jax_seg.metrics.balance import class_balance
+from jax_seg.report import milestones
 from jax_seg.report.gather import confusions
 
 WEIGHTS = ("", "swa", "ema")
@@ -198,88 +199,10 @@ def thresholds(runs):
     return [chart for chart in charts if chart.get("series") or chart.get("cells")]
 
 
-def marks(run, color=0):
-    """What happened when: restarts of the schedule, stages, averages, and the plateau's decisions.
-
-    Args:
-      run: `gather.Run`.
-      color: number of the run's colour.
-
-    Returns:
-      List of {'x': epoch, 'kind', 'name', 'color'} in the order of the epochs.
-    """
-    found = []
-    last = max((e["epoch"] for e in run.of_kind("train")), default=-1)
-
-    def mark(epoch, kind, name):
-        if epoch <= last:
-            found.append({"x": epoch, "kind": kind, "name": name, "color": color})
-
-    swa = run.setting("average.swa_start") if run.setting("average.swa_every") else None
-    for first, length, schedule in _clocks(run):
-        if schedule.get("name") == "cosine_restarts":
-            epoch, cycle = first + schedule["warmup_epochs"] + schedule["t_0"], schedule["t_0"]
-            while epoch < first + length and (swa is None or epoch < swa):
-                mark(epoch, "restart", "restart of the learning rate")
-                cycle *= schedule["t_mult"]
-                epoch += cycle
-    for name, stage in (run.setting("stages") or {}).items():
-        mark(stage["epochs"][0], "stage", f"stage {name}")
-    if swa is not None:
-        mark(swa, "swa", "start of weight averaging (SWA)")
-    for event in run.of_kind("decision"):
-        decision = event["decision"]
-        if decision["kind"] in DECISIONS:
-            mark(event["epoch"], decision["kind"], DECISIONS[decision["kind"]](decision))
-    return sorted(found, key=lambda found: found["x"])
-
-
-def warm_ups(run):
-    """[(first epoch, epoch after the last)] of the warm-ups of a run's schedule."""
-    return [
-        (first, first + schedule["warmup_epochs"])
-        for first, _, schedule in _clocks(run)
-        if schedule.get("warmup_epochs")
-    ]
-
-
-DECISIONS = {
-    "intervention": lambda d: (
-        f"intervention: learning rate × {d['scale']:.3g}, gradient norm {d['gradient_norm']:.3g}"
-    ),
-    "rollback": lambda d: (
-        f"rollback to epoch {d['best_epoch']} ({d['reason']}: loss {_loss(d['val_loss'])}, best "
-        f"{_loss(d['best_loss'])})"
-    ),
-    "substantial_progress": lambda d: f"no intervention: best loss {_loss(d['best_loss'])} is new",
-    "early_stop": lambda d: f"early stop: no improvement since epoch {d['improved_epoch']}",
-}
-
-
-def _loss(value):
-    return "not finite" if value is None else f"{value:.4g}"
-
-
-def _clocks(run):
-    """(first epoch, epochs, schedule) of every learning-rate schedule that starts in a run."""
-    schedule, epochs = run.setting("schedule"), run.setting("train.epochs")
-    if not schedule or not epochs:
-        return []
-    stages = sorted((run.setting("stages") or {}).values(), key=lambda stage: stage["epochs"])
-    own = [
-        (s["epochs"][0], s["epochs"][1] + 1 - s["epochs"][0], {**schedule, **s["schedule"]})
-        for s in stages
-        if s.get("schedule")
-    ]
-    if own and own[0][0] == 0:
-        return own
-    return [(0, own[0][0] if own else epochs, schedule), *own]
-
-
 def _over_epochs(runs, title, series, y):
     regions = [
         {"from": first - 0.5, "to": last - 0.5, "name": "warm-up"}
-        for first, last in (warm_ups(runs[0]) if len(runs) == 1 else [])
+        for first, last in (milestones.warm_ups(runs[0]) if len(runs) == 1 else [])
     ]
     return {
         "kind": "line",
@@ -288,7 +211,7 @@ def _over_epochs(runs, title, series, y):
         "y": y,
         "series": series,
         "regions": regions,
-        "marks": [m for r, run in enumerate(runs) for m in marks(run, r)],
+        "marks": [m for r, run in enumerate(runs) for m in milestones.marks(run, r)],
     }
 
 

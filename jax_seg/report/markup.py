@@ -1,5 +1,6 @@
 """Small pieces of HTML; every text from outside is escaped here."""
 
+import re
 from html import escape
 
 
@@ -62,8 +63,13 @@ def code(text):
 def items(texts, kinds=None):
     """A list of sentences, each with the class of its kind."""
     kinds = kinds or [""] * len(texts)
-    lines = (f'<li class="{k}">{escape(t)}</li>' for t, k in zip(texts, kinds, strict=True))
+    lines = (f'<li class="{k}">{sentence(t)}</li>' for t, k in zip(texts, kinds, strict=True))
     return f"<ul>{''.join(lines)}</ul>"
+
+
+def sentence(text):
+    """A text in which no line ends between a number and its percent sign."""
+    return re.sub(r"(?<=\d) (?=%)", "\u00a0", escape(text))
 
 
 def swatch(color):

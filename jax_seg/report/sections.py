@@ -5,9 +5,9 @@ from importlib import resources
 
 from jax_seg import config as configuration
 from jax_seg.metrics.balance import CONSTANTS, JUDGED, class_balance
-from jax_seg.report import charts, gather, markup
+from jax_seg.report import gather, markup, milestones
 from jax_seg.report import verdict as judgement
-from jax_seg.report.markup import number, percent, plain, swatch, word
+from jax_seg.report.markup import number, percent, plain, sentence, swatch, word
 
 SCORES = {
     "dice": "Dice",
@@ -17,7 +17,10 @@ SCORES = {
     "accuracy": "Accuracy",
 }
 EXTRA = {"labelled": "Labelled voxels"}
-SHARES = {"foreground_predicted": "Predicted", "foreground_label": "Labelled"}
+SHARES = {
+    "foreground_predicted": "Foreground predicted",
+    "foreground_label": "Foreground labelled",
+}
 LOCATION = ("data.root", "data.cache", "data.threads", "data.cache_gb", "checkpoint")
 
 
@@ -29,7 +32,7 @@ def verdict(runs, problems):
       problems: sentences on what could not be shown.
     """
     names = " · ".join(f"<b>{escape(run.name)}</b>" for run in runs)
-    parts = [f'<p class="runs">{names}</p>', f"<h1>{escape(judgement.headline(runs))}</h1>"]
+    parts = [f'<p class="runs">{names}</p>', f"<h1>{sentence(judgement.headline(runs))}</h1>"]
     if len(runs) == 1:
         parts.append(_tiles(runs[0]))
     parts.append(f'<div class="remarks runs-{min(len(runs), 3)}">')
@@ -49,7 +52,7 @@ def _tiles(run):
     if raw:
         tiles |= {name: f"{raw[key]:.3f}" for key, name in SCORES.items()}
         excess = 100 * (raw["foreground_predicted"] - raw["foreground_label"])
-        tiles["Foreground, predicted − labelled"] = f"{excess:+.1f} points"
+        tiles["Foreground, predicted − labelled"] = f"{excess:+.1f} % points"
     if trained:
         planned = run.setting("train.epochs")
         tiles["Epochs"] = f"{len(trained)}" + (f" of {planned}" if planned else "")
@@ -135,7 +138,7 @@ def volume_table(runs, viewable):
         )
     heads = _words(*["Run"][: len(runs) - 1], "Volume")
     heads += _numbers(
-        *known.values(), "Difference, points", *(EXTRA.get(key, key) for key in extra)
+        *known.values(), "Difference, % points", *(EXTRA.get(key, key) for key in extra)
     )
     hint = "<p>The worst first; a click on a heading sorts by it.</p>"
     return hint + markup.table(heads, rows, sortable=True, sorted_by="Dice")
@@ -150,7 +153,7 @@ def learning(runs, drawn):
             word(mark["name"]),
         ]
         for color, run in enumerate(runs)
-        for mark in charts.marks(run, color)
+        for mark in milestones.marks(run, color)
     ]
     heads = [*_words(*["Run"][: len(runs) - 1]), *_numbers("Epoch"), *_words("What")]
     told = markup.details("What happened when", markup.table(heads, rows)) if rows else ""
@@ -175,7 +178,7 @@ def balance(runs, drawn):
             for answer, name in {"model": "the model", **CONSTANTS}.items()
         ]
         heads = _words("Answer", "Mean over")
-        heads += _numbers(*(SCORES[key] for key in compared), "Predicted")
+        heads += _numbers(*(SCORES[key] for key in compared), "Foreground")
         table = markup.table(heads, rows)
         parts.append(f"<div>{_heading(runs, color)}{markup.items(found['remarks'])}{table}</div>")
     if not parts:
@@ -208,8 +211,7 @@ def steps(runs):
 
 def _ablation(found):
     metric, rows = found["metric"], found["ablation"]
-    scores = [row["score"] for row in rows]
-    least, most = 0.95 * min(scores), max(scores)
+    most = max([row["gain"] for row in rows if row["gain"] > 0], default=1.0)
     parts = [
         f"<p>Each row adds a step to those above it. The steps were searched on "
         f"{_volumes(len(found['volumes']))} by the metric “{escape(metric)}”.</p>",
@@ -220,14 +222,17 @@ def _ablation(found):
                     markup.code_cell(row["step"]),
                     number(f"{row['score']:.4f}"),
                     number(f"{row['gain']:+.4f}"),
-                    markup.strip((row["score"] - least) / max(most - least, 1e-9)),
+                    markup.strip(row["gain"] / most),
                 ]
                 for row in rows
             ],
         ),
     ]
-    if held_out := found.get("held_out"):
-        parts.append("<h4>On volumes that were not searched on</h4>")
+    if judged := found.get("held_out"):
+        parts.append(
+            "<h4>On volumes that were not searched on</h4>"
+            "<p>Each is scored with the steps that were chosen on the others.</p>"
+        )
         cells = [
             [
                 word(row["volume"]),
@@ -236,16 +241,17 @@ def _ablation(found):
                 number(f"{row['score'] - row['baseline']:+.4f}"),
                 markup.code_cell("  ".join(row["steps"])),
             ]
-            for row in held_out
+            for row in judged
         ]
-        heads = [*_words("Volume"), *_numbers("Threshold", "Tuned", "Gain"), *_words("Steps")]
+        means = [sum(row[key] for row in judged) / len(judged) for key in ("baseline", "score")]
+        told = [f"{means[0]:.4f}", f"{means[1]:.4f}", f"{means[1] - means[0]:+.4f}"]
+        cells.append([word("mean"), *(number(text, kind="best") for text in told), word("")])
+        heads = [*_words("Volume"), *_numbers("Threshold 0.5", "Tuned", "Gain"), *_words("Steps")]
         parts.append(markup.table(heads, cells))
     if refused := [row["step"] for row in found.get("guard", []) if row["refused"]]:
         names = f"<p>{', '.join(map(markup.code, refused))}</p>"
         parts.append(
-            markup.details(
-                f"{len(refused)} settings refused: they harm a perfect prediction", names
-            )
+            markup.details(f"Refused, since they harm a perfect prediction: {len(refused)}", names)
         )
     return "".join(parts)
 

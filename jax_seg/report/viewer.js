@@ -143,6 +143,7 @@ function makeViewer(place, views, runs) {
       if (canvas.width !== width * zoom || canvas.height !== height * zoom) {
         canvas.width = width * zoom;
         canvas.height = height * zoom;
+        canvas.style.aspectRatio = Math.min(width / height, views.flattest);
       }
       const { pixels, hidden, counts } = colours(panel, grey, classes);
       const context = enlarge(pixels, canvas);
@@ -159,7 +160,7 @@ function makeViewer(place, views, runs) {
     const all = 2 * found + wrong + missed;
     const dice = all ? `Dice ${figure(+((2 * found) / all).toFixed(3))}` : "no foreground";
     find(`.slice-score[data-axis="${axis}"]`).textContent =
-      `this slice: ${dice}, ${wrong} wrong, ${missed} missed`;
+      `this slice: ${dice}; ${wrong} wrong, ${missed} missed voxels`;
   }
 
   function draw() {

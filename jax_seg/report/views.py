@@ -8,6 +8,7 @@ from jax_seg.report import gather, sprites
 SHOWN = 3  # volumes
 PIXELS = 12e6  # of all slices together, to begin with
 CHARACTERS = 8.5e6  # that their pictures may take; with the rest the page stays below 10 MB
+FLATTEST = 5  # width of a slice by its height: a flatter one is drawn taller, to be seen
 THRESHOLDS = tuple(k / 20 for k in range(1, 20))  # that the page's slider offers
 
 
@@ -20,11 +21,11 @@ def views(runs, pixels=PIXELS, characters=CHARACTERS):
       characters: see CHARACTERS.
 
     Returns:
-      (dict, problems): 'thresholds', and 'volumes', a list of {'id', 'rank', 'note', 'shape',
-      'image': three data addresses, 'probability': whether it stands in for the image, 'labelled',
-      'start': indices of the slices shown first, 'runs'} with `sprites.layout`; its 'runs' are
-      {'run': number, 'classes': three data addresses, 'threshold': index of its own, 'scores': in
-      words}. Problems are sentences on what could not be shown.
+      (dict, problems): 'thresholds', 'flattest', and 'volumes', a list of {'id', 'rank', 'note',
+      'shape', 'image': three data addresses, 'probability': whether it stands in for the image,
+      'labelled', 'start': indices of the slices shown first, 'runs'} with `sprites.layout`; its
+      'runs' are {'run': number, 'classes': three data addresses, 'threshold': index of its own,
+      'scores': in words}. Problems are sentences on what could not be shown.
     """
     used = [run.setting("validate.threshold", 0.5) for run in runs]
     thresholds = sorted({*THRESHOLDS, *used})
@@ -38,7 +39,8 @@ def views(runs, pixels=PIXELS, characters=CHARACTERS):
         size = sum(_characters(volume) for volume in volumes)
         smallest = all(len(p) == 1 for volume in volumes for p in volume["positions"])
         if size <= characters or smallest:
-            return {"thresholds": thresholds, "volumes": volumes}, problems
+            shown = {"thresholds": thresholds, "flattest": FLATTEST, "volumes": volumes}
+            return shown, problems
         pixels *= 0.9 * characters / size
 
 
@@ -127,6 +129,8 @@ def _note(view):
         told += f"; {shown[0]}, {shown[1]} and {shown[2]} slices along the three axes are shown"
     if view["stride"] > 1:
         told += f", every {view['stride']}th voxel of each"
+    if any(width > FLATTEST * height for height, width in view["tiles"]):
+        told += "; flat slices are drawn taller than they are"
     if view["probability"]:
         told += "; the probability stands in for the image, which is not on this machine"
     return told + "."

@@ -1,16 +1,14 @@
-"""The volumes that post-processing is tuned on, and which of them a gain is reported for."""
+"""Saved probabilities with their labels, and which are searched on when others are scored."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 from jax_seg import config as configuration
-from jax_seg.data import dataset
-from jax_seg.data.folder import find_images, find_volumes
-from jax_seg.data.labels import encode, label_table
+from jax_seg import held_out
+from jax_seg.data.folder import find_images
 from jax_seg.data.volumes import open_volume
+from jax_seg.files import read_json
 from jax_seg.infer import postprocess, search
-from jax_seg.metrics.segmentation import UNLABELED
 
 MOST_FOLDS = 5
 
@@ -46,39 +44,36 @@ def find(workdir, probabilities=None, labels=None, images=None):
             f"{probabilities} does not exist: let the training run finish, or name another folder "
             "with --probabilities."
         )
+    if images and not labels:
+        raise ValueError("--images belongs beside --labels: name both folders, or neither.")
     predicted = {volume.id: volume.image for volume in find_images(probabilities)}
-    path, values, data = workdir / "config.json", {}, None
+    path, fields = workdir / "config.json", {}
     if path.exists():
-        data = configuration.Reader(configuration.from_dict(json.loads(path.read_text())))
-        values = {kind: getattr(data.data, kind) for kind in ("background", "foreground", "ignore")}
-    if labels:
-        image_of = {v.id: v.image for v in find_images(images)} if images else {}
-        known = {
-            v.id: Paths(v.id, v.id, predicted.get(v.id), v.image, image_of.get(v.id))
-            for v in find_images(labels)
-        }
-        wanted = sorted(predicted.keys() | known.keys())
-    elif data:
-        root = data.data.root
-        if data.data.name == "synthetic":
-            root = dataset.write_synthetic(workdir / "data", **data.section("synthetic"))
-        known = {
-            v.id: Paths(v.id, v.scroll_id, predicted.get(v.id), v.label, v.image)
-            for v in find_volumes(root, images=data.data.images, labels=data.data.labels)
-        }
-        wanted, labels = sorted(predicted), root  # the others were trained on
-    else:
+        fields = configuration.flat(configuration.from_dict(read_json(path)))
+    elif not labels:
         raise FileNotFoundError(
             f"{path} does not exist, so the labels are not known: name the folder of a training "
             "run, or --labels."
         )
+    if labels:
+        image_of = {v.id: v.image for v in find_images(images)} if images else {}
+        labelled = [
+            v._replace(label=v.image, image=image_of.get(v.id)) for v in find_images(labels)
+        ]
+        wanted = sorted(predicted.keys() | {volume.id for volume in labelled})
+    else:
+        labelled = held_out.run_volumes(fields, workdir)
+        wanted, labels = sorted(predicted), fields["data.root"]  # the others were trained on
+    known = {
+        v.id: Paths(v.id, v.scroll_id, predicted.get(v.id), v.label, v.image) for v in labelled
+    }
     errors = {}
     for name in wanted:
         if name not in known:
             errors[name] = f"{predicted[name]} has no label in {labels}: add it or move this out."
         elif name not in predicted:
             errors[name] = f"{known[name].label} has no prediction in {probabilities}: predict it."
-    return [known[n] for n in wanted if n not in errors], errors, label_table(**values)
+    return [known[n] for n in wanted if n not in errors], errors, held_out.table_of(fields)
 
 
 def read_volume(paths, table):
@@ -88,22 +83,19 @@ def read_volume(paths, table):
       ValueError, OSError: a file is missing or damaged, they do not fit together, or no voxel is
         labelled.
     """
-    probability, label = open_volume(paths.probability), open_volume(paths.label)
-    image = paths.image and open_volume(paths.image)
-    for other in filter(None, (label, image)):
+    probability, image = open_volume(paths.probability), paths.image and open_volume(paths.image)
+    for other in filter(None, (open_volume(paths.label), image)):
         if other.shape != probability.shape:
             raise ValueError(
                 f"{paths.probability} has shape {probability.shape} but {other.path} has "
                 f"{other.shape}: predict the whole volume."
             )
-    codes = encode(_read(label), table, paths.label)
-    if (codes == UNLABELED).all():
-        raise ValueError(f"{paths.label} has no labelled voxel: leave this volume out.")
+    label = held_out.read_label(paths.label, table)
     try:
         checked = postprocess.check_probability(_read(probability))
     except ValueError as error:
         raise ValueError(f"{paths.probability}: {error}") from error
-    return search.Arrays(checked, codes, image and _read(image))
+    return search.Arrays(checked, label, image and _read(image))
 
 
 def _read(reader):
