@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 
-from jax_seg.data import images
+from jax_seg.data import images, pictures
 from jax_seg.files import write_json
 from jax_seg.metrics import camouflage
 
@@ -37,8 +37,8 @@ def evaluate_maps(predictions, labels):
                 raise FileNotFoundError(
                     f"{predicted[name].image} has no mask in {labels}: add it or move it out."
                 )
-            mask = images.read_mask(labelled[name].image)
-            found = images.read_map(predicted[name].image)
+            mask = pictures.read_mask(labelled[name].image)
+            found = pictures.read_map(predicted[name].image)
             if found.shape != mask.shape:
                 raise ValueError(
                     f"{predicted[name].image} is {found.shape[1]}×{found.shape[0]} pixels, but its "

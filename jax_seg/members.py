@@ -18,7 +18,7 @@ import numpy as np
 
 from jax_seg import checkpoint, models
 from jax_seg import config as configuration
-from jax_seg.data import images, preprocess
+from jax_seg.data import pictures, preprocess
 from jax_seg.data.volumes import existing
 from jax_seg.infer import ensemble
 from jax_seg.infer.sliding_window import predict_volume
@@ -166,11 +166,11 @@ def segment_image(network, variables, image, *, side):
     Returns:
       float32 [1, H, W] on the device: of the probability, resized as the run's own evaluation does.
     """
-    square = images.resize_image(np.ascontiguousarray(image[0]), side)
+    square = pictures.resize_image(np.ascontiguousarray(image[0]), side)
     probability = jax.nn.sigmoid(
         network(jax.device_put(variables, jax.local_devices()[0]), square[None])
     )
-    found = images.resize_probability(probability[0, ..., 0], image.shape[1:3])
+    found = pictures.resize_probability(probability[0, ..., 0], image.shape[1:3])
     return jax.scipy.special.logit(jnp.clip(found, 1e-6, 1 - 1e-6))[None]
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import tifffile
 
 from jax_seg import checkpoint, members, startup
-from jax_seg.data import images
+from jax_seg.data import pictures
 from jax_seg.files import replacing, write_json
 from jax_seg.infer import ensemble, postprocess
 from jax_seg.infer.kinds import IMAGES, VOLUMES
@@ -256,7 +256,7 @@ def _decision(arguments, networks):
                 raise ValueError(
                     f"--{flag} is for volumes: images become grey maps of the probability."
                 )
-        return IMAGES, lambda logits, _: images.as_map(np.asarray(jax.nn.sigmoid(logits))), {}
+        return IMAGES, lambda logits, _: pictures.as_map(np.asarray(jax.nn.sigmoid(logits))), {}
     if arguments.postprocess:
         steps = None if arguments.postprocess == ["none"] else arguments.postprocess
     else:

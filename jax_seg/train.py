@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import time
 from pathlib import Path
 
@@ -165,7 +164,7 @@ def _run(config, workdir, cleanup):
         if not figures.pop("finite"):
             layers = compiled.locate(state, batch)
             names = [data.names[v] for v in volumes]
-            raise Diverged(_divergence(figures, modules, layers, loop, names))
+            raise Diverged(console.divergence(figures, modules, layers, names, loop))
         if train["log_every"] and number % train["log_every"] == 0:
             figures = {name: float(value) for name, value in figures.items()}
             events.write("update", step=number, epoch=loop.epoch, **figures)
@@ -247,14 +246,9 @@ def _run(config, workdir, cleanup):
                 patches_per_second=speed,
                 memory_gib=memory,
             )
-            terms = {name: trained[name] for name in stage.loss_weights}
-            clipped = ""
-            if "clipped_share" in trained:
-                clipped = f", {100 * trained['clipped_share']:.0f} % clipped"
+            told = console.trained(trained, stage.loss_weights, learning_rate)
             log.info(
-                f"Epoch {loop.epoch} Train - Loss: {trained['loss']:.4f} "
-                f"({console.figures(terms)}) | learning rate {learning_rate:.3g} | gradient norm "
-                f"{trained['gradient_norm']:.3g}{clipped} | {speed:.2f} {data.samples}/s | "
+                f"Epoch {loop.epoch} Train - {told} | {speed:.2f} {data.samples}/s | "
                 f"{memory_name} {memory:.1f} GiB"
             )
 
@@ -369,19 +363,3 @@ def _run(config, workdir, cleanup):
         plots.gates(written, config.model.experts, workdir / "plots" / "gates.png")
     log.info(f"Pictures: {workdir / 'plots'}")
     return scores["raw"]
-
-
-def _divergence(figures, modules, layers, loop, names):
-    broken = [name for name, value in figures.items() if not math.isfinite(value)]
-    bad = [name for name, norm in modules.items() if not math.isfinite(norm)]
-    if layers:
-        where = f"the first layer with such a result is {layers[0]}"
-    elif bad:
-        where = f"every layer's result is finite, but the gradient of {', '.join(bad)} is not"
-    else:
-        where = "every layer's result is finite"
-    return (
-        f"Not finite: {', '.join(broken) or 'the gradient'} in epoch {loop.epoch}, batch "
-        f"{loop.batches - 1}, of {', '.join(names)}; {where}; the weights were not touched and the "
-        "checkpoint before stays: lower schedule.learning_rate, or look at these images."
-    )

@@ -121,7 +121,8 @@ def test_what_does_not_fit_is_one_sentence():
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is absent")
 def test_real_masks_beat_both_constants():
-    from jax_seg.data.images import find_examples, read_mask
+    from jax_seg.data.images import find_examples
+    from jax_seg.data.pictures import read_mask
 
     root = SHARED / "data/mitochondria2d"
     masks = [read_mask(example.mask) for example in find_examples(root, "Test")[:4]]

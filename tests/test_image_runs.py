@@ -79,8 +79,7 @@ def test_a_run_killed_in_its_second_stage_ends_as_if_nothing_had_happened(
 def test_a_frozen_encoder_keeps_its_bits_and_thaws(trained):
     def changed(module, first, last):
         one, other = (
-            checkpoint.read_variables(trained, step)[0]["params"][module]
-            for step in (first, last)
+            checkpoint.read_variables(trained, step)[0]["params"][module] for step in (first, last)
         )
         return any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), one, other)))
 

@@ -9,17 +9,20 @@ from PIL import Image
 from jax_seg.data.images import (
     IN_BOTH_PARTS,
     ImageSampler,
-    as_map,
     check_sizes,
     find_examples,
     find_images,
     read_example,
+    split_validation,
+)
+from jax_seg.data.pictures import (
+    as_map,
     read_image,
+    read_map,
     read_mask,
     resize_image,
     resize_mask,
     resize_probability,
-    split_validation,
     write_map,
 )
 from jax_seg.data.pipeline import batches
@@ -246,6 +249,7 @@ def test_maps_return_to_the_original_size(tmp_path):
     with Image.open(tmp_path / "new/map.png") as stored:
         assert stored.mode == "L"
         np.testing.assert_array_equal(np.asarray(stored), prediction)
+    np.testing.assert_array_equal(read_map(tmp_path / "new/map.png"), prediction)
 
 
 def test_batches_of_a_sampler(root):

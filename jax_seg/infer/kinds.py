@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import tifffile
 
-from jax_seg.data import folder, images
+from jax_seg.data import folder, images, pictures
 from jax_seg.data.volumes import open_volume
 from jax_seg.files import replacing
 
@@ -41,8 +41,8 @@ def _write_mask(path, prediction):
 VOLUMES = Kind(folder.find_images, _read_volume, _write_mask, ".tif", "volumes")
 IMAGES = Kind(
     find=lambda sources: [found for source in sources for found in images.find_images(source)],
-    read=lambda path: images.read_image(path)[None],
-    write=lambda path, prediction: images.write_map(path, prediction[0]),
+    read=lambda path: pictures.read_image(path)[None],
+    write=lambda path, prediction: pictures.write_map(path, prediction[0]),
     suffix=".png",
     name="images",
 )

@@ -66,7 +66,33 @@ def learning(runs):
     ]
     title = "Whole held-out volumes" + (": Dice" if len(runs) > 1 else "")
     charts.append(_over_epochs(runs, title, series, {"label": "score"}))
+    for run in runs:
+        charts += _gates(runs, run)
     return [chart for chart in charts if chart["series"]]
+
+
+def _gates(runs, run):
+    """How often each expert is chosen at each level, and how undecided the gates are."""
+    events, kinds = run.of_kind("train"), run.setting("model.experts", [])
+    levels = [i for i in range(9) if any(f"gate_entropy_{i}" in event for event in events)]
+
+    def chart(title, named, label):
+        series = [
+            _series([run], 0, k, name, [(e["epoch"], e.get(key)) for e in events])
+            for k, (key, name) in enumerate(named)
+        ]
+        return _over_epochs([run], _title(runs, run, title), series, {"label": label, "zero": True})
+
+    charts = [
+        chart(
+            f"Experts at level {level}",
+            [(f"expert_use_{level}_{k}", kind) for k, kind in enumerate(kinds)],
+            "share of the choices",
+        )
+        for level in levels
+    ]
+    entropies = [(f"gate_entropy_{level}", f"level {level}") for level in levels]
+    return [*charts, *([chart("Entropy of the gates", entropies, "nats")] if levels else [])]
 
 
 def optimization(runs):

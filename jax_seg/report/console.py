@@ -1,6 +1,7 @@
 """What a person sees of a run: lines on the terminal and in `log.txt`, a bar in an epoch."""
 
 import logging
+import math
 import resource
 import sys
 from pathlib import Path
@@ -67,6 +68,40 @@ def about_volumes(data):
     return (
         f"{len(data.train)} training and {len(data.validation)} validation volumes; voxels: "
         f"{background:.1f} % background, {foreground:.1f} % foreground, {masked:.1f} % unlabeled"
+    )
+
+
+def trained(means, terms, learning_rate):
+    """What an epoch's mean figures say: the loss with its terms, rate, gradient norm, clipping."""
+    told = f"Loss: {means['loss']:.4f} ({figures({name: means[name] for name in terms})})"
+    told += f" | learning rate {learning_rate:.3g} | gradient norm {means['gradient_norm']:.3g}"
+    if "clipped_share" in means:
+        told += f", {100 * means['clipped_share']:.0f} % clipped"
+    return told
+
+
+def divergence(figures, modules, layers, names, loop):
+    """The sentence that ends a run whose loss or gradient is not finite.
+
+    Args:
+      figures: of the update, by name.
+      modules: {module of the network: norm of its gradient}.
+      layers: those whose results are not finite, in order.
+      names: ids of the batch's volumes or images.
+      loop: `train.Loop`.
+    """
+    broken = [name for name, value in figures.items() if not math.isfinite(value)]
+    bad = [name for name, norm in modules.items() if not math.isfinite(norm)]
+    if layers:
+        where = f"the first layer with such a result is {layers[0]}"
+    elif bad:
+        where = f"every layer's result is finite, but the gradient of {', '.join(bad)} is not"
+    else:
+        where = "every layer's result is finite"
+    return (
+        f"Not finite: {', '.join(broken) or 'the gradient'} in epoch {loop.epoch}, batch "
+        f"{loop.batches - 1}, of {', '.join(names)}; {where}; the weights were not touched and the "
+        "checkpoint before stays: lower schedule.learning_rate, or look at these images."
     )
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_seg.data import folder, images, labels
+from jax_seg.data import folder, images, labels, pictures
 from jax_seg.data.volumes import open_volume
 from jax_seg.metrics.segmentation import Confusion
 from jax_seg.report.events import read_events
@@ -58,6 +58,11 @@ class Run(NamedTuple):
                 return default
             value = value[key]
         return value
+
+    @property
+    def of_images(self):
+        """Whether it was trained on images instead of volumes."""
+        return self.setting("data.name") == "images"
 
     def of_kind(self, kind):
         """The events of a kind, in order."""
@@ -117,15 +122,14 @@ def read_volume(run, name):
     Raises:
       ValueError, OSError: a file is damaged, or they do not fit together.
     """
-    of_images = _of_images(run)
-    if of_images:
-        probability = images.read_map(run.probabilities[name])[None] / np.float32(255)
+    if run.of_images:
+        probability = pictures.read_map(run.probabilities[name])[None] / np.float32(255)
     else:
         probability = _read(run.probabilities[name])
     if name not in run.labelled:
         return None, None, probability
     volume = run.labelled[name]
-    if of_images:
+    if run.of_images:
         image, label = (array[None] for array in images.read_example(volume))
         return image.mean(-1), label.astype(np.uint8), probability
     image, label = _read(volume.image), _read(volume.label)
@@ -200,7 +204,7 @@ def _labelled(run):
         root = generated[0] if generated else run.workdir / "data"
     elif not root:
         raise ValueError("the configuration names no data.root.")
-    if _of_images(run):
+    if run.of_images:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the run has told which images it left out
             return {example.id: example for example in images.find_examples(root, kind="all")}
@@ -208,10 +212,6 @@ def _labelled(run):
         root, images=run.setting("data.images", ""), labels=run.setting("data.labels", "")
     )
     return {volume.id: volume for volume in found}
-
-
-def _of_images(run):
-    return run.setting("data.name") == "images"
 
 
 def _table(run):

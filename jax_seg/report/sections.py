@@ -16,7 +16,13 @@ SCORES = {
     "recall": "Recall",
     "accuracy": "Accuracy",
 }
-EXTRA = {"labelled": "Labelled voxels"}
+EXTRA = {
+    "labelled": "Labelled voxels",
+    "s": "S",
+    "e_adaptive": "Adaptive E",
+    "weighted_f": "Weighted F",
+    "mae": "MAE",
+}
 SHARES = {
     "foreground_predicted": "Foreground predicted",
     "foreground_label": "Foreground labelled",
@@ -194,7 +200,7 @@ def thresholds(runs, drawn):
         f"post-processing yet: {markup.code(f'python -m jax_seg.tune {run.workdir}')} makes "
         "them.</p>"
         for run in runs
-        if run.volumes and not run.tuned
+        if run.volumes and not run.tuned and not run.of_images
     )
     return charted("thresholds", drawn) + told
 

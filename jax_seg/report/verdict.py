@@ -76,6 +76,10 @@ def remarks(run):
     ]
 
 
+def _noun(run):
+    return "image" if run.of_images else "volume"
+
+
 def _dice(run):
     return run.scores["raw"]["dice"]
 
@@ -83,10 +87,9 @@ def _dice(run):
 def _of_one(run):
     if "raw" in run.scores:
         raw = run.scores["raw"]
-        volumes = f"{len(run.volumes)} whole held-out volumes"
-        volumes = {0: "whole held-out volumes", 1: "one whole held-out volume"}.get(
-            len(run.volumes), volumes
-        )
+        noun = f"held-out {_noun(run)}" if run.of_images else "whole held-out volume"
+        count = len(run.volumes)
+        volumes = {0: f"{noun}s", 1: f"one {noun}"}.get(count, f"{count} {noun}s")
         return (
             f"Dice {raw['dice']:.3f} on {volumes}: it finds {_percent(raw['recall'])} of the "
             f"labelled foreground, and {_percent(raw['precision'])} of what it predicts is right."
@@ -131,8 +134,8 @@ def _on_volumes(run):
     return [
         Remark(
             "bad" if worst < 0.5 * median else "plain",
-            f"The worst volume is {ordered[0]} with Dice {worst:.3f}; the median is {median:.3f}, "
-            f"the best {best:.3f}.",
+            f"The worst {_noun(run)} is {ordered[0]} with Dice {worst:.3f}; the median is "
+            f"{median:.3f}, the best {best:.3f}.",
         )
     ]
 

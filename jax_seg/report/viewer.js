@@ -47,6 +47,7 @@ function makeViewer(place, views, runs) {
       Math.floor(number / columns) * pitch[axis][0], width, height).data;
   }
 
+  const single = () => state.volume.shape[0] === 1; // an image
   const shown = () => state.volume.runs[state.run];
   const panels = () => (state.volume.labelled ? ["image", "label", "prediction", "errors"]
     : ["image", "prediction"]);
@@ -110,7 +111,7 @@ function makeViewer(place, views, runs) {
 
   // Where the other two slices cut this one.
   function crosshair(context, axis) {
-    if (!state.cross) return;
+    if (!state.cross || single()) return;
     const others = [0, 1, 2].filter((other) => other !== axis);
     const { shape, positions } = state.volume;
     const [down, across] = others.map((other, i) => {
@@ -160,7 +161,7 @@ function makeViewer(place, views, runs) {
     const all = 2 * found + wrong + missed;
     const dice = all ? `Dice ${figure(+((2 * found) / all).toFixed(3))}` : "no foreground";
     find(`.slice-score[data-axis="${axis}"]`).textContent =
-      `this slice: ${dice}; ${wrong} wrong, ${missed} missed voxels`;
+      `this ${single() ? "image" : "slice"}: ${dice}; ${wrong} wrong, ${missed} missed ${single() ? "pixels" : "voxels"}`;
   }
 
   function draw() {
@@ -176,6 +177,7 @@ function makeViewer(place, views, runs) {
     const known = state.volume.runs.findIndex((run) => run.run === state.wanted);
     chooseRun(Math.max(known, 0), false);
     place.classList.toggle("unlabelled", !state.volume.labelled);
+    place.classList.toggle("single", single());
     for (const axis of [0, 1, 2]) {
       const slider = find(`input[data-axis="${axis}"]`);
       slider.max = state.volume.positions[axis].length - 1;
@@ -229,6 +231,7 @@ function makeViewer(place, views, runs) {
     for (const canvas of place.querySelectorAll(`canvas[data-axis="${axis}"]`)) {
       canvas.title = "Click to cut the other two slices here";
       canvas.addEventListener("click", (event) => {
+        if (single()) return;
         const box = canvas.getBoundingClientRect();
         const others = [0, 1, 2].filter((other) => other !== axis);
         const share = [(event.clientY - box.top) / box.height,

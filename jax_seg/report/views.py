@@ -6,6 +6,7 @@ from jax_seg.data.labels import FOREGROUND
 from jax_seg.report import gather, sprites
 
 SHOWN = 3  # volumes
+WORST_IMAGES = 6  # beside the median and the best
 PIXELS = 12e6  # of all slices together, to begin with
 CHARACTERS = 8.5e6  # that their pictures may take; with the rest the page stays below 10 MB
 FLATTEST = 5  # width of a slice by its height: a flatter one is drawn taller, to be seen
@@ -45,7 +46,10 @@ def views(runs, pixels=PIXELS, characters=CHARACTERS):
 
 
 def choose(runs):
-    """[(id, rank)] of the volumes to show: by mean Dice over the runs, of those with pictures."""
+    """[(id, rank)] of the volumes to show: by mean Dice over the runs, of those with pictures.
+
+    Images take less room than volumes, so that more of the worst are shown.
+    """
     scores = {}
     for run in runs:
         for name in run.probabilities:
@@ -55,6 +59,10 @@ def choose(runs):
     if not judged:
         return [(name, "") for name in sorted(scores)[:SHOWN]]
     middle = judged[(len(judged) - 1) // 2]
+    if all(run.of_images for run in runs) and len(judged) > WORST_IMAGES + 1:
+        worst = [(name, f"worst, {k}") for k, name in enumerate(judged[:WORST_IMAGES], 1)]
+        middles = [(middle, "median")] if middle not in judged[:WORST_IMAGES] else []
+        return [*worst, *middles, (judged[-1], "best")]
     found = {"worst": judged[0], "median": middle, "best": judged[-1]}
     if len(judged) < 3:
         del found["median"]
@@ -123,6 +131,8 @@ def _scores(scores):
 
 
 def _note(view):
+    if view["shape"][0] == 1:
+        return f"{view['shape'][2]} × {view['shape'][1]} pixels."
     told = f"{' × '.join(map(str, view['shape']))} voxels"
     shown = [len(positions) for positions in view["positions"]]
     if shown != view["shape"]:

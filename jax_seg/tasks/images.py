@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from jax_seg import validate
-from jax_seg.data import colour, images, pipeline
+from jax_seg.data import colour, images, pictures, pipeline
 from jax_seg.data.augment import augment
 from jax_seg.data.preprocess import IMAGENET
 from jax_seg.data.preprocess import stored as stored_preprocessing
@@ -94,9 +94,9 @@ def validate_images(network, variables, *, sampler, batch, threads, threshold):
         probabilities = np.asarray(jax.nn.sigmoid(network(variables, arrays["image"])))
         for number, probability in zip(numbers[:left], probabilities[..., 0], strict=False):
             example = sampler.examples[number]
-            mask = images.read_mask(example.mask)
-            found = images.resize_probability(probability, mask.shape)
-            yield example, segmentation.confusion(found > threshold, mask), images.as_map(found)
+            mask = pictures.read_mask(example.mask)
+            found = pictures.resize_probability(probability, mask.shape)
+            yield example, segmentation.confusion(found > threshold, mask), pictures.as_map(found)
         left -= len(numbers)
 
 
@@ -128,12 +128,12 @@ def evaluate_last(weights, segment, *, workdir, log):
         per_image[name] = {}
         for example, counts, found in segment(variables):
             total += counts
-            judged.append(camouflage.image_scores(found, images.read_mask(example.mask)))
+            judged.append(camouflage.image_scores(found, pictures.read_mask(example.mask)))
             examples.append(example)
             own = {key: judged[-1][key] for key in camouflage.COLUMNS if key in judged[-1]}
             per_image[name][example.id] = own | segmentation.scores(counts)
             if name == "raw":
-                images.write_map(_map_path(workdir, example), found)
+                pictures.write_map(_map_path(workdir, example), found)
         tables[name] = camouflage.by_super_class(
             judged, [e.super_class or camouflage.UNNAMED for e in examples]
         )
@@ -149,7 +149,7 @@ def evaluate_last(weights, segment, *, workdir, log):
                     (
                         f"{example.id}, IoU {per_image['raw'][example.id]['iou']:.3f}",
                         *images.read_example(example),
-                        images.read_map(_map_path(workdir, example)),
+                        pictures.read_map(_map_path(workdir, example)),
                     )
                     for example in worst
                 ],

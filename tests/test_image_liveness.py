@@ -1,0 +1,132 @@
+"""No dead field in a run of images: as `test_liveness`, for the fields that volumes lack."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import base, images
+from jax_seg import config as configuration
+from jax_seg import models
+from tests.test_image_runs import plain_unet
+from tests.test_liveness import observe, text_of
+from tests.tiny_images import get_config, write_images
+
+JITTERED = {"colour.probability": 0.5}
+# field -> (another value, the fields without which it has nothing to do)
+CHANGES = {
+    "data.name": ("folder", {}),
+    "data.root": ("/nowhere", {}),
+    "data.kind": ("NonCAM", {}),
+    "data.super_classes": (("Aquatic",), {}),
+    "data.validation_share": (0.5, {}),
+    "data.grouped": (True, {}),
+    "data.split_seed": (1, {}),
+    "data.side": (16, {}),
+    "data.batch": (3, {}),
+    "data.random_batch": ((3,), {}),
+    "data.threads": (2, {}),
+    "augment.flip": ((0.0, 0.5), {}),
+    "colour.probability": (0.9, {}),
+    "colour.brightness": (0.1, JITTERED),
+    "colour.contrast": (0.1, JITTERED),
+    "colour.saturation": (0.1, JITTERED),
+    "colour.hue": (0.2, JITTERED),
+    "train.start_encoder": ("/nowhere", {}),
+}
+CHANGES |= {f"loss.weights.{term}": (0.7, {}) for term in images.TERMS}
+MODEL = {
+    "depths": (2, 1, 1, 1),
+    "dims": (16, 8, 8, 8),
+    "heads": (4, 2, 2, 2),
+    "kernel_sizes": (5, 3, 3, 3),
+    "scales": (2, 2, 2, 4),
+    "experts": ("edge", "hybrid"),
+    "active": 2,
+    "norm": "group",
+    "last_features": 4,
+    "deep_supervision": True,
+    "dtype": "bfloat16",
+}
+ELSEWHERE = {"model.name", "model.dropout"}  # in test_camouflage and below
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+def configured(root, fields):
+    config = plain_unet(root)
+    config.train.epochs = 2
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+@pytest.fixture(scope="module")
+def before(root, tmp_path_factory):
+    seen = {}
+
+    def of(fields):
+        key = json.dumps(fields, sort_keys=True)
+        if key not in seen:
+            with pytest.MonkeyPatch.context() as patch:
+                config = configured(root, fields)
+                seen[key] = observe(config, tmp_path_factory.mktemp("before") / "run", patch)
+        return seen[key]
+
+    return of
+
+
+def test_every_field_that_volumes_lack_is_listed(root):
+    of_images = configuration.flat(images.get_config())
+    new = of_images.keys() - configuration.flat(base.get_config()).keys()
+    assert new <= CHANGES.keys() | {f"model.{name}" for name in MODEL} | ELSEWHERE
+    assert CHANGES.keys() <= of_images.keys()
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_a_field_is_alive(field, before, root, tmp_path, monkeypatch):
+    value, needed = CHANGES[field]
+    try:
+        seen = observe(configured(root, needed | {field: value}), tmp_path / "run", monkeypatch)
+    except (ValueError, OSError) as refusal:
+        assert field.split(".")[-1] in str(refusal) or str(value) in str(refusal), refusal
+    else:
+        assert seen != before(needed)
+
+
+def text(**fields):
+    model = models.build(**fields)
+    x = jnp.zeros((1, 32, 32, 3))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+
+    def apply(variables, x, key):
+        return model.apply(variables, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
+
+    return text_of(apply, shapes, x, jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def tiny_model():
+    return dict(get_config("").model.items())
+
+
+@pytest.fixture(scope="module")
+def tiny_text(tiny_model):
+    return text(**tiny_model)
+
+
+def test_the_same_detector_is_the_same_program(tiny_model, tiny_text):
+    assert text(**tiny_model) == tiny_text
+
+
+@pytest.mark.parametrize("field", MODEL)
+def test_a_field_of_the_detector_is_alive(field, tiny_model, tiny_text):
+    assert text(**tiny_model | {field: MODEL[field]}) != tiny_text
+
+
+def test_dropout_is_alive(tiny_model):
+    attentive = tiny_model | {"experts": ("attention",)}
+    assert text(**attentive) != text(**attentive | {"dropout": 0.5})
