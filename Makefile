@@ -34,4 +34,4 @@ format: environment
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv runs *.egg-info
+	rm -rf .venv .pytest_cache runs *.egg-info

@@ -70,8 +70,7 @@ def _demo(config):
     config.validate.volumes_every = 5
     config.train.update(epochs=60, minutes=10.0)
     config.average.ema_decay = 0.99
-    # Nothing is pretrained here, so the encoder learns from the start; the experts' last say is
-    # refined without it.
+    # Nothing is pretrained here, so the encoder learns from the start.
     base.add_stage(config, "all", epochs=(0, 49))
     base.add_stage(config, "decoder", epochs=(50, 59), rates=dict.fromkeys(ENCODER, 0.1))
     return config

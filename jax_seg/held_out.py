@@ -28,6 +28,7 @@ def run_volumes(fields, workdir):
             f"{workdir} says nothing of its training data: pass --images and --labels of volumes "
             "that it has not seen."
         )
+    refuse_images(fields, workdir)
     root = fields["data.root"]
     try:
         if fields["data.name"] == "synthetic":
@@ -39,6 +40,15 @@ def run_volumes(fields, workdir):
             f"The data of {workdir} is no longer at data.root={root} ({error}): put it back, or "
             "pass --images and --labels."
         ) from error
+
+
+def refuse_images(fields, workdir):
+    """Raise a ValueError where the configuration is one of images."""
+    if fields.get("data.name") == "images":
+        raise ValueError(
+            f"{workdir} is a run of images, and this is for volumes: jax_seg.compare reads its "
+            "stored scores, jax_seg.evaluate --camouflage scores its maps."
+        )
 
 
 def held_out_volumes(network, images=None, labels=None):

@@ -46,11 +46,12 @@ def find(workdir, probabilities=None, labels=None, images=None):
         )
     if images and not labels:
         raise ValueError("--images belongs beside --labels: name both folders, or neither.")
-    predicted = {volume.id: volume.image for volume in find_images(probabilities)}
     path, fields = workdir / "config.json", {}
     if path.exists():
         fields = configuration.flat(configuration.from_dict(read_json(path)))
-    elif not labels:
+        held_out.refuse_images(fields, workdir)
+    predicted = {volume.id: volume.image for volume in find_images(probabilities)}
+    if not (fields or labels):
         raise FileNotFoundError(
             f"{path} does not exist, so the labels are not known: name the folder of a training "
             "run, or --labels."

@@ -1,5 +1,6 @@
 """Shared fixtures: a tiny folder of labelled volumes, a configuration that trains in seconds."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,11 @@ import tifffile
 
 from configs import base
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+# Many tests build the same programs: all workers, and the processes that they start, share them.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
 def write_volumes(root, count=6, size=20, seed=0):

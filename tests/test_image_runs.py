@@ -13,7 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jax_seg import checkpoint, evaluate, models, predict, scaling, setup, state, train
+from jax_seg import (
+    checkpoint,
+    compare,
+    evaluate,
+    models,
+    predict,
+    scaling,
+    setup,
+    state,
+    train,
+    tune,
+)
 from jax_seg.data.preprocess import Preprocessing
 from jax_seg.optim import make_optimizer
 from jax_seg.report.events import read_events
@@ -163,6 +174,13 @@ def test_prediction_refuses_what_is_for_volumes(root, trained, tmp_path, capsys,
     command = ["--workdir", str(trained), "--input", source, "--output", str(tmp_path), flag]
     assert predict.main(command) == 1
     assert flag.split("=")[0] in capsys.readouterr().err
+
+
+def test_commands_for_volumes_say_so(trained, capsys):
+    assert tune.main([str(trained)]) == 1
+    assert "is a run of images, and this is for volumes" in capsys.readouterr().err
+    assert compare.main([str(trained), f"{trained}@ema"]) == 0
+    assert "dice of 2 volumes" in capsys.readouterr().out
 
 
 def plain_unet(root):
