@@ -61,6 +61,11 @@ def check_plan(plan, train, average, metric):
             "validate.metric is 'loss', but the stages change the loss, so that no two of its "
             "values compare; choose the best by 'dice' or 'iou'."
         )
+    if train["start_from"] and train.get("start_encoder"):
+        raise ValueError(
+            "train.start_from and train.start_encoder both give the encoder's weights; leave one "
+            "of them empty."
+        )
     if train["start_stage"] and not train["start_from"]:
         raise ValueError(
             f"train.start_stage is '{train['start_stage']}', but no weights are given for the "

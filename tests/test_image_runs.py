@@ -106,7 +106,7 @@ def test_what_a_run_of_images_leaves(root, trained):
         assert 0 <= scores["raw"][name] <= 1, name
     kept = json.loads((trained / "validation" / "scores.json").read_text())
     assert set(kept["super_classes"]["raw"]) <= {"Aquatic", "Terrestrial", "all"}
-    assert len(kept["volumes"]) == scores["raw"]["images"] == 2
+    assert len(kept["volumes"]) == kept["super_classes"]["raw"]["all"]["images"] == 2
     for name in kept["volumes"]:
         with Image.open(trained / "validation" / "probabilities" / f"{name}.png") as stored:
             assert stored.size == SIZE and stored.mode == "L"
@@ -262,6 +262,13 @@ def test_what_is_refused(root, tmp_path, field, value, message):
     config = plain_unet(root)
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ValueError, match=message):
+        train.run(config, tmp_path)
+
+
+def test_two_sources_of_the_encoder_are_refused(root, tmp_path):
+    config = plain_unet(root)
+    config.train.update(start_from="a", start_encoder="b")
+    with pytest.raises(ValueError, match="both give the encoder's weights"):
         train.run(config, tmp_path)
 
 

@@ -117,8 +117,6 @@ def evaluate_last(weights, segment, *, workdir, log):
       {name: scores with their 'step'}: those of `segmentation.scores`, of all pixels together, and
       those of `camouflage.summary`, means over images, of which IoU is called 'iou_mean'.
     """
-    from jax_seg.report import plots  # not before: Matplotlib takes half a second to start
-
     at = {name: step for name, (step, _) in weights.items()}
     if known := validate.scored_already(workdir, at, log):
         return known
@@ -137,29 +135,36 @@ def evaluate_last(weights, segment, *, workdir, log):
         tables[name] = camouflage.by_super_class(
             judged, [e.super_class or camouflage.UNNAMED for e in examples]
         )
-        means = dict(tables[name][camouflage.ALL])
-        scores = {"iou_mean": means.pop("iou", 0.0)} | means | segmentation.scores(total)
+        means = {k: v for k, v in tables[name][camouflage.ALL].items() if k in camouflage.COLUMNS}
+        if "iou" in means:
+            means["iou_mean"] = means.pop("iou")
+        scores = means | segmentation.scores(total)
         pooled[name] = {"step": step, **scores}
         log.info(f"All images, {name} weights of step {step}: {console.figures(scores)}")
         log.info(camouflage.table(tables[name]))
         if name == "raw":
-            worst = sorted(examples, key=lambda e: per_image["raw"][e.id]["iou"])[: plots.CASES]
-            plots.cases(
-                [
-                    (
-                        f"{example.id}, IoU {per_image['raw'][example.id]['iou']:.3f}",
-                        *images.read_example(example),
-                        pictures.read_map(_map_path(workdir, example)),
-                    )
-                    for example in worst
-                ],
-                workdir / "plots" / "worst.png",
-            )
+            ious = {one: scores["iou"] for one, scores in per_image[name].items()}
+            _draw_worst(examples, ious, workdir)
     raw = per_image.pop("raw")
     kept = {"step": at["raw"], "volumes": raw, "averages": per_image, "super_classes": tables}
     write_json(workdir / "validation" / "scores.json", kept)
     write_json(workdir / "scores.json", pooled)
     return pooled
+
+
+def _draw_worst(examples, ious, workdir):
+    from jax_seg.report import plots  # not before: Matplotlib takes half a second to start
+
+    worst = sorted(examples, key=lambda example: ious[example.id])[: plots.CASES]
+    cases = [
+        (
+            f"{example.id}, IoU {ious[example.id]:.3f}",
+            *images.read_example(example),
+            pictures.read_map(_map_path(workdir, example)),
+        )
+        for example in worst
+    ]
+    plots.cases(cases, workdir / "plots" / "worst.png")
 
 
 def _map_path(workdir, example):
