@@ -26,7 +26,7 @@ def get_config(preset="conservative"):
     if preset == "demo":
         return _demo(config)
     if preset == "unet":
-        return _unet(_demo(config))
+        return _unet(config)
     raise ValueError(
         f"The configuration's argument is ':{preset}'; it knows {', '.join(PRESETS)}, demo and "
         "unet."
@@ -54,30 +54,42 @@ def _staged(config, *, first, second, eta_min, warm, accumulate):
     return config
 
 
-def _demo(config):
-    images.freeze_in_stages(config)
+def _small(config):
+    """What the demo and its peer share: ten minutes on two cores."""
     config.data.update(side=192, batch=8, threads=2, grouped=True, validation_share=0.2)
-    config.model.update(
-        depths=(2, 2, 4, 2),
-        dims=(24, 48, 64, 96),
-        heads=(4, 4, 4, 4),
-        experts=("texture", "hybrid", "edge"),
-        active=2,
-        last_features=16,
-    )
     config.augment.update(flip=(0.5, 0.5), rotate90=0.5)
     config.schedule.update(learning_rate=2e-3, warmup_epochs=2)
     config.validate.volumes_every = 5
     config.train.update(epochs=60, minutes=10.0)
     config.average.ema_decay = 0.99
+    return config
+
+
+def _demo(config):
+    config = _small(config)
+    images.freeze_in_stages(config)
+    config.model.update(
+        depths=(2, 2, 4, 2),
+        dims=(24, 48, 64, 96),
+        heads=(4, 4, 4, 4),
+        layer_scale=1.0,
+        experts=("texture", "hybrid", "edge"),
+        active=2,
+        last_features=16,
+    )
+    config.optimizer.update(name="muon", momentum=0.95, weight_decay=1e-2)
+    config.schedule.learning_rate = 3e-3
+    config.train.epochs = 72
     # Nothing is pretrained here, so the encoder learns from the start.
-    base.add_stage(config, "all", epochs=(0, 49))
-    base.add_stage(config, "decoder", epochs=(50, 59), rates=dict.fromkeys(ENCODER, 0.1))
+    base.add_stage(config, "all", epochs=(0, 59))
+    base.add_stage(config, "decoder", epochs=(60, 71), rates=dict.fromkeys(ENCODER, 0.1))
     return config
 
 
 def _unet(config):
+    config = _small(config)
     config.loss.weights.update(deep_cross_entropy=0.0, load_balance=0.0)
+    config.loss.level_weights = ()
     with config.unlocked():
         config.model = {
             "name": "unet",
@@ -91,7 +103,4 @@ def _unet(config):
             "deep_supervision": 0,
             "rematerialise": False,
         }
-        config.parts = {"all": {"pattern": "", "rate": 1.0}}
-        config.stages = {}
-    config.loss.level_weights = ()
     return config

@@ -57,6 +57,9 @@ def get_config():
         model.heads = (8, 8, 8, 8)  # of its attention
         model.kernel_sizes = (3, 5, 7, 9)
         model.scales = (2, 2, 3, 4)
+        model.layer_scale = (
+            1e-6  # what its blocks' factors start from; 1 without pretrained weights
+        )
         model.experts = (  # of every level
             "texture",
             "attention",

@@ -191,6 +191,17 @@ def test_summed_is_a_convolution_to_one_channel():
         x, kernel[..., None], (1, 1), "SAME", dimension_numbers=numbers
     )
     np.testing.assert_allclose(ops.summed(x, kernel), expected, atol=2e-5)
+    _, transposed = jax.vjp(
+        lambda x, k: lax.conv_general_dilated(
+            x, k[..., None], (1, 1), "SAME", dimension_numbers=numbers
+        ),
+        x,
+        kernel,
+    )
+    weights = jax.random.normal(jax.random.key(2), expected.shape)
+    ours = jax.vjp(ops.summed, x, kernel)[1](weights)
+    for gradient, exact in zip(ours, transposed(weights), strict=True):
+        np.testing.assert_allclose(gradient, exact, atol=5e-5)
 
 
 def test_both_file_formats_hold_the_same_weights(tmp_path, arrays):

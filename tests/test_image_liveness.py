@@ -16,7 +16,7 @@ from tests.tiny_images import get_config, write_images
 JITTERED = {"colour.probability": 0.5}
 # field -> (another value, the fields without which it has nothing to do)
 CHANGES = {
-    "data.name": ("folder", {}),
+    "data.name": ("pictures", {}),
     "data.root": ("/nowhere", {}),
     "data.kind": ("NonCAM", {}),
     "data.super_classes": (("Aquatic",), {}),
@@ -39,7 +39,7 @@ CHANGES |= {f"loss.weights.{term}": (0.7, {}) for term in images.TERMS}
 MODEL = {
     "depths": (2, 1, 1, 1),
     "dims": (16, 8, 8, 8),
-    "heads": (4, 2, 2, 2),
+    "heads": (2, 4, 2, 2),
     "kernel_sizes": (5, 3, 3, 3),
     "scales": (2, 2, 2, 4),
     "experts": ("edge", "hybrid"),
@@ -49,7 +49,7 @@ MODEL = {
     "deep_supervision": True,
     "dtype": "bfloat16",
 }
-ELSEWHERE = {"model.name", "model.dropout"}  # in test_camouflage and below
+ELSEWHERE = {"model.name", "model.dropout", "model.layer_scale"}  # in test_camouflage and below
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +125,17 @@ def test_the_same_detector_is_the_same_program(tiny_model, tiny_text):
 @pytest.mark.parametrize("field", MODEL)
 def test_a_field_of_the_detector_is_alive(field, tiny_model, tiny_text):
     assert text(**tiny_model | {field: MODEL[field]}) != tiny_text
+
+
+def test_layer_scale_is_where_the_factors_start(tiny_model):
+    x = jnp.zeros((1, 32, 32, 3))
+
+    def starts(**fields):
+        init = jax.jit(models.build(**tiny_model | fields).init).lower(jax.random.key(0), x)
+        return init.as_text()
+
+    assert starts() == starts()
+    assert starts() != starts(layer_scale=1.0)
 
 
 def test_dropout_is_alive(tiny_model):

@@ -200,6 +200,7 @@ def plain_unet(root):
 def test_an_explosion_is_caught_before_the_weights_change(root, tmp_path):
     config = plain_unet(root)
     config.schedule.learning_rate = 1e30
+    config.checkpoint.minutes = 1e-9
     with pytest.raises(train.Diverged) as caught:
         train.run(config, tmp_path)
     for words in ("loss", "COD10K-CAM-", "the first layer with such a result is", "not touched"):

@@ -73,4 +73,4 @@ def preprocess(image, preprocessing):
     """Normalise an image of any dtype and shape to float32, on the device."""
     low, high, shift, scale = preprocessing
     clipped = jnp.clip(image.astype(jnp.float32), low, high)
-    return (clipped - np.float32(shift)) * np.float32(scale)
+    return (clipped - jnp.asarray(shift, jnp.float32)) * jnp.asarray(scale, jnp.float32)

@@ -36,8 +36,8 @@ class Model(nn.Module):
     rngs={'dropout': key})` also returns the new running statistics of batch norm.
 
     Attributes:
-      depths, dims, heads, kernel_sizes, scales: of the encoder, `edgenext.Model`; by default
-        EdgeNeXt-base. Each of dims is a multiple of 8.
+      depths, dims, heads, kernel_sizes, scales, layer_scale: of the encoder, `edgenext.Model`; by
+        default EdgeNeXt-base. Each of dims is a multiple of 8.
       experts: kinds of the experts at each level, names in `experts.EXPERTS`.
       active: experts chosen for an image at a level.
       norm: of the decoder. 'batch' keeps running statistics in the collection 'batch_stats';
@@ -55,6 +55,7 @@ class Model(nn.Module):
     heads: tuple[int, ...] = edgenext.PRESETS["base"]["heads"]
     kernel_sizes: tuple[int, ...] = edgenext.PRESETS["base"]["kernel_sizes"]
     scales: tuple[int, ...] = edgenext.PRESETS["base"]["scales"]
+    layer_scale: float = 1e-6
     experts: tuple[str, ...] = tuple(experts.EXPERTS)
     active: int = 3
     norm: str = "batch"
@@ -76,6 +77,7 @@ class Model(nn.Module):
             self.kernel_sizes,
             self.scales,
             num_classes=0,
+            layer_scale=self.layer_scale,
             dtype=self.dtype,
             name="encoder",
         )

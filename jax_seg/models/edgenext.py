@@ -68,6 +68,8 @@ class Model(nn.Module):
       kernel_sizes: sides of the convolution blocks' kernels, odd.
       scales: groups of channels in an SDTA block, at least 2; the first is not used.
       num_classes: of the classifier; 0 for none.
+      layer_scale: what the factors on a block's results start from. The published 1e-6 keeps deep
+        networks stable through hundreds of epochs; a small one that has few begins faster at 1.
       dtype: compute type, 'float32' or 'bfloat16'; parameters, norms, attention and logits are
         float32.
     """
@@ -78,6 +80,7 @@ class Model(nn.Module):
     kernel_sizes: tuple[int, ...]
     scales: tuple[int, ...]
     num_classes: int = 1000
+    layer_scale: float = 1e-6
     dtype: str = "float32"
 
     @nn.compact
@@ -97,6 +100,7 @@ class Model(nn.Module):
                 self.scales[stage],
                 first=stage == 0,
                 position=stage == 1,
+                layer_scale=self.layer_scale,
                 dtype=self.dtype,
                 name=f"stages_{stage}",
             )(x_BHWC)
@@ -147,6 +151,7 @@ class Stage(nn.Module):
     scales: int
     first: bool
     position: bool
+    layer_scale: float
     dtype: str
 
     @nn.compact
@@ -158,10 +163,10 @@ class Stage(nn.Module):
             name = f"blocks_{index}"
             if index == self.depth - 1 and not self.first:
                 block = SplitTransposeBlock(
-                    self.heads, self.scales, self.position, self.dtype, name=name
+                    self.heads, self.scales, self.position, self.layer_scale, self.dtype, name=name
                 )
             else:
-                block = ConvolutionBlock(self.kernel_size, self.dtype, name=name)
+                block = ConvolutionBlock(self.kernel_size, self.layer_scale, self.dtype, name=name)
             x_BHWC = block(x_BHWC)
         return x_BHWC
 
@@ -170,13 +175,14 @@ class ConvolutionBlock(nn.Module):
     """x + gamma · MLP(LN(depthwise(x))) (Liu et al. 2022, "ConvNeXt", fig. 4)."""
 
     kernel_size: int
+    layer_scale: float
     dtype: str
 
     @nn.compact
     def __call__(self, x_BHWC):
         y_BHWC = Depthwise(self.kernel_size, self.dtype, name="conv_dw")(x_BHWC)
         y_BHWC = Mlp(self.dtype, name="mlp")(layer_norm("norm")(y_BHWC))
-        return x_BHWC + layer_scale(self, "gamma", y_BHWC)
+        return x_BHWC + scaled(self, "gamma", y_BHWC)
 
 
 class SplitTransposeBlock(nn.Module):
@@ -190,6 +196,7 @@ class SplitTransposeBlock(nn.Module):
     heads: int
     scales: int
     position: bool
+    layer_scale: float
     dtype: str
 
     @nn.compact
@@ -206,9 +213,9 @@ class SplitTransposeBlock(nn.Module):
             y_BNC += PositionEncoding(C, self.dtype, name="pos_embd")(H, W)
         attention = ChannelAttention(self.heads, self.dtype, name="xca")
         attended = attention(layer_norm("norm_xca")(y_BNC))
-        y_BNC += layer_scale(self, "gamma_xca", attended)
+        y_BNC += scaled(self, "gamma_xca", attended)
         y_BNC = Mlp(self.dtype, name="mlp")(layer_norm("norm")(y_BNC))
-        return x_BHWC + layer_scale(self, "gamma", y_BNC).reshape(B, H, W, C)
+        return x_BHWC + scaled(self, "gamma", y_BNC).reshape(B, H, W, C)
 
 
 class ChannelAttention(nn.Module):
@@ -333,9 +340,9 @@ def layer_norm(name):
     return nn.LayerNorm(1e-6, dtype=jnp.float32, use_fast_variance=False, name=name)
 
 
-def layer_scale(module, name, x):
-    """x times a learned factor per channel that starts at 1e-6 (Touvron et al. 2021, eq. 4)."""
-    gamma = module.param(name, nn.initializers.constant(1e-6), x.shape[-1:])
+def scaled(module, name, x):
+    """x times a learned factor per channel (Touvron et al. 2021, eq. 4)."""
+    gamma = module.param(name, nn.initializers.constant(module.layer_scale), x.shape[-1:])
     return x * gamma.astype(x.dtype)
 
 

@@ -32,12 +32,14 @@ def depthwise(x, kernel):
     return _depthwise(x, kernel)
 
 
+@jax.custom_vjp
 def summed(x, kernel):
     """Convolve to a single channel: `depthwise` summed over the channels.
 
-    As a matrix product to one map per kernel entry, and the maps shifted and added: the gradients
-    are matrix products too. On one core, batch 2, 96², 80 channels, 7²: 2.6 ms (XLA's convolution
-    to one channel 7.4), gradient of x 2.1 (2.2), of the kernel 5.1 (170.5).
+    As a matrix product to one map per kernel entry, and the maps shifted and added. Both gradients
+    are products of the output's gradient, shifted once per entry. On one core, batch 2,
+    96², 80 channels, 7²: 6.0 ms (XLA's convolution to one channel 13.3), gradient of x 5.8 (1.9),
+    of the kernel 1.6 (233.1).
 
     Args:
       x: [B, H, W, C].
@@ -50,6 +52,25 @@ def summed(x, kernel):
     maps = _pad(jnp.matmul(x, entries, preferred_element_type=jnp.float32), kernel.shape)
     windows = _windows(maps, x.shape, kernel.shape)
     return sum(window[..., entry, None] for entry, window in enumerate(windows))
+
+
+def _summed_forward(x, kernel):
+    return summed(x, kernel), (x, kernel)
+
+
+def _summed_backward(saved, gradient):
+    x, kernel = saved
+    # An entry met the pixel before where it wrote: the shifts of the gradient go the other way.
+    windows = _windows(_pad(gradient[..., 0], kernel.shape), x.shape, kernel.shape)[::-1]
+    shifted = jnp.stack(windows, -1).astype(x.dtype)
+    entries = kernel.reshape(-1, kernel.shape[2])
+    options = {"preferred_element_type": jnp.float32}
+    x_gradient = jnp.matmul(shifted, entries, **options).astype(x.dtype)
+    kernel_gradient = jnp.einsum("bhwe,bhwc->ec", shifted, x, **options)
+    return x_gradient, kernel_gradient.reshape(kernel.shape).astype(kernel.dtype)
+
+
+summed.defvjp(_summed_forward, _summed_backward)
 
 
 @jax.custom_vjp
@@ -114,7 +135,8 @@ def _windows(padded, shape, kernel_shape):
 
 
 def _pad(x, kernel_shape):
-    return jnp.pad(x, [(0, 0), *((size // 2, size // 2) for size in kernel_shape[:2]), (0, 0)])
+    rims = [(size // 2, size // 2) for size in kernel_shape[:2]]
+    return jnp.pad(x, [(0, 0), *rims, *[(0, 0)] * (x.ndim - 3)])
 
 
 def _xla(x, kernel):
