@@ -224,6 +224,11 @@ def read_variables(workdir, name="best", weights="raw"):
     folder = manager.directory / str(step) / "state"
     with ocp.PyTreeCheckpointer() as reader:
         kept = reader.metadata(folder).item_metadata.tree
+        if "batch_stats" not in kept:
+            raise ValueError(
+                f"{workdir} was written by an older version, which kept its weights otherwise: "
+                "train it again."
+            )
         if weights != "raw" and weights not in kept["averages"]:
             raise ValueError(
                 f"{workdir} keeps no average {weights!r}; choose --weights raw, or train with "

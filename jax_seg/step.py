@@ -98,9 +98,8 @@ def make_train_step(
 
             return jax.value_and_grad(objective, has_aux=True)(state.params)
 
-        dropout_keys = jax.random.split(jax.random.fold_in(step_key, 2), accumulate)
         (total, (terms, batch_stats)), gradients = _mean_over_parts(
-            differentiate, dropout_keys, batch
+            differentiate, _dropout_keys(step_key, accumulate), batch
         )
         gradients = optim.zero_frozen(gradients, part_of, knobs["learning_rates"])
         gradient_norm = optim.global_norm(gradients)
@@ -132,6 +131,10 @@ def make_train_step(
         return state._replace(finite=finite), metrics
 
     return train_step
+
+
+def _dropout_keys(step_key, count):
+    return jax.random.split(jax.random.fold_in(step_key, 2), count)
 
 
 def _scalars(gates):
@@ -207,7 +210,8 @@ def make_statistics_pass(model, preprocessing, key):
 def make_locator(model, augment, preprocessing, key):
     """(state, batch) -> names of the layers whose results are not finite, in order, as computed.
 
-    For a batch that `train_step` has refused: it is augmented as it was then.
+    For a batch that `train_step` has refused: it is augmented as it was then, and dropout draws as
+    it did.
     """
 
     def locate(state, batch):
@@ -217,11 +221,12 @@ def make_locator(model, augment, preprocessing, key):
         def finite(state, batch):
             step_key = jax.random.fold_in(key, state.step)
             batch = augment(step_key, _normalised(batch, preprocessing))
+            (dropout_key,) = _dropout_keys(step_key, 1)
             _, kept = model.apply(
                 state.variables,
                 batch["image"],
                 train=True,
-                rngs={"dropout": jax.random.fold_in(step_key, 2)},
+                rngs={"dropout": dropout_key},
                 mutable=["batch_stats", "intermediates"],
                 capture_intermediates=True,
             )

@@ -57,3 +57,19 @@ def tiny_config(root):
 def volumes_folder(tmp_path_factory):
     """Six labelled volumes of 20³ on the disk."""
     return write_volumes(tmp_path_factory.mktemp("volumes"))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Volumes of the runs that the report shows."""
+    return write_volumes(tmp_path_factory.mktemp("page_data"), size=20)
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory, data):
+    """Two finished runs, as the report reads them."""
+    from jax_seg.report import gather
+    from tests.report_runs import make_run
+
+    folder = tmp_path_factory.mktemp("runs")
+    return gather.read_runs([make_run(folder / "a", data), make_run(folder / "b", data, shift=0.1)])

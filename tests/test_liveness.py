@@ -273,20 +273,34 @@ def configured(root, fields):
     return config
 
 
-@pytest.fixture(scope="module")
-def before(volumes_folder, tmp_path_factory):
-    """fields -> what the run with these fields does, once per set of fields."""
+def once_per_fields(configure, tmp_path_factory):
+    """fields -> what the run of `configure(fields)` does, once per set of fields."""
     seen = {}
 
     def of(fields):
         key = json.dumps(fields, sort_keys=True)
         if key not in seen:
             with pytest.MonkeyPatch.context() as patch:
-                config = configured(volumes_folder, fields)
-                seen[key] = observe(config, tmp_path_factory.mktemp("before") / "run", patch)
+                workdir = tmp_path_factory.mktemp("before") / "run"
+                seen[key] = observe(configure(fields), workdir, patch)
         return seen[key]
 
     return of
+
+
+@pytest.fixture(scope="module")
+def before(volumes_folder, tmp_path_factory):
+    return once_per_fields(functools.partial(configured, volumes_folder), tmp_path_factory)
+
+
+def assert_alive(field, value, observed, expected):
+    """`observed()` differs from `expected()`, or is refused in words that name field or value."""
+    try:
+        seen = observed()
+    except (ValueError, OSError) as refusal:
+        assert field.split(".")[-1] in str(refusal) or str(value) in str(refusal), refusal
+    else:
+        assert seen != expected()
 
 
 def test_every_field_of_the_base_is_listed(volumes_folder):
@@ -304,9 +318,9 @@ def test_a_field_is_alive(field, before, volumes_folder, tmp_path, monkeypatch):
     assert configuration.differences(
         changed, configuration.as_dict(configured(volumes_folder, needed))
     )
-    try:
-        seen = observe(changed, tmp_path / "run", monkeypatch)
-    except (ValueError, OSError) as refusal:
-        assert field.split(".")[-1] in str(refusal) or str(value) in str(refusal), refusal
-    else:
-        assert seen != before(needed)
+    assert_alive(
+        field,
+        value,
+        lambda: observe(changed, tmp_path / "run", monkeypatch),
+        lambda: before(needed),
+    )

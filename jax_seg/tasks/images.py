@@ -85,7 +85,7 @@ def validate_images(network, variables, *, sampler, batch, threads, threshold):
       threshold: on the probability.
 
     Yields:
-      (Example, Confusion, uint8 map [H, W] of the probability), one by one.
+      (Example, Confusion, (uint8 map [H, W] of the probability, mask bool [H, W])), one by one.
     """
     count = -(-len(sampler) // batch)
     reader = pipeline.batches(sampler, batch=batch, start=0, count=count, threads=threads)
@@ -96,7 +96,8 @@ def validate_images(network, variables, *, sampler, batch, threads, threshold):
             example = sampler.examples[number]
             mask = pictures.read_mask(example.mask)
             found = pictures.resize_probability(probability, mask.shape)
-            yield example, segmentation.confusion(found > threshold, mask), pictures.as_map(found)
+            counts = segmentation.confusion(found > threshold, mask)
+            yield example, counts, (pictures.as_map(found), mask)
         left -= len(numbers)
 
 
@@ -124,9 +125,9 @@ def evaluate_last(weights, segment, *, workdir, log):
     for name, (step, variables) in weights.items():
         total, judged, examples = segmentation.Confusion(), [], []
         per_image[name] = {}
-        for example, counts, found in segment(variables):
+        for example, counts, (found, mask) in segment(variables):
             total += counts
-            judged.append(camouflage.image_scores(found, pictures.read_mask(example.mask)))
+            judged.append(camouflage.image_scores(found, mask))
             examples.append(example)
             own = {key: judged[-1][key] for key in camouflage.COLUMNS if key in judged[-1]}
             per_image[name][example.id] = own | segmentation.scores(counts)

@@ -50,16 +50,7 @@ def augmentation(read, preprocessing):
 
 
 def prepare_data(read, workdir, preprocessing=None):
-    """The `Dataset` of a configuration.
-
-    Args:
-      read: its `config.Reader`.
-      workdir: folder of the run, where the cache and generated volumes lie by default.
-      preprocessing: dict of the stored `Preprocessing`; None fits it to the training volumes.
-
-    Raises:
-      ValueError, FileNotFoundError: bad input, naming the file or the field.
-    """
+    """The `Dataset` of a configuration; arguments and errors as of `tasks.prepare`."""
     root, synthetic = read.data.root, read.section("synthetic")
     if read.data.name == "synthetic":
         root = dataset.write_synthetic(workdir / "data", **synthetic)

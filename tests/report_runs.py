@@ -1,0 +1,75 @@
+"""Finished runs for tests of the report, written without training."""
+
+import json
+
+import numpy as np
+import tifffile
+
+from jax_seg import config as configuration
+from jax_seg.files import write_json
+from jax_seg.metrics.segmentation import confusion, scores
+from tests.conftest import tiny_config
+
+HOSTILE = '</script><img src=x onerror="alert(1)">&{{data}}'
+
+
+def labels_of(root):
+    paths = sorted((root / "train_labels").glob("*.tif"))
+    return {path.stem: tifffile.imread(path) for path in paths}
+
+
+def make_run(workdir, data, *, shift=0.0, change=None, hostile=False):
+    """The folder of a finished run that saw v0 to v2, without training one."""
+    config = tiny_config(data)
+    config.train.epochs = 6
+    config.schedule.update(name="cosine_restarts", warmup_epochs=1, t_0=2, t_mult=1)
+    config.average.update(swa_every=1, swa_start=4)
+    config.optimizer.clip_norm = 0.5
+    if hostile:
+        config.plateau.rule = HOSTILE
+    if change:
+        change(config)
+    write_json(workdir / "config.json", configuration.as_dict(config))
+    judged = {}
+    generator = np.random.default_rng(5)
+    for number, (name, label) in enumerate(list(labels_of(data).items())[:3]):
+        noise = generator.uniform(-0.2, 0.3 + 0.2 * number + shift, label.shape)
+        probability = np.clip((label == 1) * 0.6 + noise, 0, 1).astype(np.float16)
+        path = workdir / "validation" / "probabilities" / f"{name}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(path, probability, compression="zlib")
+        judged[name] = confusion(probability > 0.5, label)
+    volumes = {name: scores(c) | {"labelled": int(c.labelled)} for name, c in judged.items()}
+    write_json(workdir / "validation" / "scores.json", {"step": 60, "volumes": volumes})
+    pooled = scores(sum(judged.values()))
+    write_json(workdir / "scores.json", {"raw": {"step": 60, **pooled}})
+    (workdir / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events(shift)))
+    return workdir
+
+
+def events(shift=0.0):
+    def at(epoch, kind, **figures):
+        return {"kind": kind, "step": 10 * epoch + 10, "epoch": epoch, **figures}
+
+    for epoch in range(6):
+        loss = 1 / (epoch + 1) + shift
+        optimizing = {
+            "gradient_norm": 0.7 / (epoch + 1),
+            "learning_rate": 0.1,
+            "clipped_share": 0.6,
+        }
+        yield at(epoch, "train", loss=loss, dice=loss, patches_per_second=3.0, **optimizing)
+        yield at(epoch, "validation", loss=loss + 0.1, dice=loss, standard_error=0.01)
+    yield at(5, "volumes", dice=0.5, precision=0.4, recall=float("nan"))
+    yield at(
+        3,
+        "decision",
+        decision={
+            "kind": "rollback",
+            "epoch": 3,
+            "reason": "plateau",
+            "best_epoch": 1,
+            "best_loss": 0.25,
+            "val_loss": 0.5,
+        },
+    )
