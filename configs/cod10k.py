@@ -56,11 +56,11 @@ def _staged(config, *, first, second, eta_min, warm, accumulate):
 
 def _small(config):
     """What the demo and its peer share: ten minutes on two cores."""
-    config.data.update(side=192, batch=8, threads=2, grouped=True, validation_share=0.2)
-    config.augment.update(flip=(0.5, 0.5), rotate90=0.5)
+    config.data.update(side=256, batch=4, threads=2, grouped=True, validation_share=0.2)
+    config.augment.update(flip=(0.5, 0.5), rotate90=0.5, rotate=0.2, scale=0.2)
     config.schedule.update(learning_rate=2e-3, warmup_epochs=2)
     config.validate.volumes_every = 5
-    config.train.update(epochs=60, minutes=10.0)
+    config.train.update(epochs=48, minutes=10.0)
     config.average.ema_decay = 0.99
     return config
 
@@ -76,13 +76,13 @@ def _demo(config):
         experts=("texture", "hybrid", "edge"),
         active=2,
         last_features=16,
+        foreground_prior=0.05,
     )
     config.optimizer.update(name="muon", momentum=0.95, weight_decay=1e-2)
     config.schedule.learning_rate = 3e-3
-    config.train.epochs = 72
     # Nothing is pretrained here, so the encoder learns from the start.
-    base.add_stage(config, "all", epochs=(0, 59))
-    base.add_stage(config, "decoder", epochs=(60, 71), rates=dict.fromkeys(ENCODER, 0.1))
+    base.add_stage(config, "all", epochs=(0, 39))
+    base.add_stage(config, "decoder", epochs=(40, 47), rates=dict.fromkeys(ENCODER, 0.1))
     return config
 
 
@@ -101,6 +101,7 @@ def _unet(config):
             "planar_levels": 0,
             "dtype": "float32",
             "deep_supervision": 0,
+            "foreground_prior": 0.05,
             "rematerialise": False,
         }
     return config

@@ -73,6 +73,7 @@ def get_config():
         model.norm = "batch"  # of the decoder; 'group' or 'layer' suit batches of 1 and 2
         model.last_features = 64  # channels of the decoder's finest level
         model.deep_supervision = True  # logits of the decoder's coarser levels
+        model.foreground_prior = 0.5  # share of foreground that the first logits stand for
         model.dropout = 0.1  # of the attention expert
         model.dtype = "float32"  # compute type; 'bfloat16' is faster on recent GPUs
 

@@ -49,7 +49,8 @@ MODEL = {
     "deep_supervision": True,
     "dtype": "bfloat16",
 }
-ELSEWHERE = {"model.name", "model.dropout", "model.layer_scale"}  # in test_camouflage and below
+STARTS = {"layer_scale": 1.0, "foreground_prior": 0.1}
+ELSEWHERE = {"model.name", "model.dropout", *(f"model.{name}" for name in STARTS)}
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,8 @@ def test_a_field_of_the_detector_is_alive(field, tiny_model, tiny_text):
     assert text(**tiny_model | {field: MODEL[field]}) != tiny_text
 
 
-def test_layer_scale_is_where_the_factors_start(tiny_model):
+@pytest.mark.parametrize("field", STARTS)
+def test_a_field_of_the_detectors_start_is_alive(field, tiny_model):
     x = jnp.zeros((1, 32, 32, 3))
 
     def starts(**fields):
@@ -126,7 +128,7 @@ def test_layer_scale_is_where_the_factors_start(tiny_model):
         return init.as_text()
 
     assert starts() == starts()
-    assert starts() != starts(layer_scale=1.0)
+    assert starts() != starts(**{field: STARTS[field]})
 
 
 def test_dropout_is_alive(tiny_model):

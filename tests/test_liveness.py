@@ -83,6 +83,7 @@ CHANGES = {
     "model.planar_levels": (1, {}),
     "model.dtype": ("bfloat16", {}),
     "model.deep_supervision": (1, {"model.poolings": 2}),
+    "model.foreground_prior": (0.1, {}),
     "model.rematerialise": (True, {}),
     "loss.focal_alpha": (0.3, FOCAL),
     "loss.focal_gamma": (1.0, FOCAL),

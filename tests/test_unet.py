@@ -127,6 +127,24 @@ def test_initialisation_is_uniform_in_the_fan_in():
         np.testing.assert_allclose(params["kernel"].std(), bound / 3**0.5, rtol=0.06)
 
 
+def test_logits_start_at_the_log_odds_of_the_foreground():
+    model = Model(filters=2, poolings=2, deep_supervision=1, foreground_prior=1 / 9)
+    start = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4, 4, 4, 1)))["params"]
+    half = jax.jit(model.clone(foreground_prior=0.5).init)(
+        jax.random.key(0), jnp.zeros((1, 4, 4, 4, 1))
+    )["params"]
+    for head in ("output", "head_1"):
+        np.testing.assert_allclose(start[head]["bias"], half[head]["bias"] - np.log(8), rtol=1e-5)
+        start[head]["bias"] = half[head]["bias"]
+    jax.tree.map(np.testing.assert_array_equal, start, half)
+
+
+@pytest.mark.parametrize("prior", [0.0, 1.0, -1.0, float("nan")])
+def test_a_prior_that_is_no_share_is_refused(prior):
+    with pytest.raises(ValueError, match="model.foreground_prior is"):
+        pointwise(1, fan_in=4, name=None, foreground_prior=prior)
+
+
 def test_network_and_gradient_equal_the_platforms_operations():
     model = Model(filters=3, poolings=1, in_channels=2, out_channels=2, dimensions=2)
     x, params = example(model, (2, 4, 6, 2))

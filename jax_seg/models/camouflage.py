@@ -45,6 +45,7 @@ class Model(nn.Module):
         a pixel) look at one image alone, so they suit a batch of 2.
       last_features: channels of the decoder's finest level, at stride 2; even.
       deep_supervision: whether the coarser levels have logits.
+      foreground_prior: share of foreground that the first logits stand for, `layers.pointwise`.
       dropout: of the attention expert.
       dtype: compute type, 'float32' or 'bfloat16'; parameters, gates, attention, norms and logits
         are float32.
@@ -61,6 +62,7 @@ class Model(nn.Module):
     norm: str = "batch"
     last_features: int = 64
     deep_supervision: bool = True
+    foreground_prior: float = 0.5
     dropout: float = 0.1
     dtype: str = "float32"
 
@@ -91,19 +93,22 @@ class Model(nn.Module):
             features.append(y_BHWC)
             gates.append(gate)
 
+        def head(fan_in, name):
+            return pointwise(1, fan_in, name, self.foreground_prior)
+
         y_BHWC, coarser = features[-1], []
         for level in reversed(range(LEVELS - 1)):
             decoder = DoubleConvolution(self.dims[level], self.norm, self.dtype, name=f"up_{level}")
             y_BHWC = decoder((double(y_BHWC), features[level]), train)
             if self.deep_supervision:
-                head = pointwise(1, self.dims[level], name=f"head_{level}")
+                logits = head(self.dims[level], f"head_{level}")(y_BHWC)
                 shape = (*x_BHWC.shape[:3], 1)
-                coarser.insert(0, jax.image.resize(head(y_BHWC), shape, "bilinear"))
+                coarser.insert(0, jax.image.resize(logits, shape, "bilinear"))
         decoder = DoubleConvolution(self.last_features, self.norm, self.dtype, name="up_last")
         y_BHWC = double(decoder((double(y_BHWC),), train))
         half = self.last_features // 2
         y_BHWC = NormalisedConvolution(half, self.norm, self.dtype, name="output_0")(y_BHWC, train)
-        logits = (pointwise(1, half, name="output_1")(y_BHWC), *coarser)
+        logits = (head(half, "output_1")(y_BHWC), *coarser)
         return tuple(level[:, :H, :W] for level in logits), _over_levels(gates)
 
     def _check(self, shape):

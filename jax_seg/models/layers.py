@@ -4,7 +4,7 @@ Every layer works on two or three spatial axes, channels last. Shape names show 
 Parameters are float32; `dtype` is the compute type.
 """
 
-from math import prod
+from math import log, prod
 
 import jax
 import jax.numpy as jnp
@@ -102,11 +102,26 @@ class Upsample(nn.Module):
         return x_BDiHjWkK.reshape(batch, *larger, self.features) + bias.astype(self.dtype)
 
 
-def pointwise(features, fan_in, name):
-    """1×1(×1) convolution with bias, in float32: logits keep their digits under bfloat16."""
+def pointwise(features, fan_in, name, foreground_prior=0.5):
+    """1×1(×1) convolution with bias, in float32: logits keep their digits under bfloat16.
+
+    The bias starts around the log odds of `foreground_prior` (Lin et al. 2017, "Focal loss",
+    §4.1): where foreground is rare, the first epochs are not spent on learning that it is.
+    ValueError where that is no probability in (0, 1).
+    """
+    if not 0 < foreground_prior < 1:
+        raise ValueError(
+            f"model.foreground_prior is {foreground_prior}; give the share of foreground, above 0 "
+            "and below 1."
+        )
     initialiser = uniform(fan_in)
+    odds = log(foreground_prior / (1 - foreground_prior))
+
+    def around(key, shape, dtype=jnp.float32):
+        return odds + initialiser(key, shape, dtype)
+
     return nn.Dense(
-        features, dtype=jnp.float32, kernel_init=initialiser, bias_init=initialiser, name=name
+        features, dtype=jnp.float32, kernel_init=initialiser, bias_init=around, name=name
     )
 
 

@@ -26,6 +26,7 @@ class Model(nn.Module):
       dtype: compute type, 'float32' or 'bfloat16'; parameters, norms and logits are float32.
       deep_supervision: number of extra heads, on the decoder levels 1/2, 1/4, … of the input's
         size; when positive the result is a tuple of logits, finest first.
+      foreground_prior: share of foreground that the first logits stand for, `layers.pointwise`.
       rematerialise: keep only the input of each level for the backward pass and compute the level
         again: less memory for about a third more computation (Chen et al. 2016).
     """
@@ -38,6 +39,7 @@ class Model(nn.Module):
     planar_levels: int = 0
     dtype: str = "float32"
     deep_supervision: int = 0
+    foreground_prior: float = 0.5
     rematerialise: bool = False
 
     @nn.compact
@@ -58,6 +60,9 @@ class Model(nn.Module):
             x_BDHWC = max_pool(x_BDHWC, planar)
         x_BDHWC = Level(self.filters << self.poolings, self.dtype, name="bottleneck")(x_BDHWC)
 
+        def head(fan_in, name):
+            return pointwise(self.out_channels, fan_in, name, self.foreground_prior)
+
         coarser = []
         for index, skip_BDHWC in enumerate(reversed(skips)):
             level = self.poolings - 1 - index
@@ -66,9 +71,8 @@ class Model(nn.Module):
             decoder = Level(features, self.dtype, planar, name=f"decoder_{index}")
             x_BDHWC = decoder(x_BDHWC, skip_BDHWC)
             if 1 <= level <= self.deep_supervision:
-                head = pointwise(self.out_channels, features, name=f"head_{level}")
-                coarser.insert(0, head(x_BDHWC))
-        logits_BDHW1 = pointwise(self.out_channels, self.filters, name="output")(x_BDHWC)
+                coarser.insert(0, head(features, f"head_{level}")(x_BDHWC))
+        logits_BDHW1 = head(self.filters, "output")(x_BDHWC)
         return (logits_BDHW1, *coarser) if self.deep_supervision else logits_BDHW1
 
     def _check(self, shape):
