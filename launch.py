@@ -5,6 +5,7 @@ the command line, as --config.SECTION.FIELD=VALUE.
 """
 
 import difflib
+import re
 import sys
 from pathlib import Path
 
@@ -30,12 +31,14 @@ def main(argv):
     startup.prepare()
     folds = CONFIG.value.data.get("fold") == "all"
     run = cross_validation.run if folds else train.run
-    source = config_flags.get_config_filename(flags.FLAGS["config"])
-    workdir = WORKDIR.value or Path("runs") / Path(source.split(":")[0]).stem
+    workdir = WORKDIR.value or default_workdir(
+        config_flags.get_config_filename(flags.FLAGS["config"])
+    )
     try:
         if FIND_BATCH.value:
             largest = find_batch.find_batch(CONFIG.value, find_batch.device_bytes())
-            print(f"Largest batch: {largest[False]}, with model.rematerialise {largest[True]}.")
+            with_it = f", with model.rematerialise {largest[True]}" if True in largest else ""
+            print(f"Largest batch: {largest[False]}{with_it}.")
         else:
             run(CONFIG.value, workdir)
     except train.Stopped as stopped:
@@ -44,11 +47,17 @@ def main(argv):
         sys.exit(f"Error: {error}")
 
 
+def default_workdir(source):
+    """runs/v6 for configs/v6.py, runs/v6_demo for configs/v6.py:demo."""
+    file, _, argument = source.partition(":")
+    return Path("runs") / "_".join(filter(None, (Path(file).stem, argument)))
+
+
 def parse(argv):
     """Flags of the command line; a field that does not exist ends it in one sentence."""
     try:
         return app.parse_flags_with_usage(argv)
-    except AttributeError:
+    except (AttributeError, KeyError) as error:
         known = set(configuration.flat(base.get_config()))
         known |= set(configuration.flat(images.get_config()))
         by_last_part = {path.split(".")[-1]: path for path in sorted(known)}
@@ -62,6 +71,11 @@ def parse(argv):
                     else "; see configs/base.py."
                 )
                 sys.exit(f"Error: The configuration has no field '{name}'{hint}")
+            if re.search(r"\w+", str(error)).group() in name.split("."):
+                sys.exit(
+                    f"Error: This configuration has no field '{name}', which belongs to another "
+                    "kind of data or network; leave it out."
+                )
         raise
 
 

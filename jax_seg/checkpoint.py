@@ -21,15 +21,20 @@ from orbax.checkpoint import checkpoint_managers
 from jax_seg import startup
 
 HIGHER_IS_BETTER = {"loss": False, "dice": True, "iou": True}
+AVERAGES = {"swa": "--config.average.swa_every=5", "ema": "--config.average.ema_decay=0.999"}
+"""What switches each average of the weights on."""
 
 
 def open_checkpoints(workdir, *, metric, keep=1, pinned=lambda: None, read_only=False):
     """Orbax's manager of `workdir/checkpoints`: it keeps the latest, the best and the pinned.
 
+    A checkpoint within an epoch replaces none of a whole epoch: at the epoch's end it may be
+    deleted to be written again with its figures, and then the one before is all there is.
+
     Args:
       workdir: folder of the run.
       metric: by which the best is chosen, a key of HIGHER_IS_BETTER.
-      keep: latest checkpoints that stay.
+      keep: latest checkpoints of whole epochs that stay; a later one within an epoch does, too.
       pinned: () -> step of one more checkpoint that stays, or None.
       read_only: for prediction and listing.
 
@@ -49,7 +54,8 @@ def open_checkpoints(workdir, *, metric, keep=1, pinned=lambda: None, read_only=
 
     policy = checkpoint_managers.AnyPreservationPolicy(
         [
-            checkpoint_managers.LatestN(keep),
+            checkpoint_managers.LatestN(1),
+            _LatestJudged(keep),
             _Pinned(pinned),
             checkpoint_managers.BestN(
                 get_metric_fn=goodness, n=1, keep_checkpoints_without_metrics=False
@@ -84,6 +90,18 @@ def open_for_reading(workdir):
         )
     metric = json.loads(path.read_text())["validate"]["metric"]
     return open_checkpoints(workdir, metric=metric, read_only=True)
+
+
+class _LatestJudged(checkpoint_managers.PreservationPolicy):
+    """Keeps the latest `count` of those that were saved with figures, at the end of an epoch."""
+
+    def __init__(self, count):
+        self._count = count
+
+    def should_preserve(self, checkpoints, *, context):
+        judged = [info.step for info in checkpoints if info.metrics is not None]
+        latest = sorted(judged)[-self._count :]
+        return [info.step in latest for info in checkpoints]
 
 
 class _Pinned(checkpoint_managers.PreservationPolicy):
@@ -232,7 +250,7 @@ def read_variables(workdir, name="best", weights="raw"):
         if weights != "raw" and weights not in kept["averages"]:
             raise ValueError(
                 f"{workdir} keeps no average {weights!r}; choose --weights raw, or train with "
-                f"average.{weights} switched on."
+                f"{AVERAGES[weights]}."
             )
         if weights == "raw":
             wanted = {"params": kept["params"], "batch_stats": kept["batch_stats"]}
@@ -251,13 +269,16 @@ def code_version():
     """Version of the package, with the commit when it runs from a checkout."""
     version = importlib.metadata.version("jax-seg")
     here = Path(__file__).resolve().parent
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=here,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:  # a machine without git
+        return version
     return f"{version}+{described.stdout.strip()}" if described.returncode == 0 else version
 
 

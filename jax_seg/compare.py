@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_seg import held_out, members, startup
+from jax_seg import checkpoint, held_out, members, startup
 from jax_seg.evaluate import OVERLAP, score_volume
 from jax_seg.files import read_json, write_json
 from jax_seg.metrics.comparison import adjusted, compare, interval, number, verdict
@@ -65,8 +65,8 @@ def scores_of(source, metric, images=None, labels=None):
     averages = content.get("averages", {})
     if member.weights not in averages:
         raise ValueError(
-            f"{path} has no scores of the average '{member.weights}': the run keeps none; switch "
-            f"on average.{member.weights} in another."
+            f"{path} has no scores of the average '{member.weights}': the run keeps none; train "
+            f"another with {checkpoint.AVERAGES[member.weights]}."
         )
     return _pick(averages[member.weights], metric, path), {}
 

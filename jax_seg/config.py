@@ -76,15 +76,18 @@ def from_dict(stored):
     return ConfigDict(tuples(stored))
 
 
-def differences(config, stored, ignore=()):
+def differences(config, stored, ignore=(), defaults=None):
     """Lines 'field: stored → now' for the leaves in which two configurations differ.
 
     Args:
       config: ConfigDict.
       stored: of `as_dict`.
       ignore: paths of fields or sections that may differ.
+      defaults: ConfigDict of what a field that `stored` lacks stood for, before it was one.
     """
     now, then = flat(as_dict(config)), flat(stored)
+    if defaults is not None:
+        then = {k: v for k, v in flat(as_dict(defaults)).items() if k in now} | then
     return [
         f"{path}: {then.get(path, 'absent')} → {now.get(path, 'absent')}"
         for path in sorted(now.keys() | then.keys())

@@ -30,6 +30,7 @@ def run(config, workdir):
     for fold in range(config.data.folds):
         one = config.copy_and_resolve_references()
         one.data.fold = str(fold)
+        one.data.cache = one.data.cache or str(workdir / "cache")  # decoded once for all folds
         name = f"fold_{fold}"
         print(f"Fold {fold} of {config.data.folds}: {workdir / name}", flush=True)
         folds[name] = train.run(one, workdir / name)

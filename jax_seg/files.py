@@ -1,6 +1,7 @@
 """Files appear whole or not at all: they are written beside their place, then renamed."""
 
 import contextlib
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -20,6 +21,31 @@ def replacing(path):
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Hold a folder, made when absent, for this process alone; a process that ends lets it go.
+
+    Raises:
+      ValueError: another process holds it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"{folder} is in use by another process: wait until it ends, or choose another "
+                "--workdir."
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def read_json(path):

@@ -43,7 +43,7 @@ def find_batch(config, limit_bytes, report=print):
     """Double the batch while the training step fits, with and without rematerialisation.
 
     Args:
-      config: ConfigDict; data.batch and model.rematerialise are varied.
+      config: ConfigDict; data.batch and, where the network has it, model.rematerialise are varied.
       limit_bytes: memory of the device.
       report: called with each line of the table.
 
@@ -52,11 +52,13 @@ def find_batch(config, limit_bytes, report=print):
     """
     report(f"{'batch':>6} {'rematerialise':>14} {'GiB':>8}   of {limit_bytes / 2**30:.1f} GiB")
     largest = {}
-    for rematerialise in (False, True):
+    for rematerialise in (False, True) if "rematerialise" in config.model else (False,):
         batch, largest[rematerialise] = 1, 0
         while True:
             tried = config.copy_and_resolve_references()
-            tried.data.batch, tried.model.rematerialise = batch, rematerialise
+            tried.data.batch = batch
+            if "rematerialise" in tried.model:
+                tried.model.rematerialise = rematerialise
             needed = step_bytes(tried)
             fits = needed <= limit_bytes
             report(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_seg.data import dataset, folds
+from jax_seg.data import dataset
 from jax_seg.data.folder import find_volumes
 from jax_seg.data.labels import MASKED, encode, label_table
 from jax_seg.data.volumes import check_pair, open_volume
@@ -74,15 +74,14 @@ def held_out_volumes(network, images=None, labels=None):
             f"{workdir} holds out no volume (data.fold={fold}): pass --images and --labels of "
             "volumes that it has not seen."
         )
-    volumes = run_volumes(fields, workdir)
-    _, validation = folds.split(
-        [v.id for v in volumes],
-        [v.scroll_id for v in volumes] if fields["data.group"] else None,
-        fold=int(fold),
-        folds=fields["data.folds"],
-        seed=fields["data.split_seed"],
-    )
-    return [v for v in volumes if v.id in set(validation)]
+    volumes = {volume.id: volume for volume in run_volumes(fields, workdir)}
+    # As the run noted it: where volumes have come or gone, a new split would be another.
+    if missing := sorted(set(network.held_out) - volumes.keys()):
+        raise FileNotFoundError(
+            f"{workdir} held out {missing[0]}, which is no longer in data.root="
+            f"{fields['data.root']}: put it back, or pass --images and --labels."
+        )
+    return [volumes[name] for name in sorted(network.held_out)]
 
 
 def common_volumes(networks, images=None, labels=None):

@@ -7,6 +7,7 @@ average, which keeps improving after the raw weights were best.
 """
 
 import functools
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -48,12 +49,15 @@ class Network(NamedTuple):
       segment: volume [D, H, W] as stored -> float32 logits [D, H, W] on the device; for a network
         of images, image uint8 [1, H, W, 3] -> logits [1, H, W].
       fields: every field of its run's configuration by its dotted path.
-      facts: what names it: workdir, step, epoch, weights, trained_with (code version), overlap.
+      facts: what names it: workdir, step, epoch, weights, their digest, trained_with (code
+        version), overlap.
+      held_out: ids of the volumes or images that its run held out; None where it says nothing.
     """
 
     segment: Callable
     fields: dict
     facts: dict
+    held_out: list | None
 
 
 def parse(text):
@@ -127,8 +131,10 @@ def load(member, *, overlap=None, windows=None):
         "step": step,
         "epoch": stored["epoch"],
         "weights": member.weights or "raw",
+        "digest": _digest(variables),
         "trained_with": stored["code_version"],
     }
+    held_out = stored.get("split", {}).get("validation")
     if of_images(fields):
         if overlap is not None or windows is not None:
             raise ValueError(
@@ -136,7 +142,7 @@ def load(member, *, overlap=None, windows=None):
                 "--overlap and --windows out."
             )
         segment = functools.partial(segment_image, network, variables, side=fields["data.side"])
-        return Network(segment, fields, facts)
+        return Network(segment, fields, facts, held_out)
 
     patch = fields["data.patch"]
     overlap = fields["validate.overlap"] if overlap is None else overlap
@@ -146,7 +152,15 @@ def load(member, *, overlap=None, windows=None):
         placed = functools.partial(network, jax.device_put(variables, jax.local_devices()[0]))
         return predict_volume(placed, volume, patch=patch, overlap=overlap, batch=windows)
 
-    return Network(segment, fields, facts | {"overlap": overlap})
+    return Network(segment, fields, facts | {"overlap": overlap}, held_out)
+
+
+def _digest(variables):
+    """Short digest of all weights: a folder may be trained anew, and reach the same step."""
+    digest = hashlib.blake2b(digest_size=8)
+    for leaf in jax.tree.leaves(variables):
+        digest.update(np.ascontiguousarray(leaf))
+    return digest.hexdigest()
 
 
 def of_images(fields):

@@ -29,6 +29,7 @@ DECISIVE = (
     "workdir",
     "step",
     "weights",
+    "digest",
     "overlap",
     "members",
     "flips",
@@ -68,6 +69,7 @@ def predict_files(kind, segment, decide, found, output, *, settings, probabiliti
         prediction = decide(logits, image)
         facts = {
             "image": str(volume.image),
+            "image_modified": modified(volume.image),
             "shape": list(prediction.shape),
             "foreground_share": float(prediction.mean()) / (255 if kind is IMAGES else 1),
             "seconds": round(time.monotonic() - started, 2),
@@ -100,6 +102,11 @@ def predict_files(kind, segment, decide, found, output, *, settings, probabiliti
             yield _written(*waiting)
 
 
+def modified(path):
+    """When a file or folder was last modified, in nanoseconds: a stamp of what it holds."""
+    return Path(path).stat().st_mtime_ns
+
+
 def _written(name, result):
     if isinstance(result, Exception):
         return name, result
@@ -120,7 +127,10 @@ def _unfinished(kind, found, output, settings, probabilities):
             to_do.append(volume)
             continue
         made = json.loads(sidecar.read_text())
-        if changed := [key for key in DECISIVE if made.get(key) != settings.get(key)]:
+        changed = [key for key in DECISIVE if made.get(key) != settings.get(key)]
+        if made.get("image_modified") != modified(volume.image):
+            changed.append("image")
+        if changed:
             errors[volume.id] = ValueError(
                 f"{wanted[0]} was made with another {', '.join(changed)}; pass --overwrite to make "
                 "it again, or another --output."

@@ -1,7 +1,7 @@
 """Train versions of the plan on the same data, seed and time, and write what came of each.
 
     python -m jax_seg.replay --versions v1,v2,v6 --output docs/versions/mine --minutes 3 \\
-        --config.data.root=FOLDER
+        --config.data.name=folder --config.data.root=FOLDER
 
 Every version runs twice: as written, and as the original's wiring ran it. Given again, the command
 goes on; finished runs are read.

@@ -1,5 +1,7 @@
 """Where a run starts from, and what it refuses before it starts."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,12 +32,46 @@ def stored_run(checkpoints, config, workdir):
     if checkpoints.latest_step() is None:
         return None
     stored = checkpoint.read_loop(checkpoints, checkpoints.latest_step())
-    if changed := configuration.differences(config, stored["config"], ignore=MAY_DIFFER):
+    changed = configuration.differences(
+        config, stored["config"], ignore=MAY_DIFFER, defaults=_defaults(config)
+    )
+    if changed:
         raise ValueError(
             f"{workdir} holds a run of another configuration ({'; '.join(changed)}); choose "
             "another --workdir, or undo the change to go on with that run."
         )
     return stored
+
+
+def _defaults(config):
+    """What every field of such a configuration is unless it is set."""
+    name = "images" if config.data.name == "images" else "base"
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+def check_split(stored, split, root, workdir):
+    """Refuse to go on where the data are divided otherwise than when the run began.
+
+    A volume more or less can move others between the parts, and then the run would be judged by
+    what it was trained on.
+
+    Args:
+      stored: what the last checkpoint keeps beside the state.
+      split: {'training': ids, 'validation': ids} of now.
+      root: data.root.
+      workdir: folder of the run.
+
+    Raises:
+      ValueError: naming a volume or image that came, went or changed sides.
+    """
+    for part, names in split.items():
+        if moved := sorted(set(names) ^ set(stored["split"][part])):
+            raise ValueError(
+                f"{workdir} holds a run on other data: {moved[0]} "
+                f"{'was not' if moved[0] in names else 'was'} in its {part} part, but in "
+                f"data.root={root} it {'is' if moved[0] in names else 'is not'}; put the data back "
+                "as they were, or choose another --workdir."
+            )
 
 
 def check_plan(plan, train, average, metric):

@@ -208,37 +208,42 @@ def make_statistics_pass(model, preprocessing, key):
 
 
 def make_locator(model, augment, preprocessing, key):
-    """(state, batch) -> names of the layers whose results are not finite, in order, as computed.
+    """(state, batch, accumulate=1) -> names of the layers with results that are not finite.
 
-    For a batch that `train_step` has refused: it is augmented as it was then, and dropout draws as
-    it did.
+    In the order in which they are computed. For a batch that `train_step` has refused: it is
+    augmented and divided as it was then, and dropout draws as it did.
     """
 
-    def locate(state, batch):
+    def locate(state, batch, accumulate=1):
         names = []
 
         @jax.jit
         def finite(state, batch):
             step_key = jax.random.fold_in(key, state.step)
             batch = augment(step_key, _normalised(batch, preprocessing))
-            (dropout_key,) = _dropout_keys(step_key, 1)
-            _, kept = model.apply(
-                state.variables,
-                batch["image"],
-                train=True,
-                rngs={"dropout": dropout_key},
-                mutable=["batch_stats", "intermediates"],
-                capture_intermediates=True,
-            )
-            results = traverse_util.flatten_dict(kept["intermediates"])
-            names.extend("/".join(path[:-1]) or "the network" for path in results)
-            return [
-                jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(values)]).all()
-                for values in results.values()
-            ]
 
-        flags = jax.device_get(finite(state, batch))
-        return [name for name, flag in zip(names, flags, strict=True) if not flag]
+            def look(dropout_key, batch):
+                _, kept = model.apply(
+                    state.variables,
+                    batch["image"],
+                    train=True,
+                    rngs={"dropout": dropout_key},
+                    mutable=["batch_stats", "intermediates"],
+                    capture_intermediates=True,
+                )
+                results = traverse_util.flatten_dict(kept["intermediates"])
+                names[:] = ["/".join(path[:-1]) or "the network" for path in results]
+                return [
+                    jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(values)])
+                    .all()
+                    .astype(jnp.float32)
+                    for values in results.values()
+                ]
+
+            return _mean_over_parts(look, _dropout_keys(step_key, accumulate), batch)
+
+        shares = jax.device_get(finite(state, batch))
+        return [name for name, share in zip(names, shares, strict=True) if share < 1]
 
     return locate
 

@@ -12,7 +12,7 @@ from jax_seg import checkpoint, optim, plateau, programs, scaling, schedule, set
 from jax_seg import config as configuration
 from jax_seg.averaging import swa_update
 from jax_seg.data import pipeline
-from jax_seg.files import write_json
+from jax_seg.files import locked, write_json
 from jax_seg.metrics import segmentation
 from jax_seg.report import console
 from jax_seg.report.events import Events, read_events
@@ -78,6 +78,7 @@ def run(config, workdir):
       Stopped: SIGTERM or SIGINT arrived; the state is saved.
     """
     with contextlib.ExitStack() as cleanup:
+        cleanup.enter_context(locked(workdir))
         return _run(config, Path(workdir), cleanup)
 
 
@@ -96,6 +97,9 @@ def _run(config, workdir, cleanup):
 
     # Data.
     data = tasks.prepare(read, workdir, stored and stored["preprocessing"])
+    split = {"training": data.names, "validation": data.held_out}
+    if stored is not None:
+        setup.check_split(stored, split, read.data.root, workdir)
     threads, evaluation_batch = read.data.threads, read.data.batch
 
     # Model, loss and optimizer are closed over: the state is arrays only.
@@ -129,6 +133,7 @@ def _run(config, workdir, cleanup):
     to_store = {
         "config": configuration.as_dict(config),
         "preprocessing": data.preprocessing._asdict(),
+        "split": split,
         "code_version": checkpoint.code_version(),
     }
     write_json(workdir / "config.json", to_store["config"])
@@ -144,6 +149,9 @@ def _run(config, workdir, cleanup):
     def save(metrics=None):
         position = {"epoch": loop.epoch, "loop": dataclasses.asdict(loop)}
         checkpoint.save(checkpoints, state, to_store | position, metrics)
+
+    def time_is_up():
+        return 0 < 60 * train["minutes"] <= loop.seconds
 
     def stop_if_asked():
         if stop_asked():
@@ -162,9 +170,12 @@ def _run(config, workdir, cleanup):
         figures = jax.device_get(figures)
         modules = figures.pop("module_norms")
         if not figures.pop("finite"):
-            layers = compiled.locate(state, batch)
+            try:
+                layers = compiled.locate(state, batch, stage.accumulate)
+            except jax.errors.JaxRuntimeError:  # it keeps every layer's result, and memory may end
+                layers = None
             names = [data.names[v] for v in volumes]
-            raise Diverged(console.divergence(figures, modules, layers, names, loop))
+            raise Diverged(console.divergence(figures, modules, layers, names, loop, workdir))
         if train["log_every"] and number % train["log_every"] == 0:
             figures = {name: float(value) for name, value in figures.items()}
             events.write("update", step=number, epoch=loop.epoch, **figures)
@@ -174,12 +185,13 @@ def _run(config, workdir, cleanup):
     # The loop.
     with stop_signal() as stop_asked:
         last_save = time.monotonic()
-        while loop.epoch < train["epochs"] and not loop.finished:
+        while loop.epoch < train["epochs"] and not (loop.finished or time_is_up()):
             stage = stages.at(plan, loop.epoch)
             if loop.return_to is not None:
                 checkpoint.wait(checkpoints)
-                best, _ = checkpoint.restore(checkpoints, abstract_state, loop.return_to)
+                best, beside = checkpoint.restore(checkpoints, abstract_state, loop.return_to)
                 state, loop.return_to = best._replace(step=state.step), None
+                loop.averaged = beside["loop"]["averaged"]  # of the averages that came back
             std = schedule.weight_noise(
                 loop.epoch, **{k: noise[k] for k in ("start_epoch", "every", "std", "decay")}
             )
@@ -337,8 +349,7 @@ def _run(config, workdir, cleanup):
                 log.info(f"Epoch {loop.epoch} ends stage '{stage.name}'; '{following.name}' begins")
             loop.plateau, loop.reduction = controller._asdict(), reduction._asdict()
             loop.seconds += time.monotonic() - started
-            if 0 < 60 * train["minutes"] <= loop.seconds:
-                loop.finished = True
+            if time_is_up():
                 log.info(f"Epoch {loop.epoch} is the last: train.minutes have passed")
             loop.drawn += updates * patches_per_update
             loop.epoch, loop.batches, loop.sums = loop.epoch + 1, 0, {}

@@ -31,7 +31,7 @@ def validate_patches(evaluate, variables, sampler, *, weights, batch, threads, s
 
     Returns:
       {'loss': mean, term: mean, …, 'standard_error': of the loss, by bootstrap over the volumes; 0
-      when there is one volume}.
+      when there is one volume, or the loss of one is not finite}.
     """
     count = -(-len(sampler) // batch)
     values, numbers = [], []
@@ -42,7 +42,9 @@ def validate_patches(evaluate, variables, sampler, *, weights, batch, threads, s
     numbers = np.array(numbers[: len(sampler)])
     joined = {name: np.concatenate([v[name] for v in values])[: len(sampler)] for name in values[0]}
     per_volume = [joined["loss"][numbers == n].mean() for n in np.unique(numbers)]
-    error = plateau.bootstrap_noise(per_volume, seed, 1000) if per_volume[1:] else 0.0
+    # Of a loss that is not finite there is no error; `plateau.step` sees to the loss itself.
+    several = len(per_volume) > 1 and np.isfinite(per_volume).all()
+    error = plateau.bootstrap_noise(per_volume, seed, 1000) if several else 0.0
     return {name: float(v.mean()) for name, v in joined.items()} | {"standard_error": error}
 
 

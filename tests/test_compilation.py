@@ -72,3 +72,11 @@ def test_find_batch_doubles_until_the_step_does_not_fit(volumes_folder, monkeypa
         True: 8,
     }
     assert sum("does not fit" in line for line in lines) == 2
+
+
+def test_find_batch_of_a_network_that_cannot_rematerialise(volumes_folder, monkeypatch):
+    config = tiny_config(volumes_folder)
+    with config.unlocked():
+        del config.model.rematerialise
+    monkeypatch.setattr(find_batch, "step_bytes", lambda config: config.data.batch * 100)
+    assert find_batch.find_batch(config, 480, report=lambda line: None) == {False: 4}

@@ -5,6 +5,7 @@ from pathlib import Path
 import ml_collections
 import pytest
 
+import launch
 from configs import base
 from jax_seg import config as configuration
 
@@ -61,6 +62,8 @@ def test_differences_name_field_and_both_values_but_not_what_may_differ():
     "argument, message",
     [
         ("--config.schedule.learning_rat=3", "no field 'schedule.learning_rat'; did you mean"),
+        ("--config.colour.hue=0.2", "no field 'colour.hue', which belongs to another kind of data"),
+        ("--config.colours.hue=0.2", "no field 'colours.hue'; did you mean 'colour.hue'?"),
         ("--config.schedule.learning_rate=fast", "could not convert string to float: 'fast'"),
         ("--config.data.root=/nowhere", "/nowhere"),
     ],
@@ -70,3 +73,15 @@ def test_the_command_line_ends_in_one_sentence(argument, message, tmp_path):
     ended = subprocess.run([*command, argument], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 1
     assert message in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "source, folder",
+    [
+        ("configs/v6.py", "runs/v6"),
+        ("configs/v6.py:demo", "runs/v6_demo"),
+        ("/a/cod10k.py:unet", "runs/cod10k_unet"),
+    ],
+)
+def test_each_argument_of_a_configuration_has_a_workdir(source, folder):
+    assert launch.default_workdir(source) == Path(folder)

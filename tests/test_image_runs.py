@@ -224,6 +224,7 @@ def test_the_first_broken_layer_is_found():
     layers = locate(broken, batch)
     assert layers[0].startswith("bottleneck/") and layers[-1] == "the network"
     assert not any(name.startswith("encoder") for name in layers)
+    assert locate(broken, batch, accumulate=2) == layers
     assert locate(state.create(variables, optimizer), batch) == []
 
 

@@ -108,6 +108,8 @@ def test_find_images_to_predict(root, tmp_path):
     assert len(find_images(root / "Train/Image")) == 4
     (one,) = find_images(root / "Train/Image" / f"{NAMES[0]}.jpg")
     assert (one.id, one.mask) == (NAMES[0], None)
+    with pytest.raises(ValueError, match="have one name"):
+        find_images([root / "Train/Image", one.image])
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no image"):
         find_images(tmp_path / "empty")

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 
 import jax
 import numpy as np
@@ -140,9 +141,9 @@ def test_what_was_made_otherwise_is_not_taken_for_finished(runs, image, tmp_path
     run(image, tmp_path, "--workdir", a)
     written = (tmp_path / "v0.tif").stat().st_mtime_ns
     for flags, what in [
-        (["--workdir", b], "workdir"),
-        (["--workdir", f"{a}@2"], "step"),
-        (["--workdir", a, b], "workdir, step, weights, overlap, members"),
+        (["--workdir", b], "workdir, digest"),
+        (["--workdir", f"{a}@2"], "step, digest"),
+        (["--workdir", a, b], "workdir, step, weights, digest, overlap, members"),
         (["--workdir", a, "--flips", "height"], "flips"),
         (["--workdir", a, "--rotations"], "rotations"),
         (["--workdir", a, "--overlap", "0.25"], "overlap"),
@@ -153,6 +154,10 @@ def test_what_was_made_otherwise_is_not_taken_for_finished(runs, image, tmp_path
     assert run(image, tmp_path, "--workdir", a, "--postprocess", "none")[0] == 0
     assert "finished already" in capsys.readouterr().out
     assert (tmp_path / "v0.tif").stat().st_mtime_ns == written
+
+    os.utime(image, ns=(0, image.stat().st_mtime_ns + 1))
+    assert run(image, tmp_path, "--workdir", a)[0] == 1
+    assert "made with another image;" in capsys.readouterr().err
 
     run(image, tmp_path / "both", "--workdir", a, b)
     assert run(image, tmp_path / "both", "--workdir", a, b)[0] == 0

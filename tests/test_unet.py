@@ -141,7 +141,7 @@ def test_logits_start_at_the_log_odds_of_the_foreground():
 
 @pytest.mark.parametrize("prior", [0.0, 1.0, -1.0, float("nan")])
 def test_a_prior_that_is_no_share_is_refused(prior):
-    with pytest.raises(ValueError, match="model.foreground_prior is"):
+    with pytest.raises(ValueError, match=r"model\.foreground_prior is"):
         pointwise(1, fan_in=4, name=None, foreground_prior=prior)
 
 

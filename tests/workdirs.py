@@ -7,6 +7,8 @@ import optax
 
 from jax_seg import checkpoint, models, state
 from jax_seg import config as configuration
+from jax_seg.data import folds
+from jax_seg.data.folder import find_volumes
 from jax_seg.files import write_json
 from tests.conftest import tiny_config
 
@@ -22,6 +24,13 @@ def write_run(workdir, root, *, steps=(1,), averages=("swa", "ema"), averaged=1,
     if change:
         change(config)
     stored = configuration.as_dict(config)
+    volumes, fold = find_volumes(root), config.data.fold
+    training, validation = folds.split(
+        [volume.id for volume in volumes],
+        [volume.scroll_id for volume in volumes],
+        fold=int(fold) if fold.isdigit() else fold,
+        folds=config.data.folds,
+    )
     write_json(workdir / "config.json", stored)
     model = models.build(**stored["model"])
     manager = checkpoint.open_checkpoints(workdir, metric="dice", keep=len(steps))
@@ -49,6 +58,7 @@ def write_run(workdir, root, *, steps=(1,), averages=("swa", "ema"), averaged=1,
                 "epoch": number,
                 "loop": {"averaged": averaged},
                 "config": stored,
+                "split": {"training": training, "validation": validation},
                 "preprocessing": {"low": 0.0, "high": 255.0, "shift": 0.0, "scale": 1 / 255},
                 "code_version": "test",
             },

@@ -85,13 +85,15 @@ def find_images(source):
     """The images to predict, without masks: [Example], sorted by id.
 
     Args:
-      source: an image file or a folder of images.
+      source: an image file, a folder of images, or a list of these.
 
     Raises:
       FileNotFoundError: nothing is there, or no image.
       ValueError: two files have one name.
     """
-    return [_example(id, path) for id, path in sorted(_by_id(_images_in(Path(source))).items())]
+    sources = [source] if isinstance(source, str | Path) else source
+    paths = [path for one in sources for path in _images_in(Path(one))]
+    return [_example(id, path) for id, path in sorted(_by_id(paths).items())]
 
 
 def split_validation(examples, share=0.1, seed=0, grouped=False):

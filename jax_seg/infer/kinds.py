@@ -40,7 +40,7 @@ def _write_mask(path, prediction):
 
 VOLUMES = Kind(folder.find_images, _read_volume, _write_mask, ".tif", "volumes")
 IMAGES = Kind(
-    find=lambda sources: [found for source in sources for found in images.find_images(source)],
+    find=images.find_images,
     read=lambda path: pictures.read_image(path)[None],
     write=lambda path, prediction: pictures.write_map(path, prediction[0]),
     suffix=".png",

@@ -80,19 +80,22 @@ def trained(means, terms, learning_rate):
     return told
 
 
-def divergence(figures, modules, layers, names, loop):
+def divergence(figures, modules, layers, names, loop, workdir):
     """The sentence that ends a run whose loss or gradient is not finite.
 
     Args:
       figures: of the update, by name.
       modules: {module of the network: norm of its gradient}.
-      layers: those whose results are not finite, in order.
+      layers: those whose results are not finite, in order; None where they are not known.
       names: ids of the batch's volumes or images.
       loop: `train.Loop`.
+      workdir: folder of the run.
     """
     broken = [name for name, value in figures.items() if not math.isfinite(value)]
     bad = [name for name, norm in modules.items() if not math.isfinite(norm)]
-    if layers:
+    if layers is None:
+        where = "there was no memory to look for the layer"
+    elif layers:
         where = f"the first layer with such a result is {layers[0]}"
     elif bad:
         where = f"every layer's result is finite, but the gradient of {', '.join(bad)} is not"
@@ -101,7 +104,8 @@ def divergence(figures, modules, layers, names, loop):
     return (
         f"Not finite: {', '.join(broken) or 'the gradient'} in epoch {loop.epoch}, batch "
         f"{loop.batches - 1}, of {', '.join(names)}; {where}; the weights were not touched and the "
-        "checkpoint before stays: lower schedule.learning_rate, or look at these images."
+        "checkpoint before stays: look at what is named here, or lower schedule.learning_rate in "
+        f"another --workdir that goes on with --config.train.start_from={workdir}@latest."
     )
 
 

@@ -38,6 +38,7 @@ def prepare(read, workdir, preprocessing):
         train=images.ImageSampler(training, side, read.seed),
         fixed=fixed,
         names=[example.id for example in training],
+        held_out=[example.id for example in validation],
         shape=shape(read),
         preprocessing=preprocessing,
         augment=augmentation(read, preprocessing),

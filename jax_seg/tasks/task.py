@@ -13,6 +13,7 @@ class Task(NamedTuple):
       train: random-access source of training samples, for `pipeline.batches`.
       fixed: the same of validation samples, whose first epoch is judged after every epoch.
       names: ids of what the training samples' 'volume' numbers mean.
+      held_out: ids of what the validation part holds.
       shape: of one sample's image, channels last.
       preprocessing: `Preprocessing`.
       augment: (key, batch) -> batch, of normalised images.
@@ -27,6 +28,7 @@ class Task(NamedTuple):
     train: object
     fixed: object
     names: list
+    held_out: list
     shape: tuple
     preprocessing: Preprocessing
     augment: Callable

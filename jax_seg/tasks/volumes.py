@@ -21,6 +21,7 @@ def prepare(read, workdir, preprocessing):
         train=_sampler(read, data, "train", read.data.patches_per_volume, read.seed),
         fixed=_sampler(read, data, "validation", read.validate.patches_per_volume, read.seed + 1),
         names=[volume.id for volume in data.train],
+        held_out=[volume.id for volume in data.validation],
         shape=shape(read),
         preprocessing=data.preprocessing,
         augment=augmentation(read, data.preprocessing),
@@ -53,6 +54,11 @@ def prepare_data(read, workdir, preprocessing=None):
     """The `Dataset` of a configuration; arguments and errors as of `tasks.prepare`."""
     root, synthetic = read.data.root, read.section("synthetic")
     if read.data.name == "synthetic":
+        if root:
+            raise ValueError(
+                f"data.root is {root}, but data.name is 'synthetic', which generates its volumes: "
+                "pass --config.data.name=folder too."
+            )
         root = dataset.write_synthetic(workdir / "data", **synthetic)
     elif not root:
         raise ValueError(
