@@ -60,7 +60,7 @@ def _small(config):
     config.augment.update(flip=(0.5, 0.5), rotate90=0.5, rotate=0.2, scale=0.2)
     config.schedule.update(learning_rate=2e-3, warmup_epochs=2)
     config.validate.volumes_every = 5
-    config.train.update(epochs=48, minutes=10.0)
+    config.train.minutes = 10.0
     config.average.ema_decay = 0.99
     return config
 
@@ -79,15 +79,17 @@ def _demo(config):
         foreground_prior=0.05,
     )
     config.optimizer.update(name="muon", momentum=0.95, weight_decay=1e-2)
-    config.schedule.learning_rate = 3e-3
+    config.schedule.learning_rate = 6e-3
+    config.train.epochs = 46
     # Nothing is pretrained here, so the encoder learns from the start.
-    base.add_stage(config, "all", epochs=(0, 39))
-    base.add_stage(config, "decoder", epochs=(40, 47), rates=dict.fromkeys(ENCODER, 0.1))
+    base.add_stage(config, "all", epochs=(0, 37))
+    base.add_stage(config, "decoder", epochs=(38, 45), rates=dict.fromkeys(ENCODER, 0.1))
     return config
 
 
 def _unet(config):
     config = _small(config)
+    config.train.epochs = 38
     config.loss.weights.update(deep_cross_entropy=0.0, load_balance=0.0)
     config.loss.level_weights = ()
     with config.unlocked():
