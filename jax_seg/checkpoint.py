@@ -39,12 +39,15 @@ def open_checkpoints(workdir, *, metric, keep=1, pinned=lambda: None, read_only=
       read_only: for prediction and listing.
 
     Raises:
-      ValueError: a metric that is not known.
+      ValueError: a metric that is not known, or nothing to keep.
     """
     if metric not in HIGHER_IS_BETTER:
         raise ValueError(
             f"validate.metric is {metric!r}; choose one of {', '.join(HIGHER_IS_BETTER)}."
         )
+
+    if keep < 1:
+        raise ValueError(f"checkpoint.keep is {keep}; keep 1 or more.")
 
     def goodness(metrics):
         value = metrics.get(metric)  # whole volumes are not evaluated every epoch

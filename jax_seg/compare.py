@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from jax_seg import checkpoint, held_out, members, startup
+from jax_seg import config as configuration
 from jax_seg.evaluate import OVERLAP, score_volume
 from jax_seg.files import read_json, write_json
 from jax_seg.metrics.comparison import adjusted, compare, interval, number, verdict
@@ -24,6 +25,11 @@ from jax_seg.metrics.competition import CompetitionScore
 LOWER_IS_BETTER = ("loss", "surface_mean", "surface_95", "voi_split", "voi_merge")
 NO_ORDER = ("_predicted", "_label")  # shares of foreground, and Betti numbers
 THIN_FIELDS = ("cldice", "skeleton_precision", "skeleton_recall", "surface_mean", "surface_95")
+DATA = (
+    *(f"data.{name}" for name in ("name", "root", "images", "labels")),
+    *(f"data.{name}" for name in ("foreground", "background", "ignore")),
+    *(f"synthetic.{name}" for name in ("volumes", "size", "seed")),
+)
 COMPETITION_FIELDS = tuple(n for n in CompetitionScore.__dataclass_fields__ if n != "counts")
 
 
@@ -53,6 +59,7 @@ def scores_of(source, metric, images=None, labels=None):
         raise FileNotFoundError(
             f"{source} does not exist: name a run, one of its checkpoints, or a file of scores."
         )
+    held_out.refuse_seen(_fields(member.workdir), member.workdir)
     path = Path(member.workdir) / "validation" / "scores.json"
     if not path.exists():
         raise FileNotFoundError(
@@ -69,6 +76,23 @@ def scores_of(source, metric, images=None, labels=None):
             f"another with {checkpoint.AVERAGES[member.weights]}."
         )
     return _pick(averages[member.weights], metric, path), {}
+
+
+def _fields(workdir):
+    path = Path(workdir) / "config.json"
+    return configuration.flat(read_json(path)) if path.exists() else {}
+
+
+def _tell_other_data(models):
+    """Say where runs name other data: volumes are matched by their ids alone."""
+    runs = {m: members.parse(m).workdir for m in models if not Path(m).is_file()}
+    given = [(model, _fields(workdir)) for model, workdir in runs.items()]
+    for (one, ours), (other, theirs) in itertools.pairwise(given):
+        if differing := [name for name in DATA if ours.get(name) != theirs.get(name)]:
+            print(
+                f"Note: {one} and {other} differ in {', '.join(differing)}, and volumes are "
+                "matched by their ids: make sure that those are the same."
+            )
 
 
 def _read_scores(path):
@@ -159,6 +183,7 @@ def _compare(arguments):
         )
     if left_out := sorted(set().union(*scores.values()) - set(volumes)):
         print(f"Left out, since not every model has scored them: {', '.join(left_out)}.")
+    _tell_other_data(models)
     columns = {model: [found[v] for v in volumes] for model, found in scores.items()}
 
     heading = f"{metric} of {len(volumes)} volumes"

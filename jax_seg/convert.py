@@ -151,7 +151,7 @@ def main(argv=None):
     )
     parser.add_argument("workdir", type=Path, help="new folder")
     parser.add_argument(
-        "--patch", type=int, nargs="+", default=[128, 128, 128], help="window, voxels"
+        "--patch", type=int, nargs=3, default=[128, 128, 128], help="window, voxels"
     )
     parser.add_argument(
         "--range",
@@ -168,6 +168,13 @@ def main(argv=None):
     startup.prepare()
     try:
         model, params = from_torch(arguments.source)
+        if (model.in_channels, model.out_channels, model.dimensions) != (1, 1, 3):
+            raise ValueError(
+                f"{arguments.source} is a network of {model.dimensions} dimensions, "
+                f"{model.in_channels} input channels and {model.out_channels} logits; prediction "
+                "is of volumes with one channel, and of one logit: use `from_torch` of this module "
+                "for the parameters alone."
+            )
         if arguments.images:
             sample = np.concatenate([_intensities(v.image) for v in find_images(arguments.images)])
             preprocessing = fit_preprocessing(
@@ -178,11 +185,6 @@ def main(argv=None):
             if not low < high:
                 raise ValueError(f"--range is {low} {high}; the second number must be the larger.")
             preprocessing = Preprocessing(low, high, low, 1 / (high - low))
-        if len(arguments.patch) != model.dimensions:
-            raise ValueError(
-                f"--patch has {len(arguments.patch)} numbers, but {arguments.source} is a network "
-                f"of {model.dimensions} dimensions."
-            )
         write_workdir(
             arguments.workdir, model, params, preprocessing=preprocessing, patch=arguments.patch
         )
@@ -201,7 +203,9 @@ def main(argv=None):
 def _intensities(path):
     reader = open_volume(path)
     voxels = reader.read((0,) * len(reader.shape), reader.shape).reshape(-1)
-    return voxels[:: max(voxels.size // 100_000, 1)].astype(np.float32)
+    # Not every n-th: where rows are as long as n, that is a single column of the volume.
+    drawn = np.random.default_rng(0).integers(0, voxels.size, 100_000)
+    return voxels[np.sort(drawn)].astype(np.float32)
 
 
 if __name__ == "__main__":

@@ -13,15 +13,17 @@ from jax_seg.data.preprocess import Preprocessing
 def step_bytes(config):
     """Bytes that a training step of the configuration holds on the device, as compiled.
 
-    Weights, optimizer state, one batch and everything in between; the compiler's own account.
+    Weights, optimizer state, the batches of one update and everything in between; the compiler's
+    own account.
     """
     read = configuration.Reader(config)
     terms = programs.plan(read)[0].loss_weights
     shape, preprocessing = tasks.shape(read), Preprocessing(0.0, 1.0, 0.0, 1.0)
     augment = tasks.augmentation(read, preprocessing)
     compiled = programs.build(read, shape, preprocessing, augment, terms)
+    batch, accumulate = read.data.batch, read.train.accumulate
     patches = {
-        name: jax.ShapeDtypeStruct((read.data.batch, *shape[:-1], channels), np.uint8)
+        name: jax.ShapeDtypeStruct((batch * accumulate, *shape[:-1], channels), np.uint8)
         for name, channels in (("image", shape[-1]), ("label", 1))
     }
     one = jax.ShapeDtypeStruct((), np.float32)
@@ -30,7 +32,8 @@ def step_bytes(config):
         "loss_weights": dict.fromkeys(terms, one),
     }
     state = jax.eval_shape(compiled.fresh_state)
-    memory = compiled.train_step.lower(state, patches, knobs).compile().memory_analysis()
+    lowered = compiled.train_step.lower(state, patches, knobs, accumulate)
+    memory = lowered.compile().memory_analysis()
     return (
         memory.temp_size_in_bytes
         + memory.argument_size_in_bytes

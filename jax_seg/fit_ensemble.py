@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from jax_seg import held_out, members, startup
+from jax_seg.data.fingerprint import random_places
 from jax_seg.data.labels import MASKED
 from jax_seg.files import write_json
 from jax_seg.infer.ensemble import cross_entropy, fit_weights
@@ -37,10 +38,8 @@ def sample(networks, volumes, seed=0):
     for number, volume in enumerate(volumes):
         try:
             image, label = held_out.read_labelled(networks[0], volume)
-            places = np.flatnonzero(label != MASKED)
-            if places.size > VOXELS:
-                generator = np.random.default_rng((seed, number))
-                places = generator.choice(places, VOXELS, replace=False)
+            generator = np.random.default_rng((seed, number))
+            places = random_places(label, lambda section: section != MASKED, VOXELS, generator)
             drawn = [_answer(network, volume, image, places) for network in networks]
         except (ValueError, OSError) as error:
             errors[volume.id] = str(error)

@@ -51,6 +51,16 @@ def refuse_images(fields, workdir):
         )
 
 
+def refuse_seen(fields, workdir):
+    """Raise a ValueError where a run was trained on all volumes, those it was judged by as well."""
+    fold = str(fields.get("data.fold", ""))
+    if fold and not fold.isdigit():
+        raise ValueError(
+            f"{workdir} holds out no volume (data.fold={fold}): pass --images and --labels of "
+            "volumes that it has not seen."
+        )
+
+
 def held_out_volumes(network, images=None, labels=None):
     """The volumes to judge a network by.
 
@@ -68,10 +78,10 @@ def held_out_volumes(network, images=None, labels=None):
         images, labels = (Path(folder).absolute() for folder in (images, labels))
         return find_volumes(images, images=images, labels=labels)
     fields, workdir = network.fields, network.facts["workdir"]
-    fold = str(fields.get("data.fold", ""))
-    if fold and not fold.isdigit():
+    refuse_seen(fields, workdir)
+    if network.held_out is None:
         raise ValueError(
-            f"{workdir} holds out no volume (data.fold={fold}): pass --images and --labels of "
+            f"{workdir} does not say which volumes it held out: pass --images and --labels of "
             "volumes that it has not seen."
         )
     volumes = {volume.id: volume for volume in run_volumes(fields, workdir)}

@@ -109,8 +109,8 @@ def read(member):
 def load(member, *, overlap=None, windows=None):
     """Read a network.
 
-    Its parameters stay in the memory of the host and are on the device only while a volume is
-    segmented, so that the device holds one member of an ensemble at a time. Networks of the same
+    Its parameters stay in the memory of the host, and on the device until another network's are
+    needed: the device holds one member of an ensemble at a time. Networks of the same
     configuration and preprocessing share one compiled program.
 
     Args:
@@ -141,18 +141,33 @@ def load(member, *, overlap=None, windows=None):
                 f"{member.workdir} is a network of images, which sees each as a whole: leave "
                 "--overlap and --windows out."
             )
-        segment = functools.partial(segment_image, network, variables, side=fields["data.side"])
-        return Network(segment, fields, facts, held_out)
+
+        def segment_one(image):
+            placed = _on_device(facts["digest"], variables)
+            return segment_image(network, placed, image, side=fields["data.side"])
+
+        return Network(segment_one, fields, facts, held_out)
 
     patch = fields["data.patch"]
     overlap = fields["validate.overlap"] if overlap is None else overlap
     windows = fields["validate.windows"] if windows is None else windows
 
     def segment(volume):
-        placed = functools.partial(network, jax.device_put(variables, jax.local_devices()[0]))
+        placed = functools.partial(network, _on_device(facts["digest"], variables))
         return predict_volume(placed, volume, patch=patch, overlap=overlap, batch=windows)
 
     return Network(segment, fields, facts | {"overlap": overlap}, held_out)
+
+
+_placed = {}
+
+
+def _on_device(digest, variables):
+    """`variables` on the device; those of the network before leave it."""
+    if digest not in _placed:
+        _placed.clear()
+        _placed[digest] = jax.device_put(variables, jax.local_devices()[0])
+    return _placed[digest]
 
 
 def _digest(variables):
@@ -173,7 +188,7 @@ def segment_image(network, variables, image, *, side):
 
     Args:
       network: of `step.make_network`.
-      variables: of the network, in the memory of the host.
+      variables: of the network.
       image: uint8 [1, H, W, 3].
       side: of the square that the network sees, pixels.
 
@@ -181,9 +196,7 @@ def segment_image(network, variables, image, *, side):
       float32 [1, H, W] on the device: of the probability, resized as the run's own evaluation does.
     """
     square = pictures.resize_image(np.ascontiguousarray(image[0]), side)
-    probability = jax.nn.sigmoid(
-        network(jax.device_put(variables, jax.local_devices()[0]), square[None])
-    )
+    probability = jax.nn.sigmoid(network(variables, square[None]))
     found = pictures.resize_probability(probability[0, ..., 0], image.shape[1:3])
     return jax.scipy.special.logit(jnp.clip(found, 1e-6, 1 - 1e-6))[None]
 

@@ -3,19 +3,21 @@
 The learning rate is not part of an optimizer. Its updates are those of rate 1, decay included, and
 `apply_updates` multiplies them by a rate per part of the network; that is exact, for each of them
 is linear in the rate. So a rate is an argument of the training step like any other array, and an
-update is these four lines:
+update is these five lines:
 
     gradients = zero_frozen(gradients, labels, learning_rates)
     norm = global_norm(gradients)
-    updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
+    updates, new_state = optimizer.update(gradients, optimizer_state, params)
+    optimizer_state = keep_frozen(optimizer_state, new_state, learning_rates)
     params = apply_updates(params, updates, labels, learning_rates)
 
 labels comes from `label_parameters`; learning_rates is {label: float32 scalar}. A part whose rate
 is 0 is frozen: it keeps its bits, its gradients count neither in the norm nor in the optimizer's
-moments, and nothing recompiles when it thaws.
+moments, nor does its part of the optimizer age, and nothing recompiles when it thaws.
 """
 
 import difflib
+import functools
 import math
 import re
 
@@ -27,16 +29,25 @@ NAMES = ("sgd", "adam", "adamw", "muon")
 
 
 def make_optimizer(
-    name, *, momentum, nesterov, weight_decay, clip_norm, b1=0.9, b2=0.999, epsilon=1e-8
+    name,
+    part_of=None,
+    *,
+    momentum,
+    nesterov,
+    weight_decay,
+    clip_norm,
+    b1=0.9,
+    b2=0.999,
+    epsilon=1e-8,
 ):
     """An optax transformation whose updates are those of learning rate 1.
 
     In this order: the gradients are clipped to the global norm clip_norm (Pascanu et al. 2013);
-    the optimizer turns them into a direction d; the update is −(d + weight_decay · params). The
-    decay is decoupled (Loshchilov and Hutter 2019): it takes learning_rate · weight_decay of every
-    parameter per update, untouched by clipping, momentum or Adam's denominator. PyTorch's SGD
-    couples it: there decay passes through the momentum and is 1 / (1 − momentum) times as strong,
-    so its 3e-5 at momentum 0.99 is 3e-3 here.
+    the optimizer, one for each part of the network, turns them into a direction d; the update is
+    −(d + weight_decay · params). The decay is decoupled (Loshchilov and Hutter 2019): it takes
+    learning_rate · weight_decay of every parameter per update, untouched by clipping, momentum or
+    Adam's denominator. PyTorch's SGD couples it: there decay passes through the momentum and is
+    1 / (1 − momentum) times as strong, so its 3e-5 at momentum 0.99 is 3e-3 here.
 
     Args:
       name: 'sgd': d is the gradient plus momentum times the trace of former ones, PyTorch's form.
@@ -45,6 +56,7 @@ def make_optimizer(
         [*spatial, in, out] is orthogonalised as the matrix [spatial · in, out]; the update is
         scaled to a root mean square of 0.2 (Liu et al. 2025, eq. 4), AdamW's own size, so that one
         learning rate serves both.
+      part_of: tree of labels, of `label_parameters`; None is one part, 'all'.
       momentum: of SGD and Muon, in [0, 1).
       nesterov: look-ahead form of that momentum; under Muon also of Adam's (Dozat 2016).
       weight_decay: per unit of learning rate; 0 for none.
@@ -86,7 +98,27 @@ def make_optimizer(
     else:
         optimizer = optax.adamw(1.0, b1, b2, epsilon, weight_decay=weight_decay)
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    return optax.chain(clip, optimizer)
+    labels = part_of or (lambda params: jax.tree.map(lambda _: "all", params))
+    parts = dict.fromkeys(jax.tree.leaves(part_of) or ["all"], optimizer)
+    return optax.chain(clip, optax.partition(parts, labels))
+
+
+def keep_frozen(old, new, learning_rates):
+    """`new` optimizer state, but `old` in the parts whose learning rate is 0.
+
+    An Adam that counted the updates through which a part was frozen would correct the moments of
+    its first gradients too little (Kingma and Ba 2015, §3): several times the configured rate.
+    """
+    (clip, parts), (_, parts_old) = new, old
+    kept = {
+        label: jax.tree.map(
+            functools.partial(jnp.where, learning_rates[label] == 0),
+            parts_old.inner_states[label],
+            state,
+        )
+        for label, state in parts.inner_states.items()
+    }
+    return clip, parts._replace(inner_states=kept)
 
 
 def label_parameters(params, patterns):

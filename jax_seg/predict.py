@@ -21,6 +21,7 @@ import tifffile
 
 from jax_seg import checkpoint, members, startup
 from jax_seg.data import pictures
+from jax_seg.data.volumes import stamp
 from jax_seg.files import replacing, write_json
 from jax_seg.infer import ensemble, postprocess
 from jax_seg.infer.kinds import IMAGES, VOLUMES
@@ -37,6 +38,8 @@ DECISIVE = (
     "threshold",
     "postprocess",
 )
+FAILURES = (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError)
+"""Of one file; the others are segmented all the same."""
 
 
 def predict_files(kind, segment, decide, found, output, *, settings, probabilities):
@@ -60,7 +63,11 @@ def predict_files(kind, segment, decide, found, output, *, settings, probabiliti
       (id, dict of the sidecar or the error) for each volume, in order.
     """
 
-    def finish(volume, image, logits, started):
+    def read(volume):
+        # The stamp first: a file that is replaced meanwhile counts as another.
+        return stamp(volume.image), kind.read(volume.image)
+
+    def finish(volume, stamped, image, logits, started):
         if bool(jnp.isnan(logits).any()):
             raise ValueError(
                 f"The network's answer to {volume.image} is not a number: choose another "
@@ -69,7 +76,7 @@ def predict_files(kind, segment, decide, found, output, *, settings, probabiliti
         prediction = decide(logits, image)
         facts = {
             "image": str(volume.image),
-            "image_modified": modified(volume.image),
+            "image_stamp": stamped,
             "shape": list(prediction.shape),
             "foreground_share": float(prediction.mean()) / (255 if kind is IMAGES else 1),
             "seconds": round(time.monotonic() - started, 2),
@@ -79,22 +86,23 @@ def predict_files(kind, segment, decide, found, output, *, settings, probabiliti
         kind.write(output / (volume.id + kind.suffix), prediction)
         if maps is not None:
             with replacing(output / "probabilities" / f"{volume.id}.tif") as beside:
-                tifffile.imwrite(beside, maps, compression="zlib")
+                tifffile.imwrite(beside, maps, photometric="minisblack", compression="zlib")
         write_json(output / f"{volume.id}.json", facts)
         return facts
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        reading = [pool.submit(kind.read, found[0].image)] if found else []
+        reading = [pool.submit(read, found[0])] if found else []
         writing = []
         for number, volume in enumerate(found):
             if number + 1 < len(found):
-                reading.append(pool.submit(kind.read, found[number + 1].image))
+                reading.append(pool.submit(read, found[number + 1]))
             try:
-                image = reading.pop(0).result()
+                stamped, image = reading.pop(0).result()
                 started = time.monotonic()
                 logits = segment(image).block_until_ready()
-                writing.append((volume.id, pool.submit(finish, volume, image, logits, started)))
-            except (ValueError, OSError) as error:
+                task = pool.submit(finish, volume, stamped, image, logits, started)
+                writing.append((volume.id, task))
+            except FAILURES as error:
                 writing.append((volume.id, error))
             if len(writing) > 1:
                 yield _written(*writing.pop(0))
@@ -102,18 +110,19 @@ def predict_files(kind, segment, decide, found, output, *, settings, probabiliti
             yield _written(*waiting)
 
 
-def modified(path):
-    """When a file or folder was last modified, in nanoseconds: a stamp of what it holds."""
-    return Path(path).stat().st_mtime_ns
-
-
 def _written(name, result):
-    if isinstance(result, Exception):
-        return name, result
-    try:
-        return name, result.result()
-    except (ValueError, OSError) as error:
-        return name, error
+    if not isinstance(result, Exception):
+        try:
+            return name, result.result()
+        except FAILURES as error:
+            result = error
+    if isinstance(result, MemoryError | jax.errors.JaxRuntimeError):
+        first, *_ = (str(result) or "no memory").splitlines()
+        result = ValueError(
+            f"The device or the machine refused it ({first}): where memory ended, try --windows 1, "
+            "fewer --flips, or a part of the volume."
+        )
+    return name, result
 
 
 def _unfinished(kind, found, output, settings, probabilities):
@@ -128,7 +137,7 @@ def _unfinished(kind, found, output, settings, probabilities):
             continue
         made = json.loads(sidecar.read_text())
         changed = [key for key in DECISIVE if made.get(key) != settings.get(key)]
-        if made.get("image_modified") != modified(volume.image):
+        if made.get("image_stamp") != stamp(volume.image):
             changed.append("image")
         if changed:
             errors[volume.id] = ValueError(

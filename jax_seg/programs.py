@@ -67,7 +67,6 @@ def build(read, shape, preprocessing, augment, terms):
       ValueError: a field that does not fit.
     """
     model = models.build(**read.section("model"))
-    optimizer = optim.make_optimizer(**read.section("optimizer"))
     loss_fields = read.section("loss")
     del loss_fields["weights"]  # they belong to the stages
     level_weights = loss_fields.pop("level_weights") or None
@@ -88,6 +87,9 @@ def build(read, shape, preprocessing, augment, terms):
         )
 
     image = jnp.zeros((1, *shape), jnp.float32)
+    patterns = {name: part["pattern"] for name, part in read.section("parts").items()}
+    part_of = optim.label_parameters(jax.eval_shape(model.init, key, image)["params"], patterns)
+    optimizer = optim.make_optimizer(**read.section("optimizer"), part_of=part_of)
 
     @jax.jit
     def fresh_state():
@@ -101,8 +103,6 @@ def build(read, shape, preprocessing, augment, terms):
                 f"loss.weights.{name} is not 0, but the network has no gates; set it to 0, or "
                 "model.name to 'camouflage'."
             )
-    patterns = {name: part["pattern"] for name, part in read.section("parts").items()}
-    part_of = optim.label_parameters(abstract.params, patterns)
     train_step = make_train_step(
         model,
         optimizer,

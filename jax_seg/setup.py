@@ -64,12 +64,12 @@ def check_split(stored, split, root, workdir):
     Raises:
       ValueError: naming a volume or image that came, went or changed sides.
     """
-    for part, names in split.items():
-        if moved := sorted(set(names) ^ set(stored["split"][part])):
+    for part, names in stored.get("split", {}).items():
+        if moved := sorted(set(names) ^ set(split[part])):
             raise ValueError(
                 f"{workdir} holds a run on other data: {moved[0]} "
-                f"{'was not' if moved[0] in names else 'was'} in its {part} part, but in "
-                f"data.root={root} it {'is' if moved[0] in names else 'is not'}; put the data back "
+                f"{'was' if moved[0] in names else 'was not'} in its {part} part, but in "
+                f"data.root={root} it {'is not' if moved[0] in names else 'is'}; put the data back "
                 "as they were, or choose another --workdir."
             )
 

@@ -112,6 +112,7 @@ def make_train_step(
                 noisy = optim.add_noise(jax.random.fold_in(step_key, 1), gradients, std)
                 noisy = optim.zero_frozen(noisy, part_of, knobs["learning_rates"])
             updates, opt_state = optimizer.update(noisy, state.opt_state, state.params)
+            opt_state = optim.keep_frozen(state.opt_state, opt_state, knobs["learning_rates"])
             params = optim.apply_updates(state.params, updates, part_of, knobs["learning_rates"])
             changed = state._replace(
                 step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
@@ -123,7 +124,8 @@ def make_train_step(
                 )
             return changed._replace(averages=averages)
 
-        state = jax.lax.cond(finite, update, lambda state: state, state)
+        # Not lax.cond: on a GPU the host would wait for its predicate, and so for the whole step.
+        state = jax.tree.map(functools.partial(jnp.where, finite), update(state), state)
         metrics = {"loss": total, **terms, "gradient_norm": gradient_norm, "finite": finite}
         metrics["module_norms"] = {name: optim.global_norm(g) for name, g in gradients.items()}
         if clip_norm:

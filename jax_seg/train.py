@@ -117,7 +117,14 @@ def _run(config, workdir, cleanup):
     read.refuse_unread()
 
     # State: fresh, or as the last checkpoint left it.
-    abstract_state = jax.eval_shape(compiled.fresh_state)
+    device = jax.local_devices()[0]
+    abstract_state = jax.tree.map(
+        # On this device, whichever the checkpoint was written on.
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=jax.sharding.SingleDeviceSharding(device)
+        ),
+        jax.eval_shape(compiled.fresh_state),
+    )
     if stored is None:
         state = compiled.fresh_state()
         if train["start_from"]:
@@ -126,7 +133,7 @@ def _run(config, workdir, cleanup):
             state = setup.start_encoder(state, train["start_encoder"])
         loop.epoch = setup.first_epoch(plan, train["start_stage"])
         # As restored arrays are: a program is another one for arrays that belong to no device.
-        state = jax.device_put(state, jax.local_devices()[0])
+        state = jax.device_put(state, device)
     else:
         state, _ = checkpoint.restore(checkpoints, abstract_state, checkpoints.latest_step())
         loop = Loop(**stored["loop"])
@@ -146,7 +153,15 @@ def _run(config, workdir, cleanup):
     def segment(variables):
         return data.segment(compiled.network, variables)
 
+    ticked = time.monotonic()
+
+    def tick():
+        nonlocal ticked
+        now = time.monotonic()
+        loop.seconds, ticked = loop.seconds + now - ticked, now
+
     def save(metrics=None):
+        tick()
         position = {"epoch": loop.epoch, "loop": dataclasses.asdict(loop)}
         checkpoint.save(checkpoints, state, to_store | position, metrics)
 
@@ -255,8 +270,8 @@ def _run(config, workdir, cleanup):
                 batch=batch,
                 learning_rate=learning_rate,
                 weight_noise=std,
-                patches_per_second=speed,
                 memory_gib=memory,
+                **({"patches_per_second": speed} if loop.batches > done_before else {}),
             )
             told = console.trained(trained, stage.loss_weights, learning_rate)
             log.info(
@@ -348,7 +363,7 @@ def _run(config, workdir, cleanup):
                 controller, reduction = stages.cross(stage, following, controller, reduction)
                 log.info(f"Epoch {loop.epoch} ends stage '{stage.name}'; '{following.name}' begins")
             loop.plateau, loop.reduction = controller._asdict(), reduction._asdict()
-            loop.seconds += time.monotonic() - started
+            tick()
             if time_is_up():
                 log.info(f"Epoch {loop.epoch} is the last: train.minutes have passed")
             loop.drawn += updates * patches_per_update

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jax_seg import config as configuration
 from jax_seg import tuning_volumes
 from jax_seg.files import read_json, write_json
 from jax_seg.infer import postprocess, search
@@ -131,28 +132,40 @@ def tune(
         for rest in [tuple(s for s in chosen if s != step)]
     ]
     _print_search(content)
+    own = _own_steps(workdir)
+    if missing:
+        own = tuple(step for step in own if postprocess.parse(step)[0] != "mask_empty")
+    content["own"] = {"steps": own, "score": _mean(score(names, [own])[own])}
     content["held_out"] = []
     for searched, scored in folds:
         rows = content if hold_out else choose(score, searched, candidates, force)
-        steps, baseline = rows["ablation"][-1]["steps"], (postprocess.DEFAULT,)
-        both = score(scored, [baseline, steps])
+        steps = rows["ablation"][-1]["steps"]
+        both = score(scored, list(dict.fromkeys([own, steps])))
         content["held_out"] += [
             {"volume": name, "baseline": before, "score": after, "steps": steps}
-            for name, before, after in zip(scored, both[baseline], both[steps], strict=True)
+            for name, before, after in zip(scored, both[own], both[steps], strict=True)
         ]
     write_json(workdir / "tune" / "report.json", content)
     write_json(workdir / "postprocess.json", _decide(content, workdir))
     return errors
 
 
+def _own_steps(workdir):
+    """What predictions of the run pass through as long as nothing is tuned."""
+    path = workdir / "config.json"
+    fields = configuration.flat(configuration.from_dict(read_json(path))) if path.exists() else {}
+    threshold = fields.get("validate.threshold", 0.5)
+    return tuple(postprocess.after_threshold(fields.get("postprocess.steps", ()), threshold))
+
+
 def _decide(content, workdir):
     """What `postprocess.json` keeps: tuned steps only if they help where they were not sought."""
     rows, judged, metric = content["ablation"], content["held_out"], content["metric"]
-    steps, score, baseline = rows[-1]["steps"], rows[-1]["score"], rows[0]["score"]
+    steps, score, baseline = rows[-1]["steps"], rows[-1]["score"], content["own"]["score"]
     if judged:
         baseline, score = (_mean([row[key] for row in judged]) for key in ("baseline", "score"))
         print(f"\nHeld out: volumes that were not searched on, by {metric}")
-        _row("", ["threshold", "tuned", "gain"])
+        _row("", ["untuned", "tuned", "gain"])
         mean = {"volume": "mean", "baseline": baseline, "score": score, "steps": ()}
         for row in (*judged, mean):
             before, after = row["baseline"], row["score"]
@@ -164,8 +177,8 @@ def _decide(content, workdir):
             "others."
         )
     if score <= baseline:
-        steps, score = rows[0]["steps"], baseline
-        print(f"The tuned steps do not help: {steps[0]} stays.")
+        steps, score = content["own"]["steps"], baseline
+        print(f"The tuned steps do not help: {' '.join(steps)} stays.")
     print(f"\nSteps for predictions, in {workdir / 'postprocess.json'}: {' '.join(steps)}")
     return {
         "steps": steps,

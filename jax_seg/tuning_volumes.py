@@ -63,6 +63,7 @@ def find(workdir, probabilities=None, labels=None, images=None):
         ]
         wanted = sorted(predicted.keys() | {volume.id for volume in labelled})
     else:
+        held_out.refuse_seen(fields, workdir)
         labelled = held_out.run_volumes(fields, workdir)
         wanted, labels = sorted(predicted), fields["data.root"]  # the others were trained on
     known = {

@@ -4,6 +4,7 @@ import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tifffile
 
@@ -14,6 +15,7 @@ from jax_seg.files import replacing, write_json
 from jax_seg.infer import postprocess
 from jax_seg.infer.sliding_window import predict_volume
 from jax_seg.metrics import segmentation
+from jax_seg.models.camouflage import MOMENTUM
 from jax_seg.report import console
 
 
@@ -49,7 +51,7 @@ def validate_patches(evaluate, variables, sampler, *, weights, batch, threads, s
 
 
 def measure_statistics(see, variables, sampler, *, batch, threads):
-    """The running statistics of batch norm that given weights have, by a pass over an epoch.
+    """The statistics of batch norm that given weights have: the mean over an epoch's batches.
 
     Args:
       see: of `step.make_statistics_pass`.
@@ -62,9 +64,13 @@ def measure_statistics(see, variables, sampler, *, batch, threads):
     """
     count = -(-len(sampler) // batch)
     reader = pipeline.batches(sampler, batch=batch, start=0, count=count, threads=threads)
+    # From zero a batch leaves 1 - momentum of its own statistics: every batch weighs the same.
+    zero = variables | {"batch_stats": jax.tree.map(jnp.zeros_like, variables["batch_stats"])}
+    total = zero["batch_stats"]
     for patches, _ in pipeline.on_device(reader):
-        variables = see(variables, patches["image"])
-    return variables
+        total = jax.tree.map(jnp.add, total, see(zero, patches["image"])["batch_stats"])
+    mean = jax.tree.map(lambda leaf: leaf / (count * (1 - MOMENTUM)), total)
+    return variables | {"batch_stats": mean}
 
 
 def validate_volumes(network, variables, data, *, patch, overlap, windows, threshold):
@@ -122,8 +128,9 @@ def evaluate_last(weights, segment, *, workdir, log, data, steps):
     for name, (step, variables) in weights.items():
         total, per_volume[name] = segmentation.Confusion(), {}
         for volume, counts, logits in segment(variables):
-            scores = per_volume[name][volume.id] = segmentation.scores(counts)
+            scores = segmentation.scores(counts)
             log.info(f"{volume.id} {name}: {console.figures(scores)}")
+            per_volume[name][volume.id] = scores | {"labelled": int(counts.labelled)}
             if name == "raw":
                 image, label = read_pair(volume, data.cache, data.table)
                 probability = np.asarray(jax.nn.sigmoid(logits), np.float16)
@@ -160,4 +167,4 @@ def scored_already(workdir, at, log):
 
 def _keep_probabilities(probability, folder, name):
     with replacing(folder / "probabilities" / f"{name}.tif") as beside:
-        tifffile.imwrite(beside, probability, compression="zlib")
+        tifffile.imwrite(beside, probability, photometric="minisblack", compression="zlib")

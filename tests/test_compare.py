@@ -10,6 +10,7 @@ from scipy import stats
 
 from jax_seg import checkpoint, fit_ensemble
 from jax_seg.compare import main, scores_of
+from jax_seg.files import write_json
 from jax_seg.metrics.comparison import (
     Comparison,
     adjusted,
@@ -276,3 +277,21 @@ def test_bad_arguments(two_runs, tmp_path, capsys, arguments, message):
     assert main([argument.format(**names) for argument in arguments]) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_runs_that_were_trained_on_all_volumes_are_not_compared(volumes_folder, tmp_path, capsys):
+    everything = write_run(
+        tmp_path / "all", volumes_folder, change=lambda c: c.data.update(fold="none")
+    )
+    assert main([str(everything), "other.json"]) == 1
+    assert "holds out no volume (data.fold=none)" in capsys.readouterr().err
+
+
+def test_runs_on_other_data_are_told(tmp_path, capsys):
+    for name, root in (("a", "/data/one"), ("b", "/data/two")):
+        write_json(tmp_path / name / "config.json", {"data": {"root": root, "fold": "0"}})
+        volumes = {str(n): {"dice": 0.5 + n / 100} for n in range(3)}
+        write_json(tmp_path / name / "validation" / "scores.json", {"volumes": volumes})
+    assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    printed = capsys.readouterr().out
+    assert "differ in data.root, and volumes are matched by their ids" in printed

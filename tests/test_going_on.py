@@ -12,6 +12,7 @@ from jax_seg import config as configuration
 from jax_seg.data import folds
 from jax_seg.data.folder import find_volumes
 from jax_seg.files import locked
+from jax_seg.models.camouflage import MOMENTUM
 from jax_seg.report.events import read_events
 from jax_seg.state import TrainState
 from tests.conftest import tiny_config, write_volumes
@@ -141,3 +142,38 @@ def test_a_validation_loss_that_is_not_finite_has_no_error(monkeypatch):
 def test_without_git_the_version_is_the_packages(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert "+" not in checkpoint.code_version()
+
+
+def test_the_clock_counts_the_time_of_an_epoch_under_way(volumes_folder, tmp_path, monkeypatch):
+    """A run that is killed within an epoch has used the time up to its last save."""
+    seconds, save = [], checkpoint.save
+
+    def noted(manager, state, loop, metrics=None):
+        seconds.append(loop["loop"]["seconds"])
+        save(manager, state, loop, metrics)
+
+    monkeypatch.setattr(checkpoint, "save", noted)
+    config = tiny_config(volumes_folder)
+    config.train.epochs = 1
+    config.checkpoint.minutes = 1e-9
+    train.run(config, tmp_path)
+    assert len(seconds) > 2 and seconds[0] > 0 and seconds == sorted(set(seconds))
+
+
+def test_statistics_are_the_mean_over_batches_whatever_they_were(monkeypatch):
+    batches = [({"image": np.float32(value)}, [0]) for value in (2, 4, 9)]
+    monkeypatch.setattr(validate.pipeline, "batches", lambda *_, **__: batches)
+    monkeypatch.setattr(validate.pipeline, "on_device", lambda reader: reader)
+
+    def see(variables, image):
+        old = variables["batch_stats"]["mean"]
+        return {"batch_stats": {"mean": MOMENTUM * old + (1 - MOMENTUM) * image}}
+
+    before = {"params": {}, "batch_stats": {"mean": np.float32(100)}}
+    found = validate.measure_statistics(see, before, range(3), batch=1, threads=0)
+    assert found["batch_stats"]["mean"] == pytest.approx(5)
+
+
+def test_nothing_to_keep_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"checkpoint\.keep is 0; keep 1 or more"):
+        checkpoint.open_checkpoints(tmp_path, metric="loss", keep=0)

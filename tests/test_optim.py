@@ -9,9 +9,9 @@ import pytest
 from jax_seg import optim
 
 
-def optimizer_of(name, **fields):
+def optimizer_of(name, part_of=None, **fields):
     defaults = dict(momentum=0.0, nesterov=False, weight_decay=0.0, clip_norm=0.0)
-    return optim.make_optimizer(name, **defaults | fields)
+    return optim.make_optimizer(name, part_of, **defaults | fields)
 
 
 def network(seed=0):
@@ -139,20 +139,20 @@ def test_parts_have_their_own_rates_and_rate_zero_freezes_bit_for_bit(name):
     params = network()
     params["encoder_0"]["bias"] = jnp.array([-0.0, 0.0, 1e-45, 1.0])
     labels = optim.label_parameters(params, {"encoder": "^encoder_", "rest": ""})
-    optimizer = optimizer_of(name, momentum=0.9, weight_decay=0.1, clip_norm=1.0)
+    optimizer = optimizer_of(name, labels, momentum=0.9, weight_decay=0.1, clip_norm=0.0)
 
     @jax.jit
     def update(params, state, gradients, rates):
         gradients = optim.zero_frozen(gradients, labels, rates)
-        updates, state = optimizer.update(gradients, state, params)
+        updates, aged = optimizer.update(gradients, state, params)
         new = optim.apply_updates(params, updates, labels, rates)
-        return new, state, optim.global_norm(gradients)
+        return new, optim.keep_frozen(state, aged, rates), optim.global_norm(gradients)
 
     gradients = network(1)
     gradients["encoder_0"]["kernel"] = jnp.full((3, 3, 3, 1, 4), jnp.nan, jnp.float32)
     rates = {"encoder": jnp.float32(0), "rest": jnp.float32(0.1)}
     state, new = optimizer.init(params), params
-    for _ in range(2):
+    for _ in range(30):
         new, state, norm = update(new, state, gradients, rates)
     for leaf in ("kernel", "bias"):
         assert new["encoder_0"][leaf].tobytes() == params["encoder_0"][leaf].tobytes()
@@ -164,6 +164,10 @@ def test_parts_have_their_own_rates_and_rate_zero_freezes_bit_for_bit(name):
     thawed = rates | {"encoder": jnp.float32(0.01)}
     moved, _, _ = update(new, state, network(1), thawed)
     assert not np.array_equal(moved["encoder_0"]["kernel"], new["encoder_0"]["kernel"])
+    # As one that was never frozen: the clock of its bias correction stood still.
+    fresh, _, _ = update(params, optimizer.init(params), network(1), thawed)
+    for leaf in ("kernel", "bias"):
+        np.testing.assert_array_equal(moved["encoder_0"][leaf], fresh["encoder_0"][leaf])
     assert update._cache_size() == 1
 
 

@@ -88,6 +88,8 @@ def test_verdict_on_learning():
 
     assert "still falling" in kinds(0.8, 0.6, 0.4, 0.3).text
     assert "levelled off" in kinds(0.8, 0.31, 0.305, 0.3).text
+    worse = kinds(0.5, 0.4, 0.3, 0.9, 0.95)
+    assert worse.kind == "bad" and "0.950 at the end: it got worse" in worse.text
     falling = [0.8, 0.5, 0.3, 0.2]
     assert "over-fits" in kinds(0.8, 0.4, 0.5, 0.6, train=falling).text
     assert "over-fits" not in kinds(0.8, 0.4, 0.5, 0.6, train=falling, error=0.3).text

@@ -156,6 +156,14 @@ def test_connectivity_decides_what_is_small(connectivity, left):
     assert np.count_nonzero(found) == left and not found[3, 3, 3]
 
 
+def test_sizes_are_counted_block_by_block(monkeypatch):
+    monkeypatch.setattr(components, "BLOCK", 7)
+    component = np.random.default_rng(0).integers(0, 9, (5, 4, 3)).astype(np.uint16)
+    for order in "CF":
+        found = components.sizes_of(np.asarray(component, order=order))
+        np.testing.assert_array_equal(found, np.bincount(component.ravel()))
+
+
 def test_keep_largest():
     mask = np.zeros((1, 1, 12), bool)
     mask[0, 0, [0, 2, 3, 5, 6, 8, 9, 10]] = True

@@ -5,14 +5,18 @@ import json
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tifffile
 from scipy.special import expit
 
 from jax_seg import checkpoint, fit_ensemble, members, models, predict
+from jax_seg.data.folder import Volume
 from jax_seg.data.preprocess import Preprocessing
+from jax_seg.data.volumes import open_volume
 from jax_seg.infer import postprocess
+from jax_seg.infer.kinds import VOLUMES
 from jax_seg.infer.sliding_window import predict_volume
 from jax_seg.step import make_network
 from tests.conftest import tiny_config
@@ -314,3 +318,33 @@ def test_names_of_members(tmp_path):
     folder.mkdir()
     assert members.parse(str(folder)) == (str(folder), "", "")
     assert members.parse(f"{folder}@swa") == (str(folder), "", "swa")
+
+
+def test_a_volume_that_memory_cannot_hold_leaves_the_others(tmp_path):
+    found = [Volume(name, tmp_path / f"{name}.tif", None, name) for name in "ab"]
+    for number, volume in enumerate(found):
+        # Three slices: a TIFF that tifffile would take for colours.
+        tifffile.imwrite(
+            volume.image, np.full((3, 8, 8), number, np.uint8), photometric="minisblack"
+        )
+
+    def segment(image):
+        if not image.any():
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nlong list")
+        return jnp.zeros(image.shape)
+
+    results = dict(
+        predict.predict_files(
+            VOLUMES,
+            segment,
+            lambda logits, image: np.asarray(image, np.uint8),
+            found,
+            tmp_path / "out",
+            settings={},
+            probabilities=True,
+        )
+    )
+    message = str(results["a"])
+    assert "Out of memory" in message and "--windows 1" in message and "long list" not in message
+    for written in ("b.tif", "probabilities/b.tif"):
+        assert open_volume(tmp_path / "out" / written).shape == (3, 8, 8)

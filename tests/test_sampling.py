@@ -3,7 +3,7 @@ import pytest
 
 from jax_seg.data import labels, pipeline
 from jax_seg.data.cache import Cache
-from jax_seg.data.fingerprint import fingerprint, measure, read_pair
+from jax_seg.data.fingerprint import fingerprint, measure, random_places, read_pair
 from jax_seg.data.folder import find_volumes
 from jax_seg.data.sampling import PatchSampler, pad_patch, read_patch
 
@@ -64,6 +64,21 @@ def test_fingerprint_samples_large_volumes_and_repeats_itself():
     assert abs(np.median(first.intensities)) < 0.02
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_places_are_drawn_slice_by_slice_as_from_all_at_once():
+    label = np.random.default_rng(1).integers(0, 3, (7, 6, 5)).astype(np.uint8)
+    label[3] = 0  # a slice without any
+    every = np.flatnonzero(label == 2)
+    for count in (1, 10, len(every) - 1, len(every), 1000):
+        found = random_places(label, lambda s: s == 2, count, np.random.default_rng(count))
+        if count < len(every):
+            generator = np.random.default_rng(count)
+            every_one = np.sort(generator.choice(every, count, replace=False, shuffle=False))
+        else:
+            every_one = every
+        np.testing.assert_array_equal(found, every_one)
+    assert random_places(label, lambda s: s == 9, 5, np.random.default_rng(0)).size == 0
 
 
 def test_patch_is_cut_from_image_and_label_at_one_place(sources):

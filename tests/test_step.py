@@ -1,10 +1,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from jax_seg import losses, state, step
+from jax_seg import losses, optim, state, step
 from jax_seg.data.preprocess import Preprocessing
 from jax_seg.models.unet import Model
 
@@ -29,7 +28,9 @@ def make(clip_norm=0.0):
         shift = jax.random.normal(key, (len(batch["image"]), 1, 1, 1, 1))
         return batch | {"image": batch["image"] + 0.1 * shift}
 
-    optimizer = optax.sgd(1.0)
+    optimizer = optim.make_optimizer(
+        "sgd", momentum=0.0, nesterov=False, weight_decay=0.0, clip_norm=0.0
+    )
     params = MODEL.init(jax.random.key(0), jnp.zeros((1, 8, 8, 8, 1)))["params"]
     train_step = step.make_train_step(
         MODEL,

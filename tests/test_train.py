@@ -51,6 +51,13 @@ def test_events_hold_every_figure(trained):
     assert list(trained[0].glob("tensorboard/events*"))
 
 
+def test_the_scores_of_a_volume_say_how_much_is_labelled(trained, volumes_folder):
+    stored = json.loads((trained[0] / "validation" / "scores.json").read_text())["volumes"]
+    for name, scores in stored.items():
+        label = tifffile.imread(volumes_folder / "train_labels" / f"{name}.tif")
+        assert scores["labelled"] == np.count_nonzero(label != 2)
+
+
 def test_pictures_are_there(trained):
     names = {path.name for path in (trained[0] / "plots").iterdir()}
     assert "learning_curve.png" in names and len(names) == 2

@@ -378,3 +378,20 @@ def test_settings_that_begin_alike_are_computed_once(monkeypatch):
         np.testing.assert_array_equal(
             found[setting], postprocess.apply(probability, image, setting)
         )
+
+
+def test_the_steps_of_the_configuration_stay_where_tuning_does_not_beat_them(folder, capsys):
+    steps = ["remove_small:voxels=8"]
+    content = {"validate": {"threshold": 0.4}, "postprocess": {"steps": steps}}
+    write_json(folder / "config.json", content)
+    assert run(folder, steps=["fill_holes:voxels=1"]) == 0
+    chosen = read(folder, "postprocess.json")
+    assert chosen["steps"] == ["threshold:value=0.4", *steps]
+    assert chosen["score"] == chosen["baseline"] == pytest.approx(1)
+    assert "threshold:value=0.4 remove_small:voxels=8 stays." in capsys.readouterr().out
+
+
+def test_volumes_that_were_trained_on_are_not_tuned_on(folder, capsys):
+    write_json(folder / "config.json", {"data": {"fold": "none", "root": str(folder)}})
+    assert tune.main([str(folder)]) == 1
+    assert "holds out no volume (data.fold=none)" in capsys.readouterr().err

@@ -70,6 +70,22 @@ def test_tiff_of_every_type(tmp_path, stored, read, compression):
     check_reader(tmp_path / "a.tif", voxels.astype(read))
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "lzw"}, {"tile": (16, 16, 16)}])
+def test_tiff_leading_axes_of_length_1(tmp_path, options):
+    voxels = make_voxels()
+    tifffile.imwrite(tmp_path / "a.tif", voxels[None], **GREY, **options)
+    check_reader(tmp_path / "a.tif", voxels)
+
+
+def test_the_stamp_of_a_folder_sees_its_chunks(tmp_path):
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(4, 4, 4), chunks=(2, 4, 4), dtype="u1")
+    array[:] = 1
+    before = volumes.stamp(tmp_path / "a.zarr")
+    assert before == volumes.stamp(tmp_path / "a.zarr") and before[0] == 3
+    array[:2] = np.arange(32).reshape(2, 4, 4)
+    assert volumes.stamp(tmp_path / "a.zarr") != before
+
+
 def test_tiff_pyramid_reads_the_full_resolution(tmp_path):
     voxels = make_voxels()
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:

@@ -93,7 +93,7 @@ class Cache:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(header.getvalue())
-                pages = max(1, SLAB_BYTES // page_bytes)
+                pages = max(1, SLAB_BYTES // page_bytes) if reader.by_slices else depth
                 for first in range(0, depth, pages):
                     slab = reader.read((first, 0, 0), (min(pages, depth - first), *page))
                     file.write(np.ascontiguousarray(slab))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_seg.data import labels
+from jax_seg.data.volumes import stamp
 from jax_seg.files import replacing
 
 INTENSITIES = 100_000  # sampled per volume: percentiles are then exact to about 0.05 %
@@ -44,27 +45,48 @@ def measure(image, label, seed=0):
     """
     generator = np.random.Generator(np.random.Philox(seed))
 
-    def sampled(indices, count):
-        if indices.size <= count:
-            return indices
-        return np.sort(generator.choice(indices, count, replace=False, shuffle=False))
-
-    def places(flat):
-        chosen = sampled(flat, COORDINATES)
+    def places(condition):
+        chosen = random_places(label, condition, COORDINATES, generator)
         return np.stack(np.unravel_index(chosen, label.shape), -1).astype(np.int32)
 
-    flat_label = np.asarray(label).reshape(-1)
+    label = np.asarray(label)
     if image.size <= INTENSITIES:
         voxels = np.arange(image.size)
     else:  # with replacement: a permutation would cost eight times the volume's memory
         voxels = np.sort(generator.integers(0, image.size, INTENSITIES))
     return Fingerprint(
         shape=np.array(label.shape),
-        counts=np.bincount(flat_label, minlength=3),
+        counts=np.array([np.count_nonzero(label == kind) for kind in range(3)]),
         intensities=np.asarray(image).reshape(-1)[voxels].astype(np.float32),
-        labelled=places(np.flatnonzero(flat_label != labels.MASKED)),
-        foreground=places(np.flatnonzero(flat_label == labels.FOREGROUND)),
+        labelled=places(lambda section: section != labels.MASKED),
+        foreground=places(lambda section: section == labels.FOREGROUND),
     )
+
+
+def random_places(label, condition, count, generator):
+    """Flat indices, sorted, of at most `count` voxels that meet a condition, drawn at random.
+
+    Slice by slice: the indices of all of them would take eight times the volume's memory.
+
+    Args:
+      label: [D, H, W].
+      condition: section [H, W] -> bool.
+      count: number of voxels to draw.
+      generator: numpy.random.Generator.
+    """
+    found = np.array([np.count_nonzero(condition(section)) for section in label])
+    total, ends = found.sum(), np.cumsum(found)
+    if total <= count:
+        ranks = np.arange(total)
+    else:
+        ranks = np.sort(generator.choice(total, count, replace=False, shuffle=False))
+    chosen = []
+    for number, section in enumerate(label):
+        here = ranks[np.searchsorted(ranks, ends[number] - found[number]) :]
+        here = here[: np.searchsorted(here, ends[number])] - (ends[number] - found[number])
+        if here.size:
+            chosen.append(number * section.size + np.flatnonzero(condition(section))[here])
+    return np.concatenate([*chosen, np.zeros(0, np.int64)])
 
 
 def fingerprint(volumes, cache, table, directory, threads):
@@ -117,8 +139,6 @@ def read_pair(volume, cache, table):
 
 
 def _identity(volume, table):
-    stats = [p.stat() for p in (volume.image, volume.label)]
-    text = repr(
-        [(str(volume.image), str(volume.label)), [(s.st_size, s.st_mtime_ns) for s in stats]]
-    )
+    files = (volume.image, volume.label)
+    text = repr([(str(path), stamp(path)) for path in files])
     return hashlib.sha256(text.encode() + table.tobytes()).hexdigest()[:16]

@@ -76,8 +76,24 @@ def block_slices(reader, start, size):
     return window
 
 
+def stamp(path):
+    """[files, bytes, newest time in nanoseconds] of a file or folder: another when it changes."""
+    path = Path(path)
+    files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+    status = [file.stat() for file in files]
+    return [
+        len(files),
+        sum(s.st_size for s in status),
+        max((s.st_mtime_ns for s in status), default=0),
+    ]
+
+
 class TiffReader:
-    """One TIFF stack; reopened at every read, so that it holds no file and pickles."""
+    """One TIFF stack; reopened at every read, so that it holds no file and pickles.
+
+    Leading axes of length 1 are dropped. `by_slices` says whether slices are read one by one:
+    otherwise a part costs as much as the whole.
+    """
 
     def __init__(self, path):
         self.path = Path(path)
@@ -115,9 +131,9 @@ class TiffReader:
             raise ValueError(
                 f"{path} refers to pages in other files that are missing: save it as one file."
             )
-        self.shape = _check_axes(path, shapes[0])
+        self.shape = _check_axes(path, shapes[0])[-3:]
         self.dtype = _decoded_dtype(path, self._stored_dtype)
-        self._page_per_slice = len(pages) == self.shape[0]
+        self.by_slices = len(pages) == self.shape[0]
         self.random_access = self._offset is not None
 
     def __reduce__(self):
@@ -131,11 +147,11 @@ class TiffReader:
             return _finish(self, voxels, start)
         try:
             with tifffile.TiffFile(self.path) as tiff:
-                if self._page_per_slice:
+                if self.by_slices:
                     pages = tiff.asarray(key=window[0], series=0).reshape(-1, *self.shape[1:])
                     voxels = pages[:, window[1], window[2]]
                 else:
-                    voxels = tiff.asarray(series=0)[window]
+                    voxels = tiff.asarray(series=0).reshape(self.shape)[window]
         except Exception as error:
             raise _damaged(self.path, error) from error
         return _finish(self, voxels, start)

@@ -35,7 +35,7 @@ def _read_volume(path):
 
 def _write_mask(path, prediction):
     with replacing(path) as beside:
-        tifffile.imwrite(beside, prediction, compression="lzw")
+        tifffile.imwrite(beside, prediction, photometric="minisblack", compression="lzw")
 
 
 VOLUMES = Kind(folder.find_images, _read_volume, _write_mask, ".tif", "volumes")

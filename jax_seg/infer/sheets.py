@@ -4,6 +4,8 @@ import cc3d
 import numpy as np
 from scipy import ndimage
 
+from jax_seg.infer.components import sizes_of
+
 # Numba, scikit-image and the sparse solvers are imported where they are used: a run that only
 # names these steps should not wait for them.
 
@@ -76,7 +78,7 @@ def _patch(sheet, component, output, area):
     low, high = sheet.argmax(0), len(sheet) - 1 - sheet[::-1].argmax(0)
     one_layer, middle = high - low + 1 == count, (low + high) / 2
     own = component[sheet][0]
-    sizes = np.bincount(holes.ravel())
+    sizes = sizes_of(holes)
     for k, box in enumerate(ndimage.find_objects(holes), 1):
         if sizes[k] > area:
             continue
@@ -147,12 +149,14 @@ def split_sheets(mask, probability, *, seed=0.9, voxels=100):
 
     component = cc3d.connected_components(mask, connectivity=26)
     seeds = cc3d.connected_components(mask & (probability > seed), connectivity=26)
-    large = np.bincount(seeds.ravel()) >= voxels
+    large = sizes_of(seeds) >= voxels
     large[0] = False
+    # A seed lies in one component, and a component with one seed needs no cut.
+    owner = np.zeros(len(large), component.dtype)
+    at = seeds > 0
+    owner[seeds[at]] = component[at]
+    merged = np.bincount(owner[large], minlength=component.max(initial=0) + 1) > 1
     seeds = np.where(large[seeds], seeds, 0)
-    # Each pair (component, seed) once: a component with one seed needs no cut.
-    pairs = np.unique(np.stack([component[seeds > 0], seeds[seeds > 0]]), axis=1)
-    merged = np.bincount(pairs[0], minlength=component.max(initial=0) + 1) > 1
     inside = merged[component]
     if not inside.any():
         return mask

@@ -18,6 +18,7 @@ from jax_seg.ops.depthwise import summed
 
 NORMS = ("batch", "group", "layer")
 LEVELS = 4
+MOMENTUM = 0.9  # of the running statistics of batch norm: the share that an update keeps
 
 
 class Model(nn.Module):
@@ -245,7 +246,7 @@ class NormalisedConvolution(nn.Module):
     def _normalise(self, x_BHWC, train):
         options = {"dtype": jnp.float32, "use_fast_variance": False, "name": "norm"}
         if self.norm == "batch":
-            return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, **options)(x_BHWC)
+            return nn.BatchNorm(not train, momentum=MOMENTUM, epsilon=1e-5, **options)(x_BHWC)
         if self.norm == "group":
             return nn.GroupNorm(math.gcd(self.features, 16), epsilon=1e-5, **options)(x_BHWC)
         return nn.LayerNorm(epsilon=1e-5, **options)(x_BHWC)

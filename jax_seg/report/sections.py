@@ -252,7 +252,7 @@ def _ablation(found):
         means = [sum(row[key] for row in judged) / len(judged) for key in ("baseline", "score")]
         told = [f"{means[0]:.4f}", f"{means[1]:.4f}", f"{means[1] - means[0]:+.4f}"]
         cells.append([word("mean"), *(number(text, kind="best") for text in told), word("")])
-        heads = [*_words("Volume"), *_numbers("Threshold 0.5", "Tuned", "Gain"), *_words("Steps")]
+        heads = [*_words("Volume"), *_numbers("Untuned", "Tuned", "Gain"), *_words("Steps")]
         parts.append(markup.table(heads, cells))
     if refused := [row["step"] for row in found.get("guard", []) if row["refused"]]:
         names = f"<p>{', '.join(map(markup.code, refused))}</p>"

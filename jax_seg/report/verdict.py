@@ -159,6 +159,12 @@ def _on_learning(run):
                 "it over-fits.",
             )
         ]
+    if losses[-1] - losses[best] > noise:
+        return [
+            Remark(
+                "bad", f"{told}, and {losses[-1]:.3f} at the end: it got worse, in training too."
+            )
+        ]
     last_part = max(int(LAST_PART * len(losses)), 1)
     gained = losses[:-last_part].min() - losses[best]
     if gained > noise:
@@ -170,7 +176,7 @@ def _on_learning(run):
     return [
         Remark(
             "good",
-            f"{told}; over the last {last_part} of {len(losses)} epochs it changed by no more than "
+            f"{told}; over the last {last_part} of {len(losses)} epochs it fell by no more than "
             f"its standard error, {noise:.3f}: it has levelled off.",
         )
     ]

@@ -132,6 +132,7 @@ def evaluate_last(weights, segment, *, workdir, log):
             examples.append(example)
             own = {key: judged[-1][key] for key in camouflage.COLUMNS if key in judged[-1]}
             per_image[name][example.id] = own | segmentation.scores(counts)
+            per_image[name][example.id]["labelled"] = int(counts.labelled)
             if name == "raw":
                 pictures.write_map(_map_path(workdir, example), found)
         tables[name] = camouflage.by_super_class(
