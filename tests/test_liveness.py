@@ -32,14 +32,19 @@ RESTARTS = LONG | {"schedule.name": "cosine_restarts", "schedule.t_0": 2, "sched
 REDUCED = LONG | {"schedule.name": "plateau", "reduction.patience": 0, "plateau.worse_epochs": 0}
 SWA = LONG | {"average.swa_every": 1, "average.swa_start": 2}
 NOISE = LONG | {"noise.std": 0.01, "noise.start_epoch": 1, "noise.every": 2}
-SYNTHETIC = {"data.name": "synthetic", "synthetic.volumes": 6, "synthetic.size": 32}
+SYNTHETIC = {
+    "data.name": "synthetic",
+    "data.root": "",
+    "synthetic.volumes": 6,
+    "synthetic.size": 32,
+}
 SYNTHETIC |= {"data.group": "", "data.folds": 3}
 FOCAL = {"loss.weights.focal": 0.5}
 
 # field -> (another value, the fields without which it has nothing to do)
 CHANGES = {
     "seed": (1, {}),
-    "data.name": ("synthetic", {"synthetic.size": 32, "synthetic.volumes": 6, "data.group": ""}),
+    "data.name": ("synthetic", {}),  # beside a root, it is refused
     "data.root": ("/nowhere", {}),
     "data.images": ("elsewhere", {}),
     "data.labels": ("elsewhere", {}),
