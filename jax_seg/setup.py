@@ -49,6 +49,22 @@ def _defaults(config):
     return importlib.import_module(f"configs.{name}").get_config()
 
 
+def prolonged(stored, config):
+    """What another train.epochs does to a run that goes on, a sentence; '' where it does nothing.
+
+    Args:
+      stored: what the last checkpoint keeps beside the state.
+      config: ConfigDict of now.
+    """
+    before, now = stored["config"]["train"]["epochs"], config.train.epochs
+    if before == now or config.schedule.name not in ("cosine", "polynomial"):
+        return ""
+    return (
+        f"train.epochs was {before} and is {now}: from here on the learning rate is that of a "
+        f"{config.schedule.name} schedule over {now} epochs, which is another one in every epoch."
+    )
+
+
 def check_split(stored, split, root, workdir):
     """Refuse to go on where the data are divided otherwise than when the run began.
 

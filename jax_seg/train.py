@@ -149,6 +149,8 @@ def _run(config, workdir, cleanup):
     events = Events(workdir, loop.epoch, int(state.step))
     cleanup.callback(events.close)
     log.info(console.opening(workdir, state, loop.epoch, data.about))
+    if stored is not None and (told := setup.prolonged(stored, config)):
+        log.warning(told)
 
     def segment(variables):
         return data.segment(compiled.network, variables)

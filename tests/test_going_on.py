@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from jax_seg import checkpoint, compare, train, validate
+from jax_seg import checkpoint, compare, setup, train, validate
 from jax_seg import config as configuration
 from jax_seg.data import folds
 from jax_seg.data.folder import find_volumes
@@ -177,3 +177,17 @@ def test_statistics_are_the_mean_over_batches_whatever_they_were(monkeypatch):
 def test_nothing_to_keep_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"checkpoint\.keep is 0; keep 1 or more"):
         checkpoint.open_checkpoints(tmp_path, metric="loss", keep=0)
+
+
+def test_more_epochs_change_the_rates_of_some_schedules_and_it_is_said():
+    config = base.get_config()
+    stored = {"config": configuration.as_dict(config)}
+    config.train.epochs = 7
+    for name, told in (("cosine", True), ("polynomial", True), ("constant", False)):
+        config.schedule.name = name
+        assert (
+            f"train.epochs was {base.get_config().train.epochs} and is 7"
+            in setup.prolonged(stored, config)
+        ) == told
+    config.train.epochs, config.schedule.name = base.get_config().train.epochs, "cosine"
+    assert setup.prolonged(stored, config) == ""

@@ -154,9 +154,11 @@ def test_marks_of_restarts_stages_averages_and_decisions():
     # A stage with a schedule of its own starts its clock.
     config["stages"] = {
         "one": {"epochs": [0, 9], "schedule": {}},
-        "two": {"epochs": [10, 39], "schedule": {"t_0": 4}},
+        "two": {"epochs": [10, 13], "schedule": {"t_0": 4}},
+        "three": {"epochs": [14, 39]},
     }
-    expected = [(0, "stage"), (4, "restart"), (10, "stage"), (15, "restart"), (20, "swa")]
+    expected = [(0, "stage"), (4, "restart"), (10, "stage"), (14, "stage"), (15, "restart")]
+    expected.append((20, "swa"))
     assert [(m["x"], m["kind"]) for m in milestones.marks(run_with(told[:-1], config))] == expected
     assert milestones.warm_ups(run_with(told, config)) == [(0, 1), (10, 11)]
 

@@ -68,10 +68,12 @@ def _clocks(run):
     if not schedule or not epochs:
         return []
     stages = sorted((run.setting("stages") or {}).values(), key=lambda stage: stage["epochs"])
+    clocked = [stage for stage in stages if stage.get("schedule")]
+    # A clock runs until the next one starts, through stages that bring none.
+    starts = [*(stage["epochs"][0] for stage in clocked), epochs]
     own = [
-        (s["epochs"][0], s["epochs"][1] + 1 - s["epochs"][0], {**schedule, **s["schedule"]})
-        for s in stages
-        if s.get("schedule")
+        (start, following - start, {**schedule, **stage["schedule"]})
+        for stage, start, following in zip(clocked, starts[:-1], starts[1:], strict=True)
     ]
     if own and own[0][0] == 0:
         return own

@@ -36,14 +36,16 @@ def headline(runs):
         return f"Only {scored[0].name} has finished. {_of_one(scored[0])}"
     best, second = scored[:2]
     told = (
-        f"{best.name} scores highest: Dice {_dice(best):.3f} on whole held-out volumes, "
+        f"{best.name} scores highest: Dice {_dice(best):.3f} on what was held out, "
         f"{_dice(best) - _dice(second):.3f} above {second.name}"
     )
     if best.volumes.keys() != second.volumes.keys():
-        return f"{told}. Their held-out volumes differ, so this compares volumes as well as runs."
+        return (
+            f"{told}. Their held-out {_noun(best)}s differ, so this compares those as well as runs."
+        )
     count = len(best.volumes)
     better = sum(best.volumes[i]["dice"] > second.volumes[i]["dice"] for i in best.volumes)
-    return f"{told}, and better on {better} of {count} volumes." if count else f"{told}."
+    return f"{told}, and better on {better} of {count} {_noun(best)}s." if count else f"{told}."
 
 
 def comparisons(runs):
