@@ -128,15 +128,19 @@ def test_initialisation_is_uniform_in_the_fan_in():
 
 
 def test_logits_start_at_the_log_odds_of_the_foreground():
-    model = Model(filters=2, poolings=2, deep_supervision=1, foreground_prior=1 / 9)
-    start = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4, 4, 4, 1)))["params"]
-    half = jax.jit(model.clone(foreground_prior=0.5).init)(
-        jax.random.key(0), jnp.zeros((1, 4, 4, 4, 1))
-    )["params"]
-    for head in ("output", "head_1"):
-        np.testing.assert_allclose(start[head]["bias"], half[head]["bias"] - np.log(8), rtol=1e-5)
-        start[head]["bias"] = half[head]["bias"]
-    jax.tree.map(np.testing.assert_array_equal, start, half)
+    x, fields = jnp.zeros((1, 4, 4, 4, 1)), {"filters": 2, "poolings": 2, "deep_supervision": 1}
+    rare, half = (
+        jax.jit(pointwise(1, fan_in=4, name=None, foreground_prior=prior).init)(
+            jax.random.key(0), x
+        )
+        for prior in (1 / 9, 0.5)
+    )
+    np.testing.assert_array_equal(rare["params"]["kernel"], half["params"]["kernel"])
+    shift = rare["params"]["bias"] - half["params"]["bias"]
+    np.testing.assert_allclose(shift, -np.log(8), rtol=1e-5)
+    # And so do both heads of a network.
+    init = Model(**fields, foreground_prior=1 / 9).init
+    assert str(jax.make_jaxpr(init)(jax.random.key(0), x)).count("-2.079441") == 2
 
 
 @pytest.mark.parametrize("prior", [0.0, 1.0, -1.0, float("nan")])
