@@ -103,7 +103,7 @@ def _unet(config):
             "planar_levels": 0,
             "dtype": "float32",
             "deep_supervision": 0,
-            "foreground_prior": 0.5,
+            "foreground_prior": 0.05,
             "rematerialise": False,
         }
     return config
