@@ -26,13 +26,13 @@ def learning_curve(events, path):
     train = [e for e in events if e["kind"] == "train"]
     patches = [e for e in events if e["kind"] == "validation"]
     volumes = [e for e in events if e["kind"] == "volumes"]
-    _curve(axes[0], train, "loss", "training patches")
-    _curve(axes[0], patches, "loss", "validation patches")
+    _curve(axes[0], train, "loss", "training")
+    _curve(axes[0], patches, "loss", "validation")
     axes[0].set(title="Loss", xlabel="epoch")
     _curve(axes[1], volumes, "dice", "Dice")
     _curve(axes[1], volumes, "precision", "precision", alpha=0.5)
     _curve(axes[1], volumes, "recall", "recall", alpha=0.5)
-    axes[1].set(title="Whole validation volumes", xlabel="epoch", ylim=(0, 1))
+    axes[1].set(title="Validation part, whole", xlabel="epoch", ylim=(0, 1))
     _curve(axes[2], train, "learning_rate", "learning rate")
     _curve(axes[2], train, "gradient_norm", "gradient norm")
     axes[2].set(title="Optimization", xlabel="epoch", yscale="log")
