@@ -56,7 +56,7 @@ def _staged(config, *, first, second, eta_min, warm, accumulate):
 
 def _small(config):
     """What the demo and its peer share: ten minutes on two cores."""
-    config.data.update(side=256, batch=4, threads=2, grouped=True, validation_share=0.2)
+    config.data.update(side=256, batch=4, passes=4, threads=2, grouped=True, validation_share=0.2)
     config.augment.update(flip=(0.5, 0.5), rotate90=0.5, rotate=0.2, scale=0.2)
     config.schedule.update(learning_rate=2e-3, warmup_epochs=2)
     config.validate.volumes_every = 5
@@ -80,16 +80,16 @@ def _demo(config):
     )
     config.optimizer.update(name="muon", momentum=0.95, weight_decay=1e-2)
     config.schedule.learning_rate = 6e-3
-    config.train.epochs = 46
+    config.train.epochs = 15
     # Nothing is pretrained here, so the encoder learns from the start.
-    base.add_stage(config, "all", epochs=(0, 37))
-    base.add_stage(config, "decoder", epochs=(38, 45), rates=dict.fromkeys(ENCODER, 0.1))
+    base.add_stage(config, "all", epochs=(0, 12))
+    base.add_stage(config, "decoder", epochs=(13, 14), rates=dict.fromkeys(ENCODER, 0.1))
     return config
 
 
 def _unet(config):
     config = _small(config)
-    config.train.epochs = 38
+    config.train.epochs = 14
     config.loss.weights.update(deep_cross_entropy=0.0, load_balance=0.0)
     config.loss.level_weights = ()
     with config.unlocked():

@@ -41,7 +41,9 @@ def get_config():
         data.side = 384  # pixels of the square that images are resized to
         data.batch = 8  # images that go through the network at once
         data.random_batch = ()  # sizes of which each epoch draws its batch, instead of data.batch
+        data.passes = 1  # through the training images in an epoch; more for a few images
         data.threads = 4  # that read ahead
+        data.memory_gb = 4.0  # GiB for resized images, so that each is decoded once; 0 for none
 
         config.colour = colour = ml_collections.ConfigDict()  # jitter of the training images
         colour.probability = 0.5

@@ -26,6 +26,9 @@ import jax.numpy as jnp
 import optax
 
 NAMES = ("sgd", "adam", "adamw", "muon")
+VECTOR = "vector"  # what Muon leaves to Adam
+# Muon's own coefficients, once per step: a table makes a loop, which compiles faster than 5 copies.
+NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5
 
 
 def make_optimizer(
@@ -83,17 +86,20 @@ def make_optimizer(
             optax.scale(-1.0),
         )
     elif name == "muon":
-        optimizer = optax.contrib.muon(
-            1.0,
-            beta=momentum,
-            eps=epsilon,
-            nesterov=nesterov,
-            weight_decay=weight_decay,
-            adam_b1=b1,
-            adam_b2=b2,
-            adam_weight_decay=weight_decay,
-            muon_weight_dimension_numbers=_matrices,
-            consistent_rms=0.2,
+        optimizer = _stacked(
+            optax.contrib.muon(
+                1.0,
+                beta=momentum,
+                eps=epsilon,
+                nesterov=nesterov,
+                weight_decay=weight_decay,
+                adam_b1=b1,
+                adam_b2=b2,
+                adam_weight_decay=weight_decay,
+                muon_weight_dimension_numbers=_matrices,
+                consistent_rms=0.2,
+                ns_coeffs=NEWTON_SCHULZ,
+            )
         )
     else:
         optimizer = optax.adamw(1.0, b1, b2, epsilon, weight_decay=weight_decay)
@@ -197,18 +203,52 @@ def add_noise(key, tree, std, patterns=("",)):
     return structure.unflatten(map(noisy, range(len(leaves)), paths, leaves))
 
 
-def _matrices(params):
-    """Muon's axes for each kernel; None for vectors and for matrices with a single row or column.
+def _stacked(optimizer):
+    """`optimizer` on {VECTOR: [n], '24x96': [kernels, 24, 96], …} in place of a tree.
 
-    Of those, orthogonalisation would leave only the direction.
+    Kernels of one shape become one array, and all that is no matrix one vector: a network of
+    hundreds of parameters then has tens of loops to compile and to start. No matrices are also
+    those with a single row or column, of which orthogonalisation would leave only the direction.
     """
 
-    def axes(param):
-        if param.ndim < 2 or param.shape[-1] == 1 or math.prod(param.shape[:-1]) == 1:
-            return None
-        return optax.contrib.MuonDimensionNumbers(tuple(range(param.ndim - 1)), param.ndim - 1)
+    def shape(leaf):
+        rows, columns = math.prod(leaf.shape[:-1]), math.prod(leaf.shape[-1:])
+        return VECTOR if 1 in (rows, columns) else f"{rows}x{columns}"
 
-    return jax.tree.map(axes, params)
+    def stack(tree):
+        groups = {}
+        for leaf in jax.tree.leaves(tree):
+            groups.setdefault(shape(leaf), []).append(leaf)
+        return {
+            name: jnp.concatenate([leaf.ravel() for leaf in leaves])
+            if name == VECTOR
+            else jnp.stack([leaf.reshape(-1, leaf.shape[-1]) for leaf in leaves])
+            for name, leaves in groups.items()
+        }
+
+    def unstack(stacked, tree):
+        leaves, structure = jax.tree.flatten(tree)
+        taken = dict.fromkeys(stacked, 0)
+
+        def take(leaf):
+            name = shape(leaf)
+            start, length = taken[name], leaf.size if name == VECTOR else 1
+            taken[name] += length
+            return stacked[name][start : start + length].reshape(leaf.shape)
+
+        return structure.unflatten(map(take, leaves))
+
+    def update(updates, state, params):
+        stacked, state = optimizer.update(stack(updates), state, stack(params))
+        return unstack(stacked, updates), state
+
+    return optax.GradientTransformation(lambda params: optimizer.init(stack(params)), update)
+
+
+def _matrices(stacked):
+    """Muon's axes of what `_stacked` makes; None leaves the vector to Adam."""
+    matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+    return {name: None if name == VECTOR else matrix for name in stacked}
 
 
 def _paths(tree):

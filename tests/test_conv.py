@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jax_seg.ops import patches, winograd
-from jax_seg.ops.conv import PATCHES, POINTWISE, WINOGRAD, XLA, conv, cpu_form
+from jax_seg.ops.conv import NARROW, PATCHES, POINTWISE, WINOGRAD, XLA, conv, cpu_form, image_form
 
 
 def arrays(shape, size, features, dtype=jnp.float32):
@@ -101,11 +101,13 @@ def test_transforms_are_the_exact_filter(tile, size):
     )
 
 
-@pytest.mark.parametrize("shape", [(1, 12, 12, 12, 20), (2, 40, 40, 24)])
-def test_conv_under_jit_grad_and_remat(shape):
+@pytest.mark.parametrize(
+    ("shape", "form"),
+    [((1, 12, 12, 12, 20), WINOGRAD), ((2, 40, 40, 24), WINOGRAD), ((3, 46, 50, 16), NARROW)],
+)
+def test_conv_under_jit_grad_and_remat(shape, form):
     x, kernel, gradient = arrays(shape, (3,) * (len(shape) - 2), 32)
-    volumes = (x, kernel) if x.ndim == 5 else (x[None], kernel[None])
-    assert cpu_form(*volumes) is WINOGRAD
+    assert (cpu_form if x.ndim == 5 else image_form)(x, kernel) is form
 
     def objective(convolve):
         return lambda x, kernel: (jax.checkpoint(convolve)(jnp.sin(x), kernel) * gradient).sum()
@@ -122,6 +124,18 @@ def test_other_sizes_and_types_stay_with_xla():
     assert cpu_form(x, kernel) is XLA
     np.testing.assert_array_equal(conv(x, kernel), XLA.convolve(x, kernel))
     assert cpu_form(x.astype(jnp.float16), kernel[:1, :, :1]) is XLA
+
+
+@pytest.mark.parametrize("channels", [3, 20])
+def test_a_convolution_within_slices_is_one_of_images(channels):
+    x, kernel, gradient = arrays((2, 9, 40, 36, channels), (1, 3, 3), 8)
+
+    def gradients(convolve):
+        return jax.grad(lambda *of: (convolve(*of) * gradient).sum(), (0, 1))(x, kernel)
+
+    assert_close(conv(x, kernel), XLA.convolve(x, kernel))
+    assert_close(gradients(conv), gradients(XLA.convolve))
+    assert f"tensor<18x40x36x{channels}xf32>" in jax.jit(conv).lower(x, kernel).as_text()
 
 
 def test_form_of_each_level_of_a_unet():

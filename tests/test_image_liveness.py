@@ -27,6 +27,8 @@ CHANGES = {
     "data.batch": (3, {}),
     "data.random_batch": ((3,), {}),
     "data.threads": (2, {}),
+    "data.passes": (2, {}),
+    "data.memory_gb": (-1.0, {}),
     "augment.flip": ((0.0, 0.5), {}),
     "colour.probability": (0.9, {}),
     "colour.brightness": (0.1, JITTERED),

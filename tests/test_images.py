@@ -285,6 +285,36 @@ def test_order_changes_from_epoch_to_epoch_and_with_the_seed(root):
     assert order(3, shuffled=False) == [0, 1, 2, 3]
 
 
+def test_an_epoch_of_several_passes_reads_what_as_many_epochs_of_one_would(root):
+    examples = find_examples(root, kind="all")
+    once, thrice = (ImageSampler(examples, 32, seed=3, passes=passes) for passes in (1, 3))
+    assert (len(once), len(thrice)) == (4, 12)
+    assert [int(thrice[i]["volume"]) for i in range(24)] == [
+        int(once[i]["volume"]) for i in range(24)
+    ]
+    with pytest.raises(ValueError, match=r"data\.passes is 0"):
+        ImageSampler(examples, 32, passes=0)
+
+
+def test_images_in_memory_are_decoded_once_up_to_the_limit(root):
+    examples = find_examples(root, kind="all")
+    without = [ImageSampler(examples, 32, shuffled=False)[i] for i in range(4)]
+    two_images = 2 * 32 * 32 * (3 + 1) / 2**30
+    sampler = ImageSampler(examples, 32, shuffled=False, memory_gb=two_images)
+    for i in range(4):
+        for name in without[i]:
+            np.testing.assert_array_equal(sampler[i][name], without[i][name])
+    for example in examples:
+        example.image.unlink()
+    for i in (0, 1):  # the first to come
+        for name in without[i]:
+            np.testing.assert_array_equal(sampler[4 + i][name], without[i][name])
+    with pytest.raises(FileNotFoundError):
+        sampler[2]
+    with pytest.raises(ValueError, match=r"data\.memory_gb is -1"):
+        ImageSampler(examples, 32, memory_gb=-1)
+
+
 def some_examples(root):
     names = [f"COD10K-CAM-1-Aquatic-{number % 5}-Crab-{number}" for number in range(20)]
     return find_examples(write_part(root, names=names, size=(8, 8)))

@@ -160,23 +160,40 @@ def read_example(example):
 class ImageSampler:
     """A random-access source of images resized to a square, for `pipeline.batches`.
 
-    Image `i` belongs to epoch `i // len(self)`, and every epoch visits each image once, in an order
-    of its own where `shuffled`.
+    Every pass visits each image once, in an order of its own where `shuffled`; an epoch is one pass
+    or several.
 
     Attributes:
       examples: [Example] with masks.
       side: of the square, pixels; a multiple of 32 leaves the network nothing to pad.
       seed: of the order.
       shuffled: false keeps the given order, for validation.
+      passes: of an epoch. What a run does once an epoch, such as to validate and to save, takes
+        longer than to train on a few images once.
+      memory_gb: GiB that resized images and masks may take in memory, so that they are decoded
+        once. The first to come are kept: every pass reads each image once, so to put out the
+        oldest would be to put out the next.
     """
 
     examples: list
     side: int
     seed: int = 0
     shuffled: bool = True
+    passes: int = 1
+    memory_gb: float = 0.0
+    _kept: dict = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        if self.passes < 1:
+            raise ValueError(f"data.passes is {self.passes}; set it to 1 or more.")
+        if self.memory_gb < 0:
+            raise ValueError(
+                f"data.memory_gb is {self.memory_gb}; give the GiB that resized images may take, "
+                "0 for none."
+            )
 
     def __len__(self):
-        return len(self.examples)
+        return len(self.examples) * self.passes
 
     def __getitem__(self, index):
         """Image `index` >= 0: a dict.
@@ -184,17 +201,23 @@ class ImageSampler:
         'image' is uint8 [side, side, 3], 'label' uint8 [side, side, 1] of 0 background and 1
         object, 'volume' the int32 number of the example.
         """
-        epoch, number = divmod(int(index), len(self))
+        number_of_pass, number = divmod(int(index), len(self.examples))
         if self.shuffled:
-            key = np.array([self.seed, epoch], np.uint64)
+            key = np.array([self.seed, number_of_pass], np.uint64)
             generator = np.random.Generator(np.random.Philox(key=key))
-            number = generator.permutation(len(self))[number]
+            number = generator.permutation(len(self.examples))[number]
+        image, label = self._resized(number)
+        return {"image": image, "label": label, "volume": np.int32(number)}
+
+    def _resized(self, number):
+        if number in self._kept:
+            return self._kept[number]
         image, mask = read_example(self.examples[number])
-        return {
-            "image": resize_image(image, self.side),
-            "label": resize_mask(mask, self.side).astype(np.uint8)[..., None],
-            "volume": np.int32(number),
-        }
+        image = resize_image(image, self.side)
+        label = resize_mask(mask, self.side).astype(np.uint8)[..., None]
+        if (len(self._kept) + 1) * (image.nbytes + label.nbytes) <= self.memory_gb * 2**30:
+            self._kept[number] = image, label
+        return image, label
 
 
 def _example(id, path):

@@ -45,9 +45,9 @@ def read_mask(path):
                 image = image.convert("RGBA")
                 opacity = np.asarray(image)[..., 3] / 255
             value = np.asarray(image.convert("RGB")).max(-1) * opacity
-    found = np.unique(value)
-    if found[-1] > 128:
+    if value.max() > 128:
         return value > 128
+    found = np.unique(value)
     if len(found) > 2 or (len(found) == 2 and found[0] != 0):
         raise ValueError(
             f"{path} has {len(found)} values up to {found[-1]:g}, none above 128: save masks with "

@@ -92,7 +92,7 @@ def adjusted(p_values):
     return result.tolist()
 
 
-def verdict(first, second, found, p_value, *, higher_is_better=True, pairs=1):
+def verdict(first, second, found, p_value, *, higher_is_better=True, pairs=1, noun="volume"):
     """Say in one sentence which of two models is better.
 
     The sign-flip test decides, since it is right for any number of volumes, at a p-value of
@@ -104,6 +104,7 @@ def verdict(first, second, found, p_value, *, higher_is_better=True, pairs=1):
       p_value: adjusted for the number of pairs.
       higher_is_better: of the metric.
       pairs: that were compared.
+      noun: what was scored.
     """
     if p_value <= SIGNIFICANT and (found.low > 0 or found.high < 0):
         if (found.difference > 0) == higher_is_better:
@@ -119,11 +120,11 @@ def verdict(first, second, found, p_value, *, higher_is_better=True, pairs=1):
     if reachable > SIGNIFICANT:
         needed = int(np.ceil(1 - np.log2(SIGNIFICANT / pairs)))
         reason += (
-            f"; with {_volumes(found.volumes)} no p-value can be below {number(reachable)}: score "
-            f"at least {needed} to tell models apart"
+            f"; with {_count(found.volumes, noun)} no p-value can be below {number(reachable)}: "
+            f"score at least {needed} to tell models apart"
         )
     return (
-        f"{first} and {second} are not distinguishable on {_volumes(found.volumes)}: {second} "
+        f"{first} and {second} are not distinguishable on {_count(found.volumes, noun)}: {second} "
         f"differs by {number(found.difference)} (95 %: {number(found.low)} to "
         f"{number(found.high)}){reason}"
     )
@@ -135,5 +136,5 @@ def number(value):
     return sign + f"{abs(value):.3f}".removeprefix("0")
 
 
-def _volumes(count):
-    return f"{count} volume{'' if count == 1 else 's'}"
+def _count(number, noun):
+    return f"{number} {noun}{'' if number == 1 else 's'}"

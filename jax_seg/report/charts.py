@@ -7,7 +7,7 @@ of the series.
 
 from jax_seg.metrics.balance import class_balance
 from jax_seg.report import milestones
-from jax_seg.report.gather import confusions
+from jax_seg.report.gather import confusions, noun
 
 WEIGHTS = ("", "swa", "ema")
 CURVES = (
@@ -64,7 +64,7 @@ def learning(runs):
         if (events := run.of_kind(f"volumes {weights}".strip()))
         for k, key in enumerate(keys)
     ]
-    title = "Whole held-out volumes" + (": Dice" if len(runs) > 1 else "")
+    title = f"Whole held-out {noun(runs)}s" + (": Dice" if len(runs) > 1 else "")
     charts.append(_over_epochs(runs, title, series, {"label": "score"}))
     for run in runs:
         charts += _gates(runs, run)
@@ -121,7 +121,7 @@ def optimization(runs):
 
 
 def foreground(runs):
-    """Share of foreground, predicted against labelled: over the volumes, and volume by volume."""
+    """Share of foreground, predicted against labelled: over all volumes, and one by one."""
     charts = []
     for r, run in enumerate(runs):
         if not run.volumes:
@@ -133,9 +133,9 @@ def foreground(runs):
         charts.append(
             {
                 "kind": "bars",
-                "title": _title(runs, run, "Volumes by share of foreground"),
+                "title": _title(runs, run, f"{run.noun.capitalize()}s by share of foreground"),
                 "x": {"label": "foreground among labelled voxels, %"},
-                "y": {"label": "volumes", "integer": True, "zero": True},
+                "y": {"label": f"{run.noun}s", "integer": True, "zero": True},
                 "categories": [f"{edges[b]}–{edges[b + 1]}" for b in range(last)],
                 "series": [
                     {"name": side, "color": color, "values": histogram[side][:last]}
@@ -148,7 +148,7 @@ def foreground(runs):
             runs,
             r,
             0,
-            "" if len(runs) > 1 else "a volume",
+            "" if len(runs) > 1 else f"one {run.noun}",
             [(v["foreground_label"], v["foreground_predicted"], i) for i, v in run.volumes.items()],
         )
         | {"dots": True}

@@ -64,6 +64,11 @@ class Run(NamedTuple):
         """Whether it was trained on images instead of volumes."""
         return self.setting("data.name") == "images"
 
+    @property
+    def noun(self):
+        """What it is judged on."""
+        return "image" if self.of_images else "volume"
+
     def of_kind(self, kind):
         """The events of a kind, in order."""
         return [event for event in self.events if event["kind"] == kind]
@@ -176,22 +181,27 @@ def _read_run(workdir, name):
     return run._replace(missing=missing)
 
 
+def noun(runs):
+    """What runs are judged on: 'image', or 'volume' where any of them is on volumes."""
+    return "image" if all(run.of_images for run in runs) else "volume"
+
+
 def _missing(run):
     missing = []
     if not run.events:
         missing.append("There are no learning curves, since events.jsonl is absent or empty.")
     if not run.scores:
         missing.append(
-            "There are no scores of whole volumes, since scores.json is absent: it is written when "
-            "the run ends."
+            f"There are no scores of whole {run.noun}s, since scores.json is absent: it is written "
+            "when the run ends."
         )
     if run.scores and not run.volumes:
         missing.append(
-            "The volumes have no scores of their own, since validation/scores.json is absent."
+            f"The {run.noun}s have no scores of their own, since validation/scores.json is absent."
         )
     if not run.probabilities:
         missing.append(
-            "No volume can be looked at, since validation/probabilities holds none: they are "
+            f"No {run.noun} can be looked at, since validation/probabilities holds none: they are "
             "written when the run ends."
         )
     return missing

@@ -40,7 +40,7 @@ def write_page(workdirs, output):
 def make_page(runs):
     """The report on a list of `gather.Run` as one HTML text."""
     pictures, problems = views(runs)
-    volumes = pictures["volumes"]
+    volumes, noun = pictures["volumes"], gather.noun(runs)
     drawn = {
         "learning": charts.learning(runs),
         "optimization": charts.optimization(runs),
@@ -51,7 +51,7 @@ def make_page(runs):
         "Verdict": sections.verdict(runs, problems),
         "Runs side by side": sections.comparison(runs),
         "Slices": sections.slices(volumes),
-        "Volume by volume": sections.volume_table(runs, {v["id"] for v in volumes}),
+        f"{noun.capitalize()} by {noun}": sections.volume_table(runs, {v["id"] for v in volumes}),
         "Learning": sections.learning(runs, drawn),
         "Optimization": sections.charted("optimization", drawn),
         "Class balance": sections.balance(runs, drawn),

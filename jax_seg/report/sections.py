@@ -142,7 +142,7 @@ def volume_table(runs, viewable):
                 *(number(plain(scores.get(key, "")), scores.get(key, "")) for key in extra),
             ]
         )
-    heads = _words(*["Run"][: len(runs) - 1], "Volume")
+    heads = _words(*["Run"][: len(runs) - 1], gather.noun(runs).capitalize())
     heads += _numbers(
         *known.values(), "Difference, % points", *(EXTRA.get(key, key) for key in extra)
     )
@@ -173,6 +173,7 @@ def balance(runs, drawn):
         if not run.volumes:
             continue
         found = class_balance(gather.confusions(run))
+        point = "pixels" if run.of_images else "voxels"
         rows = [
             [
                 word(name),
@@ -180,7 +181,7 @@ def balance(runs, drawn):
                 *(number(f"{found['constants'][kind][answer][key]:.4f}") for key in compared),
                 number(percent(found["constants"][kind][answer]["foreground_predicted"])),
             ]
-            for kind, over in (("pooled", "voxels"), ("mean", "volumes"))
+            for kind, over in (("pooled", point), ("mean", f"{run.noun}s"))
             for answer, name in {"model": "the model", **CONSTANTS}.items()
         ]
         heads = _words("Answer", "Mean over")

@@ -7,7 +7,7 @@ import numpy as np
 
 from jax_seg.metrics import comparison
 from jax_seg.metrics.balance import CONSTANTS, JUDGED, class_balance
-from jax_seg.report.gather import confusions
+from jax_seg.report.gather import confusions, noun
 
 MANY_CLIPPED = 0.5  # share of updates
 FAR_OFF = 0.25  # of the labelled foreground, predicted too much or too little
@@ -41,11 +41,11 @@ def headline(runs):
     )
     if best.volumes.keys() != second.volumes.keys():
         return (
-            f"{told}. Their held-out {_noun(best)}s differ, so this compares those as well as runs."
+            f"{told}. Their held-out {best.noun}s differ, so this compares those as well as runs."
         )
     count = len(best.volumes)
     better = sum(best.volumes[i]["dice"] > second.volumes[i]["dice"] for i in best.volumes)
-    return f"{told}, and better on {better} of {count} {_noun(best)}s." if count else f"{told}."
+    return f"{told}, and better on {better} of {count} {best.noun}s." if count else f"{told}."
 
 
 def comparisons(runs):
@@ -61,7 +61,7 @@ def comparisons(runs):
             found.append(comparison.compare(*scores))
     p_values = comparison.adjusted([one.p_value for one in found])
     return [
-        f"By Dice, {comparison.verdict(*names, one, p_value, pairs=len(pairs))}."
+        f"By Dice, {comparison.verdict(*names, one, p_value, pairs=len(pairs), noun=noun(runs))}."
         for names, one, p_value in zip(pairs, found, p_values, strict=True)
     ]
 
@@ -78,10 +78,6 @@ def remarks(run):
     ]
 
 
-def _noun(run):
-    return "image" if run.of_images else "volume"
-
-
 def _dice(run):
     return run.scores["raw"]["dice"]
 
@@ -89,7 +85,7 @@ def _dice(run):
 def _of_one(run):
     if "raw" in run.scores:
         raw = run.scores["raw"]
-        noun = f"held-out {_noun(run)}" if run.of_images else "whole held-out volume"
+        noun = f"held-out {run.noun}" if run.of_images else "whole held-out volume"
         count = len(run.volumes)
         volumes = {0: f"{noun}s", 1: f"one {noun}"}.get(count, f"{count} {noun}s")
         return (
@@ -136,7 +132,7 @@ def _on_volumes(run):
     return [
         Remark(
             "bad" if worst < 0.5 * median else "plain",
-            f"The worst {_noun(run)} is {ordered[0]} with Dice {worst:.3f}; the median is "
+            f"The worst {run.noun} is {ordered[0]} with Dice {worst:.3f}; the median is "
             f"{median:.3f}, the best {best:.3f}.",
         )
     ]

@@ -127,7 +127,7 @@ def _scores(scores):
     if scores is None:
         return ""
     told = (f"{key.capitalize()} {scores[key]:.3f}" for key in ("dice", "precision", "recall"))
-    return f"Whole volume: {', '.join(told)}."
+    return f"As a whole: {', '.join(told)}."
 
 
 def _note(view):

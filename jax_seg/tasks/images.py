@@ -31,11 +31,11 @@ def prepare(read, workdir, preprocessing):
     training, validation = images.split_validation(
         examples, read.data.validation_share, read.data.split_seed, read.data.grouped
     )
-    side, threads = read.data.side, read.data.threads
+    side, threads, kept = read.data.side, read.data.threads, {"memory_gb": read.data.memory_gb}
     preprocessing = stored_preprocessing(preprocessing) if preprocessing else IMAGENET
-    fixed = images.ImageSampler(validation, side, shuffled=False)
+    fixed = images.ImageSampler(validation, side, shuffled=False, **kept)
     return Task(
-        train=images.ImageSampler(training, side, read.seed),
+        train=images.ImageSampler(training, side, read.seed, passes=read.data.passes, **kept),
         fixed=fixed,
         names=[example.id for example in training],
         held_out=[example.id for example in validation],
