@@ -78,6 +78,17 @@ def test_without_its_images_the_probabilities_are_shown(tmp_path, data):
     assert problems == []
 
 
+def test_a_page_of_images_speaks_of_images(tmp_path, data):
+    run = make_run(
+        tmp_path / "run", data, change=lambda c: c.data.update(name="images", root="/nowhere")
+    )
+    assert main([str(run)]) == 0
+    text = (run / "report.html").read_text()
+    for words in ("Image by image", "Images by share of foreground", "Whole held-out images"):
+        assert words in text
+    assert "olume by volume" not in text and "held-out volume" not in text
+
+
 # Words.
 
 
