@@ -263,3 +263,11 @@ def test_smooth_leaves_thick_slices_apart():
     order = np.random.default_rng(0).permutation(len(mask))
     np.testing.assert_array_equal(smooth(mask[order], anisotropy=100), thick[order])
     assert not np.array_equal(smooth(mask[order]), smooth(mask)[order])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (7, 1, 3), (3, 3, 3), (9, 9, 9)])
+def test_every_other_voxel_may_be_a_component(shape):
+    mask = np.zeros(shape, bool)
+    mask[::2, ::2, ::2] = True
+    expected, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    np.testing.assert_array_equal(components.connected(mask), expected)

@@ -4,7 +4,7 @@ import cc3d
 import numpy as np
 from scipy import ndimage
 
-from jax_seg.infer.components import sizes_of
+from jax_seg.infer.components import connected, sizes_of
 
 # Numba, scikit-image and the sparse solvers are imported where they are used: a run that only
 # names these steps should not wait for them.
@@ -39,13 +39,13 @@ def patch_sheets(mask, *, area=64):
       mask: [D, H, W] bool.
       area: the largest hole, in voxels of its projection along the axis.
     """
-    component = cc3d.connected_components(mask, connectivity=26)
+    component = connected(mask)
     patched = mask.copy()
     runs = [_run_lengths(mask, axis) for axis in range(3)]
     thinnest = np.minimum.reduce(runs)
     for axis in range(3):
         # One voxel more for the roughness of a surface; this makes the parts overlap as well.
-        chart = cc3d.connected_components(mask & (runs[axis] <= thinnest + 1), connectivity=26)
+        chart = connected(mask & (runs[axis] <= thinnest + 1))
         statistics = cc3d.statistics(chart)
         sizes, boxes = statistics["voxel_counts"], statistics["bounding_boxes"]
         for number in range(1, len(sizes)):
@@ -147,8 +147,8 @@ def split_sheets(mask, probability, *, seed=0.9, voxels=100):
     """
     from skimage.segmentation import watershed
 
-    component = cc3d.connected_components(mask, connectivity=26)
-    seeds = cc3d.connected_components(mask & (probability > seed), connectivity=26)
+    component = connected(mask)
+    seeds = connected(mask & (probability > seed))
     large = sizes_of(seeds) >= voxels
     large[0] = False
     # A seed lies in one component, and a component with one seed needs no cut.

@@ -5,9 +5,9 @@ bits. So the number of voxels of each one is a table that answers every threshol
 up over volumes. Probabilities of float32 are rounded to float16 first, by 0.00025 at most.
 """
 
-import cc3d
 import numpy as np
 
+from jax_seg.infer.components import connected
 from jax_seg.metrics.segmentation import UNLABELED, Confusion, require_same_shape, scores
 
 VALUES = np.arange(0x3C01, dtype=np.uint16).view(np.float16).astype(np.float64)  # 0 to 1
@@ -80,7 +80,7 @@ def hysteresis_counts(probability, label, lows, highs, connectivity=26):
     order = probability.view(np.uint16)
     for row, low in enumerate(lows):
         above = order >= np.searchsorted(VALUES, low, side="right")
-        component = cc3d.connected_components(above, connectivity=connectivity)
+        component = connected(above, connectivity)
         inside, kind = component[above], label[above]
         largest = np.zeros(component.max(initial=0) + 1)
         np.maximum.at(largest, inside, VALUES[order[above]])

@@ -1,9 +1,9 @@
 """Variation of information between the components of two masks."""
 
-import cc3d
 import numpy as np
 from scipy import sparse
 
+from jax_seg.infer.components import connected
 from jax_seg.metrics.segmentation import require_same_shape
 
 
@@ -30,7 +30,7 @@ def variation_of_information(prediction, label):
     voxels = np.count_nonzero(union)
     if voxels == 0:
         return 0.0, 0.0
-    numbers = [cc3d.connected_components(m, connectivity=26)[union] for m in (label, prediction)]
+    numbers = [connected(m)[union] for m in (label, prediction)]
     table = sparse.coo_array((np.ones(voxels, np.int64), numbers)).tocsr()
     joint = _entropy(table.data / voxels)
     label_entropy, predicted_entropy = (_entropy(table.sum(axis=a) / voxels) for a in (1, 0))
