@@ -87,6 +87,7 @@ def test_a_page_of_images_speaks_of_images(tmp_path, data):
     for words in ("Image by image", "Images by share of foreground", "Whole held-out images"):
         assert words in text
     assert "olume by volume" not in text and "held-out volume" not in text
+    assert "in the mean over images" in text and "in the mean over volumes" not in text
 
 
 # Words.

@@ -9,7 +9,7 @@ CONSTANTS = {"all_foreground": "foreground everywhere", "all_background": "backg
 JUDGED = {"dice": "Dice", "iou": "IoU", "accuracy": "accuracy", "score": "competition"}
 
 
-def class_balance(counts, target=BACKGROUND_TARGET, bins=10, competition=None):
+def class_balance(counts, target=BACKGROUND_TARGET, bins=10, competition=None, noun="volume"):
     """How much foreground is predicted, how much is labelled, and whether a constant does as well.
 
     Args:
@@ -17,6 +17,7 @@ def class_balance(counts, target=BACKGROUND_TARGET, bins=10, competition=None):
       target: (lowest, highest) share of background that is aimed at.
       bins: of the histograms, equal parts of [0, 1].
       competition: {'model', 'all_foreground', 'all_background': mean competition score}, or None.
+      noun: what the remarks call a volume.
 
     Returns:
       dict of JSON types. volumes {id: …} and pooled: predicted and labelled, the shares of
@@ -38,8 +39,8 @@ def class_balance(counts, target=BACKGROUND_TARGET, bins=10, competition=None):
         "constants": compared,
         "remarks": [
             _remark_on_amount(volumes, pooled),
-            _remark_on_target(volumes, pooled, target),
-            *_remarks_on_constants(compared),
+            _remark_on_target(volumes, pooled, target, noun),
+            *_remarks_on_constants(compared, noun),
         ],
     }
 
@@ -109,13 +110,13 @@ def _remark_on_amount(volumes, pooled):
     )
 
 
-def _remark_on_target(volumes, pooled, target):
+def _remark_on_target(volumes, pooled, target, noun):
     low, high = target
     within = sum(volume["within_target"] for volume in volumes.values())
     remark = (
         f"Predicted background is {100 * (1 - pooled['predicted']):.2f} %, "
         f"{'within' if pooled['within_target'] else 'outside'} the target of {100 * low:g} to "
-        f"{100 * high:g} % ({within} of {len(volumes)} volumes are within)"
+        f"{100 * high:g} % ({within} of {len(volumes)} {noun}s are within)"
     )
     labelled = 1 - pooled["labelled"]
     if not low <= labelled <= high:
@@ -123,7 +124,7 @@ def _remark_on_target(volumes, pooled, target):
     return remark + "."
 
 
-def _remarks_on_constants(compared):
+def _remarks_on_constants(compared, noun):
     remarks = []
     for kind, answers in compared.items():
         for key, name in JUDGED.items():
@@ -139,5 +140,5 @@ def _remarks_on_constants(compared):
     judged = [name for key, name in JUDGED.items() if key in compared["mean"]["model"]]
     return remarks or [
         "The model is better than both constant predictors in "
-        f"{', '.join(judged)}, pooled and in the mean over volumes."
+        f"{', '.join(judged)}, pooled and in the mean over {noun}s."
     ]

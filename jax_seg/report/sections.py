@@ -172,7 +172,7 @@ def balance(runs, drawn):
     for color, run in enumerate(runs):
         if not run.volumes:
             continue
-        found = class_balance(gather.confusions(run))
+        found = class_balance(gather.confusions(run), noun=run.noun)
         point = "pixels" if run.of_images else "voxels"
         rows = [
             [

@@ -107,7 +107,7 @@ def _of_one(run):
 def _on_balance(run):
     if not run.volumes:
         return []
-    balance = class_balance(confusions(run))
+    balance = class_balance(confusions(run), noun=run.noun)
     amount, _, *constants = balance["remarks"]
     beaten = all(
         answers["model"][key] > max(answers[constant][key] for constant in CONSTANTS)
