@@ -13,7 +13,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from configs import base, images
-from jax_seg import config as configuration
+from jax_seg.runs import config as configuration
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="File, as in configs/v6.py:demo.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<config>.")
@@ -26,11 +26,18 @@ def main(argv):
         raise app.UsageError(
             f"Unknown argument {argv[1]!r}; fields are set as --config.FIELD=VALUE."
         )
-    from jax_seg import cross_validation, find_batch, startup, train  # JAX takes seconds to start
+    from jax_seg.system import startup  # JAX takes seconds to start
+    from jax_seg.training import (
+        cross_validation,
+        find_batch,
+    )  # JAX takes seconds to start
+    from jax_seg.training import (
+        run as training,
+    )
 
     startup.prepare()
     folds = CONFIG.value.data.get("fold") == "all"
-    run = cross_validation.run if folds else train.run
+    run = cross_validation.run if folds else training.run
     workdir = WORKDIR.value or default_workdir(
         config_flags.get_config_filename(flags.FLAGS["config"])
     )
@@ -41,9 +48,9 @@ def main(argv):
             print(f"Largest batch: {largest[False]}{with_it}.")
         else:
             run(CONFIG.value, workdir)
-    except train.Stopped as stopped:
+    except training.Stopped as stopped:
         print(stopped)
-    except (train.Diverged, ValueError, OSError) as error:
+    except (training.Diverged, ValueError, OSError) as error:
         sys.exit(f"Error: {error}")
 
 

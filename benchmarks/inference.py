@@ -21,8 +21,8 @@ from monai.inferers import sliding_window_inference
 from benchmarks.torch_unet import UNet
 from jax_seg.convert import from_torch
 from jax_seg.data.preprocess import Preprocessing
+from jax_seg.infer.network import make_network
 from jax_seg.infer.sliding_window import gaussian_profile, predict_volume
-from jax_seg.step import make_network
 
 
 def main(argv=None):

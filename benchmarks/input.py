@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import tifffile
 
-from jax_seg import losses, optim, state
+from jax_seg import losses
 from jax_seg.data import labels, pipeline
 from jax_seg.data.cache import Cache
 from jax_seg.data.fingerprint import fingerprint
@@ -26,8 +26,8 @@ from jax_seg.data.folder import find_volumes
 from jax_seg.data.preprocess import Preprocessing
 from jax_seg.data.sampling import PatchSampler
 from jax_seg.models.unet import Model
-from jax_seg.report import console
-from jax_seg.step import make_train_step
+from jax_seg.training import console, optimizers, state
+from jax_seg.training.step import make_train_step
 
 
 def make_sampler(root, volumes, size, patch):
@@ -70,7 +70,7 @@ def main(argv=None):
     arguments = parser.parse_args(argv)
     batch, steps = arguments.batch, arguments.steps
     model = Model(filters=arguments.filters, poolings=arguments.poolings, dtype=arguments.dtype)
-    optimizer = optim.make_optimizer(
+    optimizer = optimizers.make_optimizer(
         "sgd", momentum=0.99, nesterov=True, weight_decay=0.0, clip_norm=1.0
     )
     key = jax.random.PRNGKey(0)
@@ -84,7 +84,7 @@ def main(argv=None):
         return losses.combine(logits, label, mask, weights, terms=("dice", "cross_entropy"))
 
     current = fresh_state()
-    part_of = optim.label_parameters(current.params, {"all": ""})
+    part_of = optimizers.label_parameters(current.params, {"all": ""})
     train_step = make_train_step(
         model,
         optimizer,

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from benchmarks.torch_unet import UNet
 from jax_seg.data import folds, labels
 from jax_seg.data.folder import find_volumes
-from jax_seg.data.volumes import open_volume
+from jax_seg.data.readers import open_volume
 from jax_seg.infer.sliding_window import gaussian_profile, window_starts
 from jax_seg.metrics import segmentation
-from jax_seg.report import console
+from jax_seg.training import console
 
 PATCH = (16, 96, 96)
 

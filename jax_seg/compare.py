@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_seg import checkpoint, held_out, members, startup
-from jax_seg import config as configuration
 from jax_seg.evaluate import OVERLAP, score_volume
-from jax_seg.files import read_json, write_json
 from jax_seg.metrics.comparison import adjusted, compare, interval, number, verdict
 from jax_seg.metrics.competition import CompetitionScore
+from jax_seg.runs import checkpoints, held_out, members
+from jax_seg.runs import config as configuration
+from jax_seg.system import startup
+from jax_seg.system.files import read_json, write_json
 
 LOWER_IS_BETTER = ("loss", "surface_mean", "surface_95", "voi_split", "voi_merge")
 NO_ORDER = ("_predicted", "_label")  # shares of foreground, and Betti numbers
@@ -73,7 +74,7 @@ def scores_of(source, metric, images=None, labels=None):
     if member.weights not in averages:
         raise ValueError(
             f"{path} has no scores of the average '{member.weights}': the run keeps none; train "
-            f"another with {checkpoint.AVERAGES[member.weights]}."
+            f"another with {checkpoints.AVERAGES[member.weights]}."
         )
     return _pick(averages[member.weights], metric, path), {}
 

@@ -12,16 +12,17 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jax_seg import checkpoint, startup
-from jax_seg import config as configuration
-from jax_seg.convert_timm import from_timm as from_timm
-from jax_seg.convert_timm import some
 from jax_seg.data.folder import find_images
 from jax_seg.data.preprocess import Preprocessing, fit_preprocessing
-from jax_seg.data.volumes import open_volume
-from jax_seg.files import write_json
+from jax_seg.data.readers import open_volume
 from jax_seg.models import unet
-from jax_seg.torch_checkpoint import read_state_dict
+from jax_seg.runs import checkpoints
+from jax_seg.runs import config as configuration
+from jax_seg.system import startup
+from jax_seg.system.files import write_json
+from jax_seg.weights.timm import from_timm as from_timm
+from jax_seg.weights.timm import some
+from jax_seg.weights.torch_checkpoint import read_state_dict
 
 
 def from_torch(path):
@@ -127,15 +128,15 @@ def write_workdir(workdir, model, params, *, preprocessing, patch):
     )
     stored = configuration.as_dict(config)
     write_json(workdir / "config.json", stored)
-    manager = checkpoint.open_checkpoints(workdir, metric="loss")
-    checkpoint.save_params(
+    manager = checkpoints.open_checkpoints(workdir, metric="loss")
+    checkpoints.save_params(
         manager,
         params,
         {
             "epoch": 0,
             "config": stored,
             "preprocessing": preprocessing._asdict(),
-            "code_version": checkpoint.code_version(),
+            "code_version": checkpoints.code_version(),
         },
     )
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_seg import evaluate_maps
 from jax_seg.data.folder import find_images
 from jax_seg.data.labels import encode, label_table
-from jax_seg.data.volumes import open_volume
-from jax_seg.files import write_json
+from jax_seg.data.readers import open_volume
 from jax_seg.metrics.balance import BACKGROUND_TARGET, CONSTANTS, JUDGED, class_balance
 from jax_seg.metrics.competition import competition_score
 from jax_seg.metrics.foreground import foreground_scores, share_statistics
 from jax_seg.metrics.segmentation import UNLABELED, confusion, scores
+from jax_seg.system.files import write_json
+from jax_seg.tasks import score_images
 
 OVERLAP = {
     "dice": "Dice",
@@ -225,7 +225,7 @@ def main(argv=None):
     arguments = parser.parse_args(argv)
     try:
         if arguments.camouflage:
-            return evaluate_maps.run(arguments.predictions, arguments.labels, arguments.output)
+            return score_images.run(arguments.predictions, arguments.labels, arguments.output)
         return _evaluate(arguments)
     except (ValueError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)

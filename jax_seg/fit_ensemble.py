@@ -14,11 +14,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jax_seg import held_out, members, startup
 from jax_seg.data.fingerprint import random_places
 from jax_seg.data.labels import MASKED
-from jax_seg.files import write_json
 from jax_seg.infer.ensemble import cross_entropy, fit_weights
+from jax_seg.runs import held_out, members
+from jax_seg.system import startup
+from jax_seg.system.files import write_json
 
 VOXELS = 100_000  # drawn of each volume: the memory needed does not depend on the volumes' size
 

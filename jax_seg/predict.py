@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 import tifffile
 
-from jax_seg import checkpoint, members, startup
-from jax_seg.data import pictures
-from jax_seg.data.volumes import stamp
-from jax_seg.files import replacing, write_json
+from jax_seg.data.readers import pictures
 from jax_seg.infer import ensemble, postprocess
-from jax_seg.infer.kinds import IMAGES, VOLUMES
+from jax_seg.runs import checkpoints, members
+from jax_seg.system import startup
+from jax_seg.system.files import replacing, stamp, write_json
+from jax_seg.tasks.kinds import IMAGES, VOLUMES
 
 DECISIVE = (
     "workdir",
@@ -208,7 +208,7 @@ def _predict(arguments):
     segment, networks, settings = _networks(arguments)
     kind, decide, facts = _decision(arguments, networks)
     found, output = kind.find(arguments.input), arguments.output
-    settings |= facts | {"predicted_with": checkpoint.code_version()}
+    settings |= facts | {"predicted_with": checkpoints.code_version()}
     to_do, errors = found, {}
     if not arguments.overwrite:
         to_do, errors = _unfinished(kind, found, output, settings, arguments.probabilities)

@@ -13,10 +13,11 @@ import importlib
 import sys
 from pathlib import Path
 
-from jax_seg import config as configuration
-from jax_seg import startup, train
 from jax_seg.data.labels import label_table
 from jax_seg.report import versions
+from jax_seg.runs import config as configuration
+from jax_seg.system import startup
+from jax_seg.training import run as training
 
 # What the original computed whatever its configuration said; its labels, too: unlabeled voxels
 # counted as foreground.
@@ -97,9 +98,9 @@ def replay(names, output, *, kinds=KINDS, minutes=3.0, full=False, overrides=Non
         workdir = output / "runs" / f"{name}, {kind}"
         print(f"{name}, {kind}: {workdir}", flush=True)
         try:
-            train.run(config, workdir)
+            training.run(config, workdir)
             runs.append(versions.read_run(workdir, name, kind, honest))
-        except train.Diverged as error:
+        except training.Diverged as error:
             print(error, flush=True)
             runs.append(versions.diverged(workdir, name, kind, str(error)))
     versions.write_page(runs, output, command)
@@ -132,7 +133,7 @@ def main(argv=None):
             overrides=overrides,
             command="python -m jax_seg.replay " + " ".join(given),
         )
-    except train.Stopped as stopped:
+    except training.Stopped as stopped:
         print(stopped)
         return 1
     except (ValueError, OSError) as error:

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_seg import config as configuration
-from jax_seg import tuning_volumes
-from jax_seg.files import read_json, write_json
-from jax_seg.infer import postprocess, search
+from jax_seg.infer import postprocess
+from jax_seg.infer.postprocess import search
 from jax_seg.metrics import threshold
+from jax_seg.runs import config as configuration
+from jax_seg.runs import tuning_volumes
+from jax_seg.system.files import read_json, write_json
 
 SHOWN = ("dice", "iou", "precision", "recall")
 

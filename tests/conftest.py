@@ -11,6 +11,7 @@ from configs import base
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+GOLDEN = ROOT / "tests" / "golden"
 # Many tests build the same programs: all workers, and the processes that they start, share them.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
@@ -68,7 +69,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory, data):
     """Two finished runs, as the report reads them."""
-    from jax_seg.report import gather
+    from jax_seg.runs import gather
     from tests.report_runs import make_run
 
     folder = tmp_path_factory.mktemp("runs")

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import tifffile
 
-from jax_seg import config as configuration
-from jax_seg.files import write_json
 from jax_seg.metrics.segmentation import confusion, scores
+from jax_seg.runs import config as configuration
+from jax_seg.system.files import write_json
 from tests.conftest import tiny_config
 
 HOSTILE = '</script><img src=x onerror="alert(1)">&{{data}}'

@@ -8,17 +8,11 @@ import pytest
 import tifffile
 from scipy import stats
 
-from jax_seg import checkpoint, fit_ensemble
+from jax_seg import fit_ensemble
 from jax_seg.compare import main, scores_of
-from jax_seg.files import write_json
-from jax_seg.metrics.comparison import (
-    Comparison,
-    adjusted,
-    compare,
-    interval,
-    number,
-    verdict,
-)
+from jax_seg.metrics.comparison import Comparison, adjusted, compare, interval, number, verdict
+from jax_seg.runs import checkpoints
+from jax_seg.system.files import write_json
 from tests.workdirs import write_run
 
 GENERATOR = np.random.default_rng(0)
@@ -224,14 +218,14 @@ def test_chosen_volumes_and_bad_ones(two_runs, volumes_folder, tmp_path, capsys)
 
 
 def test_a_network_that_diverged_is_reported_not_scored(two_runs, monkeypatch, capsys):
-    read = checkpoint.read_variables
+    read = checkpoints.read_variables
 
     def broken(workdir, *rest):
         params, *others = read(workdir, *rest)
         factor = np.nan if str(workdir) == two_runs[1] else 1.0
         return jax.tree.map(lambda leaf: leaf * factor, params), *others
 
-    monkeypatch.setattr(checkpoint, "read_variables", broken)
+    monkeypatch.setattr(checkpoints, "read_variables", broken)
     assert main([f"{run}@1" for run in two_runs]) == 1
     assert "no scored volume in common" in capsys.readouterr().err
     scores, errors = scores_of(f"{two_runs[1]}@1", "dice")

@@ -19,9 +19,9 @@ from scipy.special import logit
 from jax_seg import convert
 from jax_seg.convert import _intensities, from_torch
 from jax_seg.models.unet import Model
-from jax_seg.torch_checkpoint import read_state_dict
+from jax_seg.weights.torch_checkpoint import read_state_dict
+from tests.conftest import GOLDEN
 
-GOLDEN = Path(__file__).parent / "golden"
 STORAGES = {"float32": "Float", "float64": "Double", "float16": "Half", "bfloat16": "BFloat16"}
 
 

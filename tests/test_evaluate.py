@@ -1,7 +1,6 @@
 """Folders of predictions scored against labels: numbers by hand, bad input by name."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +8,9 @@ import tifffile
 
 from jax_seg.evaluate import main, read_prediction
 from jax_seg.metrics.competition import competition_score
+from tests.conftest import SHARED
 
-SHARED = Path(__file__).parents[2] / "shared/data/membrane3d/train_labels"
+LABELS = SHARED / "data/membrane3d/train_labels"
 # label      1 1 1 0 0 0 0 0 2 2
 # prediction 1 1 0 1 0 0 0 0 1 0   TP 2, FN 1, FP 1, TN 4: Dice 4/6
 LABEL = np.array([[1, 1, 1, 0, 0], [0, 0, 0, 2, 2]], np.uint8)[None].repeat(2, 0)
@@ -227,9 +227,9 @@ def test_read_prediction_keeps_masks(tmp_path):
     np.testing.assert_array_equal(read_prediction(tmp_path / "p.tif"), PREDICTION)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the real volumes are not at ../shared")
+@pytest.mark.skipif(not LABELS.exists(), reason="the real volumes are not at ../shared")
 def test_real_labels_score_one_against_themselves(tmp_path):
-    for path in sorted(SHARED.iterdir())[:2]:
+    for path in sorted(LABELS.iterdir())[:2]:
         label = tifffile.imread(path)
         save(tmp_path / "labels" / path.name, label)
         save(tmp_path / "predictions" / path.name, (label == 1).astype(np.uint8))

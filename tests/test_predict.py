@@ -11,14 +11,15 @@ import pytest
 import tifffile
 from scipy.special import expit
 
-from jax_seg import checkpoint, fit_ensemble, members, models, predict
+from jax_seg import fit_ensemble, models, predict
 from jax_seg.data.folder import Volume
 from jax_seg.data.preprocess import Preprocessing
-from jax_seg.data.volumes import open_volume
+from jax_seg.data.readers import open_volume
 from jax_seg.infer import postprocess
-from jax_seg.infer.kinds import VOLUMES
+from jax_seg.infer.network import make_network
 from jax_seg.infer.sliding_window import predict_volume
-from jax_seg.step import make_network
+from jax_seg.runs import checkpoints, members
+from jax_seg.tasks.kinds import VOLUMES
 from tests.conftest import tiny_config
 from tests.workdirs import write_run
 
@@ -45,7 +46,7 @@ def tiny_network():
 
 def logits_of(image, workdir, name="best", weights="raw"):
     """A network's logits, without any of the code for ensembles."""
-    variables, _, _ = checkpoint.read_variables(workdir, name, weights)
+    variables, _, _ = checkpoints.read_variables(workdir, name, weights)
     network = functools.partial(tiny_network(), variables)
     return predict_volume(network, tifffile.imread(image), patch=(16, 16, 16))
 
@@ -235,11 +236,11 @@ def test_members_must_agree(tuned, runs, image, volumes_folder, tmp_path, capsys
 
 def test_a_network_that_diverged_is_reported(volumes_folder, image, tmp_path, capsys):
     workdir = write_run(tmp_path / "run", volumes_folder)
-    broken = jax.tree.map(lambda leaf: leaf * np.nan, checkpoint.read_variables(workdir)[0])
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, checkpoints.read_variables(workdir)[0])
     replaced = lambda *_: (broken, *checkpoint_read(workdir)[1:])  # noqa: E731
-    checkpoint_read = checkpoint.read_variables
+    checkpoint_read = checkpoints.read_variables
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "read_variables", replaced)
+        patch.setattr(checkpoints, "read_variables", replaced)
         assert run(image, tmp_path / "out", "--workdir", workdir)[0] == 1
     assert "v0.tif is not a number" in capsys.readouterr().err
 

@@ -5,7 +5,7 @@ import pytest
 from jax_seg import replay
 from jax_seg.metrics.segmentation import Confusion
 from jax_seg.report import versions
-from jax_seg.report.events import read_events
+from jax_seg.runs.events import read_events
 
 SMALL = {
     "data.name": "folder",

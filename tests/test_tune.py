@@ -9,12 +9,14 @@ import tifffile
 from scipy import ndimage
 
 from configs import base
-from jax_seg import config as configuration
-from jax_seg import tune, tuning_volumes
+from jax_seg import tune
 from jax_seg.data.synthetic import volumes
-from jax_seg.files import write_json
-from jax_seg.infer import postprocess, search
+from jax_seg.infer import postprocess
+from jax_seg.infer.postprocess import search
 from jax_seg.metrics.segmentation import confusion, scores
+from jax_seg.runs import config as configuration
+from jax_seg.runs import tuning_volumes
+from jax_seg.system.files import write_json
 
 FEW = ["remove_small:voxels=8", "open", "fill_holes", "mask_empty"]
 

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_seg import checkpoint, models, state
-from jax_seg import config as configuration
+from jax_seg import models
 from jax_seg.data import folds
 from jax_seg.data.folder import find_volumes
-from jax_seg.files import write_json
+from jax_seg.runs import checkpoints
+from jax_seg.runs import config as configuration
+from jax_seg.system.files import write_json
+from jax_seg.training import state
 from tests.conftest import tiny_config
 
 
@@ -33,7 +35,7 @@ def write_run(workdir, root, *, steps=(1,), averages=("swa", "ema"), averaged=1,
     )
     write_json(workdir / "config.json", stored)
     model = models.build(**stored["model"])
-    manager = checkpoint.open_checkpoints(workdir, metric="dice", keep=len(steps))
+    manager = checkpoints.open_checkpoints(workdir, metric="dice", keep=len(steps))
 
     def weights(*seed):
         generator = np.random.default_rng(seed)
@@ -51,7 +53,7 @@ def write_run(workdir, root, *, steps=(1,), averages=("swa", "ema"), averaged=1,
     for number, step in enumerate(steps):
         fresh = state.create(weights(name, step, 0), optax.identity(), averages)
         kept = {kind: weights(name, step, n) for n, kind in enumerate(averages, 1)}
-        checkpoint.save(
+        checkpoints.save(
             manager,
             fresh._replace(step=jnp.asarray(step, jnp.int32), averages=kept),
             {
@@ -64,6 +66,6 @@ def write_run(workdir, root, *, steps=(1,), averages=("swa", "ema"), averaged=1,
             },
             {"dice": 1.0 - number / 10},
         )
-    checkpoint.wait(manager)
+    checkpoints.wait(manager)
     manager.close()
     return workdir

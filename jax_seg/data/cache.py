@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_seg.data.volumes import block_slices, existing, open_volume
+from jax_seg.data.readers import open_volume
+from jax_seg.data.readers.contract import block_slices
+from jax_seg.system.files import existing
 
 SLAB_BYTES = 32 * 2**20  # decoded at a time
 OPEN_MAPS = 16  # decoded volumes kept open; each is file-backed, not memory

@@ -6,9 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_seg.data import cache as volume_cache
-from jax_seg.data import folder, folds, labels, synthetic, volumes
+from jax_seg.data import folder, folds, labels, synthetic
 from jax_seg.data.fingerprint import fingerprint
 from jax_seg.data.preprocess import Preprocessing, fit_preprocessing
+from jax_seg.data.readers import check_pair, open_volume
 
 
 class Dataset(NamedTuple):
@@ -90,7 +91,7 @@ def prepare(
     used = sorted(set(train_ids) | set(validation_ids))
     for identifier in used:
         volume = by_id[identifier]
-        volumes.check_pair(volumes.open_volume(volume.image), volumes.open_volume(volume.label))
+        check_pair(open_volume(volume.image), open_volume(volume.label))
     measured = fingerprint(
         [by_id[i] for i in used], cache, table, cache_directory / "measured", threads
     )
@@ -103,7 +104,7 @@ def prepare(
             f"No training volume of {root} has a voxel of data.foreground {tuple(foreground)}; "
             "correct data.foreground."
         )
-    dtypes = {np.dtype(volumes.open_volume(by_id[i].image).dtype) for i in used}
+    dtypes = {np.dtype(open_volume(by_id[i].image).dtype) for i in used}
     return Dataset(
         train=[by_id[i] for i in train_ids],
         validation=[by_id[i] for i in validation_ids],

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_seg.data import labels
-from jax_seg.data.volumes import stamp
-from jax_seg.files import replacing
+from jax_seg.system.files import replacing, stamp
 
 INTENSITIES = 100_000  # sampled per volume: percentiles are then exact to about 0.05 %
 COORDINATES = 20_000  # sampled per class and volume: places where patches may be centred

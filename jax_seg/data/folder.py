@@ -6,7 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from jax_seg.data.volumes import existing, is_zarr
+from jax_seg.data.readers.zarr import is_zarr
+from jax_seg.system.files import existing
 
 LAYOUTS = (("train_images", "train_labels"), ("imagesTr", "labelsTr"), ("images", "labels"))
 _EXTENSION = re.compile(r"(\.ome)?\.(tiff?|zarr)$", re.IGNORECASE)

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_seg.data.pictures import opened, read_image, read_mask, resize_image, resize_mask
-from jax_seg.data.volumes import existing
+from jax_seg.data.readers.pictures import opened, read_image, read_mask, resize_image, resize_mask
+from jax_seg.system.files import existing
 
 KINDS = ("CAM", "NonCAM", "all")
 IN_BOTH_PARTS = ("COD10K-CAM-1-Aquatic-3-Crab-32", "COD10K-CAM-2-Terrestrial-23-Cat-1506")

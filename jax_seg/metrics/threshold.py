@@ -7,8 +7,8 @@ up over volumes. Probabilities of float32 are rounded to float16 first, by 0.000
 
 import numpy as np
 
-from jax_seg.infer.components import connected
 from jax_seg.metrics.segmentation import UNLABELED, Confusion, require_same_shape, scores
+from jax_seg.ops.components import connected
 
 VALUES = np.arange(0x3C01, dtype=np.uint16).view(np.float16).astype(np.float64)  # 0 to 1
 THRESHOLDS = tuple(k / 100 for k in range(1, 100))

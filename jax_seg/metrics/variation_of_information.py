@@ -3,8 +3,8 @@
 import numpy as np
 from scipy import sparse
 
-from jax_seg.infer.components import connected
 from jax_seg.metrics.segmentation import require_same_shape
+from jax_seg.ops.components import connected
 
 
 def variation_of_information(prediction, label):

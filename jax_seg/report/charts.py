@@ -7,7 +7,7 @@ of the series.
 
 from jax_seg.metrics.balance import class_balance
 from jax_seg.report import milestones
-from jax_seg.report.gather import confusions, noun
+from jax_seg.runs.gather import confusions, noun
 
 WEIGHTS = ("", "swa", "ema")
 CURVES = (

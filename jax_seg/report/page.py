@@ -10,9 +10,10 @@ import math
 import re
 from importlib import resources
 
-from jax_seg.files import replacing
-from jax_seg.report import charts, gather, markup, sections
+from jax_seg.report import charts, markup, sections
 from jax_seg.report.views import views
+from jax_seg.runs import gather
+from jax_seg.system.files import replacing
 
 ASSETS = {
     "style": "page.css",

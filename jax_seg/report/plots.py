@@ -6,7 +6,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # after the choice of a backend without a screen
 
-from jax_seg.files import replacing
+from jax_seg.system.files import replacing
 
 CASES = 6  # of the picture `cases`
 DECISIONS = {"rollback": "tab:purple", "intervention": "tab:red", "early_stop": "black"}

@@ -3,11 +3,12 @@
 from html import escape
 from importlib import resources
 
-from jax_seg import config as configuration
 from jax_seg.metrics.balance import CONSTANTS, JUDGED, class_balance
-from jax_seg.report import gather, markup, milestones
+from jax_seg.report import markup, milestones
 from jax_seg.report import verdict as judgement
 from jax_seg.report.markup import number, percent, plain, sentence, swatch, word
+from jax_seg.runs import config as configuration
+from jax_seg.runs import gather
 
 SCORES = {
     "dice": "Dice",

@@ -7,7 +7,7 @@ import numpy as np
 
 from jax_seg.metrics import comparison
 from jax_seg.metrics.balance import CONSTANTS, JUDGED, class_balance
-from jax_seg.report.gather import confusions, noun
+from jax_seg.runs.gather import confusions, noun
 
 MANY_CLIPPED = 0.5  # share of updates
 FAR_OFF = 0.25  # of the labelled foreground, predicted too much or too little

@@ -10,13 +10,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # after the choice of a backend without a screen
 import numpy as np
 
-from jax_seg import config as configuration
 from jax_seg.data.fingerprint import read_pair
-from jax_seg.data.volumes import open_volume
-from jax_seg.files import replacing
+from jax_seg.data.readers import open_volume
 from jax_seg.losses import VARIANCE_FLOOR
 from jax_seg.metrics import balance, comparison, segmentation
-from jax_seg.report.events import read_events
+from jax_seg.runs import config as configuration
+from jax_seg.runs.events import read_events
+from jax_seg.system.files import replacing
 from jax_seg.tasks.volumes import prepare_data
 
 OVER_PREDICTION = 10.0  # percentage points that a verdict mentions

@@ -3,7 +3,8 @@
 import numpy as np
 
 from jax_seg.data.labels import FOREGROUND
-from jax_seg.report import gather, sprites
+from jax_seg.report import sprites
+from jax_seg.runs import gather
 
 SHOWN = 3  # volumes
 WORST_IMAGES = 6  # beside the median and the best

@@ -5,15 +5,15 @@ import functools
 import jax
 import numpy as np
 
-from jax_seg import validate
-from jax_seg.data import colour, images, pictures, pipeline
+from jax_seg.data import colour, images, pipeline
 from jax_seg.data.augment import augment
 from jax_seg.data.preprocess import IMAGENET
 from jax_seg.data.preprocess import stored as stored_preprocessing
-from jax_seg.files import write_json
+from jax_seg.data.readers import pictures
 from jax_seg.metrics import camouflage, segmentation
-from jax_seg.report import console
+from jax_seg.system.files import write_json
 from jax_seg.tasks.task import Task
+from jax_seg.training import console, validate
 
 
 def prepare(read, workdir, preprocessing):
@@ -78,7 +78,7 @@ def validate_images(network, variables, *, sampler, batch, threads, threshold):
     """Segment every image of a sampler and count agreement with its mask, at the mask's size.
 
     Args:
-      network: of `step.make_network`.
+      network: of `network.make_network`.
       variables: of the network.
       sampler: `ImageSampler` in the order of its examples.
       batch: images per call of the network.

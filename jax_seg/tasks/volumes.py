@@ -2,14 +2,13 @@
 
 import functools
 
-from jax_seg import validate
 from jax_seg.data import dataset
 from jax_seg.data.augment import augment
 from jax_seg.data.preprocess import stored as stored_preprocessing
 from jax_seg.data.sampling import PatchSampler
 from jax_seg.infer import postprocess
-from jax_seg.report import console
 from jax_seg.tasks.task import Task
+from jax_seg.training import console, validate
 
 
 def prepare(read, workdir, preprocessing):

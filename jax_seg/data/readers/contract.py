@@ -1,0 +1,66 @@
+"""What every reader of volumes does alike: blocks, axes, types, and errors that name the file."""
+
+import numpy as np
+
+
+def block_slices(reader, start, size):
+    """The slices of the block [start, start + size); ValueError where it leaves the volume."""
+    window = tuple(slice(int(a), int(a) + int(n)) for a, n in zip(start, size, strict=True))
+    if len(window) != 3 or not all(
+        0 <= part.start < part.stop <= length
+        for part, length in zip(window, reader.shape, strict=True)
+    ):
+        raise ValueError(
+            f"{reader.path} has shape {reader.shape}, so a block of {tuple(size)} voxels at "
+            f"{tuple(start)} is not inside it: ask for a block inside the volume."
+        )
+    return window
+
+
+def check_axes(path, shape):
+    shape = tuple(int(length) for length in shape)
+    if len(shape) == 2:
+        raise ValueError(f"{path} is a 2-D image of shape {shape}: a volume is a [D, H, W] stack.")
+    if len(shape) < 3 or any(length != 1 for length in shape[:-3]) or 0 in shape:
+        raise ValueError(
+            f"{path} has shape {shape}: a volume has three axes [D, H, W], so save one channel "
+            "of one time point."
+        )
+    return shape
+
+
+def decoded_dtype(path, dtype):
+    dtype = np.dtype(dtype).newbyteorder("=")
+    if dtype.kind == "b":
+        return np.dtype(np.uint8)
+    if dtype == np.float64:
+        return np.dtype(np.float32)
+    if dtype.kind in "iu" or dtype in (np.float16, np.float32):
+        return dtype
+    raise ValueError(
+        f"{path} holds {dtype} voxels, which are not supported: save it as uint8, uint16, int16 "
+        "or float32."
+    )
+
+
+def finished(reader, voxels, start):
+    """Voxels in the reader's dtype; ValueError where one is NaN or infinite."""
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is named below
+        voxels = np.asarray(voxels).astype(reader.dtype, copy=False)
+    if voxels.dtype.kind == "f":
+        finite = np.isfinite(voxels)
+        if not finite.all():
+            first = np.unravel_index(finite.argmin(), finite.shape)
+            voxel = tuple(int(a + b) for a, b in zip(start, first, strict=True))
+            raise ValueError(
+                f"{reader.path} holds {voxels[first]} at voxel {voxel}: replace NaN and infinite "
+                "values by numbers."
+            )
+    return voxels
+
+
+def damaged(path, error):
+    reason = " ".join(str(error).partition(" [tensorstore_spec=")[0].split())
+    return ValueError(
+        f"{path} could not be decoded ({type(error).__name__}: {reason}): copy or write it again."
+    )

@@ -1,0 +1,26 @@
+"""How any network is called."""
+
+
+def forward(model, variables, image, key=None):
+    """Run a network as one contract, whatever it returns.
+
+    Args:
+      model: see `jax_seg.models`.
+      variables: 'params' and 'batch_stats'.
+      image: [B, *spatial, C] float32, normalised.
+      key: of dropout; with it the network runs as in training.
+
+    Returns:
+      (logits, gates, batch_stats): logits [B, *spatial, 1] or a tuple of them; gates a dict, empty
+      where there are none; the new running statistics, the old ones without a key.
+    """
+    if key is None:
+        output, changed = model.apply(variables, image), variables
+    else:
+        output, changed = model.apply(
+            variables, image, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+        )
+    gates = {}
+    if isinstance(output, tuple) and isinstance(output[-1], dict):
+        output, gates = output
+    return output, gates, changed.get("batch_stats", {})

@@ -1,0 +1,153 @@
+"""The labelled volumes of a run: where they lie, which it held out, and what they hold."""
+
+from pathlib import Path
+
+import numpy as np
+
+from jax_seg.data import dataset
+from jax_seg.data.folder import find_volumes
+from jax_seg.data.labels import MASKED, encode, label_table
+from jax_seg.data.readers import check_pair, open_volume
+
+
+def run_volumes(fields, workdir):
+    """All volumes of the data set of a run, the ones it was trained on as well.
+
+    Args:
+      fields: every field of its configuration by its dotted path, of `config.flat`.
+      workdir: its folder, where generated volumes lie.
+
+    Returns:
+      List of labelled `Volume`, sorted by id.
+
+    Raises:
+      FileNotFoundError, ValueError: of `find_volumes`, or the data is not known.
+    """
+    if "data.root" not in fields:
+        raise ValueError(
+            f"{workdir} says nothing of its training data: pass --images and --labels of volumes "
+            "that it has not seen."
+        )
+    refuse_images(fields, workdir)
+    root = fields["data.root"]
+    try:
+        if fields["data.name"] == "synthetic":
+            section = {k: fields[f"synthetic.{k}"] for k in ("volumes", "size", "seed")}
+            root = dataset.write_synthetic(Path(workdir) / "data", **section)
+        return find_volumes(root, images=fields["data.images"], labels=fields["data.labels"])
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"The data of {workdir} is no longer at data.root={root} ({error}): put it back, or "
+            "pass --images and --labels."
+        ) from error
+
+
+def refuse_images(fields, workdir):
+    """Raise a ValueError where the configuration is one of images."""
+    if fields.get("data.name") == "images":
+        raise ValueError(
+            f"{workdir} is a run of images, and this is for volumes: jax_seg.compare reads its "
+            "stored scores, jax_seg.evaluate --camouflage scores its maps."
+        )
+
+
+def refuse_seen(fields, workdir):
+    """Raise a ValueError where a run was trained on all volumes, those it was judged by as well."""
+    fold = str(fields.get("data.fold", ""))
+    if fold and not fold.isdigit():
+        raise ValueError(
+            f"{workdir} holds out no volume (data.fold={fold}): pass --images and --labels of "
+            "volumes that it has not seen."
+        )
+
+
+def held_out_volumes(network, images=None, labels=None):
+    """The volumes to judge a network by.
+
+    Args:
+      network: Network.
+      images, labels: folders; None takes what its run held out.
+
+    Returns:
+      List of labelled `Volume`, sorted by id.
+
+    Raises:
+      FileNotFoundError, ValueError: of `find_volumes`, or the run held out nothing that is known.
+    """
+    if images is not None:
+        images, labels = (Path(folder).absolute() for folder in (images, labels))
+        return find_volumes(images, images=images, labels=labels)
+    fields, workdir = network.fields, network.facts["workdir"]
+    refuse_seen(fields, workdir)
+    if network.held_out is None:
+        raise ValueError(
+            f"{workdir} does not say which volumes it held out: pass --images and --labels of "
+            "volumes that it has not seen."
+        )
+    volumes = {volume.id: volume for volume in run_volumes(fields, workdir)}
+    # As the run noted it: where volumes have come or gone, a new split would be another.
+    if missing := sorted(set(network.held_out) - volumes.keys()):
+        raise FileNotFoundError(
+            f"{workdir} held out {missing[0]}, which is no longer in data.root="
+            f"{fields['data.root']}: put it back, or pass --images and --labels."
+        )
+    return [volumes[name] for name in sorted(network.held_out)]
+
+
+def common_volumes(networks, images=None, labels=None):
+    """The volumes of `held_out_volumes` that none of several networks was trained on.
+
+    Raises:
+      ValueError: there is none.
+    """
+    found = [held_out_volumes(network, images, labels) for network in networks]
+    shared = set.intersection(*({v.id for v in volumes} for volumes in found))
+    if not shared:
+        raise ValueError(
+            "No volume was held out by all of the members, as with the folds of one data set: pass "
+            "--images and --labels of volumes that none has seen."
+        )
+    return [volume for volume in found[0] if volume.id in shared]
+
+
+def table_of(fields):
+    """The `label_table` of a run; of its defaults for what `fields` does not say."""
+    kinds = ("foreground", "ignore", "background")
+    return label_table(**{k: fields[f"data.{k}"] for k in kinds if f"data.{k}" in fields})
+
+
+def read_label(path, table):
+    """A label [D, H, W], encoded.
+
+    Raises:
+      FileNotFoundError, ValueError: it is broken, holds another value, or no voxel is labelled.
+    """
+    reader = open_volume(path)
+    label = encode(reader.read((0, 0, 0), reader.shape), table, path)
+    if (label == MASKED).all():
+        raise ValueError(f"{path} has no labelled voxel: leave this volume out.")
+    return label
+
+
+def require_numbers(logits, volume):
+    """Raise a ValueError where a network's answer to a `Volume` is not a number.
+
+    Such a voxel is above no threshold, so it would pass for background.
+    """
+    if np.isnan(logits).any():
+        raise ValueError(
+            f"The network's answer to {volume.image} is not a number: choose another checkpoint; "
+            "this one diverged, or computes in a type too small for the image."
+        )
+
+
+def read_labelled(network, volume):
+    """A volume's image [D, H, W] as stored, and its label as the run encodes it.
+
+    Raises:
+      FileNotFoundError, ValueError: of `read_label`, or image and label differ in shape.
+    """
+    image = open_volume(volume.image)
+    check_pair(image, open_volume(volume.label))
+    label = read_label(volume.label, table_of(network.fields))
+    return image.read((0, 0, 0), image.shape), label

@@ -1,0 +1,58 @@
+"""Every fold in turn, each held out by a run of its own, and a summary over them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from jax_seg.system.files import write_json
+from jax_seg.training import run as training
+
+
+def run(config, workdir):
+    """Train all folds in `workdir/fold_0`, `fold_1`, …, or go on where that stopped.
+
+    A fold can also be trained by a process of its own, with --config.data.fold=2 and --workdir
+    WORKDIR/fold_2; finished folds are only read.
+
+    Args:
+      config: ConfigDict; data.folds says how many.
+      workdir: folder for all of them.
+
+    Returns:
+      {score: {'mean', 'std'}} over folds, of the raw weights; written with the scores of the folds
+      and of every volume, each held out once, as `workdir/summary.json`.
+
+    Raises:
+      As `training.run`.
+    """
+    workdir, folds = Path(workdir), {}
+    for fold in range(config.data.folds):
+        one = config.copy_and_resolve_references()
+        one.data.fold = str(fold)
+        one.data.cache = one.data.cache or str(workdir / "cache")  # decoded once for all folds
+        name = f"fold_{fold}"
+        print(f"Fold {fold} of {config.data.folds}: {workdir / name}", flush=True)
+        folds[name] = training.run(one, workdir / name)
+    volumes = {}
+    for name in folds:
+        volumes |= json.loads((workdir / name / "validation" / "scores.json").read_text())[
+            "volumes"
+        ]
+    summary = summarise(list(folds.values()))
+    write_json(workdir / "summary.json", {"summary": summary, "folds": folds, "volumes": volumes})
+    for score, values in summary.items():
+        print(f"{score:22} {values['mean']:.4f} ± {values['std']:.4f} over {len(folds)} folds")
+    return summary
+
+
+def summarise(folds):
+    """Mean and standard deviation (of a sample) of every score over the folds' dicts."""
+    return {
+        score: {
+            "mean": float(np.mean([fold[score] for fold in folds])),
+            "std": float(np.std([fold[score] for fold in folds], ddof=1)),
+        }
+        for score in folds[0]
+        if score != "step"
+    }

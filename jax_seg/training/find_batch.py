@@ -1,0 +1,84 @@
+"""The largest batch that fits: memory of the compiled training step, read off and never run."""
+
+import os
+
+import jax
+import numpy as np
+
+from jax_seg import tasks
+from jax_seg.data.preprocess import Preprocessing
+from jax_seg.runs import config as configuration
+from jax_seg.training import programs
+
+
+def step_bytes(config):
+    """Bytes that a training step of the configuration holds on the device, as compiled.
+
+    Weights, optimizer state, the batches of one update and everything in between; the compiler's
+    own account.
+    """
+    read = configuration.Reader(config)
+    terms = programs.plan(read)[0].loss_weights
+    shape, preprocessing = tasks.shape(read), Preprocessing(0.0, 1.0, 0.0, 1.0)
+    augment = tasks.augmentation(read, preprocessing)
+    compiled = programs.build(read, shape, preprocessing, augment, terms)
+    batch, accumulate = read.data.batch, read.train.accumulate
+    patches = {
+        name: jax.ShapeDtypeStruct((batch * accumulate, *shape[:-1], channels), np.uint8)
+        for name, channels in (("image", shape[-1]), ("label", 1))
+    }
+    one = jax.ShapeDtypeStruct((), np.float32)
+    knobs = {
+        "learning_rates": dict.fromkeys(read.section("parts"), one),
+        "loss_weights": dict.fromkeys(terms, one),
+    }
+    state = jax.eval_shape(compiled.fresh_state)
+    lowered = compiled.train_step.lower(state, patches, knobs, accumulate)
+    memory = lowered.compile().memory_analysis()
+    return (
+        memory.temp_size_in_bytes
+        + memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+
+
+def find_batch(config, limit_bytes, report=print):
+    """Double the batch while the training step fits, with and without rematerialisation.
+
+    Args:
+      config: ConfigDict; data.batch and, where the network has it, model.rematerialise are varied.
+      limit_bytes: memory of the device.
+      report: called with each line of the table.
+
+    Returns:
+      {rematerialise: largest batch that fits, 0 when none does}.
+    """
+    report(f"{'batch':>6} {'rematerialise':>14} {'GiB':>8}   of {limit_bytes / 2**30:.1f} GiB")
+    largest = {}
+    for rematerialise in (False, True) if "rematerialise" in config.model else (False,):
+        batch, largest[rematerialise] = 1, 0
+        while True:
+            tried = config.copy_and_resolve_references()
+            tried.data.batch = batch
+            if "rematerialise" in tried.model:
+                tried.model.rematerialise = rematerialise
+            needed = step_bytes(tried)
+            fits = needed <= limit_bytes
+            report(
+                f"{batch:>6} {rematerialise!s:>14} {needed / 2**30:>8.2f}"
+                + ("" if fits else "   does not fit")
+            )
+            if not fits:
+                break
+            largest[rematerialise] = batch
+            batch *= 2
+    return largest
+
+
+def device_bytes():
+    """Memory of the first device; on a CPU that of the machine."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in statistics:
+        return statistics["bytes_limit"]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,225 @@
+"""The compiled programs of a run: training step, loss of patches, network for prediction."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from jax_seg.data import labels
+from jax_seg.data.preprocess import preprocess
+from jax_seg.losses import GATE_TERMS
+from jax_seg.models.forward import forward
+from jax_seg.training import optimizers
+from jax_seg.training.averaging import ema_update
+
+
+def make_train_step(
+    model,
+    optimizer,
+    loss,
+    augment,
+    preprocessing,
+    key,
+    *,
+    part_of,
+    clip_norm=0.0,
+    ema_decay=0.0,
+    gradient_noise=0.0,
+):
+    """The training step: (state, batch, knobs, accumulate=1) -> (state, metrics).
+
+    It is jitted, and the state is donated.
+
+    Args:
+      model: see `forward`.
+      optimizer: of `optimizers.make_optimizer`: its updates are those of learning rate 1.
+      loss: (logits, label, mask, weights) -> (total, {name: value}).
+      augment: (key, batch) -> batch.
+      preprocessing: `Preprocessing`.
+      key: random key of the run; step n draws from fold_in(key, n).
+      part_of: tree of labels, of `optimizers.label_parameters`.
+      clip_norm: of `optimizers.make_optimizer`, to count the clipped steps; 0 for none.
+      ema_decay: of the average 'ema', when the state keeps one.
+      gradient_noise: η of Neelakantan et al. 2015, whose noise has the standard deviation
+        √(η / (1 + step)^0.55); 0 for none.
+
+    Returns:
+      The step. `batch` is {'image': stored dtype [B, *spatial, C], 'label': uint8 of 0, 1 and 2
+      masked}; `knobs` is {'learning_rates': {part: float}, 'loss_weights': {name: float}}: arrays,
+      so that none of them recompiles the step; a part of rate 0 is frozen. With `accumulate` the
+      batch goes through the network in so many parts, one after another, and their gradients are
+      averaged: where a loss is a mean over patches, the gradient of the whole batch in the memory
+      of a part. metrics: 'loss', one entry per loss term and per number that gates say,
+      'gradient_norm' before clipping, and 'clipped_share' (1 when it passed clip_norm), float32
+      scalars; 'module_norms', the gradient's norm by module of the network; 'finite', bool. When
+      the loss or a gradient is not finite nothing changes but `state.finite`, and nothing ever
+      again.
+    """
+
+    @functools.partial(jax.jit, donate_argnums=0, static_argnames="accumulate")
+    def train_step(state, batch, knobs, accumulate=1):
+        step_key = jax.random.fold_in(key, state.step)
+        batch = augment(step_key, _normalised(batch, preprocessing))
+        weights = knobs["loss_weights"]
+
+        def differentiate(dropout_key, batch):
+            def objective(params):
+                variables = {"params": params, "batch_stats": state.batch_stats}
+                logits, gates, batch_stats = forward(model, variables, batch["image"], dropout_key)
+                total, terms = loss(logits, batch["label"], batch["mask"], weights)
+                total += sum(weights[name] * gates[name] for name in GATE_TERMS if name in weights)
+                return total, (terms | _scalars(gates), batch_stats)
+
+            return jax.value_and_grad(objective, has_aux=True)(state.params)
+
+        (total, (terms, batch_stats)), gradients = _mean_over_parts(
+            differentiate, _dropout_keys(step_key, accumulate), batch
+        )
+        gradients = optimizers.zero_frozen(gradients, part_of, knobs["learning_rates"])
+        gradient_norm = optimizers.global_norm(gradients)
+        finite = state.finite & jnp.isfinite(total) & jnp.isfinite(gradient_norm)
+
+        def update(state):
+            noisy = gradients
+            if gradient_noise:
+                std = jnp.sqrt(gradient_noise / (1.0 + state.step) ** 0.55)
+                noisy = optimizers.add_noise(jax.random.fold_in(step_key, 1), gradients, std)
+                noisy = optimizers.zero_frozen(noisy, part_of, knobs["learning_rates"])
+            updates, opt_state = optimizer.update(noisy, state.opt_state, state.params)
+            opt_state = optimizers.keep_frozen(state.opt_state, opt_state, knobs["learning_rates"])
+            params = optimizers.apply_updates(
+                state.params, updates, part_of, knobs["learning_rates"]
+            )
+            changed = state._replace(
+                step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
+            )
+            averages = dict(state.averages)
+            if "ema" in averages:
+                averages["ema"] = ema_update(
+                    averages["ema"], changed.variables, ema_decay, state.step
+                )
+            return changed._replace(averages=averages)
+
+        # Not lax.cond: on a GPU the host would wait for its predicate, and so for the whole step.
+        state = jax.tree.map(functools.partial(jnp.where, finite), update(state), state)
+        metrics = {"loss": total, **terms, "gradient_norm": gradient_norm, "finite": finite}
+        metrics["module_norms"] = {name: optimizers.global_norm(g) for name, g in gradients.items()}
+        if clip_norm:
+            metrics["clipped_share"] = (gradient_norm > clip_norm).astype(jnp.float32)
+        return state._replace(finite=finite), metrics
+
+    return train_step
+
+
+def _dropout_keys(step_key, count):
+    return jax.random.split(jax.random.fold_in(step_key, 2), count)
+
+
+def _scalars(gates):
+    """What gates say, one number a name: 'expert_use' [4, 7] becomes 'expert_use_0_0', …"""
+    return {
+        "_".join([name, *map(str, index)]): values[index]
+        for name, values in gates.items()
+        for index in itertools.product(*map(range, values.shape))
+    }
+
+
+def _mean_over_parts(f, keys, batch):
+    """Mean of the trees f(key, part) over as many equal parts of a batch, one after another."""
+    count = len(keys)
+    if count == 1:
+        return f(keys[0], batch)
+    parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+        jax.eval_shape(f, keys[0], jax.tree.map(lambda x: x[0], parts)),
+    )
+    total, _ = jax.lax.scan(
+        lambda total, part: (jax.tree.map(jnp.add, total, f(*part)), None), zeros, (keys, parts)
+    )
+    return jax.tree.map(lambda x: x / count, total)
+
+
+def make_patch_evaluation(model, loss, preprocessing):
+    """(variables, batch, weights) -> {'loss': [B], name: [B], …}: each patch's own loss, jitted.
+
+    What the gates of a network say of the whole batch is told of each patch.
+    """
+
+    @jax.jit
+    def evaluate(variables, batch, weights):
+        batch = _normalised(batch, preprocessing)
+        logits, gates, _ = forward(model, variables, batch["image"])
+        said = {name: gates[name] for name in GATE_TERMS if name in weights}
+
+        def one(logits, label, mask):
+            logits, label, mask = jax.tree.map(lambda x: x[None], (logits, label, mask))
+            total, terms = loss(logits, label, mask, weights)
+            total += sum(weights[name] * value for name, value in said.items())
+            return {"loss": total, **terms, **said}
+
+        return jax.vmap(one)(logits, batch["label"], batch["mask"])
+
+    return evaluate
+
+
+def make_statistics_pass(model, preprocessing, key):
+    """(variables, image as stored) -> variables whose running statistics have seen it, jitted."""
+
+    @jax.jit
+    def see(variables, image):
+        image = preprocess(image, preprocessing)
+        return variables | {"batch_stats": forward(model, variables, image, key)[2]}
+
+    return see
+
+
+def make_locator(model, augment, preprocessing, key):
+    """(state, batch, accumulate=1) -> names of the layers with results that are not finite.
+
+    In the order in which they are computed. For a batch that `train_step` has refused: it is
+    augmented and divided as it was then, and dropout draws as it did.
+    """
+
+    def locate(state, batch, accumulate=1):
+        names = []
+
+        @jax.jit
+        def finite(state, batch):
+            step_key = jax.random.fold_in(key, state.step)
+            batch = augment(step_key, _normalised(batch, preprocessing))
+
+            def look(dropout_key, batch):
+                _, kept = model.apply(
+                    state.variables,
+                    batch["image"],
+                    train=True,
+                    rngs={"dropout": dropout_key},
+                    mutable=["batch_stats", "intermediates"],
+                    capture_intermediates=True,
+                )
+                results = traverse_util.flatten_dict(kept["intermediates"])
+                names[:] = ["/".join(path[:-1]) or "the network" for path in results]
+                return [
+                    jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(values)])
+                    .all()
+                    .astype(jnp.float32)
+                    for values in results.values()
+                ]
+
+            return _mean_over_parts(look, _dropout_keys(step_key, accumulate), batch)
+
+        shares = jax.device_get(finite(state, batch))
+        return [name for name, share in zip(names, shares, strict=True) if share < 1]
+
+    return locate
+
+
+def _normalised(batch, preprocessing):
+    return {
+        "image": preprocess(batch["image"], preprocessing),
+        "label": (batch["label"] == labels.FOREGROUND).astype(jnp.float32),
+        "mask": (batch["label"] != labels.MASKED).astype(jnp.float32),
+    }

@@ -1,0 +1,185 @@
+"""The layouts that users have, and every way in which they do not fit together."""
+
+import re
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from jax_seg.data.folder import Volume, find_images, find_volumes
+from tests.conftest import SHARED
+
+MEMBRANE = SHARED / "data/membrane3d"
+
+
+def touch(root, *names):
+    """Finding looks at names only, so empty files do."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def competition(root, ids=("b", "a", "c")):
+    touch(root, *(f"train_{kind}/{id}.tif" for kind in ("images", "labels") for id in ids))
+
+
+def ids(volumes):
+    return [volume.id for volume in volumes]
+
+
+def test_competition_layout_with_table(tmp_path):
+    competition(tmp_path)
+    (tmp_path / "train.csv").write_text("\ufeffid, scroll_id\nc, 2\na, 1\nb, 2\n", "utf-8")
+    images, labels = tmp_path / "train_images", tmp_path / "train_labels"
+    assert find_volumes(str(tmp_path)) == [
+        Volume("a", images / "a.tif", labels / "a.tif", "1"),
+        Volume("b", images / "b.tif", labels / "b.tif", "2"),
+        Volume("c", images / "c.tif", labels / "c.tif", "2"),
+    ]
+
+
+def test_without_table_a_volume_is_its_own_scroll(tmp_path):
+    competition(tmp_path)
+    assert [v.scroll_id for v in find_volumes(tmp_path)] == ["a", "b", "c"]
+
+
+def test_every_extension_and_no_hidden_files(tmp_path):
+    names = ["a.tif", "b.TIFF", "c.zarr", "d.ome.zarr", "e.ome.tif"]
+    touch(tmp_path, "images/._a.tif", "images/notes.txt", "labels/._a.tif")
+    touch(tmp_path, *(f"images/{name}" for name in names))
+    touch(tmp_path, *(f"labels/{name[0]}.tif" for name in names))
+    found = find_volumes(tmp_path)
+    assert ids(found) == ["a", "b", "c", "d", "e"]
+    assert found[3].image.name == "d.ome.zarr"
+    assert found[3].label.name == "d.tif"
+
+
+def test_nnunet_layout(tmp_path):
+    touch(tmp_path, "imagesTr/la_003_0000.tif", "labelsTr/la_003.tif", "imagesTs/x_0000.tif")
+    assert ids(find_volumes(tmp_path)) == ["la_003"]
+    assert ids(find_images(tmp_path / "imagesTs")) == ["x"]
+
+
+def test_suffix_0000_stays_elsewhere(tmp_path):
+    touch(tmp_path, "images/x_0000.tif", "labels/x_0000.tif")
+    assert ids(find_volumes(tmp_path)) == ["x_0000"]
+
+
+def test_folders_and_table_by_name(tmp_path):
+    competition(tmp_path / "other")
+    touch(tmp_path, "scans/a.tif", "masks/a.tif")
+    (tmp_path / "scrolls.csv").write_text("scroll_id,extra,id\n7,x,a\n")
+    found = find_volumes(tmp_path, "scans", tmp_path / "masks", "scrolls.csv")
+    assert found == [Volume("a", tmp_path / "scans/a.tif", tmp_path / "masks/a.tif", "7")]
+
+
+@pytest.mark.skipif(not MEMBRANE.exists(), reason="the example volumes are not here")
+def test_example_volumes():
+    found = find_volumes(MEMBRANE)
+    assert len(found) == 12
+    assert found[3][0::3] == ("700548", "vnc1")
+
+
+def test_missing_folders(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        find_volumes(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"none of the folder pairs .*images\+labels"):
+        find_volumes(tmp_path)
+    with pytest.raises(FileNotFoundError, match="scans does not exist"):
+        find_volumes(tmp_path, "scans", "masks")
+    with pytest.raises(ValueError, match="set both, or neither"):
+        find_volumes(tmp_path, images="scans")
+
+
+def test_two_layouts(tmp_path):
+    competition(tmp_path)
+    touch(tmp_path, "images/a.tif", "labels/a.tif")
+    message = r"several folder pairs, train_images\+train_labels, images\+labels"
+    with pytest.raises(ValueError, match=message):
+        find_volumes(tmp_path)
+    assert len(find_volumes(tmp_path, "images", "labels")) == 1
+
+
+def test_empty_folder(tmp_path):
+    touch(tmp_path, "images/notes.txt", "labels/a.tif")
+    with pytest.raises(FileNotFoundError, match=r"images holds no volume: put \.tif"):
+        find_volumes(tmp_path)
+
+
+def test_image_without_label(tmp_path):
+    competition(tmp_path)
+    touch(tmp_path, *(f"train_images/{n}.tif" for n in range(7)))
+    message = r"train_images has 7 ids \(0, 1, 2, 3, 4, …\) without a label in .*train_labels"
+    with pytest.raises(ValueError, match=message):
+        find_volumes(tmp_path)
+
+
+def test_label_without_image(tmp_path):
+    competition(tmp_path)
+    touch(tmp_path, "train_labels/d.tif")
+    with pytest.raises(ValueError, match=r"train_labels has 1 id \(d\) without an image"):
+        find_volumes(tmp_path)
+
+
+def test_duplicate_id(tmp_path):
+    competition(tmp_path)
+    touch(tmp_path, "train_images/a.zarr")
+    with pytest.raises(ValueError, match=r"train_images has 1 id \(a\) more than once"):
+        find_volumes(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,scroll\na,1\n", "train.csv has no column scroll_id:"),
+        ("", "train.csv has no column id and no column scroll_id:"),
+        ("id,scroll_id\na,1\nb,1\nc,1\nd,1\n", "train.csv has 1 id (d) without an image"),
+        ("id,scroll_id\na,1\nb,1\n", "train.csv has no row for 1 id (c)"),
+        ("id,scroll_id\na,1\nb,1\nc,1\nc,2\n", "train.csv has 1 id (c) in several rows"),
+        ("id,scroll_id\na,1\nb,\nc,1\n", "train.csv has a row ('b', '') without id or scroll_id"),
+        ("id,scroll_id\na,1\nb\nc,1\n", "train.csv has a row ('b', '') without id or scroll_id"),
+    ],
+)
+def test_table_that_does_not_fit(tmp_path, text, message):
+    competition(tmp_path)
+    (tmp_path / "train.csv").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        find_volumes(tmp_path)
+
+
+def test_table_by_name_is_missing(tmp_path):
+    competition(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"scrolls\.csv does not exist"):
+        find_volumes(tmp_path, table="scrolls.csv")
+
+
+def test_find_images(tmp_path):
+    touch(tmp_path, "scans/b.tif", "scans/a.tif")
+    zarr.create_array(tmp_path / "whole.zarr/level0", data=np.zeros((2, 3, 4), np.uint8))
+    tifffile.imwrite(tmp_path / "c.tif", np.zeros((2, 3, 4), np.uint8))
+    a = Volume("a", tmp_path / "scans/a.tif", None, "a")
+    b = Volume("b", tmp_path / "scans/b.tif", None, "b")
+    c = Volume("c", tmp_path / "c.tif", None, "c")
+    level0 = Volume("level0", tmp_path / "whole.zarr/level0", None, "level0")
+    assert find_images(tmp_path / "scans") == [a, b]
+    assert find_images(str(tmp_path / "c.tif")) == [c]
+    assert find_images(level0.image) == [level0]
+    assert find_images([tmp_path / "c.tif", tmp_path / "scans", str(level0.image)]) == [
+        a,
+        b,
+        c,
+        level0,
+    ]
+
+
+def test_find_images_errors(tmp_path):
+    touch(tmp_path, "one/a.tif", "two/a.tif", "none/notes.txt")
+    with pytest.raises(FileNotFoundError, match=r"b\.tif does not exist"):
+        find_images([tmp_path / "one/a.tif", tmp_path / "b.tif"])
+    with pytest.raises(FileNotFoundError, match="none holds no volume"):
+        find_images(tmp_path / "none")
+    with pytest.raises(ValueError, match="list of images is empty"):
+        find_images([])
+    with pytest.raises(ValueError, match=r"1 id \(a\) more than once"):
+        find_images([tmp_path / "one", tmp_path / "two"])

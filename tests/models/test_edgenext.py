@@ -1,0 +1,279 @@
+"""EdgeNeXt against published numbers, and the reading of its weights."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jax_seg.convert import from_timm
+from jax_seg.models.edgenext import PRESETS, Model, Patches, position_encoding
+from jax_seg.ops import depthwise as ops
+from jax_seg.weights.timm import edgenext_from_timm, timm_name
+from jax_seg.weights.torch_checkpoint import read_safetensors
+from tests.conftest import GOLDEN
+from tests.test_convert import state_dict, torch_save
+
+WEIGHTS = GOLDEN / "edgenext_small_public.safetensors"
+TINY = {
+    "depths": (1, 1, 2, 1),
+    "dims": (4, 8, 8, 12),
+    "heads": (1, 2, 2, 3),
+    "kernel_sizes": (3, 5, 7, 9),
+    "scales": (2, 2, 3, 4),
+}
+
+
+def shapes_of(num_classes=1000, **fields):
+    model = Model(num_classes=num_classes, **fields)
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+
+
+def count(tree):
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def filled(module, *inputs, seed=0, **options):
+    """Variables of a module drawn by NumPy: compiling JAX's generators takes longer than a test."""
+    shapes = jax.eval_shape(
+        lambda *arrays: module.init(jax.random.key(0), *arrays, **options), *inputs
+    )
+    generator = np.random.default_rng(seed)
+
+    def fill(path, leaf):
+        name = path[-1].key
+        if name in ("scale", "var", "temperature"):
+            return jnp.ones(leaf.shape)
+        if name in ("bias", "mean"):
+            return jnp.zeros(leaf.shape)
+        fan_in = max(math.prod(leaf.shape[:-1]), 1)
+        return jnp.asarray(generator.normal(0, fan_in**-0.5, leaf.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def write_safetensors(path, arrays, edit=lambda header: header):
+    """The format written out by hand: 8 bytes of length, JSON, raw numbers."""
+    arrays = {name: array.astype("<f4") for name, array in arrays.items()}
+    header, place = {"__metadata__": {"format": "pt"}}, 0
+    for name, array in arrays.items():
+        header[name] = {
+            "dtype": "F32",
+            "shape": list(array.shape),
+            "data_offsets": [place, place + array.nbytes],
+        }
+        place += array.nbytes
+    text = json.dumps(edit(header)).encode()
+    data = b"".join(array.tobytes() for array in arrays.values())
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return path
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    return read_safetensors(WEIGHTS)
+
+
+def test_features_and_logits_agree_with_the_published_network():
+    golden = np.load(GOLDEN / "edgenext_small_public.npz")
+    model, params = edgenext_from_timm(WEIGHTS)
+    assert (model.depths, model.dims) == ((2, 2, 3, 2), (16, 32, 48, 96))
+    assert (model.heads[1:], model.kernel_sizes) == ((4, 4, 4), (3, 5, 7, 9))
+    assert (model.scales[1:], model.num_classes) == ((2, 3, 4), 5)
+    image = jnp.asarray(np.moveaxis(golden["image"], 1, -1))
+    logits, features = jax.jit(model.apply)({"params": params}, image)
+    np.testing.assert_allclose(logits, golden["logits"], atol=1e-5, rtol=0)
+    for stage, feature in enumerate(features):
+        expected = np.moveaxis(golden[f"feature{stage}"], 1, -1)
+        np.testing.assert_allclose(feature, expected, atol=1e-4, rtol=0)
+    half = model.clone(dtype="bfloat16")
+    logits, features = jax.eval_shape(half.apply, {"params": params}, image)
+    assert logits.dtype == jnp.float32
+    assert {feature.dtype for feature in features} == {jnp.dtype("bfloat16")}
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameters"),
+    [("xx_small", 1.33e6), ("x_small", 2.34e6), ("small", 5.59e6), ("base", 18_511_292)],
+)
+def test_published_sizes(preset, parameters):
+    # Maaz et al. 2022, table 1 and 2, count in units of 10 000.
+    found = count(shapes_of(**PRESETS[preset]))
+    assert found == parameters or (preset != "base" and abs(found - parameters) < 5_001)
+
+
+def test_base_has_the_published_tensors():
+    tree = shapes_of(**PRESETS["base"])
+    ours = {timm_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    published = json.loads((GOLDEN / "edgenext_base_keys.json").read_text())
+    assert ours.keys() == published.keys()
+    for name, shape in published.items():
+        assert math.prod(ours[name].shape) == math.prod(shape), name
+    assert count({k: v for k, v in tree.items() if k != "head"}) == 17_925_124
+
+
+def test_encoder_without_classes_has_no_head():
+    assert "head" not in shapes_of(num_classes=0, **TINY)
+
+
+def test_position_encoding_by_hand():
+    encoding = position_encoding(2, 3, hidden=4, temperature=100)
+    angle = 2 * 2 * math.pi / (3 + 1e-6)  # x = 2 of 3; the y half comes first
+    np.testing.assert_allclose(
+        encoding[0, 1, 4:],
+        [math.sin(angle), math.cos(angle), math.sin(angle / 10), math.cos(angle / 10)],
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(encoding[1, :, 0], math.sin(4 * math.pi / (2 + 1e-6)), atol=1e-6)
+
+
+def test_odd_sides_lose_their_remainder():
+    model = Model(num_classes=2, **TINY)
+    x = jnp.zeros((1, 45, 70, 3))
+    _, features = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), x))[0]
+    assert [f.shape[1:3] for f in features] == [(11, 17), (5, 8), (2, 4), (1, 2)]
+
+
+def test_patches_are_a_strided_convolution():
+    x = jax.random.normal(jax.random.key(1), (2, 9, 7, 3))
+    layer = Patches(5, 2, "float32")
+    variables = layer.init(jax.random.key(0), x)
+    kernel, numbers = variables["params"]["kernel"], ("NHWC", "HWIO", "NHWC")
+    expected = lax.conv_general_dilated(x, kernel, (2, 2), "VALID", dimension_numbers=numbers)
+    np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "shape", "words"),
+    [
+        ({"depths": (1, 1)}, (1, 32, 32, 3), "depths"),
+        ({"depths": (1, 1, 0, 1)}, (1, 32, 32, 3), "depths"),
+        ({"heads": (1, 3, 2, 3)}, (1, 32, 32, 3), "3 heads"),
+        ({"scales": (2, 1, 2, 2)}, (1, 32, 32, 3), "1 scales"),
+        ({"dtype": "float16"}, (1, 32, 32, 3), "float16"),
+        ({}, (1, 31, 32, 3), "sides of at least 32"),
+        ({}, (32, 32, 3), "B, H, W"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(fields, shape, words):
+    with pytest.raises(ValueError, match=words):
+        jax.eval_shape(Model(**TINY | fields).init, jax.random.key(0), jnp.zeros(shape))
+
+
+@pytest.mark.parametrize("size", [(3, 3), (5, 3), (9, 9)])
+def test_depthwise_agrees_with_the_platforms_own(size):
+    x, g = jax.random.normal(jax.random.key(0), (2, 2, 7, 6, 5))
+    kernel = jax.random.normal(jax.random.key(1), (*size, 5))
+    expected, transpose = jax.vjp(ops._xla, x, kernel)
+    found, backward = jax.vjp(ops.depthwise, x, kernel)
+    for ours, theirs in zip((found, *backward(g)), (expected, *transpose(g)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_bfloat16_depthwise_is_rounded_once():
+    x = jax.random.normal(jax.random.key(0), (1, 6, 6, 3)).astype(jnp.bfloat16)
+    kernel = jax.random.normal(jax.random.key(1), (5, 5, 3)).astype(jnp.bfloat16)
+    exact = ops.shift_and_add(x.astype(jnp.float32), kernel.astype(jnp.float32))
+    np.testing.assert_array_equal(ops.shift_and_add(x, kernel), exact.astype(jnp.bfloat16))
+    gradient = jax.grad(lambda x, k: ops.depthwise(x, k).sum().astype(jnp.float32), (0, 1))
+    assert all(g.dtype == jnp.bfloat16 for g in gradient(x, kernel))
+
+
+def test_summed_is_a_convolution_to_one_channel():
+    x = jax.random.normal(jax.random.key(0), (2, 9, 6, 4))
+    kernel = jax.random.normal(jax.random.key(1), (7, 7, 4))
+    numbers = ("NHWC", "HWIO", "NHWC")
+    expected = lax.conv_general_dilated(
+        x, kernel[..., None], (1, 1), "SAME", dimension_numbers=numbers
+    )
+    np.testing.assert_allclose(ops.summed(x, kernel), expected, atol=2e-5)
+    _, transposed = jax.vjp(
+        lambda x, k: lax.conv_general_dilated(
+            x, k[..., None], (1, 1), "SAME", dimension_numbers=numbers
+        ),
+        x,
+        kernel,
+    )
+    weights = jax.random.normal(jax.random.key(2), expected.shape)
+    ours = jax.vjp(ops.summed, x, kernel)[1](weights)
+    for gradient, exact in zip(ours, transposed(weights), strict=True):
+        np.testing.assert_allclose(gradient, exact, atol=5e-5)
+
+
+def test_both_file_formats_hold_the_same_weights(tmp_path, arrays):
+    expected = from_timm(WEIGHTS)
+    for content in (arrays, {f"module.{name}": array for name, array in arrays.items()}):
+        path = torch_save(tmp_path / "model.pth", {"state_dict": state_dict(content), "epoch": 3})
+        jax.tree.map(np.testing.assert_array_equal, from_timm(path), expected)
+
+
+def test_every_tensor_is_used_exactly_once(tmp_path, arrays):
+    short = {name: a for name, a in arrays.items() if name != "stages.2.blocks.0.norm.bias"}
+    path = write_safetensors(tmp_path / "a.safetensors", short | {"extra.weight": np.zeros(3)})
+    with pytest.raises(ValueError, match=r"missing stages.2.blocks.0.norm.bias; left over extra"):
+        from_timm(path)
+    wrong = arrays | {"stem.1.bias": np.zeros(7, np.float32)}
+    path = write_safetensors(tmp_path / "b.safetensors", wrong)
+    with pytest.raises(ValueError, match=r"'stem.1.bias' has shape \(7,\)"):
+        from_timm(path)
+
+
+def test_the_headless_encoder_is_read_too(tmp_path, arrays):
+    encoder = {name: a for name, a in arrays.items() if not name.startswith("head.")}
+    model, params = edgenext_from_timm(write_safetensors(tmp_path / "e.safetensors", encoder))
+    assert model.num_classes == 0
+    assert "head" not in params
+
+
+def test_another_architecture_is_one_sentence(tmp_path, arrays):
+    other = {"conv1.weight": np.zeros((4, 3, 7, 7), np.float32), "fc.bias": np.zeros(2)}
+    path = write_safetensors(tmp_path / "resnet.safetensors", other)
+    with pytest.raises(ValueError, match=r"resnet.* another network than EdgeNeXt.* conv1.weight"):
+        from_timm(path)
+    # ConvNeXt has timm's names of stem and blocks too, but no attention.
+    plain = {name: a for name, a in arrays.items() if "xca" not in name}
+    path = write_safetensors(tmp_path / "convnext.safetensors", plain)
+    with pytest.raises(ValueError, match="another network than EdgeNeXt"):
+        from_timm(path)
+
+
+def _with(name, **entry):
+    return lambda header: header | {name: header[name] | entry}
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (_with("a", data_offsets=[0, 4096]), "'a' cannot be read"),
+        (_with("a", data_offsets=[-4, 4]), "'a' cannot be read"),
+        (_with("a", shape=[3]), "'a' cannot be read .8 bytes do not make the shape"),
+        (_with("a", shape=[-1, -2]), "'a' cannot be read"),
+        (_with("a", dtype="F4"), "type F4 is unknown"),
+        (lambda header: header | {"a": 7}, "'a' cannot be read"),
+        (lambda header: [header], "no safetensors file"),
+    ],
+)
+def test_damaged_safetensors_headers(tmp_path, edit, words):
+    path = write_safetensors(tmp_path / "d.safetensors", {"a": np.ones(2)}, edit)
+    with pytest.raises(ValueError, match=words):
+        read_safetensors(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"1234567", b"\xff" * 64, (9).to_bytes(8, "little") + b"{"]
+)
+def test_files_that_are_no_safetensors(tmp_path, content):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="cut short or no safetensors file"):
+        read_safetensors(path)
+
+
+def test_cut_file_names_its_tensor(tmp_path):
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(WEIGHTS.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"'stem.1.weight' cannot be read"):
+        read_safetensors(path)

@@ -1,0 +1,233 @@
+"""The page in a real headless Chromium; skipped where there is none."""
+
+import json
+import re
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from jax_seg.metrics.segmentation import confusion
+from jax_seg.report import page, views
+from jax_seg.runs import gather
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+VOLUMES = 'section[data-title="Volume by volume"]'
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    driver = shutil.which("chromedriver")
+    if not CHROMIUM or not driver:
+        pytest.skip("there is no chromium with chromedriver on this machine")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "window-size=1440,1000",
+        f"user-data-dir={tmp_path_factory.mktemp('browser')}",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(executable_path=driver)
+    with webdriver.Chrome(options=options, service=service) as browser:
+        yield browser
+
+
+@pytest.fixture
+def opened(browser, runs, tmp_path):
+    """The page of two runs in a browser that has finished drawing."""
+    path = tmp_path / "report.html"
+    page.write_page([run.workdir for run in runs], path)
+    browser.get_log("performance")
+    browser.get(path.as_uri())
+    wait_until_drawn(browser, 0)
+    return SimpleNamespace(browser=browser, path=path, find=finder(browser))
+
+
+def finder(browser):
+    return lambda selector: browser.execute_script(
+        "return document.querySelector(arguments[0])", selector
+    )
+
+
+def drawn(browser):
+    return int(
+        browser.execute_script("return document.querySelector('#viewer').dataset.drawn ?? '0'")
+    )
+
+
+def wait_until_drawn(browser, before):
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    WebDriverWait(browser, 20, poll_frequency=0.05).until(lambda _: drawn(browser) >= before + 3)
+
+
+def slide(opened, selector, value):
+    before = drawn(opened.browser)
+    opened.browser.execute_script(
+        "const s = document.querySelector(arguments[0]); s.value = arguments[1];"
+        "s.dispatchEvent(new Event('input', {bubbles: true}))",
+        selector,
+        value,
+    )
+    wait_until_drawn(opened.browser, before)
+
+
+def picture(opened, panel, axis=0):
+    return opened.browser.execute_script(
+        "return document.querySelector(arguments[0]).toDataURL()",
+        f'canvas[data-axis="{axis}"][data-panel="{panel}"]',
+    )
+
+
+def told_counts(opened, axis=0):
+    text = opened.find(f'.slice-score[data-axis="{axis}"]').text
+    return [int(number) for number in re.search(r"(\d+) wrong, (\d+) missed", text).groups()]
+
+
+def counted(run, name, axis, position, threshold):
+    _, label, probability = gather.read_volume(run, name)
+    label, probability = np.take(label, position, axis), np.take(probability, position, axis)
+    counts = confusion(probability.astype(np.float64) > threshold, label)
+    return [counts.false_positive, counts.false_negative]
+
+
+def test_page_loads_without_errors_and_without_network(opened):
+    assert [entry for entry in opened.browser.get_log("browser")] == []
+    messages = [json.loads(e["message"])["message"] for e in opened.browser.get_log("performance")]
+    requests = {
+        m["params"]["request"]["url"]
+        for m in messages
+        if m["method"] == "Network.requestWillBeSent"
+    }
+    asked = {url for url in requests if not url.startswith(("data:", "chrome"))}
+    assert asked == {opened.path.as_uri()}
+    charts = opened.browser.execute_script("return document.querySelectorAll('.chart svg').length")
+    assert charts > 8
+
+
+def test_sliders_change_the_picture_and_tell_the_right_counts(opened, runs):
+    worst = views.choose(runs)[0][0]
+    first = picture(opened, "image"), picture(opened, "errors")
+    slide(opened, 'input[data-axis="0"]', 4)
+    assert picture(opened, "image") != first[0] and picture(opened, "errors") != first[1]
+    assert opened.find('output[data-axis="0"]').text == "4 of 19"
+    assert told_counts(opened) == counted(runs[0], worst, 0, 4, 0.5)
+    slide(opened, "#threshold", 5)  # the sixth of 0.05, 0.1, …
+    assert opened.find("#threshold-value").text == "0.3"
+    assert told_counts(opened) == counted(runs[0], worst, 0, 4, 0.3)
+    slide(opened, 'input[data-axis="2"]', 7)
+    assert told_counts(opened, axis=2) == counted(runs[0], worst, 2, 7, 0.3)
+
+
+def test_runs_and_volumes_are_chosen_by_buttons(opened, runs):
+    best = views.choose(runs)[-1][0]
+    buttons = opened.browser.execute_script(
+        "return [...document.querySelectorAll('.choices button')]"
+    )
+    assert [b.text.split()[0] for b in buttons] == [*(n for n, _ in views.choose(runs)), "a", "b"]
+    before = drawn(opened.browser)
+    buttons[2].click()
+    wait_until_drawn(opened.browser, before)
+    before = drawn(opened.browser)
+    buttons[4].click()
+    wait_until_drawn(opened.browser, before)
+    slide(opened, 'input[data-axis="0"]', 9)
+    assert told_counts(opened) == counted(runs[1], best, 0, 9, 0.5)
+
+
+def test_a_click_in_a_slice_cuts_the_others_there(opened):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    canvas = opened.find('canvas[data-axis="0"][data-panel="image"]')
+    opened.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    before = drawn(opened.browser)
+    size = canvas.size
+    # From its middle a quarter up and an eighth to the right: voxels 5 of height, 12 of width.
+    ActionChains(opened.browser).move_to_element_with_offset(
+        canvas, size["width"] // 8, -size["height"] // 4
+    ).click().perform()
+    wait_until_drawn(opened.browser, before)
+    assert abs(int(opened.find('output[data-axis="1"]').text.split()[0]) - 5) <= 1
+    assert abs(int(opened.find('output[data-axis="2"]').text.split()[0]) - 12) <= 1
+
+
+def test_table_starts_with_the_worst_and_sorts(opened, runs):
+    def column(number):
+        return opened.browser.execute_script(
+            f"return [...document.querySelectorAll('{VOLUMES} tbody tr')]"
+            ".map((row) => row.cells[arguments[0]].textContent)",
+            number,
+        )
+
+    def click(number):
+        opened.browser.execute_script(
+            f"document.querySelectorAll('{VOLUMES} th button')[arguments[0]].click()",
+            number,
+        )
+
+    dices = sorted(s["dice"] for run in runs for s in run.volumes.values())
+    assert column(2) == [f"{dice:.4f}" for dice in dices]
+    click(2)  # ascending already
+    assert column(2) == [f"{dice:.4f}" for dice in dices[::-1]]
+    differences = [
+        100 * (s["foreground_predicted"] - s["foreground_label"])
+        for run in runs
+        for s in run.volumes.values()
+    ]
+    click(9)
+    expected = [f"{points:+.2f}".replace("-", "−") for points in sorted(differences)]
+    assert column(9) == expected
+    click(10)
+    voxels = [s["labelled"] for run in runs for s in run.volumes.values()]
+    assert column(10) == [str(count) for count in sorted(voxels)]
+    click(1)
+    assert column(1) == ["v0", "v0", "v1", "v1", "v2", "v2"]
+
+
+@pytest.mark.parametrize("width", [360, 800, 1400])
+def test_nothing_but_tables_is_wider_than_the_window(opened, width):
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    opened.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        found = opened.browser.execute_script(
+            "const page = document.documentElement;"
+            "return [innerWidth, page.scrollWidth - page.clientWidth]"
+        )
+    finally:
+        opened.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert found == [width, 0]
+
+
+def test_colours_follow_the_system_until_chosen(opened):
+    def ground():
+        return opened.browser.execute_script(
+            "return getComputedStyle(document.body).backgroundColor"
+        )
+
+    light = ground()
+    button = opened.find("#theme")
+    button.click()
+    assert ground() == light and button.text == "Colours: light"
+    button.click()
+    assert ground() != light and button.text == "Colours: dark"
+
+
+def test_a_chart_reads_out_under_the_pointer(opened):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    chart = opened.find(".chart svg")
+    opened.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
+    ActionChains(opened.browser).move_to_element(chart).perform()
+    text = opened.find("#tip").text
+    assert text.startswith("epoch ") and "a: validation" in text and "±" in text

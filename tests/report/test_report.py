@@ -1,0 +1,94 @@
+import json
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from jax_seg.report import plots
+from jax_seg.runs.events import Events, read_events
+from jax_seg.system.files import replacing, write_json
+from jax_seg.training import console
+
+
+def test_resumed_run_drops_the_events_of_its_epoch(tmp_path):
+    events = Events(tmp_path, epoch=0, step=0)
+    for epoch in range(3):
+        events.write("train", step=4 * epoch + 4, epoch=epoch, loss=1.0 / (epoch + 1))
+    events.close()
+    with (tmp_path / "events.jsonl").open("a") as file:
+        file.write('{"kind": "train", "step": 16, "ep')  # cut by a crash
+    Events(tmp_path, epoch=2, step=8).close()
+    assert [(e["epoch"], e["loss"]) for e in read_events(tmp_path)] == [(0, 1.0), (1, 0.5)]
+
+
+def test_no_events_is_an_empty_list(tmp_path):
+    assert read_events(tmp_path) == []
+
+
+def test_replacing_leaves_nothing_half_written(tmp_path):
+    path = tmp_path / "scores.json"
+    write_json(path, {"dice": 0.5})
+    with pytest.raises(RuntimeError), replacing(path) as beside:
+        beside.write_text("{")
+        raise RuntimeError
+    assert json.loads(path.read_text()) == {"dice": 0.5}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_slices_paint_found_missed_and_wrong(tmp_path):
+    image = np.full((6, 8, 10), 100, np.uint8)
+    image[0] = 0
+    label = np.zeros(image.shape, np.uint8)
+    label[:, 2], label[:, 3], label[:, :, 9] = 1, 1, 2
+    prediction = np.zeros(image.shape, np.uint8)
+    prediction[:, 3], prediction[:, 5] = 1, 1
+    path = tmp_path / "pictures" / "volume.png"
+    plots.slices(image, label, prediction, path, title="volume")
+    picture = matplotlib.image.imread(path)[..., :3]
+
+    def shows(colour):  # the overlay is three quarters colour, on any grey
+        direction = np.array(colour) - np.mean(colour)
+        found = picture - picture.mean(-1, keepdims=True)
+        return (np.abs(found - 0.75 * direction).max(-1) < 0.03).any()
+
+    assert all(shows(colour) for colour in (plots.FOREGROUND, plots.MISSED, plots.WRONG))
+
+
+def test_learning_curve_of_a_run_without_events(tmp_path):
+    plots.learning_curve([], tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 0
+
+
+def test_learning_curve_marks_what_was_decided(tmp_path, monkeypatch):
+    marks = []
+    monkeypatch.setattr(
+        plots.plt.Axes, "axvline", lambda self, x, **style: marks.append((x, style))
+    )
+    events = [
+        {"kind": "decision", "epoch": epoch, "decision": {"kind": kind}}
+        for epoch, kind in ((2, "new_best"), (4, "rollback"), (5, "intervention"), (7, "rollback"))
+    ]
+    plots.learning_curve(events, tmp_path / "curve.png")
+    first = [(x, style["label"]) for x, style in marks[:3]]
+    assert first == [(4, "rollback"), (5, "intervention"), (7, "")]  # named once, per picture
+
+
+def test_decisions_reach_tensorboard_under_their_kind(tmp_path, monkeypatch):
+    scalars = []
+    events = Events(tmp_path, epoch=0, step=0)
+    monkeypatch.setattr(events._board, "add_scalar", lambda *arguments: scalars.append(arguments))
+    decision = {"kind": "intervention", "epoch": 3, "scale": 32.5, "p": 2}
+    events.write("decision", step=9, epoch=3, decision=decision)
+    events.close()
+    assert ("decision/intervention/scale", 32.5, 9) in scalars
+    assert read_events(tmp_path)[0]["decision"] == decision
+
+
+def test_sentence_tells_every_number():
+    decision = {"kind": "early_stop", "epoch": 3, "best_epoch": 1, "margin": 0.0123456}
+    assert console.sentence(decision) == "Early stop - best_epoch: 1, margin: 0.01235"
+
+
+def test_memory_is_known():
+    gibibytes, name = console.memory()
+    assert 0 < gibibytes < 1000 and "memory" in name

@@ -1,0 +1,86 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_collections
+import pytest
+
+import launch
+from configs import base
+from jax_seg.runs import config as configuration
+
+
+
+def small():
+    return ml_collections.ConfigDict({"seed": 1, "data": {"patch": (2, 3), "inner": {"x": 0.5}}})
+
+
+def test_reader_gives_fields_and_sections_and_knows_what_was_read():
+    config = small()
+    reader = configuration.Reader(config)
+    assert reader.seed == 1
+    assert reader.section("data") == {"patch": (2, 3), "inner": {"x": 0.5}}
+    reader.refuse_unread()
+
+
+def test_reader_refuses_fields_that_nobody_read():
+    reader = configuration.Reader(small())
+    assert reader.data.patch == (2, 3)
+    with pytest.raises(ValueError, match=r"data\.inner\.x.*seed"):
+        reader.refuse_unread()
+
+
+def test_reader_names_the_nearest_field():
+    with pytest.raises(ValueError, match=r"'data\.pach'; did you mean 'data\.patch'"):
+        _ = configuration.Reader(small()).data.pach
+
+
+def test_a_version_cannot_add_a_field_or_change_a_type():
+    config = base.get_config()
+    with pytest.raises(AttributeError, match="learning_rte"):
+        config.schedule.learning_rte = 1.0
+    with pytest.raises(TypeError):
+        config.schedule.learning_rate = "fast"
+
+
+def test_dict_round_trip_keeps_tuples():
+    config = base.get_config()
+    stored = configuration.as_dict(config)
+    assert configuration.from_dict(stored).data.patch == (128, 128, 128)
+    assert configuration.differences(config, stored) == []
+
+
+def test_differences_name_field_and_both_values_but_not_what_may_differ():
+    config, stored = small(), configuration.as_dict(small())
+    config.seed, config.data.inner.x = 2, 0.75
+    assert configuration.differences(config, stored) == ["data.inner.x: 0.5 → 0.75", "seed: 1 → 2"]
+    assert configuration.differences(config, stored, ignore=("data", "seed")) == []
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("--config.schedule.learning_rat=3", "no field 'schedule.learning_rat'; did you mean"),
+        ("--config.colour.hue=0.2", "no field 'colour.hue', which belongs to another kind of data"),
+        ("--config.colours.hue=0.2", "no field 'colours.hue'; did you mean 'colour.hue'?"),
+        ("--config.schedule.learning_rate=fast", "could not convert string to float: 'fast'"),
+        ("--config.data.root=/nowhere", "/nowhere"),
+    ],
+)
+def test_the_command_line_ends_in_one_sentence(argument, message, tmp_path):
+    command = [sys.executable, "launch.py", "--config=configs/v6.py", f"--workdir={tmp_path}/run"]
+    ended = subprocess.run([*command, argument], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert message in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "source, folder",
+    [
+        ("configs/v6.py", "runs/v6"),
+        ("configs/v6.py:demo", "runs/v6_demo"),
+        ("/a/cod10k.py:unet", "runs/cod10k_unet"),
+    ],
+)
+def test_each_argument_of_a_configuration_has_a_workdir(source, folder):
+    assert launch.default_workdir(source) == Path(folder)

@@ -1,0 +1,84 @@
+"""Nothing is compiled again after the first epoch, whatever the epochs change."""
+
+from jax_seg import losses
+from jax_seg.runs.events import read_events
+from jax_seg.training import find_batch
+from jax_seg.training import run as training
+from tests.conftest import tiny_config
+
+
+def count_traces(monkeypatch):
+    """A list that grows whenever a program that computes the loss is traced anew."""
+    traces, combine = [], losses.combine
+
+    def counted(*arguments, **options):
+        traces.append(1)
+        return combine(*arguments, **options)
+
+    monkeypatch.setattr(losses, "combine", counted)
+    return traces
+
+
+def eventful(volumes_folder):
+    """Warm-up, reductions, interventions, rollbacks, noise, averages and a last batch cut short."""
+    config = tiny_config(volumes_folder)
+    config.data.update(batch=3, patches_per_volume=1)
+    config.schedule.update(name="plateau", learning_rate=0.3, warmup_epochs=1)
+    config.reduction.update(patience=0, threshold=0.9)
+    config.plateau.update(worse_epochs=1, noise_factor=0.0, rollback_fraction=0.0)
+    config.average.update(swa_start=4, swa_every=1, ema_decay=0.9)
+    config.noise.update(start_epoch=1, every=2, std=0.3)
+    config.train.epochs = 6
+    return config
+
+
+def test_epochs_change_everything_and_compile_nothing(volumes_folder, tmp_path, monkeypatch):
+    traces = count_traces(monkeypatch)
+    config = eventful(volumes_folder)
+    training.run(config, tmp_path)
+    log = (tmp_path / "log.txt").read_text()
+    assert "Intervention" in log and "Rollback" in log and "Val swa" in log and "Val ema" in log
+    assert len(traces) == 2  # the training step and the loss of patches, once each
+
+    config.train.epochs = 7  # a resumed run compiles its own programs once, too
+    training.run(config, tmp_path)
+    assert len(traces) == 4
+
+
+def test_each_size_of_batch_compiles_once(volumes_folder, tmp_path, monkeypatch):
+    traces = count_traces(monkeypatch)
+    config = tiny_config(volumes_folder)
+    config.data.random_batch = (1, 2)
+    config.train.epochs = 6
+    training.run(config, tmp_path)
+    sizes = [e["batch"] for e in read_events(tmp_path) if e["kind"] == "train"]
+    assert set(sizes) == {1, 2} and sizes != sorted(sizes)
+    assert len(traces) == 2 + 1
+
+
+def test_step_bytes_grow_with_the_batch(volumes_folder):
+    config = tiny_config(volumes_folder)
+    one = find_batch.step_bytes(config)
+    config.data.batch = 4
+    assert one < find_batch.step_bytes(config)
+
+
+def test_find_batch_doubles_until_the_step_does_not_fit(volumes_folder, monkeypatch):
+    def needed(config):
+        return config.data.batch * (60 if config.model.rematerialise else 100)
+
+    monkeypatch.setattr(find_batch, "step_bytes", needed)
+    lines = []
+    assert find_batch.find_batch(tiny_config(volumes_folder), 480, report=lines.append) == {
+        False: 4,
+        True: 8,
+    }
+    assert sum("does not fit" in line for line in lines) == 2
+
+
+def test_find_batch_of_a_network_that_cannot_rematerialise(volumes_folder, monkeypatch):
+    config = tiny_config(volumes_folder)
+    with config.unlocked():
+        del config.model.rematerialise
+    monkeypatch.setattr(find_batch, "step_bytes", lambda config: config.data.batch * 100)
+    assert find_batch.find_batch(config, 480, report=lambda line: None) == {False: 4}
