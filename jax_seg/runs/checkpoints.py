@@ -13,7 +13,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-
 HIGHER_IS_BETTER = {"loss": False, "dice": True, "iou": True}
 AVERAGES = {"swa": "--config.average.swa_every=5", "ema": "--config.average.ema_decay=0.999"}
 """What switches each average of the weights on."""

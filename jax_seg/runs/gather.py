@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_seg.data import folder, images, labels
-from jax_seg.data.readers import pictures
-from jax_seg.data.readers import open_volume
+from jax_seg.data.readers import open_volume, pictures
 from jax_seg.metrics.segmentation import Confusion
 from jax_seg.runs.events import read_events
 

@@ -17,15 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_seg.runs import checkpoints
 from jax_seg import models
-from jax_seg.runs import config as configuration
-from jax_seg.data.readers import pictures
 from jax_seg.data import preprocess
-from jax_seg.system.files import existing
+from jax_seg.data.readers import pictures
 from jax_seg.infer import ensemble
-from jax_seg.infer.sliding_window import predict_volume
 from jax_seg.infer.network import make_network
+from jax_seg.infer.sliding_window import predict_volume
+from jax_seg.runs import checkpoints
+from jax_seg.runs import config as configuration
+from jax_seg.system.files import existing
 
 WEIGHTS = ("raw", "swa", "ema")
 

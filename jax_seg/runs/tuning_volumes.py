@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from jax_seg.runs import config as configuration
-from jax_seg.runs import held_out
 from jax_seg.data.folder import find_images
 from jax_seg.data.readers import open_volume
-from jax_seg.system.files import read_json
 from jax_seg.infer import postprocess
 from jax_seg.infer.postprocess import search
+from jax_seg.runs import config as configuration
+from jax_seg.runs import held_out
+from jax_seg.system.files import read_json
 
 MOST_FOLDS = 5
 

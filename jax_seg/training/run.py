@@ -183,7 +183,7 @@ def _run(config, workdir, cleanup):
     def stop_if_asked():
         if stop_asked():
             save()
-            checkpoints.wait(checkpoints)
+            checkpoints.wait(manager)
             raise Stopped(
                 f"Stopped by {stop_asked()} in epoch {loop.epoch} at step {int(state.step)}; the "
                 "state is saved, and the same command goes on from there."
@@ -215,7 +215,7 @@ def _run(config, workdir, cleanup):
         while loop.epoch < train["epochs"] and not (loop.finished or time_is_up()):
             stage = stages.at(plan, loop.epoch)
             if loop.return_to is not None:
-                checkpoints.wait(checkpoints)
+                checkpoints.wait(manager)
                 best, beside = checkpoints.restore(manager, abstract_state, loop.return_to)
                 state, loop.return_to = best._replace(step=state.step), None
                 loop.averaged = beside["loop"]["averaged"]  # of the averages that came back
@@ -384,7 +384,7 @@ def _run(config, workdir, cleanup):
             last_save = time.monotonic()
 
     # The last evaluation, on whole volumes: the best raw weights, and the last averages.
-    checkpoints.wait(checkpoints)
+    checkpoints.wait(manager)
     best = checkpoints.resolve(manager, "best")
     best_state, _ = checkpoints.restore(manager, abstract_state, best)
     weights = {"raw": (best, best_state.variables)}

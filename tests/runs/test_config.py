@@ -8,7 +8,7 @@ import pytest
 import launch
 from configs import base
 from jax_seg.runs import config as configuration
-
+from tests.conftest import ROOT
 
 
 def small():
