@@ -26,32 +26,34 @@ def main(argv):
         raise app.UsageError(
             f"Unknown argument {argv[1]!r}; fields are set as --config.FIELD=VALUE."
         )
-    from jax_seg.system import startup  # JAX takes seconds to start
-    from jax_seg.training import (
-        cross_validation,
-        find_batch,
-    )  # JAX takes seconds to start
-    from jax_seg.training import (
-        run as training,
-    )
+    # JAX takes seconds to start.
+    from jax_seg.system import startup
+    from jax_seg.training import cross_validation, find_batch
+    from jax_seg.training import run as training
 
     startup.prepare()
-    folds = CONFIG.value.data.get("fold") == "all"
+    config = CONFIG.value
+    folds = config.data.get("fold") == "all"
     run = cross_validation.run if folds else training.run
     workdir = WORKDIR.value or default_workdir(
         config_flags.get_config_filename(flags.FLAGS["config"])
     )
     try:
         if FIND_BATCH.value:
-            largest = find_batch.find_batch(CONFIG.value, find_batch.device_bytes())
+            largest = find_batch.find_batch(config, find_batch.device_bytes())
             with_it = f", with model.rematerialise {largest[True]}" if True in largest else ""
             print(f"Largest batch: {largest[False]}{with_it}.")
         else:
-            run(CONFIG.value, workdir)
+            run(config, workdir, defaults=default_of(config))
     except training.Stopped as stopped:
         print(stopped)
     except (training.Diverged, ValueError, OSError) as error:
         sys.exit(f"Error: {error}")
+
+
+def default_of(config):
+    """The default of every field that such a configuration has."""
+    return (images if config.data.name == "images" else base).get_config()
 
 
 def default_workdir(source):

@@ -22,7 +22,6 @@ from jax_seg.data.folder import find_volumes
 from jax_seg.data.readers import open_volume
 from jax_seg.infer.sliding_window import gaussian_profile, window_starts
 from jax_seg.metrics import segmentation
-from jax_seg.training import console
 
 PATCH = (16, 96, 96)
 
@@ -127,7 +126,7 @@ def main(argv=None):
         counts += segmentation.confusion(predict(model, (image - mean) / std), label)
     scores = segmentation.scores(counts)
     print(f"PyTorch {torch.__version__}, {steps} steps in {arguments.minutes:g} minutes:")
-    print(console.figures(scores))
+    print(segmentation.in_words(scores))
 
 
 if __name__ == "__main__":

@@ -104,7 +104,6 @@ def prepare(
             f"No training volume of {root} has a voxel of data.foreground {tuple(foreground)}; "
             "correct data.foreground."
         )
-    dtypes = {np.dtype(open_volume(by_id[i].image).dtype) for i in used}
     return Dataset(
         train=[by_id[i] for i in train_ids],
         validation=[by_id[i] for i in validation_ids],
@@ -112,9 +111,15 @@ def prepare(
         validation_facts=[facts[i] for i in validation_ids],
         cache=cache,
         table=table,
-        dtype=np.dtype(np.uint8) if dtypes == {np.dtype(np.uint8)} else np.dtype(np.float32),
+        dtype=sample_type(by_id[i].image for i in used),
         preprocessing=preprocessing,
     )
+
+
+def sample_type(images):
+    """uint8 where all image files hold uint8, else float32; reads headers only."""
+    types = {np.dtype(open_volume(image).dtype) for image in images}
+    return np.dtype(np.uint8) if types == {np.dtype(np.uint8)} else np.dtype(np.float32)
 
 
 def write_synthetic(directory, *, volumes, size, seed):

@@ -107,3 +107,8 @@ def require_same_shape(prediction, label):
             f"The prediction has shape {prediction.shape} and the label {label.shape}; "
             "predict at the label's full size."
         )
+
+
+def in_words(scores):
+    """'dice: 0.4845, focal: 0.1605' from {name: number}."""
+    return ", ".join(f"{name}: {value:.4f}" for name, value in scores.items())

@@ -17,7 +17,7 @@ from jax_seg.metrics import balance, comparison, segmentation
 from jax_seg.runs import config as configuration
 from jax_seg.runs.events import read_events
 from jax_seg.system.files import replacing
-from jax_seg.tasks.volumes import prepare_data
+from jax_seg.tasks import volumes
 
 OVER_PREDICTION = 10.0  # percentage points that a verdict mentions
 
@@ -69,7 +69,7 @@ def read_run(workdir, name, kind, honest):
     workdir = Path(workdir)
     stored = configuration.from_dict(json.loads((workdir / "config.json").read_text()))
     read = configuration.Reader(stored)
-    own = prepare_data(read, workdir)
+    own = volumes.prepare_data(workdir, **read.pick(volumes.FIELDS))
     counts, predicted, labelled, voxels = {}, 0, 0, 0
     for volume in own.validation:
         reader = open_volume(workdir / "validation" / "probabilities" / f"{volume.id}.tif")

@@ -38,6 +38,15 @@ class Reader:
             for key, value in reader._config.items()
         }
 
+    def pick(self, fields):
+        """Several sections as plain dicts: {section: names of its fields, or None for all}."""
+        return {
+            section: self.section(section)
+            if names is None
+            else {name: getattr(getattr(self, section), name) for name in names}
+            for section, names in fields.items()
+        }
+
     def refuse_unread(self):
         """Raise ValueError naming the fields that nobody has read."""
         unread = sorted(set(flat(self._config)) - self._read)

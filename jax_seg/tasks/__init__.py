@@ -1,35 +1,32 @@
-"""Kinds of data that the one training loop works on: volumes, and images."""
+"""Kinds of data: volumes and images. Everything in which they differ is in the module of the kind.
+
+Each module has
+  NOUN                   'volume' or 'image', for messages
+  FIELDS                 {section of the configuration: the fields that it takes, None for all}
+  prepare(workdir, preprocessing, *, seed, **sections) -> `Task`
+  sample_shape(data)     shape of one training sample's image, channels last
+  sample_type(data)      type of the image as it goes to the device
+  augmentation(preprocessing, **sections) -> (key, batch) -> batch
+  labelled(workdir, **sections) -> {id: volume or example with its label}
+  read_pair(example, data) -> (image, encoded label), [D, H, W] each
+  find, read, write, SUFFIX  what prediction finds, reads and writes
+  segmenter(network, config, ...) -> (variables, array as read) -> logits [D, H, W]
+"""
 
 from jax_seg.tasks import images, volumes
 
 KINDS = {"folder": volumes, "synthetic": volumes, "images": images}
 
 
-def prepare(read, workdir, preprocessing=None):
-    """The `Task` of a configuration.
+def kind_of(name):
+    """The module of a kind of data.
 
     Args:
-      read: its `config.Reader`.
-      workdir: folder of the run, where the cache and generated volumes lie by default.
-      preprocessing: dict of the stored `Preprocessing`; None fits it to the training data.
+      name: the configuration's data.name.
 
     Raises:
-      ValueError, FileNotFoundError: bad input, naming the file or the field.
+      ValueError: there is no such kind.
     """
-    return _kind(read).prepare(read, workdir, preprocessing)
-
-
-def shape(read):
-    """Shape of one sample's image, channels last, without a look at the data."""
-    return _kind(read).shape(read)
-
-
-def augmentation(read, preprocessing):
-    """(key, batch) -> batch of images normalised by `preprocessing`, without a look at the data."""
-    return _kind(read).augmentation(read, preprocessing)
-
-
-def _kind(read):
-    if read.data.name not in KINDS:
-        raise ValueError(f"data.name is {read.data.name!r}; choose one of {', '.join(KINDS)}.")
-    return KINDS[read.data.name]
+    if name not in KINDS:
+        raise ValueError(f"data.name is {name!r}; choose one of {', '.join(KINDS)}.")
+    return KINDS[name]

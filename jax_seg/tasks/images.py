@@ -1,80 +1,118 @@
 """Images in the folders of COD10K: resized to a square to train on, judged at their own size."""
 
 import functools
+import warnings
 
 import jax
 import numpy as np
 
-from jax_seg.data import colour, images, pipeline
-from jax_seg.data.augment import augment
+from jax_seg.data import colour as colours
+from jax_seg.data import images, pipeline
+from jax_seg.data.augment import augment as augment_batch
 from jax_seg.data.preprocess import IMAGENET
 from jax_seg.data.preprocess import stored as stored_preprocessing
-from jax_seg.data.readers import pictures
+from jax_seg.data.readers import pictures as files
 from jax_seg.metrics import camouflage, segmentation
 from jax_seg.system.files import write_json
-from jax_seg.tasks.task import Task
-from jax_seg.training import console, validate
+from jax_seg.tasks.task import Task, stored_scores
+
+NOUN = "image"
+FIELDS = {
+    "data": (
+        *("name", "root", "kind", "super_classes", "validation_share", "split_seed", "grouped"),
+        *("side", "passes", "memory_gb", "batch", "threads"),
+    ),
+    "augment": None,
+    "colour": None,
+    "validate": ("threshold",),
+}
 
 
-def prepare(read, workdir, preprocessing):
-    """The `Task` of a configuration of images, see `tasks.prepare`."""
+def prepare(workdir, preprocessing, *, seed, data, augment, colour, validate):
+    """The `Task` of a configuration of images.
+
+    Args:
+      workdir: folder of the run.
+      preprocessing: dict of the stored `Preprocessing`; None takes that of ImageNet.
+      seed: of the order of the images.
+      data, augment, colour, validate: sections of the configuration.
+
+    Raises:
+      ValueError, FileNotFoundError: bad input, naming the file or the field.
+    """
     camouflage.require_evaluator()
-    if not read.data.root:
-        raise ValueError(
-            "data.root names no folder; pass --config.data.root=FOLDER, with Train/Image and "
-            "Train/GT_Object in it."
-        )
-    examples = images.find_examples(
-        read.data.root, "Train", read.data.kind, read.data.super_classes
-    )
+    _require_root(data)
+    examples = images.find_examples(data["root"], "Train", data["kind"], data["super_classes"])
     images.check_sizes(examples)
     training, validation = images.split_validation(
-        examples, read.data.validation_share, read.data.split_seed, read.data.grouped
+        examples, data["validation_share"], data["split_seed"], data["grouped"]
     )
-    side, threads, kept = read.data.side, read.data.threads, {"memory_gb": read.data.memory_gb}
+    side, kept = data["side"], {"memory_gb": data["memory_gb"]}
     preprocessing = stored_preprocessing(preprocessing) if preprocessing else IMAGENET
-    fixed = images.ImageSampler(validation, side, shuffled=False, **kept)
+    judged = images.ImageSampler(validation, side, shuffled=False, **kept)
     return Task(
-        train=images.ImageSampler(training, side, read.seed, passes=read.data.passes, **kept),
-        fixed=fixed,
-        names=[example.id for example in training],
-        held_out=[example.id for example in validation],
-        shape=shape(read),
+        train=images.ImageSampler(training, side, seed, passes=data["passes"], **kept),
+        validation=judged,
+        train_ids=[example.id for example in training],
+        validation_ids=[example.id for example in validation],
+        shape=sample_shape(data),
         preprocessing=preprocessing,
-        augment=augmentation(read, preprocessing),
+        augment=augmentation(preprocessing, augment=augment, colour=colour),
         segment=functools.partial(
-            validate_images,
-            sampler=fixed,
-            batch=read.data.batch,
-            threads=threads,
-            threshold=read.validate.threshold,
+            segment_images,
+            sampler=judged,
+            batch=data["batch"],
+            threads=data["threads"],
+            threshold=validate["threshold"],
         ),
-        evaluate_last=evaluate_last,
+        evaluate=evaluate,
         samples="images",
         wholes="images",
         about=f"{len(training)} training and {len(validation)} validation images",
     )
 
 
-def shape(read):
-    """See `tasks.shape`."""
-    return (read.data.side, read.data.side, 3)
+def sample_shape(data):
+    """Shape of a resized image, channels last; `data` is the section of the configuration."""
+    return (data["side"], data["side"], 3)
 
 
-def augmentation(read, preprocessing):
-    """See `tasks.augmentation`."""
-    fields, colours = read.section("augment"), read.section("colour")
+def sample_type(_data):
+    """Type in which images go to the device."""
+    return np.dtype(np.uint8)
+
+
+def augmentation(preprocessing, *, augment, colour, **_):
+    """(key, batch) -> batch, from the sections `augment` and `colour`."""
 
     def transform(key, batch):
         moved, coloured = jax.random.split(key)
-        batch = augment(moved, batch, **fields)
-        image = colour.jitter(coloured, batch["image"], preprocessing=preprocessing, **colours)
+        batch = augment_batch(moved, batch, **augment)
+        image = colours.jitter(coloured, batch["image"], preprocessing=preprocessing, **colour)
         return batch | {"image": image}
 
     return transform
 
 
-def validate_images(network, variables, *, sampler, batch, threads, threshold):
+def labelled(_workdir, *, data, **_):
+    """Every `Example` of a run's training folder with its mask, by its id.
+
+    Raises:
+      ValueError, FileNotFoundError: of `find_examples`.
+    """
+    _require_root(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run has reported which images it skips
+        return {example.id: example for example in images.find_examples(data["root"], kind="all")}
+
+
+def read_pair(example, _data):
+    """An example as one slice: mean of its channels [1, H, W], and its mask [1, H, W] as uint8."""
+    image, mask = images.read_example(example)
+    return image.mean(-1)[None], mask.astype(np.uint8)[None]
+
+
+def segment_images(network, variables, *, sampler, batch, threads, threshold):
     """Segment every image of a sampler and count agreement with its mask, at the mask's size.
 
     Args:
@@ -95,15 +133,15 @@ def validate_images(network, variables, *, sampler, batch, threads, threshold):
         probabilities = np.asarray(jax.nn.sigmoid(network(variables, arrays["image"])))
         for number, probability in zip(numbers[:left], probabilities[..., 0], strict=False):
             example = sampler.examples[number]
-            mask = pictures.read_mask(example.mask)
-            found = pictures.resize_probability(probability, mask.shape)
+            mask = files.read_mask(example.mask)
+            found = files.resize_probability(probability, mask.shape)
             counts = segmentation.confusion(found > threshold, mask)
-            yield example, counts, (pictures.as_map(found), mask)
+            yield example, counts, (files.as_map(found), mask)
         left -= len(numbers)
 
 
-def evaluate_last(weights, segment, *, workdir, log):
-    """Score a finished run's weights on the whole validation part, and keep what was seen.
+def evaluate(weights, segment, *, workdir, report, pictures):
+    """Score a finished run's weights on the whole validation part, and keep the results.
 
     Writes `validation/probabilities/<id>.png` (8 bits, of the raw weights), the scores of each
     image and of each super-class as `validation/scores.json`, a picture of the worst cases, and
@@ -111,43 +149,28 @@ def evaluate_last(weights, segment, *, workdir, log):
 
     Args:
       weights: {'raw', 'swa' or 'ema': (step, variables)}.
-      segment: variables -> what `validate_images` yields.
+      segment: variables -> what `segment_images` yields.
       workdir: folder of the run, a Path.
-      log: logger.
+      report: called with each line of the log.
+      pictures: draws `cases`, see `report.plots`.
 
     Returns:
       {name: scores with their 'step'}: those of `segmentation.scores`, of all pixels together, and
       those of `camouflage.summary`, means over images, of which IoU is called 'iou_mean'.
     """
     at = {name: step for name, (step, _) in weights.items()}
-    if known := validate.scored_already(workdir, at, log):
+    if known := stored_scores(workdir, at):
+        report(f"Scored already: {workdir / 'scores.json'}")
         return known
     pooled, per_image, tables = {}, {}, {}
     for name, (step, variables) in weights.items():
-        total, judged, examples = segmentation.Confusion(), [], []
-        per_image[name] = {}
-        for example, counts, (found, mask) in segment(variables):
-            total += counts
-            judged.append(camouflage.image_scores(found, mask))
-            examples.append(example)
-            own = {key: judged[-1][key] for key in camouflage.COLUMNS if key in judged[-1]}
-            per_image[name][example.id] = own | segmentation.scores(counts)
-            per_image[name][example.id]["labelled"] = int(counts.labelled)
-            if name == "raw":
-                pictures.write_map(_map_path(workdir, example), found)
-        tables[name] = camouflage.by_super_class(
-            judged, [e.super_class or camouflage.UNNAMED for e in examples]
-        )
-        means = {k: v for k, v in tables[name][camouflage.ALL].items() if k in camouflage.COLUMNS}
-        if "iou" in means:
-            means["iou_mean"] = means.pop("iou")
-        scores = means | segmentation.scores(total)
+        keep = functools.partial(_keep_map, workdir) if name == "raw" else None
+        examples, per_image[name], scores, tables[name] = _judge(segment(variables), keep)
         pooled[name] = {"step": step, **scores}
-        log.info(f"All images, {name} weights of step {step}: {console.figures(scores)}")
-        log.info(camouflage.table(tables[name]))
+        report(f"All images, {name} weights of step {step}: {segmentation.in_words(scores)}")
+        report(camouflage.table(tables[name]))
         if name == "raw":
-            ious = {one: scores["iou"] for one, scores in per_image[name].items()}
-            _draw_worst(examples, ious, workdir)
+            _draw_worst(examples, per_image[name], workdir, pictures)
     raw = per_image.pop("raw")
     kept = {"step": at["raw"], "volumes": raw, "averages": per_image, "super_classes": tables}
     write_json(workdir / "validation" / "scores.json", kept)
@@ -155,20 +178,50 @@ def evaluate_last(weights, segment, *, workdir, log):
     return pooled
 
 
-def _draw_worst(examples, ious, workdir):
-    from jax_seg.report import plots  # not before: Matplotlib takes half a second to start
+def _judge(segmented, keep=None):
+    """([Example], {id: its scores}, scores of all, table by super-class) of `segment_images`."""
+    total, judged, examples, own = segmentation.Confusion(), [], [], {}
+    for example, counts, (found, mask) in segmented:
+        total += counts
+        judged.append(camouflage.image_scores(found, mask))
+        examples.append(example)
+        own[example.id] = {k: judged[-1][k] for k in camouflage.COLUMNS if k in judged[-1]}
+        own[example.id] |= segmentation.scores(counts) | {"labelled": int(counts.labelled)}
+        if keep:
+            keep(example, found)
+    table = camouflage.by_super_class(
+        judged, [example.super_class or camouflage.UNNAMED for example in examples]
+    )
+    means = {k: v for k, v in table[camouflage.ALL].items() if k in camouflage.COLUMNS}
+    if "iou" in means:
+        means["iou_mean"] = means.pop("iou")
+    return examples, own, means | segmentation.scores(total), table
 
-    worst = sorted(examples, key=lambda example: ious[example.id])[: plots.CASES]
+
+def _draw_worst(examples, scores, workdir, pictures):
+    worst = sorted(examples, key=lambda example: scores[example.id]["iou"])[: pictures.CASES]
     cases = [
         (
-            f"{example.id}, IoU {ious[example.id]:.3f}",
+            f"{example.id}, IoU {scores[example.id]['iou']:.3f}",
             *images.read_example(example),
-            pictures.read_map(_map_path(workdir, example)),
+            files.read_map(_map_path(workdir, example)),
         )
         for example in worst
     ]
-    plots.cases(cases, workdir / "plots" / "worst.png")
+    pictures.cases(cases, workdir / "plots" / "worst.png")
+
+
+def _keep_map(workdir, example, found):
+    files.write_map(_map_path(workdir, example), found)
 
 
 def _map_path(workdir, example):
     return workdir / "validation" / "probabilities" / f"{example.id}.png"
+
+
+def _require_root(data):
+    if not data["root"]:
+        raise ValueError(
+            "data.root names no folder; pass --config.data.root=FOLDER, with Train/Image and "
+            "Train/GT_Object in it."
+        )

@@ -4,36 +4,48 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jax_seg.data.preprocess import Preprocessing
+from jax_seg.system.files import read_json
 
 
 class Task(NamedTuple):
-    """A data set made ready to train on and to be judged by.
+    """A data set that is ready to train on and to be judged by.
 
     Attributes:
       train: random-access source of training samples, for `pipeline.batches`.
-      fixed: the same of validation samples, whose first epoch is judged after every epoch.
-      names: ids of what the training samples' 'volume' numbers mean.
-      held_out: ids of what the validation part holds.
+      validation: the same of validation samples; its first epoch is the same samples every time.
+      train_ids: ids of the volumes or images that the training samples' 'volume' numbers index.
+      validation_ids: ids of what the validation part holds.
       shape: of one sample's image, channels last.
       preprocessing: `Preprocessing`.
       augment: (key, batch) -> batch, of normalised images.
       segment: (network, variables) -> yields (volume or example, Confusion, its result), one by
         one, over the whole validation part.
-      evaluate_last: ({name: (step, variables)}, segment: variables -> what `segment` yields,
-        workdir=…, log=…) -> {name: pooled scores with their 'step'}; writes what was seen.
+      evaluate: ({name: (step, variables)}, segment: variables -> what `segment` yields, workdir=…,
+        report=…, pictures=…) -> {name: pooled scores with their 'step'}; writes the results.
       samples, wholes: what the log calls them: 'patches' of 'volumes', or 'images'.
-      about: the data in words, for the opening line.
+      about: a description of the data for the opening line.
     """
 
     train: object
-    fixed: object
-    names: list
-    held_out: list
+    validation: object
+    train_ids: list
+    validation_ids: list
     shape: tuple
     preprocessing: Preprocessing
     augment: Callable
     segment: Callable
-    evaluate_last: Callable
+    evaluate: Callable
     samples: str
     wholes: str
     about: str
+
+
+def stored_scores(workdir, steps):
+    """The scores in `workdir/scores.json` if they belong to the steps {name: step}, else None.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    path = workdir / "scores.json"
+    scores = read_json(path) if path.exists() else {}
+    return scores if {name: scores.get(name, {}).get("step") for name in steps} == steps else None

@@ -1,100 +1,286 @@
 """Volumes: patches to train on, sliding windows over whole volumes to judge by."""
 
 import functools
+from pathlib import Path
 
-from jax_seg.data import dataset
-from jax_seg.data.augment import augment
+import jax
+import numpy as np
+import tifffile
+
+from jax_seg.data import dataset, folder, labels
+from jax_seg.data.augment import augment as augment_batch
+from jax_seg.data.fingerprint import read_pair as read_encoded
 from jax_seg.data.preprocess import stored as stored_preprocessing
+from jax_seg.data.readers import read_volume
 from jax_seg.data.sampling import PatchSampler
-from jax_seg.infer import postprocess
-from jax_seg.tasks.task import Task
-from jax_seg.training import console, validate
+from jax_seg.infer import postprocess as postprocessing
+from jax_seg.infer.sliding_window import predict_volume
+from jax_seg.metrics import segmentation
+from jax_seg.system.files import replacing, write_json
+from jax_seg.tasks.task import Task, stored_scores
+
+NOUN = "volume"
+FIELDS = {
+    "data": (
+        *("name", "root", "images", "labels", "background", "foreground", "ignore"),
+        *("fold", "folds", "group", "split_seed", "threads", "cache", "cache_gb"),
+        *("patch", "patches_per_volume", "foreground_share", "balance_target"),
+    ),
+    "synthetic": None,
+    "preprocess": None,
+    "augment": None,
+    "validate": ("patches_per_volume", "overlap", "windows", "threshold"),
+    "postprocess": ("steps",),
+}
 
 
-def prepare(read, workdir, preprocessing):
-    """The `Task` of a configuration of volumes, see `tasks.prepare`."""
-    data = prepare_data(read, workdir, preprocessing)
-    patch, threshold = tuple(read.data.patch), read.validate.threshold
-    steps = postprocess.after_threshold(read.postprocess.steps, threshold)
+def prepare(
+    workdir, preprocessing, *, seed, data, synthetic, preprocess, augment, validate, postprocess
+):
+    """The `Task` of a configuration of volumes.
+
+    Args:
+      workdir: folder of the run, where the cache and generated volumes lie by default.
+      preprocessing: dict of the stored `Preprocessing`; None fits it to the training volumes.
+      seed: of the patches.
+      data, synthetic, preprocess, augment, validate, postprocess: sections of the configuration.
+
+    Raises:
+      ValueError, FileNotFoundError: bad input, naming the file or the field.
+    """
+    found = prepare_data(
+        workdir, preprocessing, data=data, synthetic=synthetic, preprocess=preprocess
+    )
+    threshold = validate["threshold"]
     return Task(
-        train=_sampler(read, data, "train", read.data.patches_per_volume, read.seed),
-        fixed=_sampler(read, data, "validation", read.validate.patches_per_volume, read.seed + 1),
-        names=[volume.id for volume in data.train],
-        held_out=[volume.id for volume in data.validation],
-        shape=shape(read),
-        preprocessing=data.preprocessing,
-        augment=augmentation(read, data.preprocessing),
+        train=_sampler(found, "train", data, data["patches_per_volume"], seed),
+        validation=_sampler(found, "validation", data, validate["patches_per_volume"], seed + 1),
+        train_ids=[volume.id for volume in found.train],
+        validation_ids=[volume.id for volume in found.validation],
+        shape=sample_shape(data),
+        preprocessing=found.preprocessing,
+        augment=augmentation(found.preprocessing, augment=augment),
         segment=functools.partial(
-            validate.validate_volumes,
-            data=data,
-            patch=patch,
-            overlap=read.validate.overlap,
-            windows=read.validate.windows,
+            segment_volumes,
+            data=found,
+            patch=tuple(data["patch"]),
+            overlap=validate["overlap"],
+            windows=validate["windows"],
             threshold=threshold,
         ),
-        evaluate_last=functools.partial(validate.evaluate_last, data=data, steps=steps),
+        evaluate=functools.partial(
+            evaluate,
+            data=found,
+            steps=postprocessing.after_threshold(postprocess["steps"], threshold),
+        ),
         samples="patches",
         wholes="volumes",
-        about=console.about_volumes(data),
+        about=_about(found),
     )
 
 
-def shape(read):
-    """See `tasks.shape`."""
-    return (*read.data.patch, 1)
+def sample_shape(data):
+    """Shape of a patch, channels last; `data` is the section of the configuration."""
+    return (*data["patch"], 1)
 
 
-def augmentation(read, preprocessing):
-    """See `tasks.augmentation`."""
-    return functools.partial(augment, **read.section("augment"))
+def sample_type(data):
+    """Type in which patches go to the device; float32, the largest, where no data is named."""
+    if data["name"] == "synthetic":
+        return np.dtype(np.uint8)
+    if not data["root"]:
+        return np.dtype(np.float32)
+    found = folder.find_volumes(data["root"], images=data["images"], labels=data["labels"])
+    return dataset.sample_type(volume.image for volume in found)
 
 
-def prepare_data(read, workdir, preprocessing=None):
-    """The `Dataset` of a configuration; arguments and errors as of `tasks.prepare`."""
-    root, synthetic = read.data.root, read.section("synthetic")
-    if read.data.name == "synthetic":
+def augmentation(_preprocessing, *, augment, **_):
+    """(key, batch) -> batch, from the section `augment`."""
+    return functools.partial(augment_batch, **augment)
+
+
+def prepare_data(workdir, preprocessing=None, *, data, synthetic, preprocess, **_):
+    """The `Dataset` of a configuration; arguments and errors as of `prepare`."""
+    root, fold = data_root(workdir, data, synthetic), data["fold"]
+    return dataset.prepare(
+        root,
+        images=data["images"],
+        labels_folder=data["labels"],
+        background=data["background"],
+        foreground=data["foreground"],
+        ignore=data["ignore"],
+        fold=int(fold) if fold.isdigit() else fold,
+        fold_count=data["folds"],
+        group=data["group"],
+        seed=data["split_seed"],
+        cache_directory=data["cache"] or Path(workdir) / "cache",
+        cache_gb=data["cache_gb"],
+        threads=max(data["threads"], 1),
+        preprocess=preprocess,
+        preprocessing=preprocessing and stored_preprocessing(preprocessing),
+    )
+
+
+def data_root(workdir, data, synthetic):
+    """The folder of the data set; generated volumes are written to `workdir` once.
+
+    Raises:
+      ValueError: data.root is missing, or names a folder beside generated volumes.
+    """
+    root = data["root"]
+    if data["name"] == "synthetic":
         if root:
             raise ValueError(
                 f"data.root is {root}, but data.name is 'synthetic', which generates its volumes: "
                 "pass --config.data.name=folder too."
             )
-        root = dataset.write_synthetic(workdir / "data", **synthetic)
-    elif not root:
+        return dataset.write_synthetic(Path(workdir) / "data", **synthetic)
+    if not root:
         raise ValueError(
             "data.root names no folder; pass --config.data.root=FOLDER, or --config.data.name="
             "synthetic for generated volumes."
         )
-    fold = read.data.fold
-    return dataset.prepare(
-        root,
-        images=read.data.images,
-        labels_folder=read.data.labels,
-        background=read.data.background,
-        foreground=read.data.foreground,
-        ignore=read.data.ignore,
-        fold=int(fold) if fold.isdigit() else fold,
-        fold_count=read.data.folds,
-        group=read.data.group,
-        seed=read.data.split_seed,
-        cache_directory=read.data.cache or workdir / "cache",
-        cache_gb=read.data.cache_gb,
-        threads=max(read.data.threads, 1),
-        preprocess=read.section("preprocess"),
-        preprocessing=preprocessing and stored_preprocessing(preprocessing),
+    return root
+
+
+def labelled(workdir, *, data, synthetic, **_):
+    """Every labelled `Volume` of a run's data set by its id, trained on or not.
+
+    Raises:
+      ValueError, FileNotFoundError: of `data_root` and `find_volumes`.
+    """
+    found = folder.find_volumes(
+        data_root(workdir, data, synthetic), images=data["images"], labels=data["labels"]
+    )
+    return {volume.id: volume for volume in found}
+
+
+def label_table(data):
+    """What the label values of a data set mean; `data` is the section of the configuration."""
+    return labels.label_table(data["foreground"], data["ignore"], data["background"])
+
+
+def read_pair(volume, data):
+    """A volume's image [D, H, W] as stored and its encoded label, of the same shape."""
+    image = read_volume(volume.image)
+    return image, labels.encode(read_volume(volume.label), label_table(data), volume.label)
+
+
+def segment_volumes(network, variables, *, data, patch, overlap, windows, threshold):
+    """Segment the whole validation volumes by sliding window and count agreement with their labels.
+
+    Args:
+      network: of `network.make_network`.
+      variables: of the network.
+      data: `Dataset`.
+      patch, overlap: of `sliding_window.predict_volume`.
+      windows: per call of the network.
+      threshold: on the probability.
+
+    Yields:
+      (Volume, Confusion, logits float32 [D, H, W]), one by one, so that the caller may stop.
+    """
+    for volume in data.validation:
+        image, label = read_encoded(volume, data.cache, data.table)
+        logits = predict_volume(
+            functools.partial(network, variables),
+            image,
+            patch=patch,
+            overlap=overlap,
+            batch=windows,
+        )
+        prediction = np.asarray(logits > np.log(threshold / (1 - threshold)))
+        yield volume, segmentation.confusion(prediction, label), logits
+
+
+def evaluate(weights, segment, *, workdir, report, pictures, data, steps):
+    """Score a finished run's weights on the whole validation volumes, and keep the results.
+
+    Writes `validation/probabilities/<id>.tif` (float16, of the raw weights), the scores of each
+    volume as `validation/scores.json`, a picture, and last the pooled scores as `scores.json`: a
+    second call for the same steps reads them.
+
+    Args:
+      weights: {'raw', 'swa' or 'ema': (step, variables)}.
+      segment: variables -> what `segment_volumes` yields.
+      workdir: folder of the run, a Path.
+      report: called with each line of the log.
+      pictures: draws `slices`, see `report.plots`.
+      data: `Dataset`.
+      steps: of post-processing, see `postprocess.apply`; more than a threshold is scored, too.
+
+    Returns:
+      {name: pooled scores with their 'step'}; the raw weights' with post-processing as
+      'postprocessed'.
+    """
+    at = {name: step for name, (step, _) in weights.items()}
+    if known := stored_scores(workdir, at):
+        report(f"Scored already: {workdir / 'scores.json'}")
+        return known
+    per_volume, pooled, improved = {}, {}, segmentation.Confusion()
+    for name, (step, variables) in weights.items():
+        total, per_volume[name] = segmentation.Confusion(), {}
+        for volume, counts, logits in segment(variables):
+            scores = segmentation.scores(counts)
+            report(f"{volume.id} {name}: {segmentation.in_words(scores)}")
+            per_volume[name][volume.id] = scores | {"labelled": int(counts.labelled)}
+            if name == "raw":
+                draw = pictures.slices if not total.labelled else None
+                improved += _keep(volume, logits, data, steps, workdir, draw)
+            total += counts
+        pooled[name] = {"step": step, **segmentation.scores(total)}
+        report(f"All volumes, {name} weights of step {step}: {_without_step(pooled[name])}")
+    if len(steps) > 1:
+        pooled["postprocessed"] = {"step": at["raw"], **segmentation.scores(improved)}
+        report(
+            f"All volumes, raw weights and {', '.join(steps)}: "
+            f"{_without_step(pooled['postprocessed'])}"
+        )
+    raw = per_volume.pop("raw")
+    kept = {"step": at["raw"], "volumes": raw, "averages": per_volume}
+    write_json(workdir / "validation" / "scores.json", kept)
+    write_json(workdir / "scores.json", pooled)
+    return pooled
+
+
+def _keep(volume, logits, data, steps, workdir, draw):
+    """Write a volume's probabilities; the Confusion of its post-processed prediction."""
+    image, label = read_encoded(volume, data.cache, data.table)
+    probability = np.asarray(jax.nn.sigmoid(logits), np.float16)
+    with replacing(workdir / "validation" / "probabilities" / f"{volume.id}.tif") as beside:
+        tifffile.imwrite(beside, probability, photometric="minisblack", compression="zlib")
+    prediction = postprocessing.apply(probability, image, steps)
+    if draw:
+        picture = workdir / "plots" / f"{volume.id}.png"
+        draw(image, label, prediction, picture, title=volume.id)
+    return segmentation.confusion(prediction, label)
+
+
+def _without_step(scores):
+    return segmentation.in_words({k: v for k, v in scores.items() if k != "step"})
+
+
+def _sampler(found, part, data, patches_per_volume, seed):
+    """The `PatchSampler` of the 'train' or 'validation' part of a `Dataset`."""
+    return PatchSampler(
+        volumes=getattr(found, part),
+        fingerprints=getattr(found, f"{part}_facts"),
+        cache=found.cache,
+        table=found.table,
+        patch=tuple(data["patch"]),
+        patches_per_volume=patches_per_volume,
+        foreground_share=data["foreground_share"],
+        balance_target=data["balance_target"],
+        dtype=found.dtype,
+        seed=seed,
     )
 
 
-def _sampler(read, data, part, patches_per_volume, seed):
-    """The `PatchSampler` of the 'train' or 'validation' part of a `Dataset`."""
-    return PatchSampler(
-        volumes=getattr(data, part),
-        fingerprints=getattr(data, f"{part}_facts"),
-        cache=data.cache,
-        table=data.table,
-        patch=tuple(read.data.patch),
-        patches_per_volume=patches_per_volume,
-        foreground_share=read.data.foreground_share,
-        balance_target=read.data.balance_target,
-        dtype=data.dtype,
-        seed=seed,
+def _about(found):
+    """How many volumes a `Dataset` has, and what their voxels are."""
+    counts = np.sum([facts.counts for facts in found.train_facts], 0)
+    background, foreground, masked = 100 * counts / counts.sum()
+    return (
+        f"{len(found.train)} training and {len(found.validation)} validation volumes; voxels: "
+        f"{background:.1f} % background, {foreground:.1f} % foreground, {masked:.1f} % unlabeled"
     )

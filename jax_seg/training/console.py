@@ -7,8 +7,41 @@ import sys
 from pathlib import Path
 
 import jax
-import numpy as np
 from tqdm import tqdm
+
+from jax_seg.metrics.segmentation import in_words
+from jax_seg.runs.events import Events
+
+
+class Journal:
+    """What a run says and keeps: lines on the terminal and in `log.txt`, events in files."""
+
+    def __init__(self, workdir):
+        """A journal of the run in `workdir`; nothing is opened or changed yet."""
+        self._workdir, self._log, self._events = workdir, None, None
+
+    def open(self, epoch, step):
+        """Open the log and the events of a run that stands in `epoch` at `step`."""
+        self._log, self._events = open_log(self._workdir), Events(self._workdir, epoch, step)
+
+    def say(self, line):
+        """Log a line."""
+        self._log.info(line)
+
+    def warn(self, line):
+        """Log a line as a warning."""
+        self._log.warning(line)
+
+    def event(self, kind, **metrics):
+        """Write an event, see `Events.write`."""
+        self._events.write(kind, **metrics)
+
+    def close(self):
+        """Close whatever is open."""
+        if self._log:
+            close_log(self._log)
+        if self._events:
+            self._events.close()
 
 
 def open_log(workdir):
@@ -45,11 +78,6 @@ def progress(iterable, description, total, done=0):
     )
 
 
-def figures(values):
-    """'dice: 0.4845, focal: 0.1605' from a dict."""
-    return ", ".join(f"{name}: {value:.4f}" for name, value in values.items())
-
-
 def opening(workdir, state, epoch, about):
     """One line that says what is trained, where, and on what: `about` the data."""
     parameters = sum(p.size for p in jax.tree.leaves(state.params))
@@ -61,37 +89,27 @@ def opening(workdir, state, epoch, about):
     )
 
 
-def about_volumes(data):
-    """How many volumes a `Dataset` has, and what their voxels are."""
-    counts = np.sum([facts.counts for facts in data.train_facts], 0)
-    background, foreground, masked = 100 * counts / counts.sum()
-    return (
-        f"{len(data.train)} training and {len(data.validation)} validation volumes; voxels: "
-        f"{background:.1f} % background, {foreground:.1f} % foreground, {masked:.1f} % unlabeled"
-    )
-
-
 def trained(means, terms, learning_rate):
     """What an epoch's mean figures say: the loss with its terms, rate, gradient norm, clipping."""
-    told = f"Loss: {means['loss']:.4f} ({figures({name: means[name] for name in terms})})"
-    told += f" | learning rate {learning_rate:.3g} | gradient norm {means['gradient_norm']:.3g}"
+    summary = f"Loss: {means['loss']:.4f} ({in_words({name: means[name] for name in terms})})"
+    summary += f" | learning rate {learning_rate:.3g} | gradient norm {means['gradient_norm']:.3g}"
     if "clipped_share" in means:
-        told += f", {100 * means['clipped_share']:.0f} % clipped"
-    return told
+        summary += f", {100 * means['clipped_share']:.0f} % clipped"
+    return summary
 
 
-def divergence(figures, modules, layers, names, loop, workdir):
+def divergence(metrics, modules, layers, names, *, epoch, batch, workdir):
     """The sentence that ends a run whose loss or gradient is not finite.
 
     Args:
-      figures: of the update, by name.
+      metrics: of the update, by name.
       modules: {module of the network: norm of its gradient}.
       layers: those whose results are not finite, in order; None where they are not known.
       names: ids of the batch's volumes or images.
-      loop: `train.Loop`.
+      epoch, batch: of the update.
       workdir: folder of the run.
     """
-    broken = [name for name, value in figures.items() if not math.isfinite(value)]
+    broken = [name for name, value in metrics.items() if not math.isfinite(value)]
     bad = [name for name, norm in modules.items() if not math.isfinite(norm)]
     if layers is None:
         where = "there was no memory to look for the layer"
@@ -102,8 +120,8 @@ def divergence(figures, modules, layers, names, loop, workdir):
     else:
         where = "every layer's result is finite"
     return (
-        f"Not finite: {', '.join(broken) or 'the gradient'} in epoch {loop.epoch}, batch "
-        f"{loop.batches - 1}, of {', '.join(names)}; {where}; the weights were not touched and the "
+        f"Not finite: {', '.join(broken) or 'the gradient'} in epoch {epoch}, batch "
+        f"{batch}, of {', '.join(names)}; {where}; the weights were not touched and the "
         "checkpoint before stays: look at what is named here, or lower schedule.learning_rate in "
         f"another --workdir that goes on with --config.train.start_from={workdir}@latest."
     )

@@ -9,7 +9,7 @@ from jax_seg.system.files import write_json
 from jax_seg.training import run as training
 
 
-def run(config, workdir):
+def run(config, workdir, defaults=None):
     """Train all folds in `workdir/fold_0`, `fold_1`, …, or go on where that stopped.
 
     A fold can also be trained by a process of its own, with --config.data.fold=2 and --workdir
@@ -18,6 +18,7 @@ def run(config, workdir):
     Args:
       config: ConfigDict; data.folds says how many.
       workdir: folder for all of them.
+      defaults: of `run.run`.
 
     Returns:
       {score: {'mean', 'std'}} over folds, of the raw weights; written with the scores of the folds
@@ -33,7 +34,7 @@ def run(config, workdir):
         one.data.cache = one.data.cache or str(workdir / "cache")  # decoded once for all folds
         name = f"fold_{fold}"
         print(f"Fold {fold} of {config.data.folds}: {workdir / name}", flush=True)
-        folds[name] = training.run(one, workdir / name)
+        folds[name] = training.run(one, workdir / name, defaults)
     volumes = {}
     for name in folds:
         volumes |= json.loads((workdir / name / "validation" / "scores.json").read_text())[

@@ -5,10 +5,9 @@ import os
 import jax
 import numpy as np
 
-from jax_seg import tasks
 from jax_seg.data.preprocess import Preprocessing
-from jax_seg.runs import config as configuration
 from jax_seg.training import programs
+from jax_seg.training.settings import read_settings
 
 
 def step_bytes(config):
@@ -17,23 +16,27 @@ def step_bytes(config):
     Weights, optimizer state, the batches of one update and everything in between; the compiler's
     own account.
     """
-    read = configuration.Reader(config)
-    terms = programs.plan(read)[0].loss_weights
-    shape, preprocessing = tasks.shape(read), Preprocessing(0.0, 1.0, 0.0, 1.0)
-    augment = tasks.augmentation(read, preprocessing)
-    compiled = programs.build(read, shape, preprocessing, augment, terms)
-    batch, accumulate = read.data.batch, read.train.accumulate
-    patches = {
-        name: jax.ShapeDtypeStruct((batch * accumulate, *shape[:-1], channels), np.uint8)
-        for name, channels in (("image", shape[-1]), ("label", 1))
+    settings = read_settings(config)
+    kind, task, plan = settings.kind, settings.task, settings.plan
+    shape, preprocessing = kind.sample_shape(task["data"]), Preprocessing(0.0, 1.0, 0.0, 1.0)
+    compiled = programs.build(
+        **settings.programs,
+        shape=shape,
+        preprocessing=preprocessing,
+        augment=kind.augmentation(preprocessing, **task),
+    )
+    samples = settings.batch * plan[0].accumulate
+    batch = {
+        "image": jax.ShapeDtypeStruct((samples, *shape), kind.sample_type(task["data"])),
+        "label": jax.ShapeDtypeStruct((samples, *shape[:-1], 1), np.uint8),
     }
     one = jax.ShapeDtypeStruct((), np.float32)
     knobs = {
-        "learning_rates": dict.fromkeys(read.section("parts"), one),
-        "loss_weights": dict.fromkeys(terms, one),
+        "learning_rates": dict.fromkeys(plan[0].rates, one),
+        "loss_weights": dict.fromkeys(plan[0].loss_weights, one),
     }
     state = jax.eval_shape(compiled.fresh_state)
-    lowered = compiled.train_step.lower(state, patches, knobs, accumulate)
+    lowered = compiled.train_step.lower(state, batch, knobs, plan[0].accumulate)
     memory = lowered.compile().memory_analysis()
     return (
         memory.temp_size_in_bytes

@@ -1,4 +1,4 @@
-"""From a configuration to compiled programs: the state's beginning, the steps, the network."""
+"""The compiled programs of a run: the state's beginning, the steps, the network."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from jax_seg import losses, models
 from jax_seg.infer.network import make_network
 from jax_seg.losses import GATE_TERMS
 from jax_seg.models.forward import forward
-from jax_seg.training import optimizers, stages
+from jax_seg.training import optimizers
 from jax_seg.training import state as train_state
 from jax_seg.training.step import (
     make_locator,
@@ -28,7 +28,7 @@ class Programs(NamedTuple):
       train_step: of `step.make_train_step`.
       evaluate: of `step.make_patch_evaluation`.
       network: of `network.make_network`.
-      see: of `step.make_statistics_pass`.
+      update_batch_stats: of `step.make_statistics_pass`.
       locate: of `step.make_locator`.
     """
 
@@ -36,44 +36,77 @@ class Programs(NamedTuple):
     train_step: Callable
     evaluate: Callable
     network: Callable
-    see: Callable
+    update_batch_stats: Callable
     locate: Callable
 
 
-def plan(read):
-    """The stages of a configuration, from its `config.Reader`; see `stages.plan`."""
-    batches = tuple(read.data.random_batch) or (read.data.batch,)
-    if min(batches) < 1:
-        raise ValueError(f"data.batch or data.random_batch is {batches}; set it to 1 or more.")
-    return stages.plan(
-        read.section("stages"),
-        epochs=read.train.epochs,
-        loss_weights=read.loss.section("weights"),
-        batches=batches,
-        accumulate=read.train.accumulate,
-        rates={name: part["rate"] for name, part in read.section("parts").items()},
-        schedule=read.section("schedule"),
-    )
-
-
-def build(read, shape, preprocessing, augment, terms):
-    """The programs of a configuration; they compile when first called.
+def build(
+    *,
+    model,
+    loss,
+    terms,
+    patterns,
+    optimizer,
+    averages,
+    ema_decay,
+    gradient_noise,
+    seed,
+    shape,
+    preprocessing,
+    augment,
+):
+    """The programs of a run; they compile when first called.
 
     Args:
-      read: its `config.Reader`.
-      shape, preprocessing, augment: of a `tasks.Task`.
+      model: fields of `models.build`.
+      loss: options of `losses.combine`, and 'level_weights', empty for its default.
       terms: names of the losses that any stage uses.
+      patterns: {part of the network: regular expression}, of `optimizers.label_parameters`.
+      optimizer: fields of `optimizers.make_optimizer`.
+      averages: names of the averages that the state keeps.
+      ema_decay, gradient_noise: of `step.make_train_step`.
+      seed: of the parameters and of every draw.
+      shape, preprocessing, augment: of a `Task`.
 
     Raises:
       ValueError: a field that does not fit.
     """
-    model = models.build(**read.section("model"))
-    loss_fields = read.section("loss")
-    del loss_fields["weights"]  # they belong to the stages
-    level_weights = loss_fields.pop("level_weights") or None
-    average, key = read.section("average"), random_key(read.seed)
-    kept = [n for n, on in (("swa", average["swa_every"]), ("ema", average["ema_decay"])) if on]
+    network, key = models.build(**model), random_key(seed)
+    image = jnp.zeros((1, *shape), jnp.float32)
+    shapes = jax.eval_shape(network.init, key, image)["params"]
+    part_of = optimizers.label_parameters(shapes, patterns)
+    update = optimizers.make_optimizer(**optimizer, part_of=part_of)
 
+    @jax.jit
+    def fresh_state():
+        return train_state.create(network.init(key, image), update, averages)
+
+    _require_gates(network, jax.eval_shape(fresh_state), image, terms)
+    objective = _weighted_losses(terms, **loss)
+    train_step = make_train_step(
+        network,
+        update,
+        objective,
+        augment,
+        preprocessing,
+        key,
+        part_of=part_of,
+        clip_norm=optimizer["clip_norm"],
+        ema_decay=ema_decay,
+        gradient_noise=gradient_noise,
+    )
+    return Programs(
+        fresh_state,
+        train_step,
+        evaluate=make_patch_evaluation(network, objective, preprocessing),
+        network=make_network(network, preprocessing),
+        update_batch_stats=make_statistics_pass(network, preprocessing, key),
+        locate=make_locator(network, augment, preprocessing, key),
+    )
+
+
+def _weighted_losses(terms, *, level_weights, **options):
+    """(logits, label, mask, weights) -> (total, {name: value}) of the terms that are losses."""
     own_terms = tuple(name for name in terms if name not in GATE_TERMS)
 
     def loss(logits, label, mask, weights):
@@ -83,49 +116,21 @@ def build(read, shape, preprocessing, augment, terms):
             mask,
             {name: weights[name] for name in own_terms},
             terms=own_terms,
-            level_weights=level_weights,
-            **loss_fields,
+            level_weights=level_weights or None,
+            **options,
         )
 
-    image = jnp.zeros((1, *shape), jnp.float32)
-    patterns = {name: part["pattern"] for name, part in read.section("parts").items()}
-    part_of = optimizers.label_parameters(
-        jax.eval_shape(model.init, key, image)["params"], patterns
-    )
-    optimizer = optimizers.make_optimizer(**read.section("optimizer"), part_of=part_of)
+    return loss
 
-    @jax.jit
-    def fresh_state():
-        return train_state.create(model.init(key, image), optimizer, kept)
 
-    abstract = jax.eval_shape(fresh_state)
-    gates = jax.eval_shape(lambda v: forward(model, v, image)[1], abstract.variables)
+def _require_gates(network, abstract_state, image, terms):
+    gates = jax.eval_shape(lambda v: forward(network, v, image)[1], abstract_state.variables)
     for name in terms:
         if name in GATE_TERMS and name not in gates:
             raise ValueError(
                 f"loss.weights.{name} is not 0, but the network has no gates; set it to 0, or "
                 "model.name to 'camouflage'."
             )
-    train_step = make_train_step(
-        model,
-        optimizer,
-        loss,
-        augment,
-        preprocessing,
-        key,
-        part_of=part_of,
-        clip_norm=read.optimizer.clip_norm,
-        ema_decay=average["ema_decay"],
-        gradient_noise=read.noise.gradient_eta,
-    )
-    return Programs(
-        fresh_state,
-        train_step,
-        evaluate=make_patch_evaluation(model, loss, preprocessing),
-        network=make_network(model, preprocessing),
-        see=make_statistics_pass(model, preprocessing, key),
-        locate=make_locator(model, augment, preprocessing, key),
-    )
 
 
 def random_key(seed):

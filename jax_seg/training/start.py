@@ -1,6 +1,8 @@
-"""Where a run starts from, and what it refuses before it starts."""
+"""How a run starts: fresh, from another network's weights, or where its last checkpoint left it."""
 
-import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,128 +11,135 @@ import numpy as np
 from jax_seg.models import camouflage
 from jax_seg.runs import checkpoints, members
 from jax_seg.runs import config as configuration
+from jax_seg.system.files import write_json
+from jax_seg.tasks.task import Task
+from jax_seg.training import console, programs, resuming
+from jax_seg.training.progress import Clock
+from jax_seg.training.settings import Settings, read_settings
 from jax_seg.weights.timm import from_timm
 
-# A resumed run may differ in these: they change how long or where it runs, not what it computes.
-MAY_DIFFER = (
-    "train.epochs",
-    "train.minutes",
-    "data.root",
-    "data.threads",
-    "data.cache",
-    "data.cache_gb",
-    "checkpoint",
-)
+
+class Run(NamedTuple):
+    """What stays the same while a run trains.
+
+    Attributes:
+      workdir: its folder, a Path.
+      settings: `Settings`.
+      data: `Task`.
+      programs: `programs.Programs`.
+      manager: of `checkpoints.open_checkpoints`.
+      stored: what the last checkpoint keeps beside the state; None for a new run.
+      to_store: dict that is saved with every checkpoint.
+      journal: `console.Journal`, its log and its events.
+      clock: `Clock`.
+      stop_asked: () -> name of the signal that asked the run to stop, or None.
+    """
+
+    workdir: Path
+    settings: Settings
+    data: Task
+    programs: programs.Programs
+    manager: object
+    stored: dict | None
+    to_store: dict
+    journal: console.Journal
+    clock: Clock
+    stop_asked: Callable = lambda: None
 
 
-def stored_run(manager, config, workdir):
-    """What the last checkpoint keeps beside the state; None for a new run.
+def prepare(config, workdir, progress, *, defaults, cleanup):
+    """Read the configuration, open the workdir, prepare data and programs.
+
+    Args:
+      config: ConfigDict.
+      workdir: folder of the run, a Path, which this process holds.
+      progress: fresh `Progress`, whose best checkpoint stays.
+      defaults: ConfigDict of the default of every field, see `resuming.stored_run`.
+      cleanup: ExitStack that closes what is opened here.
+
+    Returns:
+      Run.
 
     Raises:
-      ValueError: the run there has another configuration.
+      ValueError, FileNotFoundError: a configuration or data that cannot be trained on.
     """
-    if manager.latest_step() is None:
-        return None
-    stored = checkpoints.read_loop(manager, manager.latest_step())
-    changed = configuration.differences(
-        config, stored["config"], ignore=MAY_DIFFER, defaults=_defaults(config)
+    settings = read_settings(config)
+    manager = checkpoints.open_checkpoints(
+        workdir,
+        metric=settings.metric,
+        keep=settings.keep,
+        pinned=lambda: progress.best_step,
     )
-    if changed:
-        raise ValueError(
-            f"{workdir} holds a run of another configuration ({'; '.join(changed)}); choose "
-            "another --workdir, or undo the change to go on with that run."
-        )
-    return stored
-
-
-def _defaults(config):
-    """What every field of such a configuration is unless it is set."""
-    name = "images" if config.data.name == "images" else "base"
-    return importlib.import_module(f"configs.{name}").get_config()
-
-
-def prolonged(stored, config):
-    """What another train.epochs does to a run that goes on, a sentence; '' where it does nothing.
-
-    Args:
-      stored: what the last checkpoint keeps beside the state.
-      config: ConfigDict of now.
-    """
-    before, now = stored["config"]["train"]["epochs"], config.train.epochs
-    if before == now or config.schedule.name not in ("cosine", "polynomial"):
-        return ""
-    return (
-        f"train.epochs was {before} and is {now}: from here on the learning rate is that of a "
-        f"{config.schedule.name} schedule over {now} epochs, which is another one in every epoch."
+    cleanup.callback(manager.close)  # waits for a save under way, whatever ends the run
+    stored = resuming.stored_run(manager, config, workdir, defaults)
+    data = settings.kind.prepare(workdir, stored and stored["preprocessing"], **settings.task)
+    split = {"training": data.train_ids, "validation": data.validation_ids}
+    if stored is not None:
+        resuming.check_split(stored, split, config.data.root, workdir)
+    compiled = programs.build(
+        **settings.programs,
+        shape=data.shape,
+        preprocessing=data.preprocessing,
+        augment=data.augment,
     )
+    to_store = {
+        "config": configuration.as_dict(config),
+        "preprocessing": data.preprocessing._asdict(),
+        "split": split,
+        "code_version": checkpoints.code_version(),
+    }
+    write_json(workdir / "config.json", to_store["config"])
+    journal, clock = console.Journal(workdir), Clock()
+    cleanup.callback(journal.close)
+    return Run(workdir, settings, data, compiled, manager, stored, to_store, journal, clock)
 
 
-def check_split(stored, split, root, workdir):
-    """Refuse to go on where the data are divided otherwise than when the run began.
-
-    A volume more or less can move others between the parts, and then the run would be judged by
-    what it was trained on.
-
-    Args:
-      stored: what the last checkpoint keeps beside the state.
-      split: {'training': ids, 'validation': ids} of now.
-      root: data.root.
-      workdir: folder of the run.
-
-    Raises:
-      ValueError: naming a volume or image that came, went or changed sides.
-    """
-    for part, names in stored.get("split", {}).items():
-        if moved := sorted(set(names) ^ set(split[part])):
-            raise ValueError(
-                f"{workdir} holds a run on other data: {moved[0]} "
-                f"{'was' if moved[0] in names else 'was not'} in its {part} part, but in "
-                f"data.root={root} it {'is not' if moved[0] in names else 'is'}; put the data back "
-                "as they were, or choose another --workdir."
-            )
-
-
-def check_plan(plan, train, average, metric):
-    """Refuse averages and a choice of the best that the run's stages do not allow.
-
-    Args:
-      plan: of `stages.plan`.
-      train, average: sections of the configuration.
-      metric: validate.metric.
+def begin(run, progress):
+    """The state of a new run; `progress` is set to its first epoch.
 
     Raises:
-      ValueError: naming the field.
+      FileNotFoundError, ValueError: weights to start from that are missing or do not fit.
     """
-    if average["swa_every"] and not 0 <= average["swa_start"] < train["epochs"]:
-        raise ValueError(
-            f"average.swa_start is {average['swa_start']}, but the run ends after train.epochs = "
-            f"{train['epochs']}; start earlier, or set average.swa_every to 0."
-        )
-    if not 0 <= average["ema_decay"] < 1:
-        raise ValueError(f"average.ema_decay is {average['ema_decay']}; set it in [0, 1).")
-    if metric == "loss" and any(s.loss_weights != plan[0].loss_weights for s in plan):
-        raise ValueError(
-            "validate.metric is 'loss', but the stages change the loss, so that no two of its "
-            "values compare; choose the best by 'dice' or 'iou'."
-        )
-    if train["start_from"] and train.get("start_encoder"):
-        raise ValueError(
-            "train.start_from and train.start_encoder both give the encoder's weights; leave one "
-            "of them empty."
-        )
-    if train["start_stage"] and not train["start_from"]:
-        raise ValueError(
-            f"train.start_stage is '{train['start_stage']}', but no weights are given for the "
-            "stages that it skips; set train.start_from to the workdir that trained them."
-        )
+    train, state = run.settings.train, run.programs.fresh_state()
+    if train["start_from"]:
+        state = start_from(state, train["start_from"])
+    elif train.get("start_encoder"):
+        state = start_encoder(state, train["start_encoder"])
+    progress.epoch = _first_epoch(run.settings.plan, train["start_stage"])
+    # A restored array belongs to a device. A fresh one must too, or a resumed run would compile
+    # other programs.
+    state = jax.device_put(state, jax.local_devices()[0])
+    _announce(run, state, progress)
+    return state
 
 
-def first_epoch(plan, start_stage):
-    """The epoch that a fresh run begins with; `start_stage` is a stage's name, or ''.
+def restore(run, progress):
+    """The state of the last checkpoint; `progress` is set to where it was saved."""
+    state, _ = restore_state(run, run.manager.latest_step())
+    progress.restore(run.stored["loop"])
+    _announce(run, state, progress)
+    if warning := resuming.prolonged(run.stored["config"], run.to_store["config"]):
+        run.journal.warn(warning)
+    return state
 
-    Raises:
-      ValueError: there is no such stage.
-    """
+
+def restore_state(run, step):
+    """(`TrainState`, dict beside it) of a checkpoint, on this device."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        jax.eval_shape(run.programs.fresh_state),
+    )
+    return checkpoints.restore(run.manager, abstract, step)
+
+
+def _announce(run, state, progress):
+    run.journal.open(progress.epoch, int(state.step))
+    run.journal.say(console.opening(run.workdir, state, progress.epoch, run.data.about))
+
+
+def _first_epoch(plan, start_stage):
+    """The epoch that a new run begins with; `start_stage` is a stage's name, or ''."""
     for stage in plan:
         if start_stage in ("", stage.name):
             return stage.first
@@ -172,7 +181,7 @@ def start_from(state, source):
 
 
 def start_encoder(state, path):
-    """`state` with the published encoder of a file, see `convert_timm.from_timm`.
+    """`state` with the published encoder of a file, see `timm.from_timm`.
 
     Raises:
       FileNotFoundError, ValueError: no such file, or another network's than the run's encoder.
@@ -180,7 +189,7 @@ def start_encoder(state, path):
     if "encoder" not in state.params:
         raise ValueError(
             f"train.start_encoder is {path}, but this network has no encoder to be started from a "
-            "file: leave it empty, or set model.name to 'camouflage'."
+            "file: clear it, or set model.name to 'camouflage'."
         )
     params = camouflage.with_encoder(state.params, from_timm(path))
     return _with_variables(state, state.variables | {"params": params})

@@ -5,7 +5,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
+from flax import struct, traverse_util
 
 from jax_seg.data import labels
 from jax_seg.data.preprocess import preprocess
@@ -81,29 +81,16 @@ def make_train_step(
         gradient_norm = optimizers.global_norm(gradients)
         finite = state.finite & jnp.isfinite(total) & jnp.isfinite(gradient_norm)
 
-        def update(state):
-            noisy = gradients
-            if gradient_noise:
-                std = jnp.sqrt(gradient_noise / (1.0 + state.step) ** 0.55)
-                noisy = optimizers.add_noise(jax.random.fold_in(step_key, 1), gradients, std)
-                noisy = optimizers.zero_frozen(noisy, part_of, knobs["learning_rates"])
-            updates, opt_state = optimizer.update(noisy, state.opt_state, state.params)
-            opt_state = optimizers.keep_frozen(state.opt_state, opt_state, knobs["learning_rates"])
-            params = optimizers.apply_updates(
-                state.params, updates, part_of, knobs["learning_rates"]
-            )
-            changed = state._replace(
-                step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
-            )
-            averages = dict(state.averages)
-            if "ema" in averages:
-                averages["ema"] = ema_update(
-                    averages["ema"], changed.variables, ema_decay, state.step
-                )
-            return changed._replace(averages=averages)
-
+        noisy = gradients
+        if gradient_noise:
+            std = jnp.sqrt(gradient_noise / (1.0 + state.step) ** 0.55)
+            noisy = optimizers.add_noise(jax.random.fold_in(step_key, 1), gradients, std)
+            noisy = optimizers.zero_frozen(noisy, part_of, knobs["learning_rates"])
+        updated = _updated(
+            optimizer, part_of, ema_decay, state, noisy, batch_stats, knobs["learning_rates"]
+        )
         # Not lax.cond: on a GPU the host would wait for its predicate, and so for the whole step.
-        state = jax.tree.map(functools.partial(jnp.where, finite), update(state), state)
+        state = jax.tree.map(functools.partial(jnp.where, finite), updated, state)
         metrics = {"loss": total, **terms, "gradient_norm": gradient_norm, "finite": finite}
         metrics["module_norms"] = {name: optimizers.global_norm(g) for name, g in gradients.items()}
         if clip_norm:
@@ -111,6 +98,20 @@ def make_train_step(
         return state._replace(finite=finite), metrics
 
     return train_step
+
+
+def _updated(optimizer, part_of, ema_decay, state, gradients, batch_stats, learning_rates):
+    """The state after an update by `gradients`, its averages included."""
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    opt_state = optimizers.keep_frozen(state.opt_state, opt_state, learning_rates)
+    params = optimizers.apply_updates(state.params, updates, part_of, learning_rates)
+    changed = state._replace(
+        step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
+    )
+    averages = dict(state.averages)
+    if "ema" in averages:
+        averages["ema"] = ema_update(averages["ema"], changed.variables, ema_decay, state.step)
+    return changed._replace(averages=averages)
 
 
 def _dropout_keys(step_key, count):
@@ -169,11 +170,11 @@ def make_statistics_pass(model, preprocessing, key):
     """(variables, image as stored) -> variables whose running statistics have seen it, jitted."""
 
     @jax.jit
-    def see(variables, image):
+    def update_batch_stats(variables, image):
         image = preprocess(image, preprocessing)
         return variables | {"batch_stats": forward(model, variables, image, key)[2]}
 
-    return see
+    return update_batch_stats
 
 
 def make_locator(model, augment, preprocessing, key):
@@ -183,38 +184,47 @@ def make_locator(model, augment, preprocessing, key):
     augmented and divided as it was then, and dropout draws as it did.
     """
 
+    @functools.partial(jax.jit, static_argnames="accumulate")
+    def finite_shares(state, batch, accumulate):
+        step_key = jax.random.fold_in(key, state.step)
+        batch = augment(step_key, _normalised(batch, preprocessing))
+
+        def look(dropout_key, batch):
+            _, kept = model.apply(
+                state.variables,
+                batch["image"],
+                train=True,
+                rngs={"dropout": dropout_key},
+                mutable=["batch_stats", "intermediates"],
+                capture_intermediates=True,
+            )
+            results = traverse_util.flatten_dict(kept["intermediates"])
+            return _Layers(
+                names=tuple("/".join(path[:-1]) or "the network" for path in results),
+                finite=jnp.stack([_all_finite(values) for values in results.values()]),
+            )
+
+        return _mean_over_parts(look, _dropout_keys(step_key, accumulate), batch)
+
     def locate(state, batch, accumulate=1):
-        names = []
-
-        @jax.jit
-        def finite(state, batch):
-            step_key = jax.random.fold_in(key, state.step)
-            batch = augment(step_key, _normalised(batch, preprocessing))
-
-            def look(dropout_key, batch):
-                _, kept = model.apply(
-                    state.variables,
-                    batch["image"],
-                    train=True,
-                    rngs={"dropout": dropout_key},
-                    mutable=["batch_stats", "intermediates"],
-                    capture_intermediates=True,
-                )
-                results = traverse_util.flatten_dict(kept["intermediates"])
-                names[:] = ["/".join(path[:-1]) or "the network" for path in results]
-                return [
-                    jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(values)])
-                    .all()
-                    .astype(jnp.float32)
-                    for values in results.values()
-                ]
-
-            return _mean_over_parts(look, _dropout_keys(step_key, accumulate), batch)
-
-        shares = jax.device_get(finite(state, batch))
-        return [name for name, share in zip(names, shares, strict=True) if share < 1]
+        layers = finite_shares(state, batch, accumulate)
+        shares = jax.device_get(layers.finite)
+        return [name for name, share in zip(layers.names, shares, strict=True) if share < 1]
 
     return locate
+
+
+class _Layers(struct.PyTreeNode):
+    """Names of layers in the order in which they are computed, and a number for each."""
+
+    names: tuple = struct.field(pytree_node=False)
+    finite: jax.Array
+
+
+def _all_finite(tree):
+    """1 where every value of a tree is finite, else 0."""
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
+    return jnp.stack(finite).all().astype(jnp.float32)
 
 
 def _normalised(batch, preprocessing):

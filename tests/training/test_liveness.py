@@ -20,7 +20,7 @@ from jax_seg.report import plots
 from jax_seg.runs import checkpoints
 from jax_seg.runs import config as configuration
 from jax_seg.runs.events import read_events
-from jax_seg.training import programs
+from jax_seg.training import judge, programs
 from jax_seg.training import run as training
 from tests.conftest import tiny_config
 
@@ -159,7 +159,7 @@ CHANGES |= {f"loss.weights.{term}": (0.7, {}) for term in TERMS}
 
 
 # Taken once: one observation may run inside another's patches.
-ORIGINALS = programs.build, pipeline.batches, checkpoints.save, training.validate_patches
+ORIGINALS = programs.build, pipeline.batches, checkpoints.save, judge.validate_patches
 
 
 def digest(*values):
@@ -258,7 +258,7 @@ def observe(config, workdir, monkeypatch):
     monkeypatch.setattr(programs, "build", lambda *a, **k: traced_only(build(*a, **k), seen))
     monkeypatch.setattr(pipeline, "batches", recorded_batches)
     monkeypatch.setattr(checkpoints, "save", recorded_save)
-    monkeypatch.setattr(training, "validate_patches", planned_losses)
+    monkeypatch.setattr(judge, "validate_patches", planned_losses)
     for picture in ("slices", "learning_curve", "cases"):  # they take longer than all the rest
         monkeypatch.setattr(plots, picture, lambda *_, **__: None)
     training.run(config, workdir)

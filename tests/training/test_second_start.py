@@ -15,8 +15,8 @@ from jax_seg.runs import checkpoints
 from jax_seg.runs import config as configuration
 from jax_seg.runs.events import read_events
 from jax_seg.system.files import locked
+from jax_seg.training import plateau, resuming, validate
 from jax_seg.training import run as training
-from jax_seg.training import start, validate
 from jax_seg.training.state import TrainState
 from tests.conftest import tiny_config, write_volumes
 
@@ -99,7 +99,7 @@ def test_a_rollback_takes_the_average_back_with_its_count(volumes_folder, tmp_pa
         kinds = {0: ["new_best"], 2: ["rollback"]}.get(epoch, [])
         return controller, [{"kind": kind, "epoch": epoch} for kind in kinds]
 
-    monkeypatch.setattr(training.plateau, "step", decide)
+    monkeypatch.setattr(plateau, "step", decide)
     config = tiny_config(volumes_folder)
     config.train.epochs = 4
     config.average.update(swa_start=1, swa_every=1, swa_learning_rate=0.05)
@@ -184,13 +184,13 @@ def test_nothing_to_keep_is_refused(tmp_path):
 
 def test_more_epochs_change_the_rates_of_some_schedules_and_it_is_said():
     config = base.get_config()
-    stored = {"config": configuration.as_dict(config)}
+    stored = configuration.as_dict(config)
     config.train.epochs = 7
     for name, told in (("cosine", True), ("polynomial", True), ("constant", False)):
         config.schedule.name = name
         assert (
             f"train.epochs was {base.get_config().train.epochs} and is 7"
-            in start.prolonged(stored, config)
+            in resuming.prolonged(stored, configuration.as_dict(config))
         ) == told
     config.train.epochs, config.schedule.name = base.get_config().train.epochs, "cosine"
-    assert start.prolonged(stored, config) == ""
+    assert resuming.prolonged(stored, configuration.as_dict(config)) == ""

@@ -1,0 +1,131 @@
+"""After an epoch: averages and weights are judged on the validation part, then it is decided."""
+
+from jax_seg.metrics import segmentation
+from jax_seg.training import console, plateau, scaling, schedule, stages
+from jax_seg.training.averaging import swa_update
+from jax_seg.training.epoch import epochs_of_swa
+from jax_seg.training.progress import stop_if_asked
+from jax_seg.training.validate import measure_statistics, validate_patches
+
+
+def judge(run, stage, state, progress, trained):
+    """Judge the raw weights, which decide, and the averages beside them.
+
+    A new average enters the state only after it was judged: a stop in between repeats this.
+
+    Returns:
+      (state, {'raw', 'swa' or 'ema': validation metrics}).
+
+    Raises:
+      Stopped: a signal arrived; the state is saved.
+    """
+    stop_if_asked(run, state, progress)
+    averages, averaged = _averages(run, state, progress)
+    last = progress.epoch == run.settings.train["epochs"] - 1
+    every = run.settings.volumes_every
+    whole = bool(every) and ((progress.epoch + 1) % every == 0 or last)
+    judged = {}
+    for name, variables in (("raw", state.variables), *averages.items()):
+        if name == "swa" and not averaged:
+            continue
+        judged[name] = _judge_patches(run, stage, state, progress, name, variables)
+        if whole:
+            judged[name] |= _judge_wholes(run, state, progress, name, variables)
+    progress.averaged = averaged
+    if whole:
+        progress.judged = [*progress.judged, [trained["loss"], judged["raw"]["iou"]]][-3:]
+    return state._replace(averages=averages), judged
+
+
+def _averages(run, state, progress):
+    """({name: variables}, trees in SWA's) with this epoch's weights in the SWA average."""
+    averages, averaged = dict(state.averages), progress.averaged
+    since = epochs_of_swa(run.settings.average, progress.epoch)
+    if since is not None and since % run.settings.average["swa_every"] == 0:
+        averages["swa"] = swa_update(averages["swa"], state.variables, averaged)
+        averaged += 1
+        if state.batch_stats:
+            averages["swa"] = measure_statistics(
+                run.programs.update_batch_stats,
+                averages["swa"],
+                run.data.train,
+                batch=run.settings.batch,
+                threads=run.settings.threads,
+            )
+    return averages, averaged
+
+
+def _judge_patches(run, stage, state, progress, name, variables):
+    """The loss of the fixed validation samples, with its standard error."""
+    metrics = validate_patches(
+        run.programs.evaluate,
+        variables,
+        run.data.validation,
+        weights=stage.loss_weights,
+        batch=run.settings.batch,
+        threads=run.settings.threads,
+        seed=run.settings.seed,
+    )
+    which = _suffix(name)
+    run.journal.event(f"validation{which}", step=int(state.step), epoch=progress.epoch, **metrics)
+    terms = segmentation.in_words({term: metrics[term] for term in stage.loss_weights})
+    run.journal.say(f"Epoch {progress.epoch} Val{which} - Loss: {metrics['loss']:.4f} ({terms})")
+    # Without the terms: the loss term 'dice' is no score of volumes.
+    return {key: metrics[key] for key in ("loss", "standard_error")}
+
+
+def _judge_wholes(run, state, progress, name, variables):
+    """Pooled scores of the whole validation part."""
+    total = segmentation.Confusion()
+    for _, counts, _ in run.data.segment(run.programs.network, variables):
+        total += counts
+        stop_if_asked(run, state, progress)
+    scores, which = segmentation.scores(total), _suffix(name)
+    run.journal.event(f"volumes{which}", step=int(state.step), epoch=progress.epoch, **scores)
+    run.journal.say(
+        f"Epoch {progress.epoch} {run.data.wholes.capitalize()}{which} - "
+        f"{segmentation.in_words(scores)}"
+    )
+    return scores
+
+
+def _suffix(name):
+    return "" if name == "raw" else f" {name}"
+
+
+def decide(run, stage, state, progress, trained, judged):
+    """Decide what the next epoch does, and note it in `progress`; nothing happens before then."""
+    controller, decisions = plateau.step(
+        plateau.State(**progress.plateau),
+        judged["loss"],
+        judged["standard_error"],
+        trained["gradient_norm"],
+        progress.epoch,
+        options=run.settings.control,
+    )
+    if "iou" in judged and scaling.warning_sign(*zip(*progress.judged, strict=True)):
+        sign = {"loss": trained["loss"], "iou": judged["iou"], "advice": scaling.ADVICE}
+        decisions.append({"kind": "warning_sign", **sign})
+    for decision in decisions:
+        _carry_out(run, int(state.step), progress, decision)
+    reduction = schedule.ReduceOnPlateau(**progress.reduction)
+    if stage.reducing and progress.epoch >= stage.warm:
+        reduction = run.settings.reduce_rate(reduction, judged["loss"])
+    following = stages.at(run.settings.plan, progress.epoch + 1)
+    if following is not stage:
+        controller, reduction = stages.cross(stage, following, controller, reduction)
+        run.journal.say(
+            f"Epoch {progress.epoch} ends stage '{stage.name}'; '{following.name}' begins"
+        )
+    progress.plateau, progress.reduction = controller._asdict(), reduction._asdict()
+
+
+def _carry_out(run, step, progress, decision):
+    run.journal.event("decision", step=step, epoch=progress.epoch, decision=decision)
+    if decision["kind"] == "new_best":
+        progress.best_step = step
+    else:
+        run.journal.say(f"Epoch {progress.epoch} {console.sentence(decision)}")
+    if decision["kind"] == "rollback":
+        progress.return_to = progress.best_step
+    progress.finished |= decision["kind"] == "early_stop"

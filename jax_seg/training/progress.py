@@ -1,0 +1,87 @@
+"""Where a run stands, and how that is saved."""
+
+import dataclasses
+import time
+
+from jax_seg.runs import checkpoints
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; its state is saved."""
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands, as JSON types: saved with every checkpoint.
+
+    Attributes:
+      epoch: the running epoch, from 0.
+      batches: updates of it that are done.
+      drawn: samples handed out before this epoch.
+      sums: the epoch's training metrics, added up.
+      seconds: that the epochs have taken, over all starts of the run.
+      plateau: fields of `plateau.State`.
+      reduction: fields of `schedule.ReduceOnPlateau`.
+      best_step: the checkpoint with the lowest validation loss.
+      return_to: set when the next epoch starts from that checkpoint.
+      averaged: trees of weights in the SWA average.
+      judged: [training loss, IoU] of each evaluation of the whole validation part, the last three.
+      finished: early stopping, or the time, has ended the run.
+    """
+
+    epoch: int = 0
+    batches: int = 0
+    drawn: int = 0
+    sums: dict = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
+    plateau: dict = dataclasses.field(default_factory=dict)
+    reduction: dict = dataclasses.field(default_factory=dict)
+    best_step: int | None = None
+    return_to: int | None = None
+    averaged: int = 0
+    judged: list = dataclasses.field(default_factory=list)
+    finished: bool = False
+
+    def restore(self, stored):
+        """Take over the fields that a checkpoint keeps."""
+        for name, value in stored.items():
+            setattr(self, name, value)
+
+
+class Clock:
+    """Counts the seconds that a run takes, and those since its last save."""
+
+    def __init__(self):
+        self._counted = self._saved = time.monotonic()
+
+    def count(self):
+        """Seconds since the last call."""
+        before, self._counted = self._counted, time.monotonic()
+        return self._counted - before
+
+    def saved(self):
+        """Remember that the run was saved now."""
+        self._saved = time.monotonic()
+
+    def save_is_due(self, every):
+        """Whether more than `every` seconds have passed since the last save; 0 for never."""
+        return 0 < every < time.monotonic() - self._saved
+
+
+def save(run, state, progress, metrics=None):
+    """Write a checkpoint; `metrics` are the validation metrics of a whole epoch."""
+    progress.seconds += run.clock.count()
+    position = {"epoch": progress.epoch, "loop": dataclasses.asdict(progress)}
+    checkpoints.save(run.manager, state, run.to_store | position, metrics)
+    run.clock.saved()
+
+
+def stop_if_asked(run, state, progress):
+    """Save and raise `Stopped` where a signal has asked for it."""
+    if signal := run.stop_asked():
+        save(run, state, progress)
+        checkpoints.wait(run.manager)
+        raise Stopped(
+            f"Stopped by {signal} in epoch {progress.epoch} at step {int(state.step)}; the state "
+            "is saved. Run the same command to resume."
+        )

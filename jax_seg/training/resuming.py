@@ -1,0 +1,81 @@
+"""What a run may change when it is resumed, and what it refuses."""
+
+from jax_seg.runs import checkpoints
+from jax_seg.runs import config as configuration
+
+# A resumed run may differ in these: they change how long or where it runs, not what it computes.
+MAY_DIFFER = (
+    "train.epochs",
+    "train.minutes",
+    "data.root",
+    "data.threads",
+    "data.cache",
+    "data.cache_gb",
+    "checkpoint",
+)
+
+
+def stored_run(manager, config, workdir, defaults=None):
+    """What the last checkpoint keeps beside the state; None for a new run.
+
+    Args:
+      manager: of `checkpoints.open_checkpoints`.
+      config: ConfigDict of now.
+      workdir: folder of the run.
+      defaults: ConfigDict of the default of every field, for those that are newer than the run.
+
+    Raises:
+      ValueError: the run there has another configuration.
+    """
+    if manager.latest_step() is None:
+        return None
+    stored = checkpoints.read_loop(manager, manager.latest_step())
+    changed = configuration.differences(
+        config, stored["config"], ignore=MAY_DIFFER, defaults=defaults
+    )
+    if changed:
+        raise ValueError(
+            f"{workdir} holds a run of another configuration ({'; '.join(changed)}); choose "
+            "another --workdir, or undo the change to resume that run."
+        )
+    return stored
+
+
+def prolonged(before, now):
+    """What another train.epochs does to the learning rate of a resumed run; '' for nothing.
+
+    Args:
+      before, now: configurations as `config.as_dict` gives them.
+    """
+    name, epochs = now["schedule"]["name"], now["train"]["epochs"]
+    if before["train"]["epochs"] == epochs or name not in ("cosine", "polynomial"):
+        return ""
+    return (
+        f"train.epochs was {before['train']['epochs']} and is {epochs}: the {name} schedule now "
+        f"runs over {epochs} epochs, so every epoch's learning rate differs from the original plan."
+    )
+
+
+def check_split(stored, split, root, workdir):
+    """Refuse to resume where the data are divided otherwise than when the run began.
+
+    A volume more or less can move others between the parts, and then the run would be judged by
+    what it was trained on.
+
+    Args:
+      stored: what the last checkpoint keeps beside the state.
+      split: {'training': ids, 'validation': ids} of now.
+      root: data.root.
+      workdir: folder of the run.
+
+    Raises:
+      ValueError: naming a volume or image that came, went or changed sides.
+    """
+    for part, names in stored.get("split", {}).items():
+        if moved := sorted(set(names) ^ set(split[part])):
+            raise ValueError(
+                f"{workdir} holds a run on other data: {moved[0]} "
+                f"{'was' if moved[0] in names else 'was not'} in its {part} part, but in "
+                f"data.root={root} it {'is not' if moved[0] in names else 'is'}; restore the data "
+                "or choose another --workdir."
+            )

@@ -1,0 +1,146 @@
+"""The edge of a run: its configuration, read once into plain values."""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import NamedTuple
+
+from jax_seg import tasks
+from jax_seg.runs.config import Reader
+from jax_seg.training import plateau, schedule, stages
+
+
+class Settings(NamedTuple):
+    """Everything that a run takes from its configuration.
+
+    Attributes:
+      kind: module of `tasks` for this kind of data.
+      task: arguments of its `prepare`.
+      plan: list of `stages.Stage`.
+      programs: arguments of `programs.build`.
+      batch: samples that go through the network at once when it is evaluated.
+      threads: that read ahead.
+      seed: of the run.
+      train, average, noise: sections of the configuration.
+      control: `plateau.Options`.
+      reduce_rate: of `schedule.make_reduce_on_plateau`.
+      metric: that chooses the best checkpoint.
+      volumes_every: epochs between evaluations of the whole validation part.
+      keep: latest checkpoints that stay.
+      save_seconds: between saves within an epoch; 0 for none.
+    """
+
+    kind: ModuleType
+    task: dict
+    plan: list
+    programs: dict
+    batch: int
+    threads: int
+    seed: int
+    train: dict
+    average: dict
+    noise: dict
+    control: plateau.Options
+    reduce_rate: Callable
+    metric: str
+    volumes_every: int
+    keep: int
+    save_seconds: float
+
+
+def read_settings(config):
+    """The `Settings` of a ConfigDict.
+
+    Raises:
+      ValueError: a field that is missing, does not fit, or that nothing reads.
+    """
+    read = Reader(config)
+    kind, plan = tasks.kind_of(read.data.name), read_plan(read)
+    settings = Settings(
+        kind=kind,
+        task={"seed": read.seed, **read.pick(kind.FIELDS)},
+        plan=plan,
+        programs=read_programs(read, terms=tuple(plan[0].loss_weights)),
+        batch=read.data.batch,
+        threads=read.data.threads,
+        seed=read.seed,
+        train=read.section("train"),
+        average=read.section("average"),
+        noise=read.section("noise"),
+        control=plateau.Options(**read.section("plateau")),
+        reduce_rate=schedule.make_reduce_on_plateau(mode="min", **read.section("reduction")),
+        metric=read.validate.metric,
+        volumes_every=read.validate.volumes_every,
+        keep=read.checkpoint.keep,
+        save_seconds=60 * read.checkpoint.minutes,
+    )
+    _check_averages(settings)
+    _check_start(settings)
+    read.refuse_unread()
+    return settings
+
+
+def read_plan(read):
+    """The stages of a configuration, from its `Reader`; see `stages.plan`."""
+    batches = tuple(read.data.random_batch) or (read.data.batch,)
+    if min(batches) < 1:
+        raise ValueError(f"data.batch or data.random_batch is {batches}; set it to 1 or more.")
+    return stages.plan(
+        read.section("stages"),
+        epochs=read.train.epochs,
+        loss_weights=read.loss.section("weights"),
+        batches=batches,
+        accumulate=read.train.accumulate,
+        rates={name: part["rate"] for name, part in read.section("parts").items()},
+        schedule=read.section("schedule"),
+    )
+
+
+def read_programs(read, terms):
+    """The arguments of `programs.build` that a configuration gives, from its `Reader`."""
+    loss, average = read.section("loss"), read.section("average")
+    del loss["weights"]  # they belong to the stages
+    return {
+        "model": read.section("model"),
+        "loss": loss,
+        "terms": terms,
+        "patterns": {name: part["pattern"] for name, part in read.section("parts").items()},
+        "optimizer": read.section("optimizer"),
+        "averages": tuple(
+            name
+            for name, on in (("swa", average["swa_every"]), ("ema", average["ema_decay"]))
+            if on
+        ),
+        "ema_decay": average["ema_decay"],
+        "gradient_noise": read.noise.gradient_eta,
+        "seed": read.seed,
+    }
+
+
+def _check_averages(settings):
+    average, epochs = settings.average, settings.train["epochs"]
+    if average["swa_every"] and not 0 <= average["swa_start"] < epochs:
+        raise ValueError(
+            f"average.swa_start is {average['swa_start']}, but the run ends after train.epochs = "
+            f"{epochs}; start earlier, or set average.swa_every to 0."
+        )
+    if not 0 <= average["ema_decay"] < 1:
+        raise ValueError(f"average.ema_decay is {average['ema_decay']}; set it in [0, 1).")
+
+
+def _check_start(settings):
+    plan, train = settings.plan, settings.train
+    if settings.metric == "loss" and any(s.loss_weights != plan[0].loss_weights for s in plan):
+        raise ValueError(
+            "validate.metric is 'loss', but the stages change the loss, so that no two of its "
+            "values compare; choose the best by 'dice' or 'iou'."
+        )
+    if train["start_from"] and train.get("start_encoder"):
+        raise ValueError(
+            "train.start_from and train.start_encoder both give the encoder's weights; set only "
+            "one of them."
+        )
+    if train["start_stage"] and not train["start_from"]:
+        raise ValueError(
+            f"train.start_stage is '{train['start_stage']}', but no weights are given for the "
+            "stages that it skips; set train.start_from to the workdir that trained them."
+        )
