@@ -14,15 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jax_seg import models
+from jax_seg import models, tasks
 from jax_seg.data import preprocess
-from jax_seg.data.readers import pictures
 from jax_seg.infer import ensemble
 from jax_seg.infer.network import make_network
-from jax_seg.infer.sliding_window import predict_volume
 from jax_seg.runs import checkpoints
 from jax_seg.runs import config as configuration
 from jax_seg.system.files import existing
@@ -108,26 +105,40 @@ def read(member):
     return variables, stored, step
 
 
-def load(member, *, overlap=None, windows=None):
+class Device:
+    """Holds the weights of one network on the device: those of an ensemble take turns."""
+
+    def __init__(self):
+        self._variables = self._placed = None
+
+    def place(self, variables):
+        """`variables` on the device; those of another network leave it first."""
+        if self._variables is not variables:
+            self._placed = None
+            self._placed = jax.device_put(variables, jax.local_devices()[0])
+            self._variables = variables
+        return self._placed
+
+
+def load(member, *, overlap=None, windows=None, device=None, programs=None):
     """Read a network.
 
     Its parameters stay in the memory of the host, and on the device until another network's are
-    needed: the device holds one member of an ensemble at a time. Networks of the same
-    configuration and preprocessing share one compiled program.
+    needed.
 
     Args:
       member: Member.
       overlap, windows: of `predict_volume`; None takes the run's.
+      device: `Device` that the networks of an ensemble share.
+      programs: dict in which they share compiled programs, where configuration and preprocessing
+        are the same.
 
     Raises:
       FileNotFoundError, ValueError: there is no such run, checkpoint or average.
     """
     variables, stored, step = read(member)
-    fields = configuration.flat(configuration.from_dict(stored["config"]))
-    network = _network(
-        json.dumps(stored["config"]["model"], sort_keys=True),
-        preprocess.stored(stored["preprocessing"]),
-    )
+    config, device = configuration.from_dict(stored["config"]), device or Device()
+    network = _network(stored, {} if programs is None else programs)
     facts = {
         "workdir": str(Path(member.workdir).absolute()),
         "step": step,
@@ -136,40 +147,29 @@ def load(member, *, overlap=None, windows=None):
         "digest": _digest(variables),
         "trained_with": stored["code_version"],
     }
-    held_out = stored.get("split", {}).get("validation")
-    if of_images(fields):
-        if overlap is not None or windows is not None:
-            raise ValueError(
-                f"{member.workdir} is a network of images, which sees each as a whole: leave "
-                "--overlap and --windows out."
-            )
-
-        def segment_one(image):
-            placed = _on_device(facts["digest"], variables)
-            return segment_image(network, placed, image, side=fields["data.side"])
-
-        return Network(segment_one, fields, facts, held_out)
-
-    patch = fields["data.patch"]
-    overlap = fields["validate.overlap"] if overlap is None else overlap
-    windows = fields["validate.windows"] if windows is None else windows
-
-    def segment(volume):
-        placed = functools.partial(network, _on_device(facts["digest"], variables))
-        return predict_volume(placed, volume, patch=patch, overlap=overlap, batch=windows)
-
-    return Network(segment, fields, facts | {"overlap": overlap}, held_out)
+    segment, chosen = _kind(config).segmenter(
+        network, config, overlap=overlap, windows=windows, name=member.workdir
+    )
+    return Network(
+        lambda image: segment(device.place(variables), image),
+        configuration.flat(config),
+        facts | chosen,
+        stored.get("split", {}).get("validation"),
+    )
 
 
-_placed = {}
+def _kind(config):
+    return tasks.kind_of(config.data.get("name", "folder"))  # converted weights name no data
 
 
-def _on_device(digest, variables):
-    """`variables` on the device; those of the network before leave it."""
-    if digest not in _placed:
-        _placed.clear()
-        _placed[digest] = jax.device_put(variables, jax.local_devices()[0])
-    return _placed[digest]
+def _network(stored, programs):
+    """The network of a stored configuration, compiled once for all of `programs`."""
+    model, preprocessing = stored["config"]["model"], stored["preprocessing"]
+    key = json.dumps([model, preprocessing], sort_keys=True)
+    if key not in programs:
+        built = models.build(**configuration.from_dict(model))
+        programs[key] = make_network(built, preprocess.stored(preprocessing))
+    return programs[key]
 
 
 def _digest(variables):
@@ -183,24 +183,6 @@ def _digest(variables):
 def of_images(fields):
     """Whether a configuration, by its dotted paths, is one of images."""
     return fields.get("data.name") == "images"
-
-
-def segment_image(network, variables, image, *, side):
-    """Logits of an image at its own size.
-
-    Args:
-      network: of `network.make_network`.
-      variables: of the network.
-      image: uint8 [1, H, W, 3].
-      side: of the square that the network sees, pixels.
-
-    Returns:
-      float32 [1, H, W] on the device: of the probability, resized as the run's own evaluation does.
-    """
-    square = pictures.resize_image(np.ascontiguousarray(image[0]), side)
-    probability = jax.nn.sigmoid(network(variables, square[None]))
-    found = pictures.resize_probability(probability[0, ..., 0], image.shape[1:3])
-    return jax.scipy.special.logit(jnp.clip(found, 1e-6, 1 - 1e-6))[None]
 
 
 def read_ensemble(path):
@@ -238,7 +220,8 @@ def load_together(texts, weights=None, *, overlap=None, windows=None, flips=(), 
     """
     members = [text if isinstance(text, Member) else parse(text) for text in texts]
     weights = ensemble.normalised(weights, len(members))
-    networks = [load(member, overlap=overlap, windows=windows) for member in members]
+    shared = {"device": Device(), "programs": {}}
+    networks = [load(member, overlap=overlap, windows=windows, **shared) for member in members]
     facts = dict(networks[0].facts)
     if len(networks) > 1:
         pairs = zip(networks, weights, strict=True)
@@ -267,9 +250,3 @@ def _require_square_patch(network):
             f"--rotations turns the plane of height and width, but the patch of "
             f"{network.facts['workdir']} has {height} × {width} voxels there: leave it out."
         )
-
-
-@functools.cache
-def _network(model_fields, preprocessing):
-    model = configuration.Reader(configuration.from_dict({"model": json.loads(model_fields)}))
-    return make_network(models.build(**model.section("model")), preprocessing)

@@ -4,6 +4,7 @@ import functools
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jax_seg.data import colour as colours
@@ -110,6 +111,37 @@ def read_pair(example, _data):
     """An example as one slice: mean of its channels [1, H, W], and its mask [1, H, W] as uint8."""
     image, mask = images.read_example(example)
     return image.mean(-1)[None], mask.astype(np.uint8)[None]
+
+
+def segmenter(network, config, *, overlap=None, windows=None, name=""):
+    """How a trained network segments an image at its own size.
+
+    Args:
+      network: of `network.make_network`.
+      config: ConfigDict of the run.
+      overlap, windows: must be None: a network of images sees each as a whole.
+      name: of the run, for messages.
+
+    Returns:
+      ((variables, image uint8 [1, H, W, 3]) -> float32 logits [1, H, W] on the device, {}): of the
+      probability, resized as the run's own evaluation does.
+
+    Raises:
+      ValueError: overlap or windows are given.
+    """
+    if overlap is not None or windows is not None:
+        raise ValueError(
+            f"{name} is a network of images, which sees each as a whole: remove --overlap and "
+            "--windows."
+        )
+
+    def segment(variables, image):
+        square = files.resize_image(np.ascontiguousarray(image[0]), config.data.side)
+        probability = jax.nn.sigmoid(network(variables, square[None]))
+        found = files.resize_probability(probability[0, ..., 0], image.shape[1:3])
+        return jax.scipy.special.logit(jnp.clip(found, 1e-6, 1 - 1e-6))[None]
+
+    return segment, {}
 
 
 def segment_images(network, variables, *, sampler, batch, threads, threshold):

@@ -166,6 +166,32 @@ def read_pair(volume, data):
     return image, labels.encode(read_volume(volume.label), label_table(data), volume.label)
 
 
+def segmenter(network, config, *, overlap=None, windows=None, name=""):
+    """How a trained network segments a volume of any size.
+
+    Args:
+      network: of `network.make_network`.
+      config: ConfigDict of the run.
+      overlap, windows: of `predict_volume`; None takes the run's.
+      name: of the run, for messages.
+
+    Returns:
+      ((variables, volume [D, H, W] as stored) -> float32 logits [D, H, W] on the device, dict of
+      the options that decide the result).
+    """
+    overlap = config.validate.overlap if overlap is None else overlap
+    options = {
+        "patch": config.data.patch,
+        "overlap": overlap,
+        "batch": config.validate.windows if windows is None else windows,
+    }
+
+    def segment(variables, volume):
+        return predict_volume(functools.partial(network, variables), volume, **options)
+
+    return segment, {"overlap": overlap}
+
+
 def segment_volumes(network, variables, *, data, patch, overlap, windows, threshold):
     """Segment the whole validation volumes by sliding window and count agreement with their labels.
 
