@@ -127,60 +127,64 @@ def step(state, val_loss, noise, gradient_norm, epoch, *, options):
     """
     val_loss, gradient_norm, epoch = float(val_loss), float(gradient_norm), int(epoch)
     margin = max(options.threshold, options.noise_factor * float(noise))
-    first = state.best_loss is None
-    decisions = []
-
-    def decide(kind, **numbers):
-        common = {"epoch": epoch, "val_loss": val_loss, "margin": margin}
-        decisions.append({"kind": kind} | common | numbers)
-
-    def roll_back(reason):
-        best = {"best_epoch": state.best_epoch, "best_loss": state.best_loss}
-        decide("rollback", reason=reason, scale=state.best_scale, **best)
-        return state._replace(scale=state.best_scale, worse_in_a_row=0)
-
-    if first and not math.isfinite(val_loss):
+    if state.best_loss is None and not math.isfinite(val_loss):
         raise ValueError(
             f"The first validation loss, of epoch {epoch}, is {val_loss}; no checkpoint exists to "
-            "return to, so lower schedule.learning_rate or look at the data."
+            "return to, so lower schedule.learning_rate or check the data."
         )
-    if first:
+    if state.best_loss is None:
         state = state._replace(plateau_loss=val_loss)
-
-    if not first and _is_catastrophic(val_loss, state.best_loss, margin, options):
-        state = roll_back("catastrophic")
-    elif first or val_loss < state.best_loss:
-        decide("new_best", previous=state.best_loss)
-        if first or val_loss < state.improved_loss - margin:
-            state = state._replace(improved_loss=val_loss, improved_epoch=epoch)
-        state = state._replace(
-            best_loss=val_loss, best_epoch=epoch, best_scale=state.scale, worse_in_a_row=0
-        )
-    elif val_loss > state.best_loss + margin:
-        state = state._replace(worse_in_a_row=state.worse_in_a_row + 1)
-        numbers = {"best_loss": state.best_loss, "worse_in_a_row": state.worse_in_a_row}
-        decide("degradation", **numbers)
-    else:
-        state = state._replace(worse_in_a_row=0)
-
+    state, decisions = _compare(state, val_loss, margin, epoch, options)
     if options.patience and epoch - state.improved_epoch >= options.patience:
         numbers = {"best_epoch": state.best_epoch, "improved_epoch": state.improved_epoch}
-        decide("early_stop", **numbers)
+        decisions.append(("early_stop", numbers))
     elif options.worse_epochs and state.worse_in_a_row >= options.worse_epochs:
-        state = roll_back("plateau")
-        needed = max(margin, options.substantial_progress * abs(state.plateau_loss))
-        progressed = options.substantial_progress and state.best_loss < state.plateau_loss - needed
-        if progressed:
-            numbers = {"best_loss": state.best_loss, "plateau_loss": state.plateau_loss}
-            decide("substantial_progress", **numbers)
-            state = state._replace(interventions=0)
-        else:
-            p, n = state.plateaus + 1, state.interventions + 1
-            numbers = _intervention(gradient_norm, p, n, options)
-            decide("intervention", gradient_norm=gradient_norm, p=p, n=n, **numbers)
-            state = state._replace(scale=numbers["scale"], plateaus=p, interventions=n)
-        state = state._replace(plateau_loss=state.best_loss)
-    return state, decisions
+        state, more = _leave_plateau(state, gradient_norm, margin, options)
+        decisions += more
+    common = {"epoch": epoch, "val_loss": val_loss, "margin": margin}
+    return state, [{"kind": kind} | common | numbers for kind, numbers in decisions]
+
+
+def _compare(state, val_loss, margin, epoch, options):
+    """(State, [(kind, numbers)]) of a loss beside the best: far worse, better, worse or equal."""
+    first = state.best_loss is None
+    if not first and _is_catastrophic(val_loss, state.best_loss, margin, options):
+        return _roll_back(state, "catastrophic")
+    if first or val_loss < state.best_loss:
+        decisions = [("new_best", {"previous": state.best_loss})]
+        if first or val_loss < state.improved_loss - margin:
+            state = state._replace(improved_loss=val_loss, improved_epoch=epoch)
+        best = {"best_loss": val_loss, "best_epoch": epoch, "best_scale": state.scale}
+        return state._replace(**best, worse_in_a_row=0), decisions
+    if val_loss > state.best_loss + margin:
+        worse = state.worse_in_a_row + 1
+        numbers = {"best_loss": state.best_loss, "worse_in_a_row": worse}
+        return state._replace(worse_in_a_row=worse), [("degradation", numbers)]
+    return state._replace(worse_in_a_row=0), []
+
+
+def _roll_back(state, reason):
+    best = {"best_epoch": state.best_epoch, "best_loss": state.best_loss}
+    decision = ("rollback", {"reason": reason, "scale": state.best_scale, **best})
+    return state._replace(scale=state.best_scale, worse_in_a_row=0), [decision]
+
+
+def _leave_plateau(state, gradient_norm, margin, options):
+    """(State, [(kind, numbers)]): a rollback, then an intervention unless the run still learns."""
+    state, decisions = _roll_back(state, "plateau")
+    needed = max(margin, options.substantial_progress * abs(state.plateau_loss))
+    if options.substantial_progress and state.best_loss < state.plateau_loss - needed:
+        numbers = {"best_loss": state.best_loss, "plateau_loss": state.plateau_loss}
+        decisions.append(("substantial_progress", numbers))
+        state = state._replace(interventions=0)
+    else:
+        p, n = state.plateaus + 1, state.interventions + 1
+        numbers = _intervention(gradient_norm, p, n, options)
+        decisions.append(
+            ("intervention", {"gradient_norm": gradient_norm, "p": p, "n": n, **numbers})
+        )
+        state = state._replace(scale=numbers["scale"], plateaus=p, interventions=n)
+    return state._replace(plateau_loss=state.best_loss), decisions
 
 
 def bootstrap_noise(per_volume_losses, seed, resamples):
