@@ -20,6 +20,7 @@ from jax_seg.system.files import existing, stamp
 SLAB_BYTES = 32 * 2**20  # decoded at a time
 OPEN_MAPS = 16  # decoded volumes kept open; each is file-backed, not memory
 OPEN_SOURCES = 1024  # headers kept
+READING = 2  # raised where a reader comes to give other voxels for a file, which is decoded again
 ABANDONED_SECONDS = 3600  # a part file untouched for that long has lost its writer
 
 
@@ -57,7 +58,7 @@ class Cache:
         """
         path = existing(path)
         size, modified = _version(path)
-        key = f"{path.absolute()}\0{size}\0{modified}"
+        key = f"{READING}\0{path.absolute()}\0{size}\0{modified}"
         decoded = self.directory / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
         voxels = None
         with suppress(FileNotFoundError, ValueError):  # absent, or cut by whoever copied the cache

@@ -54,6 +54,7 @@ def read_header(path):
                 offset = None if separate else first.dataoffset  # None when compressed or scattered
                 complete = not offset or offset + first.nbytes <= size
                 frame, dtype = first.keyframe, first.dtype.newbyteorder(tiff.byteorder)
+                colours = frame.colormap
                 meanings = {page.keyframe.photometric for page in pages if page is not None}
                 distance = spacing.of_tiff(tiff)
                 by_tifffile = tiff.is_shaped or tiff.pages[0].software.startswith("tifffile")
@@ -77,7 +78,7 @@ def read_header(path):
         )
     shape = (len(images), *first.shape[-2:]) if separate else first.shape
     names = ("", "y", "x") if separate else _names(first.axes)
-    white, notes = _interpretation(path, frame, dtype, by_tifffile)
+    white, notes = _interpretation(path, frame, colours, dtype, by_tifffile)
     return Header(shape, names, dtype, offset, len(pages), separate, white, distance, notes)
 
 
@@ -114,9 +115,9 @@ def _refuse_different(path, images):
         )
 
 
-def _interpretation(path, frame, dtype, by_tifffile):
+def _interpretation(path, frame, colours, dtype, by_tifffile):
     """(Header.white, Header.notes) of a page."""
-    if frame.photometric == _PALETTE and not _is_grey_ramp(frame.colormap):
+    if frame.photometric == _PALETTE and not _is_grey_ramp(colours):
         note = (
             f"{path} has a colour palette: its palette indices are read as voxel values, the "
             "colours are ignored."
@@ -143,9 +144,9 @@ def _interpretation(path, frame, dtype, by_tifffile):
     return white, (note,)
 
 
-def _is_grey_ramp(colormap):
-    return colormap is not None and all(
-        np.array_equal(colour // 257, np.arange(len(colour))) for colour in colormap
+def _is_grey_ramp(colours):
+    return colours is not None and all(
+        np.array_equal(colour // 257, np.arange(len(colour))) for colour in colours
     )
 
 

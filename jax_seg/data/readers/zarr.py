@@ -1,6 +1,7 @@
 """Zarr arrays, and the finest level of OME-Zarr images."""
 
 import functools
+import warnings
 from pathlib import Path
 
 import tensorstore
@@ -23,8 +24,8 @@ class ZarrReader:
     random_access = True
 
     def __init__(self, path, notes=None):
-        """Opens the Zarr folder `path`; `notes` are those of an earlier opening, whose chunks were
-        looked at."""
+        """Opens the Zarr folder `path`; with the `notes` of a reader that has checked its chunks,
+        they are not checked again."""
         self.path = Path(path)
         array = find_array(self.path)
         self._axes = find_axes(path, array.shape, array.names)
@@ -73,7 +74,9 @@ def _open_with_zarr_python(path, array, refusal):
 
     try:
         unknown = [name for name in _codecs(array) if not _is_known(name, array.version)]
-        opened = None if unknown else zarr.open_array(str(array.folder), mode="r")
+        with warnings.catch_warnings():  # on codecs that version 3 of the standard does not list
+            warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+            opened = None if unknown else zarr.open_array(str(array.folder), mode="r")
     except Exception as error:  # invalid metadata breaks it in many ways
         raise damaged(path, refusal) from error
     if unknown:
