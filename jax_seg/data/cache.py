@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_seg.data.readers import open_volume
+from jax_seg.data.readers import is_zarr, open_volume
 from jax_seg.data.readers.contract import block_slices
-from jax_seg.system.files import existing
+from jax_seg.system.files import existing, stamp
 
 SLAB_BYTES = 32 * 2**20  # decoded at a time
 OPEN_MAPS = 16  # decoded volumes kept open; each is file-backed, not memory
 OPEN_SOURCES = 1024  # headers kept
+READING = 2  # raised where a reader comes to give other voxels for a file, which is decoded again
 ABANDONED_SECONDS = 3600  # a part file untouched for that long has lost its writer
 
 
@@ -47,7 +48,8 @@ class Cache:
     def open(self, path):
         """Opens a volume as a reader with random access, decoding it first where that is needed.
 
-        Zarr and uncompressed TIFF have random access already and are not cached.
+        Zarr and uncompressed TIFF, alone or as slices in a folder, have random access already and
+        are not cached.
 
         Raises:
             ValueError: as `open_volume`, any voxel of a decoded volume included; or the decoded
@@ -55,14 +57,14 @@ class Cache:
             OSError: the disk of the cache is full.
         """
         path = existing(path)
-        status = path.stat()
-        key = f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}"
+        size, modified = _version(path)
+        key = f"{READING}\0{path.absolute()}\0{size}\0{modified}"
         decoded = self.directory / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
         voxels = None
         with suppress(FileNotFoundError, ValueError):  # absent, or cut by whoever copied the cache
             voxels = _open_map(decoded)
         if voxels is None:
-            reader = _open_source(path, status.st_size, status.st_mtime_ns)
+            reader = _open_source(path, size, modified)
             if reader.random_access:
                 return reader
             voxels = self._decode(reader, decoded)
@@ -149,6 +151,18 @@ class CachedReader:
     def read(self, start, size):
         """The voxels [start, start + size), each (d, h, w) triples: a read-only view [D, H, W]."""
         return np.asarray(self.voxels[block_slices(self, start, size)])
+
+
+def _version(path):
+    """(bytes, nanoseconds) that differ once a volume has changed.
+
+    A folder does not notice that one of its files is written again, so slices are looked at one by
+    one; the chunks of a Zarr folder need not be, for none of it is kept here.
+    """
+    if path.is_dir() and not is_zarr(path):
+        return tuple(stamp(path)[1:])
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=OPEN_MAPS)

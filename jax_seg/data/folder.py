@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from jax_seg.data.readers.zarr import is_zarr
+from jax_seg.data.readers import recognised
 from jax_seg.system.files import existing
 
 LAYOUTS = (("train_images", "train_labels"), ("imagesTr", "labelsTr"), ("images", "labels"))
@@ -103,13 +103,13 @@ def _folders(root, images, labels):
 
 def _volumes_in(path):
     """The volume at `path`, or all volumes of the folder `path`."""
-    if path.is_file() or is_zarr(path):
+    if path.is_file() or recognised(path):
         return [path]
     found = [
         child
         for child in path.iterdir()
         # macOS leaves "._name.tif" beside the files it copies: names with a dot are never volumes.
-        if _EXTENSION.search(child.name) and not child.name.startswith(".")
+        if not child.name.startswith(".") and recognised(child)
     ]
     if not found:
         raise FileNotFoundError(

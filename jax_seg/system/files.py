@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 from pathlib import Path
 
 
@@ -68,9 +69,19 @@ def write_json(path, content):
 
 
 def existing(path):
-    """`path` as a Path, or FileNotFoundError."""
+    """`path` as a Path.
+
+    Raises:
+      FileNotFoundError: there is no such file or folder.
+      ValueError: it is the address of a server or an object store.
+    """
     path = Path(path)
     if not path.exists():
+        if address := re.match(r"(\w{2,}):/+(.*)", str(path)):  # Path has made one slash of "//"
+            raise ValueError(
+                f"{address[1]}://{address[2]} is an address, and only files of this machine are "
+                "read: copy or mount it here first."
+            )
         raise FileNotFoundError(f"{path} does not exist: check the path.")
     return path
 

@@ -84,12 +84,29 @@ def test_changed_source_is_decoded_again(tmp_path, make_tiff, same):
     assert len(stored(cache)) == 2
 
 
+def test_changed_slice_is_decoded_again(tmp_path):
+    """Its folder does not notice: neither its size nor its modification time changes."""
+    folder, voxels = tmp_path / "scroll", np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
+    folder.mkdir()
+    for number, plane in enumerate(voxels):
+        tifffile.imwrite(folder / f"{number}.tif", plane, compression="lzw")
+    cache = Cache(tmp_path / "cache", 10**6)
+    np.testing.assert_array_equal(read_whole(cache.open(folder)), voxels)
+    voxels[1] += 100
+    tifffile.imwrite(folder / "1.tif", voxels[1], compression="lzw")
+    np.testing.assert_array_equal(read_whole(cache.open(folder)), voxels)
+    assert len(stored(cache)) == 2
+
+
 def test_random_access_volumes_are_not_cached(tmp_path):
     voxels = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
     tifffile.imwrite(tmp_path / "plain.tif", voxels, photometric="minisblack")
     zarr.create_array(tmp_path / "a.zarr", data=voxels)
     cache = Cache(tmp_path / "cache", 1)
-    for name in ("plain.tif", "a.zarr"):
+    for number, plane in enumerate(voxels):
+        (tmp_path / "slices").mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / f"slices/{number}.tif", plane)
+    for name in ("plain.tif", "a.zarr", "slices"):
         np.testing.assert_array_equal(read_whole(cache.open(tmp_path / name)), voxels)
     assert list(cache.directory.iterdir()) == []
 

@@ -83,3 +83,10 @@ def test_two_dimensional_images():
     image = np.random.default_rng(0).normal(size=(19, 11)).astype(np.float32)
     result = predict_volume(identity, image, patch=(8, 8), batch=2)
     np.testing.assert_allclose(result, image, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint64, np.int64])
+def test_integers_of_64_bits_do_not_wrap(dtype):
+    volume = np.full((4, 4, 4), 2**32 + 2**20, dtype)
+    result = predict_volume(identity, volume, patch=(4, 4, 4), overlap=0.0)
+    np.testing.assert_allclose(result, 2.0**32 + 2.0**20, rtol=1e-6)

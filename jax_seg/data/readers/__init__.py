@@ -1,20 +1,43 @@
-"""Read one 3-D volume: TIFF stacks, Zarr and OME-Zarr, behind one contract.
+"""Read one 3-D volume: TIFF stacks, folders of slices, Zarr and OME-Zarr, behind one contract.
 
-A reader has `path`, `shape` (D, H, W), `dtype`, `random_access` and `read(start, size)`. Opening
-one looks at headers only; `read` decodes. Readers pickle by their path and so travel to workers.
+A reader has
+- `path`, `shape` (D, H, W) and `dtype`: what `read` gives;
+- `random_access`: whether a small read costs little;
+- `spacing`: (z, y, x) between voxels as the file gives it, in micrometres where it names a known
+  unit; None where it gives none. Nothing resamples by it;
+- `notes`: sentences about what was assumed where the file leaves it open;
+- `read(start, size)`: the voxels of a block.
+
+Opening a volume looks at headers and names of files only; `read` decodes. Readers pickle by their
+path and so travel to workers. What is assumed is reported one way: `open_volume` passes each
+sentence of `notes` to `warnings.warn`, once in a process; a copy that was unpickled is silent.
 """
 
+import functools
+import re
+import warnings
+from pathlib import Path
+
+from jax_seg.data.readers import spacing
+from jax_seg.data.readers.slices import SlicesReader, is_folder_of_slices
 from jax_seg.data.readers.tiff import TiffReader
 from jax_seg.data.readers.zarr import ZarrReader
+from jax_seg.data.readers.zarr_metadata import is_zarr
 from jax_seg.system.files import existing
+
+_NAMED_AS_VOLUME = re.compile(r"\.(tiff?|zarr)$", re.IGNORECASE)
 
 
 def open_volume(path):
-    """Opens a TIFF file or a Zarr folder as a reader without decoding a voxel.
+    """Opens a volume as a reader without decoding a voxel.
+
+    Axes that the file names are taken by their names, and transposed to [D, H, W] as blocks are
+    read; axes of length 1 fall away.
 
     Args:
-        path: a TIFF (any compression, BigTIFF, ImageJ) or a folder with a Zarr v2 or v3 array, or
-            an OME-Zarr image, of which level 0 is read.
+        path: a TIFF (any compression, BigTIFF, ImageJ, OME); a folder with a Zarr v2 or v3 array,
+            an OME-Zarr image, of which the finest level is read, or a Zarr group with one of these;
+            or a folder of TIFF slices whose names differ in one number.
 
     Returns:
         A reader. `shape` is (D, H, W); `dtype` is what `read` returns: the file's own in native
@@ -24,11 +47,41 @@ def open_volume(path):
 
     Raises:
         FileNotFoundError: nothing at `path`.
-        ValueError: not a volume, damaged, or of an unsupported type; from `read` too, when voxels
-            cannot be decoded or are NaN or infinite.
+        ValueError: not a volume, damaged, or of an unsupported type; several channels or times;
+            from `read` too, when voxels cannot be decoded or are NaN or infinite.
     """
     path = existing(path)
-    return ZarrReader(path) if path.is_dir() else TiffReader(path)
+    if not path.is_dir():
+        reader = TiffReader(path)
+    elif is_zarr(path):
+        reader = ZarrReader(path)
+    else:
+        reader = SlicesReader(path)
+    for note in reader.notes:
+        _announce(note)
+    if reader.spacing is not None and spacing.anisotropic(reader.spacing):
+        # The folder instead of the file: one sentence for all its volumes.
+        distances = " × ".join(f"{number:g}" for number in reader.spacing)
+        _announce(
+            f"Volumes in {path.parent} have a voxel spacing of {distances} (z, y, x): spacing is "
+            "not used, and voxels are taken as cubes."
+        )
+    return reader
+
+
+def recognised(path):
+    """Whether an existing file or folder is one volume, for `open_volume` to open or to refuse.
+
+    It decides by names, by the metadata files of Zarr and by the header of one slice, and decodes
+    nothing. True for whatever is called .tif, .tiff or .zarr, damaged files included, so that
+    opening can name the fault; for folders of a Zarr array or group of any other name; and for
+    folders of numbered 2-D TIFF slices, gaps in the numbers included. False for all else, folders
+    of volumes among it.
+    """
+    path = Path(path)
+    if _NAMED_AS_VOLUME.search(path.name):
+        return True
+    return path.is_dir() and (is_zarr(path) or is_folder_of_slices(path))
 
 
 def read_volume(path):
@@ -45,3 +98,8 @@ def check_pair(image_reader, label_reader):
             f"{image_reader.path} has {tuple(image_reader.shape)}: a label must cover its image "
             "voxel by voxel."
         )
+
+
+@functools.cache
+def _announce(note):
+    warnings.warn(note, stacklevel=3)

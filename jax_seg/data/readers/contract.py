@@ -1,4 +1,4 @@
-"""What every reader of volumes does alike: blocks, axes, types, and errors that name the file."""
+"""What every reader of volumes does alike: blocks, types, and errors that name the file."""
 
 import numpy as np
 
@@ -17,19 +17,8 @@ def block_slices(reader, start, size):
     return window
 
 
-def check_axes(path, shape):
-    shape = tuple(int(length) for length in shape)
-    if len(shape) == 2:
-        raise ValueError(f"{path} is a 2-D image of shape {shape}: a volume is a [D, H, W] stack.")
-    if len(shape) < 3 or any(length != 1 for length in shape[:-3]) or 0 in shape:
-        raise ValueError(
-            f"{path} has shape {shape}: a volume has three axes [D, H, W], so save one channel "
-            "of one time point."
-        )
-    return shape
-
-
 def decoded_dtype(path, dtype):
+    """The dtype in which voxels of a stored dtype are read; ValueError where there is none."""
     dtype = np.dtype(dtype).newbyteorder("=")
     if dtype.kind == "b":
         return np.dtype(np.uint8)
@@ -60,6 +49,7 @@ def finished(reader, voxels, start):
 
 
 def damaged(path, error):
+    """The ValueError for a file whose content a library could not decode."""
     reason = " ".join(str(error).partition(" [tensorstore_spec=")[0].split())
     return ValueError(
         f"{path} could not be decoded ({type(error).__name__}: {reason}): copy or write it again."

@@ -1,95 +1,119 @@
-"""Zarr arrays, and level 0 of OME-Zarr images."""
+"""Zarr arrays, and the finest level of OME-Zarr images."""
 
 import functools
-import json
+import warnings
 from pathlib import Path
 
 import tensorstore
 
-from jax_seg.data.readers.contract import block_slices, check_axes, damaged, decoded_dtype, finished
+from jax_seg.data.readers import spacing
+from jax_seg.data.readers.axes import find_axes
+from jax_seg.data.readers.contract import block_slices, damaged, decoded_dtype, finished
+from jax_seg.data.readers.zarr_chunks import check_chunks
+from jax_seg.data.readers.zarr_metadata import find_array
 
 CACHE_BYTES = 256 * 2**20  # decoded chunks kept, over all Zarr volumes of a process
 
 
-def is_zarr(path):
-    """Whether `path` is the folder of a Zarr array or group."""
-    return any((Path(path) / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
-
-
 class ZarrReader:
-    """One Zarr array, or level 0 of an OME-Zarr image; leading axes of length 1 are dropped."""
+    """One Zarr array, or the finest level of an OME-Zarr image.
+
+    tensorstore reads; zarr-python reads arrays whose codec or filter tensorstore lacks.
+    """
 
     random_access = True
 
-    def __init__(self, path):
+    def __init__(self, path, notes=None):
+        """Opens the Zarr folder `path`; with the `notes` of a reader that has checked its chunks,
+        they are not checked again."""
         self.path = Path(path)
-        driver, array = _zarr_array(self.path)
-        spec = {
-            "driver": driver,
-            "kvstore": {"driver": "file", "path": str(array.absolute())},
-            "recheck_cached_data": "open",
-        }
-        try:
-            store = tensorstore.open(spec, open=True, read=True, context=_zarr_context()).result()
-        except ValueError as error:
-            raise damaged(path, error) from error
-        shape = check_axes(path, store.shape)
-        self.shape = shape[-3:]
-        self.dtype = decoded_dtype(path, store.dtype.numpy_dtype)
-        self._store = store[(0,) * (len(shape) - 3)]
+        array = find_array(self.path)
+        self._axes = find_axes(path, array.shape, array.names)
+        self._store, dtype = _open(self.path, array)
+        self.dtype = decoded_dtype(path, dtype)
+        self.shape = tuple(array.shape[axis] for axis in self._axes.zyx)
+        self.spacing = None
+        if array.scale and len(array.scale) == self._axes.rank:
+            scale, units = (
+                [f[axis] for axis in self._axes.zyx] for f in (array.scale, array.units)
+            )
+            self.spacing = spacing.in_micrometres(scale, units)
+        self.notes = array.notes + check_chunks(path, array) if notes is None else notes
 
     def __reduce__(self):
         # By path: a tensorstore would bring a second cache pool into the worker.
-        return ZarrReader, (self.path,)
+        return ZarrReader, (self.path, self.notes)
 
     def read(self, start, size):
         """The voxels [start, start + size), each (d, h, w) triples: [D, H, W]."""
-        window = block_slices(self, start, size)
+        index = self._axes.index(block_slices(self, start, size))
         try:
-            voxels = self._store[window].read().result()
-        except (ValueError, OSError) as error:
+            voxels = self._store(index)
+        except Exception as error:  # each library and codec has its own
             raise damaged(self.path, error) from error
-        return finished(self, voxels, start)
+        return finished(self, self._axes.to_zyx(voxels), start)
 
 
-def _zarr_array(path):
-    """(tensorstore driver, folder of the array) of a Zarr folder, OME-Zarr's level 0 included."""
-    v3 = _read_json(path / "zarr.json")
-    if (path / ".zarray").is_file():
-        return "zarr", path
-    if v3.get("node_type") == "array":
-        return "zarr3", path
-    attributes = v3.get("attributes", {}) if v3 else _read_json(path / ".zattrs")
-    multiscales = attributes.get("ome", attributes).get("multiscales")
-    if multiscales:
-        try:
-            level = path / multiscales[0]["datasets"][0]["path"]
-        except (KeyError, IndexError, TypeError) as error:
-            raise ValueError(
-                f"{path} has OME-Zarr multiscales that name no dataset: write its metadata again."
-            ) from error
-        if is_zarr(level):
-            return ("zarr" if (level / ".zarray").is_file() else "zarr3"), level
-        raise ValueError(
-            f"{path} names {level.name} as its OME-Zarr level 0 but no array is there: copy it "
-            "again."
-        )
-    if is_zarr(path):
-        raise ValueError(
-            f"{path} is a Zarr group without OME-Zarr multiscales: give the path of the array "
-            "inside it."
-        )
-    raise ValueError(f"{path} is a folder without a Zarr array: give a TIFF stack or a Zarr array.")
-
-
-def _read_json(path):
-    """The object in a JSON file, or {} where there is none."""
-    if not path.is_file():
-        return {}
+def _open(path, array):
+    """(function from an index to voxels, stored dtype) of an array."""
+    spec = {
+        "driver": "zarr" if array.version == 2 else "zarr3",
+        "kvstore": {"driver": "file", "path": str(array.folder.absolute())},
+        "recheck_cached_data": "open",
+    }
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise damaged(path, error) from error
+        store = tensorstore.open(spec, open=True, read=True, context=_zarr_context()).result()
+    except ValueError as refusal:
+        return _open_with_zarr_python(path, array, refusal)
+    return lambda index: store[index].read().result(), store.dtype.numpy_dtype
+
+
+def _open_with_zarr_python(path, array, refusal):
+    """As `_open`, for an array that tensorstore has refused."""
+    import zarr  # here, for it is slow to import and seldom needed
+
+    try:
+        unknown = [name for name in _codecs(array) if not _is_known(name, array.version)]
+        with warnings.catch_warnings():  # on codecs that version 3 of the standard does not list
+            warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+            opened = None if unknown else zarr.open_array(str(array.folder), mode="r")
+    except Exception as error:  # invalid metadata breaks it in many ways
+        raise damaged(path, refusal) from error
+    if unknown:
+        raise ValueError(
+            f"{path} is encoded with {unknown[0]}, which neither tensorstore nor zarr-python "
+            "reads: write it with blosc, gzip or zstd."
+        ) from refusal
+    return lambda index: opened[index], opened.dtype
+
+
+def _codecs(array):
+    """The names of all codecs and filters in an array's metadata."""
+    metadata = array.metadata
+    if array.version == 2:
+        codecs = [*(metadata.get("filters") or []), metadata.get("compressor")]
+        return [codec["id"] for codec in codecs if codec]
+    return _names(metadata["codecs"])
+
+
+def _names(codecs):
+    names = []
+    for codec in codecs:
+        names.append(codec["name"])
+        names += _names(codec.get("configuration", {}).get("codecs", []))  # inside a shard
+    return names
+
+
+def _is_known(codec, version):
+    from zarr.registry import get_codec_class, get_numcodec
+
+    try:
+        get_numcodec({"id": codec}) if version == 2 else get_codec_class(codec)
+    except TypeError:  # it is known, and needs its parameters
+        return True
+    except (KeyError, ValueError):
+        return False
+    return True
 
 
 @functools.cache

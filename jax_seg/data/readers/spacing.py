@@ -1,0 +1,79 @@
+"""The distance between voxels, as ImageJ, OME-TIFF and OME-Zarr files give it."""
+
+import math
+import xml.etree.ElementTree
+
+_MICROMETRES = {
+    "pm": 1e-6,
+    "picometer": 1e-6,
+    "å": 1e-4,
+    "angstrom": 1e-4,
+    "nm": 1e-3,
+    "nanometer": 1e-3,
+    "um": 1.0,
+    "µm": 1.0,  # the micro sign
+    "μm": 1.0,  # the Greek letter
+    "\\u00b5m": 1.0,  # as ImageJ writes it
+    "micron": 1.0,
+    "microns": 1.0,
+    "micrometer": 1.0,
+    "mm": 1e3,
+    "millimeter": 1e3,
+    "cm": 1e4,
+    "centimeter": 1e4,
+    "m": 1e6,
+    "meter": 1e6,
+    "in": 25.4e3,
+    "inch": 25.4e3,
+}
+
+
+def in_micrometres(numbers, units):
+    """(z, y, x) of three numbers and the names of their units.
+
+    Returns:
+        Micrometres where every unit is known; the numbers themselves where all have the same other
+        unit, or none; None where a number is missing or not positive, or units do not compare.
+    """
+    try:
+        numbers = tuple(float(number) for number in numbers)
+    except (TypeError, ValueError):
+        return None
+    if not all(math.isfinite(number) and number > 0 for number in numbers):
+        return None
+    units = [str(unit or "").lower() for unit in units]
+    if all(unit in _MICROMETRES for unit in units):
+        return tuple(n * _MICROMETRES[unit] for n, unit in zip(numbers, units, strict=True))
+    return numbers if len(set(units)) == 1 else None
+
+
+def of_tiff(tiff):
+    """The spacing of an open tifffile.TiffFile, as `in_micrometres`; None where it gives none."""
+    if tiff.is_imagej:
+        metadata, tags = tiff.imagej_metadata or {}, tiff.pages[0].tags
+        per_unit = [tags.valueof(name) for name in ("YResolution", "XResolution")]
+        if "spacing" not in metadata or not all(isinstance(p, tuple) and all(p) for p in per_unit):
+            return None
+        plane = [below / above for above, below in per_unit]
+        return in_micrometres([metadata["spacing"], *plane], [metadata.get("unit")] * 3)
+    if tiff.is_ome:
+        return _of_ome(tiff.ome_metadata)
+    return None
+
+
+def anisotropic(spacing):
+    """Whether the three numbers differ by more than 1 %."""
+    return max(spacing) > 1.01 * min(spacing)
+
+
+def _of_ome(text):
+    try:
+        pixels = xml.etree.ElementTree.fromstring(text).find(".//{*}Pixels")
+    except xml.etree.ElementTree.ParseError:
+        return None
+    if pixels is None:
+        return None
+    return in_micrometres(
+        [pixels.get(f"PhysicalSize{axis}") for axis in "ZYX"],
+        [pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "ZYX"],  # the standard's default
+    )
