@@ -9,21 +9,23 @@ from jax_seg.system import startup
 
 
 def main(argv=None):
-    """List the checkpoints of a run."""
+    """List the checkpoints of a run; damaged ones are named in warnings."""
     parser = argparse.ArgumentParser(prog="python -m jax_seg.checkpoint", description=main.__doc__)
     parser.add_argument("workdir", type=Path)
+    arguments = parser.parse_args(argv)
     startup.prepare()
     try:
-        manager = checkpoints.open_for_reading(parser.parse_args(argv).workdir)
-    except FileNotFoundError as error:
+        saved = checkpoints.open_for_reading(arguments.workdir)
+        best = saved.resolve("best")
+    except (ValueError, OSError) as error:
         sys.exit(f"Error: {error}")
-    best = manager.best_step()
-    for step in sorted(manager.all_steps()):
-        loop = checkpoints.read_loop(manager, step)
-        metrics = manager.metrics(step) or {}
-        figures = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        mark = "  ← best" if step == best else ""
-        print(f"step {step}  epoch {loop['epoch']}  {figures}  code {loop['code_version']}{mark}")
+    for step, one in saved.found().items():
+        metrics = "  ".join(f"{name} {value:.4f}" for name, value in (one.metrics or {}).items())
+        mark = "  ← best" if one.metrics and step == best else ""
+        print(
+            f"step {step}  epoch {one.loop['epoch']}  {metrics}  "
+            f"code {one.loop['code_version']}{mark}"
+        )
     return 0
 
 

@@ -72,7 +72,7 @@ def save(run, state, progress, metrics=None):
     """Write a checkpoint; `metrics` are the validation metrics of a whole epoch."""
     progress.seconds += run.clock.count()
     position = {"epoch": progress.epoch, "loop": dataclasses.asdict(progress)}
-    checkpoints.save(run.manager, state, run.to_store | position, metrics)
+    checkpoints.save(run.checkpoints, state, run.to_store | position, metrics)
     run.clock.saved()
 
 
@@ -80,7 +80,7 @@ def stop_if_asked(run, state, progress):
     """Save and raise `Stopped` where a signal has asked for it."""
     if signal := run.stop_asked():
         save(run, state, progress)
-        checkpoints.wait(run.manager)
+        checkpoints.wait(run.checkpoints)
         raise Stopped(
             f"Stopped by {signal} in epoch {progress.epoch} at step {int(state.step)}; the state "
             "is saved. Run the same command to resume."

@@ -1,6 +1,5 @@
 """What a run may change when it is resumed, and what it refuses."""
 
-from jax_seg.runs import checkpoints
 from jax_seg.runs import config as configuration
 
 # A resumed run may differ in these: they change how long or where it runs, not what it computes.
@@ -15,11 +14,11 @@ MAY_DIFFER = (
 )
 
 
-def stored_run(manager, config, workdir, defaults=None):
+def stored_run(checkpoints, config, workdir, defaults=None):
     """What the last checkpoint keeps beside the state; None for a new run.
 
     Args:
-      manager: of `checkpoints.open_checkpoints`.
+      checkpoints: of `open_checkpoints`.
       config: ConfigDict of now.
       workdir: folder of the run.
       defaults: ConfigDict of the default of every field, for those that are newer than the run.
@@ -27,9 +26,10 @@ def stored_run(manager, config, workdir, defaults=None):
     Raises:
       ValueError: the run there has another configuration.
     """
-    if manager.latest_step() is None:
+    step = checkpoints.latest_step()
+    if step is None:
         return None
-    stored = checkpoints.read_loop(manager, manager.latest_step())
+    stored = checkpoints.found()[step].loop
     changed = configuration.differences(
         config, stored["config"], ignore=MAY_DIFFER, defaults=defaults
     )

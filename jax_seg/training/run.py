@@ -68,8 +68,11 @@ def _return_to_best(run, state, progress):
     """The best checkpoint's state, at today's step, where the last epoch decided on a rollback."""
     if progress.return_to is None:
         return state
-    checkpoints.wait(run.manager)
-    best, beside = restore_state(run, progress.return_to)
+    checkpoints.wait(run.checkpoints)
+    # A run that fell back on an older checkpoint may name a best one that is gone.
+    kept = run.checkpoints.found()
+    step = progress.return_to if progress.return_to in kept else run.checkpoints.resolve("best")
+    best, beside = restore_state(run, step)
     progress.return_to = None
     progress.averaged = beside["loop"]["averaged"]  # of the averages that came back
     return best._replace(step=state.step)
@@ -90,8 +93,8 @@ def _finish(run, state, progress):
     """Score the best raw weights and the last averages on the whole validation part, and draw."""
     from jax_seg.report import plots  # Matplotlib takes half a second to start
 
-    checkpoints.wait(run.manager)
-    best = checkpoints.resolve(run.manager, "best")
+    checkpoints.wait(run.checkpoints)
+    best = run.checkpoints.resolve("best")
     best_state, _ = restore_state(run, best)
     weights = {"raw": (best, best_state.variables)}
     for name, average in state.averages.items():

@@ -27,7 +27,7 @@ class Run(NamedTuple):
       settings: `Settings`.
       data: `Task`.
       programs: `programs.Programs`.
-      manager: of `checkpoints.open_checkpoints`.
+      checkpoints: of `checkpoints.open_checkpoints`.
       stored: what the last checkpoint keeps beside the state; None for a new run.
       to_store: dict that is saved with every checkpoint.
       journal: `console.Journal`, its log and its events.
@@ -39,7 +39,7 @@ class Run(NamedTuple):
     settings: Settings
     data: Task
     programs: programs.Programs
-    manager: object
+    checkpoints: checkpoints.Checkpoints
     stored: dict | None
     to_store: dict
     journal: console.Journal
@@ -64,14 +64,14 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
       ValueError, FileNotFoundError: a configuration or data that cannot be trained on.
     """
     settings = read_settings(config)
-    manager = checkpoints.open_checkpoints(
+    saved = checkpoints.open_checkpoints(
         workdir,
         metric=settings.metric,
         keep=settings.keep,
         pinned=lambda: progress.best_step,
     )
-    cleanup.callback(manager.close)  # waits for a save under way, whatever ends the run
-    stored = resuming.stored_run(manager, config, workdir, defaults)
+    cleanup.callback(saved.close)  # waits for a save under way, whatever ends the run
+    stored = resuming.stored_run(saved, config, workdir, defaults)
     data = settings.kind.prepare(workdir, stored and stored["preprocessing"], **settings.task)
     split = {"training": data.train_ids, "validation": data.validation_ids}
     if stored is not None:
@@ -91,7 +91,7 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
     write_json(workdir / "config.json", to_store["config"])
     journal, clock = console.Journal(workdir), Clock()
     cleanup.callback(journal.close)
-    return Run(workdir, settings, data, compiled, manager, stored, to_store, journal, clock)
+    return Run(workdir, settings, data, compiled, saved, stored, to_store, journal, clock)
 
 
 def begin(run, progress):
@@ -115,7 +115,7 @@ def begin(run, progress):
 
 def restore(run, progress):
     """The state of the last checkpoint; `progress` is set to where it was saved."""
-    state, _ = restore_state(run, run.manager.latest_step())
+    state, _ = restore_state(run, run.checkpoints.latest_step())
     progress.restore(run.stored["loop"])
     _announce(run, state, progress)
     if warning := resuming.prolonged(run.stored["config"], run.to_store["config"]):
@@ -130,7 +130,7 @@ def restore_state(run, step):
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
         jax.eval_shape(run.programs.fresh_state),
     )
-    return checkpoints.restore(run.manager, abstract, step)
+    return checkpoints.restore(run.checkpoints, abstract, step)
 
 
 def _announce(run, state, progress):

@@ -1,0 +1,228 @@
+"""The checkpoints of a run on the disk: which there are, which are whole, which one a name means.
+
+A checkpoint is a folder `checkpoints/save_NUMBER`. The number is twice the step, plus one at the
+end of an epoch: a save within an epoch and the one at its end can have the same step, and neither
+may be removed before the other is complete. Orbax writes beside and renames; what it deletes is
+renamed first, too. So a folder that is called save_NUMBER is complete unless it was damaged later,
+which the checksums in it show.
+"""
+
+import math
+import shutil
+import warnings
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+from jax_seg.system.files import read_json, write_json
+
+HIGHER_IS_BETTER = {"loss": False, "dice": True, "iou": True}
+PREFIX, REMOVED, DAMAGED = "save", "removed", "damaged_"
+CHECKSUMS = "checksums.json"
+
+
+class Checkpoint(NamedTuple):
+    """One checkpoint on the disk.
+
+    Attributes:
+      step: updates that the state has seen.
+      path: its folder.
+      loop: dict that was saved beside the state.
+      metrics: validation metrics by name; None within an epoch.
+    """
+
+    step: int
+    path: Path
+    loop: dict
+    metrics: dict | None
+
+
+class Checkpoints:
+    """The checkpoints of a run: found anew at each call, since a run may be writing them.
+
+    Attributes:
+      directory: their folder, a Path.
+      manager: Orbax's, that writes; None for reading.
+    """
+
+    def __init__(self, directory, metric, manager=None):
+        """Those in `directory`, of which the best is chosen by `metric`."""
+        self.directory, self.manager, self._metric = directory, manager, metric
+        self._damaged = {}  # folder -> why
+
+    def found(self):
+        """{step: `Checkpoint`} in order; of two of one step the one at the epoch's end.
+
+        A damaged one is skipped, with a warning.
+        """
+        found = {}
+        for number, path in sorted(_numbered(self.directory)):
+            if path in self._damaged:
+                continue
+            try:
+                found[number // 2] = _read_beside(number, path)
+            except FileNotFoundError as error:
+                if path.exists():  # else the run that is training has removed it meanwhile
+                    self.skip(path, error)
+            except Exception as error:  # a damaged file breaks its reader in many ways
+                self.skip(path, error)
+        return found
+
+    def skip(self, path, error):
+        """Count a checkpoint as damaged from now on, and say so."""
+        self._damaged[path] = reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        warnings.warn(f"{path} is damaged ({reason}); skipping it.", stacklevel=2)
+
+    def latest_step(self):
+        """The newest step, None where there is no checkpoint."""
+        return max(self.found(), default=None)
+
+    def best_step(self):
+        """The best step of those that were judged, the later of equals; None where none was."""
+        judged = {step: one.metrics for step, one in self.found().items() if one.metrics}
+        goodness = goodness_by(self._metric)
+        return max(judged, key=lambda step: (goodness(judged[step]), step), default=None)
+
+    def resolve(self, name):
+        """The step that 'best', 'latest' or a number names.
+
+        Raises:
+          FileNotFoundError: there is no such checkpoint.
+        """
+        steps = list(self.found())
+        if not steps:
+            self.require_whole()
+            raise FileNotFoundError(
+                f"{self.directory} holds no checkpoint; train or convert a model first."
+            )
+        if name == "latest":
+            return steps[-1]
+        if name == "best":
+            # Before the first evaluation nothing has been judged: the latest stands in.
+            best = self.best_step()
+            return steps[-1] if best is None else best
+        if not str(name).isdecimal() or int(name) not in steps:
+            raise FileNotFoundError(
+                f"{self.directory} holds no checkpoint {str(name)!r}; choose best, latest or one "
+                f"of {', '.join(map(str, steps))}."
+            )
+        return int(name)
+
+    def set_damaged_aside(self):
+        """Rename every checkpoint that is not as it was written, so that its number is free again.
+
+        Raises:
+          FileNotFoundError: there are checkpoints, but none that is whole.
+        """
+        for one in self.found().values():
+            try:
+                _check(one.path)
+            except (OSError, ValueError) as error:
+                self.skip(one.path, error)
+        self.require_whole()
+        for path in self._damaged:
+            aside = path.with_name(DAMAGED + path.name)
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+
+    def whole(self, name):
+        """The `Checkpoint` of a name of `resolve`, all of whose files are as they were written.
+
+        Where the best or the latest is damaged the next one is taken, with a warning.
+        """
+        while True:
+            one = self.found()[self.resolve(name)]
+            try:
+                _check(one.path)
+                return one
+            except (OSError, ValueError) as error:
+                self.skip(one.path, error)
+
+    def require_whole(self):
+        """Raise FileNotFoundError where there are checkpoints, but none that is whole."""
+        if self._damaged and not self.found():
+            path, reason = next(iter(self._damaged.items()))
+            raise FileNotFoundError(
+                f"{self.directory} holds no whole checkpoint ({path.name} is damaged: {reason}): "
+                "restore one from a copy, or choose another --workdir to train again."
+            )
+
+    def close(self):
+        """Wait for a save under way and let go of Orbax's threads."""
+        if self.manager is not None:
+            self.manager.close()
+
+
+def goodness_by(metric):
+    """metrics -> a number that is higher for a better checkpoint."""
+
+    def goodness(metrics):
+        value = metrics.get(metric)  # whole volumes are not evaluated every epoch
+        if value is None:
+            return -math.inf
+        return value if HIGHER_IS_BETTER[metric] else -value
+
+    return goodness
+
+
+def clean(folder):
+    """Remove what an interrupted save or removal left; nobody else writes here now."""
+    for unfinished in (*folder.glob("*.orbax-checkpoint-tmp*"), folder / REMOVED):
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def seal(folder):
+    """Note the checksums of every checkpoint that has none, and remove what Orbax has deleted."""
+    shutil.rmtree(folder / REMOVED, ignore_errors=True)
+    for _, path in _numbered(folder):
+        if not (path / CHECKSUMS).exists():
+            write_json(path / CHECKSUMS, _checksums(path))
+
+
+def _numbered(folder):
+    """(number, path) of every folder that is called like a complete checkpoint."""
+    for path in folder.glob(f"{PREFIX}_*"):
+        number = path.name.removeprefix(f"{PREFIX}_")
+        if number.isdecimal():
+            yield int(number), path
+
+
+def _read_beside(number, path):
+    """The `Checkpoint` of a folder; any error where a file is missing, cut or damaged."""
+    at_the_end_of_an_epoch = number % 2
+    for name in ("_CHECKPOINT_METADATA", "state/_METADATA"):
+        read_json(path / name)
+    if not (path / "state" / "manifest.ocdbt").stat().st_size:
+        raise ValueError("state/manifest.ocdbt is empty")
+    return Checkpoint(
+        step=number // 2,
+        path=path,
+        loop=read_json(path / "loop" / "metadata"),
+        metrics=read_json(path / "metrics" / "metrics") if at_the_end_of_an_epoch else None,
+    )
+
+
+def _checksums(path):
+    """{name: [bytes, CRC-32]} of the files of a checkpoint, but for those of this dict itself."""
+    files = (file for file in sorted(path.rglob("*")) if file.is_file())
+    return {
+        str(file.relative_to(path)): [file.stat().st_size, zlib.crc32(file.read_bytes())]
+        for file in files
+        if CHECKSUMS not in file.name
+    }
+
+
+def _check(path):
+    """Raise ValueError, naming the file, where one is not as it was written.
+
+    A run that is killed after Orbax has renamed a folder leaves it without checksums: Orbax has
+    written it to the end.
+    """
+    if not (path / CHECKSUMS).exists():
+        return
+    written, now = read_json(path / CHECKSUMS), _checksums(path)
+    for name in sorted(written.keys() | now.keys()):
+        if name not in now:
+            raise ValueError(f"{name} is gone")
+        if now[name] != written.get(name):
+            raise ValueError(f"{name} is not as it was written")
