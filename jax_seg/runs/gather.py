@@ -121,8 +121,8 @@ def read_volume(run, name):
       name: id of one of its probabilities.
 
     Returns:
-      (image or None, encoded label or None, probability): [D, H, W] each; uint8 0, 1 and 2
-      unlabeled for the label, floating point for the probability.
+      (image or None, label or None, probability): [D, H, W] each; the label uint8, encoded as in
+      `ops.classes`, the probability floating point.
 
     Raises:
       ValueError, OSError: a file is damaged, or they do not fit together.
