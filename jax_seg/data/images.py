@@ -13,7 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_seg.data.readers.pictures import opened, read_image, read_mask, resize_image, resize_mask
+from jax_seg.data.readers.pictures import (
+    read_image,
+    read_mask,
+    read_size,
+    resize_image,
+    resize_mask,
+)
 from jax_seg.system.files import existing
 
 KINDS = ("CAM", "NonCAM", "all")
@@ -137,12 +143,7 @@ def check_sizes(examples):
         named.
     """
     for example in examples:
-        sizes = []
-        for path in (example.image, example.mask):
-            with opened(path) as image:
-                turned = image.getexif().get(0x0112, 1) >= 5  # orientations that swap the sides
-                sizes.append(image.size[::-1] if turned else image.size)
-        _require_same_size(example, *sizes)
+        _require_same_size(example, read_size(example.image), read_size(example.mask))
 
 
 def read_example(example):

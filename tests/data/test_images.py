@@ -1,4 +1,4 @@
-"""Images and masks of every kind, and what the folders of COD10K may get wrong."""
+"""What the folders of COD10K hold, and may get wrong."""
 
 import warnings
 
@@ -16,16 +16,7 @@ from jax_seg.data.images import (
     split_validation,
 )
 from jax_seg.data.pipeline import batches
-from jax_seg.data.readers.pictures import (
-    as_map,
-    read_image,
-    read_map,
-    read_mask,
-    resize_image,
-    resize_mask,
-    resize_probability,
-    write_map,
-)
+from jax_seg.data.readers.pictures import read_image, read_mask, resize_image
 from tests.conftest import SHARED
 
 NAMES = (
@@ -115,86 +106,6 @@ def test_find_images_to_predict(root, tmp_path):
         find_images(tmp_path / "empty")
 
 
-RED = np.zeros((4, 6, 3), np.uint8) + np.array([200, 30, 10], np.uint8)
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK", "L", "LA", "1", "I;16"])
-def test_image_modes(tmp_path, mode):
-    if mode == "I;16":
-        image, expected = Image.fromarray(np.full((4, 6), 80 * 257, np.uint16)), 80
-    elif mode in ("L", "LA", "1"):
-        grey = Image.fromarray(np.full((4, 6), 255, np.uint8))
-        image, expected = grey.convert(mode), 255
-    else:
-        image, expected = Image.fromarray(RED).convert(mode, dither=Image.Dither.NONE), RED
-    path = tmp_path / "image.tif"
-    image.save(path)
-    found = read_image(path)
-    assert found.shape == (4, 6, 3)
-    assert found.dtype == np.uint8
-    np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), atol=25)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(tmp_path, orientation):
-    stored = np.zeros((32, 48, 3), np.uint8)
-    stored[:16, :16] = 255  # a bright corner, and where it goes by the EXIF specification
-    corner = {1: "tl", 2: "tr", 3: "br", 4: "bl", 5: "tl", 6: "tr", 7: "br", 8: "bl"}[orientation]
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    path = tmp_path / "photo.jpg"
-    Image.fromarray(stored).save(path, exif=exif, quality=95)
-    found = read_image(path)
-    assert found.shape == ((48, 32, 3) if orientation >= 5 else (32, 48, 3))
-    rows = slice(0, 12) if corner[0] == "t" else slice(-12, None)
-    columns = slice(0, 12) if corner[1] == "l" else slice(-12, None)
-    assert found[rows, columns].min() > 200
-    found = found.copy()
-    found[rows, columns] = 0
-    assert found.mean() < 60
-
-
-OBJECT = np.zeros((4, 6), bool)
-OBJECT[1:3, 2:5] = True
-
-
-def mask_images():
-    eight = OBJECT.astype(np.uint8)
-    white = np.repeat((eight * 255)[..., None], 3, -1)
-    palette = Image.fromarray(eight, mode=None).convert("P")
-    palette.putpalette([0, 0, 0, 128, 0, 0])
-    turned = Image.fromarray(1 - eight).convert("P")
-    turned.putpalette([255, 255, 255, 0, 0, 0])
-    yield "grey", Image.fromarray(eight * 255)
-    yield "label", Image.fromarray(eight)
-    yield "bits", Image.fromarray(OBJECT)
-    yield "colour", Image.fromarray(white * np.array([0, 0, 1], np.uint8))
-    yield "opacity", Image.fromarray(np.dstack([np.full_like(white, 255), eight * 255]))
-    yield "opaque", Image.fromarray(np.dstack([white, np.full_like(eight, 255)]))
-    yield "voc palette", palette
-    yield "white first palette", turned
-    yield "sixteen bits", Image.fromarray(OBJECT.astype(np.uint16) * 65535)
-    yield "anti-aliased", Image.fromarray(np.where(OBJECT, 200, 100).astype(np.uint8))
-
-
-@pytest.mark.parametrize(("name", "image"), list(mask_images()))
-def test_mask_formats(tmp_path, name, image):
-    image.save(tmp_path / "mask.png")
-    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), OBJECT, err_msg=name)
-
-
-def test_masks_of_one_value(tmp_path):
-    for value, expected in ((0, False), (255, True), (1, True)):
-        Image.fromarray(np.full((3, 4), value, np.uint8)).save(tmp_path / "mask.png")
-        np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), np.full((3, 4), expected))
-
-
-def test_masks_of_unclear_values(tmp_path):
-    Image.fromarray(np.array([[0, 1, 2]], np.uint8)).save(tmp_path / "mask.png")
-    with pytest.raises(ValueError, match=r"mask.png has 3 values up to 2, none above 128"):
-        read_mask(tmp_path / "mask.png")
-
-
 def test_corrupt_files_are_named(root):
     example = find_examples(root)[0]
     whole = example.image.read_bytes()
@@ -227,31 +138,6 @@ def test_sizes_are_those_after_rotation(root):
     image, mask = read_example(example)
     assert image.shape[:2] == mask.shape == (40, 48)
     assert image[mask, 0].mean() > image[~mask, 0].mean() + 60
-
-
-def test_resizing():
-    mask = np.zeros((90, 60), bool)
-    mask[:, :30] = True
-    small = resize_mask(mask, 20)
-    np.testing.assert_array_equal(small, np.arange(20) < 10 + np.zeros((20, 1)))
-    image = np.repeat(mask[..., None] * np.uint8(200), 3, -1)
-    assert resize_image(image, 20).shape == (20, 20, 3)
-    assert resize_image(image, 20)[:, :9].min() == 200
-
-
-def test_maps_return_to_the_original_size(tmp_path):
-    probability = np.full((8, 8), 0.5)
-    probability[:, :4] = 1
-    prediction = as_map(resize_probability(probability, (33, 50)))
-    assert prediction.shape == (33, 50)
-    assert prediction.dtype == np.uint8
-    np.testing.assert_array_equal(prediction[:, :20], 255)
-    np.testing.assert_array_equal(prediction[:, -20:], 128)
-    write_map(tmp_path / "new/map.png", prediction)
-    with Image.open(tmp_path / "new/map.png") as stored:
-        assert stored.mode == "L"
-        np.testing.assert_array_equal(np.asarray(stored), prediction)
-    np.testing.assert_array_equal(read_map(tmp_path / "new/map.png"), prediction)
 
 
 def test_batches_of_a_sampler(root):
