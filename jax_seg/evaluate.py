@@ -13,6 +13,7 @@ import numpy as np
 
 from jax_seg.data.folder import find_images
 from jax_seg.data.labels import encode, label_table, label_value
+from jax_seg.data.names import require_two_folders
 from jax_seg.data.readers import open_volume
 from jax_seg.metrics.balance import BACKGROUND_TARGET, CONSTANTS, JUDGED, class_balance
 from jax_seg.metrics.competition import competition_score
@@ -140,8 +141,9 @@ def evaluate_folders(predictions, labels, table, **options):
       folder in order.
 
     Raises:
-      FileNotFoundError, ValueError: a folder is missing, empty, or has an id twice.
+      FileNotFoundError, ValueError: a folder is missing, empty, has an id twice, or is the other.
     """
+    require_two_folders(predictions, labels, ("predictions", "labels"))
     predicted = {volume.id: volume.image for volume in find_images(predictions)}
     labelled = {volume.id: volume.image for volume in find_images(labels)}
     for name in sorted(predicted.keys() | labelled.keys()):

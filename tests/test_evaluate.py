@@ -239,6 +239,12 @@ def test_bad_flags(folders, capsys, flags, message):
     assert message in capsys.readouterr().err
 
 
+def test_predictions_are_not_scored_against_themselves(folders, capsys):
+    labels = str(folders / "labels")
+    assert main(["--predictions", labels, "--labels", labels]) == 1
+    assert "is given for the predictions and for the labels" in capsys.readouterr().err
+
+
 def test_empty_folder(folders, capsys):
     for name in "ab":
         (folders / f"labels/{name}.tif").unlink()

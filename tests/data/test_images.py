@@ -1,5 +1,8 @@
 """What the folders of COD10K hold, and may get wrong."""
 
+import re
+import shutil
+import unicodedata
 import warnings
 
 import numpy as np
@@ -104,6 +107,60 @@ def test_find_images_to_predict(root, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no image"):
         find_images(tmp_path / "empty")
+
+
+def test_what_is_not_read_is_counted_and_named(root):
+    images, masks = root / "Train/Image", root / "Train/GT_Object"
+    (images / f"{NAMES[0]}.json").touch()  # what predict says about it
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        find_examples(root)
+    (images / "a.heic").touch()
+    (images / "more").mkdir()
+    with pytest.warns(
+        UserWarning, match=r"Image holds 2 entries that are not read as images \(a.h"
+    ):
+        assert len(find_images(images)) == 4
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save(masks / "spare.png")
+    with pytest.warns(UserWarning, match=r"GT_Object has 1 mask \(spare\) without an image in"):
+        find_examples(root)
+    for path in images.glob("COD10K*"):
+        path.unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"\.webp files there in place of a\.heic, more, or"
+    ):
+        find_images(images)
+
+
+def test_names_of_image_and_mask_meet(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "forêt") for form in ("NFC", "NFD"))
+    write_part(tmp_path, names=["a"])
+    for folder, name in (("Image", decomposed), ("GT_Object", composed)):
+        Image.fromarray(np.zeros((4, 5), np.uint8)).save(
+            tmp_path / "Train" / folder / f"{name}.png"
+        )
+    assert [example.id for example in find_examples(tmp_path)] == ["a", composed]
+    (tmp_path / "Train/GT_Object/a.png").rename(tmp_path / "Train/GT_Object/A_00.png")
+    (tmp_path / "Train/Image/a.jpg").rename(tmp_path / "Train/Image/a 0.jpg")
+    with pytest.raises(
+        ValueError, match=r"write names differently, 'a 0' and 'A_00': give an image"
+    ):
+        find_examples(tmp_path)
+
+
+def test_two_files_of_one_name_are_both_shown(root):
+    images, masks = root / "Train/Image", root / "Train/GT_Object"
+    first = re.escape(str(masks / f"{NAMES[0]}.png"))
+    second = re.escape(str(images / f"{NAMES[0]}.jpg"))
+    with pytest.raises(ValueError, match=f"{first} and {second} have one name"):
+        find_images([images, masks])
+
+
+def test_one_folder_for_images_and_masks(root):
+    shutil.rmtree(root / "Train/GT_Object")
+    (root / "Train/GT_Object").symlink_to(root / "Train/Image")
+    with pytest.raises(ValueError, match="is given for the images and for the masks"):
+        find_examples(root)
 
 
 def test_corrupt_files_are_named(root):
