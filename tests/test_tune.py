@@ -294,6 +294,12 @@ def test_the_labels_of_a_run_are_found_through_its_configuration(folder):
     assert chosen["score"] == pytest.approx(1) and chosen["volumes"] == ["a", "b", "c"]
 
 
+def test_images_and_labels_are_two_folders(folder, capsys):
+    labels = str(folder / "labels")
+    assert tune.main([str(folder), "--labels", labels, "--images", labels]) == 1
+    assert "is given for the images and for the labels" in capsys.readouterr().err
+
+
 def test_bad_volumes_are_named_and_the_rest_is_tuned(folder, capsys):
     probability, label, image = blobs(0)
     bad = {

@@ -155,10 +155,11 @@ def _by_id(paths):
     ids = [_id(path) for path in paths]
     if repeated := sorted(id for id, count in Counter(ids).items() if count > 1):
         same = [path for path, id in zip(paths, ids, strict=True) if id == repeated[0]]
-        folders = " with ".join(dict.fromkeys(str(path.parent) for path in same))
+        folders = list(dict.fromkeys(str(path.parent) for path in same))
+        have = "has" if len(folders) == 1 else "have"
         raise ValueError(
-            f"{folders} has {some(repeated)} more than once, as {' and '.join(map(str, same))}: "
-            "keep one file of each id."
+            f"{' and '.join(folders)} {have} {some(repeated)} more than once, as "
+            f"{' and '.join(map(str, same))}: keep one file of each id."
         )
     _refuse_parts(paths)
     return dict(zip(ids, paths, strict=True))

@@ -33,7 +33,7 @@ class PatchSampler:
     volumes: list
     fingerprints: list
     cache: object
-    table: np.ndarray
+    table: labels.LabelTable
     patch: tuple
     patches_per_volume: int
     foreground_share: float

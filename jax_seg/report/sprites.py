@@ -3,7 +3,7 @@
 The image is a JPEG. Label and probability share a lossless WebP, whose value is
 STEP · (3 · level + class): the level counts the thresholds that lie below the probability, so that
 the page shows the prediction of any of them exactly; the class is 0 for background, 1 for
-foreground and UNLABELED.
+foreground and MASKED_CODE where the label is MASKED.
 """
 
 import base64
@@ -14,7 +14,7 @@ import numpy as np
 from jax_seg.ops.classes import MASKED
 
 STEP = 3  # between values, so that a browser that blurs the last bit changes nothing
-UNLABELED = 2  # in a picture, where MASKED takes too much of a byte
+MASKED_CODE = 2  # in a picture, where MASKED takes too much of a byte
 MOST_THRESHOLDS = 27  # that fit into a byte
 QUALITY = 75  # of the JPEG
 LONGEST_SIDE = 512  # of a slice, in pixels
@@ -80,7 +80,7 @@ def classes(probability, label, thresholds):
     level = np.searchsorted(np.asarray(thresholds, np.float64), probability.ravel(), side="left")
     code = 3 * level.reshape(probability.shape).astype(np.uint8)
     if label is not None:
-        code += np.where(label == MASKED, np.uint8(UNLABELED), label)
+        code += np.where(label == MASKED, np.uint8(MASKED_CODE), label)
     return STEP * code
 
 
