@@ -22,6 +22,7 @@ from jax_seg.data.folder import find_volumes
 from jax_seg.data.readers import open_volume
 from jax_seg.infer.sliding_window import gaussian_profile, window_starts
 from jax_seg.metrics import segmentation
+from jax_seg.ops.classes import FOREGROUND, MASKED
 
 PATCH = (16, 96, 96)
 
@@ -37,7 +38,7 @@ def dice_and_cross_entropy(logits, label, mask):
 
 def random_patch(volumes, generator):
     image, label = volumes[generator.integers(len(volumes))]
-    places = np.flatnonzero(label == 1) if generator.random() < 1 / 3 else None
+    places = np.flatnonzero(label == FOREGROUND) if generator.random() < 1 / 3 else None
     voxel = generator.integers(0, image.shape)
     if places is not None and len(places):
         voxel = np.unravel_index(generator.choice(places), label.shape)
@@ -110,7 +111,8 @@ def main(argv=None):
         batch = [random_patch(volumes, generator) for _ in range(2)]
         image = torch.from_numpy(np.stack([image for image, _ in batch]))[:, None]
         encoded = torch.from_numpy(np.stack([label for _, label in batch]))[:, None]
-        loss = dice_and_cross_entropy(model(image), (encoded == 1).float(), (encoded != 2).float())
+        foreground, labelled = (encoded == FOREGROUND).float(), (encoded != MASKED).float()
+        loss = dice_and_cross_entropy(model(image), foreground, labelled)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 12.0)

@@ -17,6 +17,7 @@ def get_config():
     data.root = ""  # folder with images and labels (and train.csv with id,scroll_id)
     data.images = ""  # name of the image folder in it; '' finds train_images, imagesTr or images
     data.labels = ""  # name of the label folder in it; '' finds the one that belongs
+    # Label values are any integers; 'rest' in one of the three takes all that none names.
     data.background = (0,)  # label values that are background
     data.foreground = (1,)  # label values that are foreground
     data.ignore = (2,)  # label values that are unlabeled: masked everywhere

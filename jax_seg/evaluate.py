@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from jax_seg.data.folder import find_images
-from jax_seg.data.labels import encode, label_table
+from jax_seg.data.labels import encode, label_table, label_value
+from jax_seg.data.names import require_two_folders
 from jax_seg.data.readers import open_volume
 from jax_seg.metrics.balance import BACKGROUND_TARGET, CONSTANTS, JUDGED, class_balance
 from jax_seg.metrics.competition import competition_score
 from jax_seg.metrics.foreground import foreground_scores, share_statistics
-from jax_seg.metrics.segmentation import UNLABELED, confusion, scores
+from jax_seg.metrics.segmentation import confusion, scores
+from jax_seg.ops.classes import MASKED
 from jax_seg.system.files import write_json
 from jax_seg.tasks import score_images
 
@@ -92,7 +94,7 @@ def evaluate_volume(prediction_path, label_path, table, *, threshold=0.5, **opti
         )
     prediction = read_prediction(prediction_path, threshold)
     label = encode(_read(reader), table, label_path, prefix="--")
-    if (label == UNLABELED).all():
+    if (label == MASKED).all():
         raise ValueError(f"{label_path} has no labelled voxel: leave this volume out.")
     return score_volume(prediction, label, **options)
 
@@ -102,7 +104,7 @@ def score_volume(prediction, label, *, thin=False, competition=False, constants=
 
     Args:
       prediction: [D, H, W], 1 foreground and 0 background.
-      label: [D, H, W], 1 foreground, 0 background, 2 unlabeled.
+      label: [D, H, W], encoded as in `ops.classes`.
       thin: add `foreground_scores`, distances in voxels.
       competition: add the fields of CompetitionScore.
       constants: add the competition's score of foreground and of background everywhere, as
@@ -139,8 +141,9 @@ def evaluate_folders(predictions, labels, table, **options):
       folder in order.
 
     Raises:
-      FileNotFoundError, ValueError: a folder is missing, empty, or has an id twice.
+      FileNotFoundError, ValueError: a folder is missing, empty, has an id twice, or is the other.
     """
+    require_two_folders(predictions, labels, ("predictions", "labels"))
     predicted = {volume.id: volume.image for volume in find_images(predictions)}
     labelled = {volume.id: volume.image for volume in find_images(labels)}
     for name in sorted(predicted.keys() | labelled.keys()):
@@ -198,9 +201,13 @@ def main(argv=None):
     parser.add_argument("--predictions", required=True, type=Path, help="folder of volumes")
     parser.add_argument("--labels", required=True, type=Path, help="folder of the same names")
     parser.add_argument("--output", type=Path, help="JSON file for the scores")
-    parser.add_argument("--foreground", type=int, nargs="+", default=[1], help="label values")
-    parser.add_argument("--ignore", type=int, nargs="*", default=[2], help="values not to score")
-    parser.add_argument("--background", type=int, nargs="+", default=[0], help="label values")
+    for flag, count, default, text in (
+        ("--foreground", "+", 1, "label values of the foreground"),
+        ("--ignore", "*", 2, "label values that are not scored"),
+        ("--background", "*", 0, "label values of the background"),
+    ):
+        text += f"; 'rest' for all that are not named; by default {default}"
+        parser.add_argument(flag, type=label_value, nargs=count, default=[default], help=text)
     parser.add_argument("--threshold", type=float, default=0.5, help="on probabilities")
     parser.add_argument("--thin", action="store_true", help="add clDice, skeletons and distances")
     parser.add_argument("--competition", action="store_true", help="add the competition's score")

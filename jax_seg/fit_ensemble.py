@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from jax_seg.data.fingerprint import random_places
-from jax_seg.data.labels import MASKED
 from jax_seg.infer.ensemble import cross_entropy, fit_weights
+from jax_seg.ops.classes import MASKED
 from jax_seg.runs import held_out, members
 from jax_seg.system import startup
 from jax_seg.system.files import write_json

@@ -8,6 +8,7 @@ import tifffile
 
 from jax_seg.evaluate import main, read_prediction
 from jax_seg.metrics.competition import competition_score
+from jax_seg.ops.classes import MASKED
 from tests.conftest import SHARED
 
 LABELS = SHARED / "data/membrane3d/train_labels"
@@ -16,6 +17,7 @@ LABELS = SHARED / "data/membrane3d/train_labels"
 LABEL = np.array([[1, 1, 1, 0, 0], [0, 0, 0, 2, 2]], np.uint8)[None].repeat(2, 0)
 PREDICTION = np.array([[1, 1, 0, 1, 0], [0, 0, 0, 1, 0]], np.uint8)[None].repeat(2, 0)
 SURE = np.where(LABEL == 2, 0, LABEL)
+ENCODED = np.where(LABEL == 2, MASKED, LABEL)
 
 
 @pytest.fixture
@@ -122,8 +124,8 @@ def test_constants_have_a_competition_score_too(folders, capsys):
     status, found = run(folders, "--competition", "--constants")
     assert status == 0
     a = found["volumes"]["a"]
-    empty = competition_score(np.zeros_like(LABEL), LABEL).score
-    full = competition_score(np.ones_like(LABEL), LABEL).score
+    empty = competition_score(np.zeros_like(LABEL), ENCODED).score
+    full = competition_score(np.ones_like(LABEL), ENCODED).score
     assert a["score"] == a["score_all_background"] == empty
     assert a["score_all_foreground"] == full
     assert found["balance"]["constants"]["mean"]["all_background"]["score"] == (empty + 1) / 2
@@ -147,6 +149,28 @@ def test_label_values_are_chosen(folders):
     status, found = run(folders, *flags)
     assert status == 0
     assert found["volumes"]["a"]["dice"] == pytest.approx(4 / 6)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--foreground", "300", "--ignore", "-1", "-100"],
+        ["--foreground", "300", "--ignore", "rest"],
+        ["--foreground", "rest", "--ignore", "-100", "-1"],
+    ],
+)
+def test_label_values_may_be_negative_large_or_the_rest(folders, flags):
+    label = np.choose(LABEL, [0, 300, -1]).astype(np.int32)
+    label[0, 1, 4] = -100
+    save(folders / "labels/a.tif", label)
+    status, found = run(folders, *flags)
+    assert status == 0
+    assert found["volumes"]["a"] == run_plain(folders)
+
+
+def run_plain(folders):
+    save(folders / "labels/a.tif", LABEL)
+    return run(folders)[1]["volumes"]["a"]
 
 
 def test_probabilities_are_cut_at_the_threshold(folders):
@@ -213,6 +237,12 @@ def test_without_a_scored_volume_there_is_nothing_to_pool(folders):
 def test_bad_flags(folders, capsys, flags, message):
     assert run(folders, *flags) == (1, None)
     assert message in capsys.readouterr().err
+
+
+def test_predictions_are_not_scored_against_themselves(folders, capsys):
+    labels = str(folders / "labels")
+    assert main(["--predictions", labels, "--labels", labels]) == 1
+    assert "is given for the predictions and for the labels" in capsys.readouterr().err
 
 
 def test_empty_folder(folders, capsys):

@@ -14,6 +14,7 @@ from jax_seg.data.synthetic import volumes
 from jax_seg.infer import postprocess
 from jax_seg.infer.postprocess import search
 from jax_seg.metrics.segmentation import confusion, scores
+from jax_seg.ops.classes import MASKED
 from jax_seg.runs import config as configuration
 from jax_seg.runs import tuning_volumes
 from jax_seg.system.files import write_json
@@ -37,6 +38,10 @@ def blobs(seed, shape=(14, 15, 16)):
     dust[10::2, ::2, ::2] = generator.random(dust[10::2, ::2, ::2].shape) < 0.3
     probability[dust] = 0.95
     return probability.astype(np.float16), label, np.where(dust, 0, 9).astype(np.uint8)
+
+
+def encoded(label):
+    return np.where(label == 2, MASKED, label)
 
 
 @pytest.fixture
@@ -72,7 +77,8 @@ def test_a_tuned_run(folder, capsys):
     # The scores are those of the steps on the volumes.
     def dice(steps, seed):
         probability, label, image = blobs(seed)
-        return scores(confusion(postprocess.apply(probability, image, steps), label))["dice"]
+        found = postprocess.apply(probability, image, steps)
+        return scores(confusion(found, encoded(label)))["dice"]
 
     baseline = [dice([], seed) for seed in range(3)]
     assert chosen["baseline"] == pytest.approx(np.mean(baseline))
@@ -93,7 +99,7 @@ def test_a_tuned_run(folder, capsys):
     assert report["without"][0]["score"] < rows[-1]["score"]
     assert len(report["thresholds"]) == 99
     half = next(row for row in report["thresholds"] if row["threshold"] == 0.5)
-    parts = [confusion(p > 0.5, label) for p, label, _ in map(blobs, range(3))]
+    parts = [confusion(p > 0.5, encoded(label)) for p, label, _ in map(blobs, range(3))]
     assert half["dice"] == pytest.approx(scores(sum(parts))["dice"])
     assert 0 < report["calibration"]["expected_calibration_error"] < 1
     printed = capsys.readouterr().out
@@ -236,7 +242,7 @@ def test_a_search_by_hand():
 def scrolls():
     """Generated scrolls with their labels for probabilities."""
     return {
-        name: search.Arrays((label == 1).astype(np.float32), label, image)
+        name: search.Arrays((label == 1).astype(np.float32), encoded(label), image)
         for name, _, image, label in volumes(2, 48, seed=5)
     }
 
@@ -258,7 +264,8 @@ def test_refused_steps_are_not_searched_unless_forced(tmp_path, scrolls, capsys)
         thick = ndimage.binary_dilation(volume.label == 1)
         probability = np.float16(thick | specks)
         save(tmp_path / "validation/probabilities" / f"{name}.tif", probability)
-        save(tmp_path / "labels" / f"{name}.tif", volume.label)
+        label = np.where(volume.label == MASKED, 2, volume.label)
+        save(tmp_path / "labels" / f"{name}.tif", label)
     command = [str(tmp_path), "--labels", str(tmp_path / "labels"), "--metric", "accuracy"]
     command += ["--steps", "open"]
     assert tune.main(command) == 0
@@ -285,6 +292,12 @@ def test_the_labels_of_a_run_are_found_through_its_configuration(folder):
     assert tune.main([str(folder), "--metric", "dice", "--steps", *FEW]) == 0
     chosen = read(folder, "postprocess.json")
     assert chosen["score"] == pytest.approx(1) and chosen["volumes"] == ["a", "b", "c"]
+
+
+def test_images_and_labels_are_two_folders(folder, capsys):
+    labels = str(folder / "labels")
+    assert tune.main([str(folder), "--labels", labels, "--images", labels]) == 1
+    assert "is given for the images and for the labels" in capsys.readouterr().err
 
 
 def test_bad_volumes_are_named_and_the_rest_is_tuned(folder, capsys):

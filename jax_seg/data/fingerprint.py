@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_seg.data import labels
+from jax_seg.ops.classes import FOREGROUND, MASKED
 from jax_seg.system.files import replacing, stamp
 
 INTENSITIES = 100_000  # sampled per volume: percentiles are then exact to about 0.05 %
@@ -36,7 +37,7 @@ def measure(image, label, seed=0):
 
     Args:
       image: [D, H, W], any real dtype.
-      label: [D, H, W] uint8, 0 background, 1 foreground, 2 masked.
+      label: [D, H, W] uint8, encoded as in `ops.classes`.
       seed: of the samples.
 
     Returns:
@@ -55,10 +56,10 @@ def measure(image, label, seed=0):
         voxels = np.sort(generator.integers(0, image.size, INTENSITIES))
     return Fingerprint(
         shape=np.array(label.shape),
-        counts=np.array([np.count_nonzero(label == kind) for kind in range(3)]),
+        counts=np.array(labels.count(label)),
         intensities=np.asarray(image).reshape(-1)[voxels].astype(np.float32),
-        labelled=places(lambda section: section != labels.MASKED),
-        foreground=places(lambda section: section == labels.FOREGROUND),
+        labelled=places(lambda section: section != MASKED),
+        foreground=places(lambda section: section == FOREGROUND),
     )
 
 

@@ -1,16 +1,29 @@
 """Find the volumes of a data set: an image folder, a label folder and a table of scrolls."""
 
-import csv
+import html
 import re
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+import tifffile
+
+from jax_seg.data.names import (
+    alike,
+    entries,
+    file_name,
+    require_two_folders,
+    side_by_side,
+    some,
+    warn_of_rest,
+)
 from jax_seg.data.readers import recognised
+from jax_seg.data.table import read_scrolls
 from jax_seg.system.files import existing
 
 LAYOUTS = (("train_images", "train_labels"), ("imagesTr", "labelsTr"), ("images", "labels"))
 _EXTENSION = re.compile(r"(\.ome)?\.(tiff?|zarr)$", re.IGNORECASE)
+_OTHER_FILES = re.compile(r"\b(?:FileName|MetadataFile)\s*=\s*[\"']([^\"']+)")  # in OME's XML
 
 
 class Volume(NamedTuple):
@@ -33,8 +46,9 @@ def find_volumes(root, images="", labels="", table=""):
             it exists. Without a table every volume is a scroll of its own.
 
     Returns:
-        [Volume], sorted by id. The id is the file name without its extension, and in nnU-Net's
-        imagesTr and imagesTs without the channel suffix _0000.
+        [Volume], sorted by id. The id is the file name without its extension, in composed letters,
+        and in nnU-Net's imagesTr and imagesTs without the channel suffix _0000. What lies in a
+        folder and is no volume is named in a warning.
 
     Raises:
         FileNotFoundError: `root`, a named folder or a named table is missing, or holds nothing.
@@ -42,19 +56,11 @@ def find_volumes(root, images="", labels="", table=""):
     """
     root = existing(root)
     images, labels = _folders(root, images, labels)
-    image_of, label_of = _by_id(_volumes_in(images)), _by_id(_volumes_in(labels))
-    if without := sorted(image_of.keys() - label_of.keys()):
-        raise ValueError(
-            f"{images} has {_some(without)} without a label in {labels}: add the labels or move "
-            "the images out."
-        )
-    if without := sorted(label_of.keys() - image_of.keys()):
-        raise ValueError(
-            f"{labels} has {_some(without)} without an image in {images}: add the images or move "
-            "the labels out."
-        )
+    require_two_folders(images, labels)
+    image_of, label_of = (_by_id(_volumes_in(folder)) for folder in (images, labels))
+    _require_pairs(images, labels, image_of, label_of)
     table = existing(root / table) if table else root / "train.csv"
-    scroll_of = _read_table(table, images, image_of) if table.exists() else {}
+    scroll_of = read_scrolls(table, images, image_of) if table.exists() else {}
     return [
         Volume(id, image_of[id], label_of[id], scroll_of.get(id, id)) for id in sorted(image_of)
     ]
@@ -101,70 +107,86 @@ def _folders(root, images, labels):
     return root / found[0][0], root / found[0][1]
 
 
+def _require_pairs(images, labels, image_of, label_of):
+    """Raise a ValueError for images without a label and labels without an image."""
+    unlabelled = sorted(image_of.keys() - label_of.keys())
+    without_image = sorted(label_of.keys() - image_of.keys())
+    if pairs := alike(unlabelled, without_image):
+        raise ValueError(
+            f"{images} and {labels} write ids differently, {side_by_side(pairs)}: give an image "
+            "and its label one name."
+        )
+    if unlabelled:
+        raise ValueError(
+            f"{images} has {some(unlabelled)} without a label in {labels}: add the labels or move "
+            "the images out."
+        )
+    if without_image:
+        raise ValueError(
+            f"{labels} has {some(without_image)} without an image in {images}: add the images or "
+            "move the labels out."
+        )
+
+
 def _volumes_in(path):
-    """The volume at `path`, or all volumes of the folder `path`."""
+    """The volume at `path`, or all volumes of the folder `path`, with a warning of what is none."""
     if path.is_file() or recognised(path):
         return [path]
-    found = [
-        child
-        for child in path.iterdir()
-        # macOS leaves "._name.tif" beside the files it copies: names with a dot are never volumes.
-        if not child.name.startswith(".") and recognised(child)
-    ]
+    children = entries(path)
+    found = [child for child in children if recognised(child)]
+    rest = [child for child in children if child not in found and child.name != "train.csv"]
     if not found:
+        held = f" in place of {', '.join(child.name for child in rest[:5])}" if rest else ""
         raise FileNotFoundError(
-            f"{path} holds no volume: put .tif, .tiff, .zarr or .ome.zarr volumes there or name "
-            "another folder."
+            f"{path} holds no volume: put .tif, .tiff, .zarr or .ome.zarr volumes there{held}, or "
+            "name another folder."
         )
+    warn_of_rest(path, rest, {_id(child) for child in found}, "volumes")
     return found
 
 
 def _by_id(paths):
+    """{id: path}; ValueError where an id, or a volume of several files, is there twice."""
     ids = [_id(path) for path in paths]
     if repeated := sorted(id for id, count in Counter(ids).items() if count > 1):
+        same = [path for path, id in zip(paths, ids, strict=True) if id == repeated[0]]
+        folders = list(dict.fromkeys(str(path.parent) for path in same))
+        have = "has" if len(folders) == 1 else "have"
         raise ValueError(
-            f"{paths[0].parent} has {_some(repeated)} more than once: keep one file of each id."
+            f"{' and '.join(folders)} {have} {some(repeated)} more than once, as "
+            f"{' and '.join(map(str, same))}: keep one file of each id."
         )
+    _refuse_parts(paths)
     return dict(zip(ids, paths, strict=True))
 
 
-def _id(path):
-    id = _EXTENSION.sub("", path.name)
-    return id.removesuffix("_0000") if path.parent.name in ("imagesTr", "imagesTs") else id
+def _refuse_parts(paths):
+    """Raise a ValueError where two of the files are parts of one OME-TIFF.
 
-
-def _read_table(table, images, image_of):
-    """{id: scroll_id} of a CSV file that must have one row for each image."""
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        columns = reader.fieldnames or []
-        if missing := [name for name in ("id", "scroll_id") if name not in columns]:
+    Each part is read as the whole, so it would be there twice, in training and in validation.
+    """
+    present = {path.absolute(): path for path in paths if path.is_file()}
+    for path in paths:
+        others = {path.absolute().parent / name for name in _files_of(path)} - {path.absolute()}
+        if parts := sorted(present.keys() & others):
             raise ValueError(
-                f"{table} has no column {' and no column '.join(missing)}: give it the columns id "
-                "and scroll_id."
+                f"{path} and {parts[0]} are parts of one OME-TIFF of {len(others) + 1} files, each "
+                "of which is read as the whole: save it as one file."
             )
-        rows = [(row["id"] or "", row["scroll_id"] or "") for row in reader]
-    scroll_of = dict(rows)
-    if incomplete := [row for row in rows if not all(row)]:
-        raise ValueError(
-            f"{table} has a row {incomplete[0]} without id or scroll_id: fill both in every row."
-        )
-    if repeated := sorted(id for id, count in Counter(id for id, _ in rows).items() if count > 1):
-        raise ValueError(f"{table} has {_some(repeated)} in several rows: keep one row per id.")
-    if without := sorted(scroll_of.keys() - image_of.keys()):
-        raise ValueError(
-            f"{table} has {_some(without)} without an image in {images}: add the images or remove "
-            "the rows."
-        )
-    if without := sorted(image_of.keys() - scroll_of.keys()):
-        raise ValueError(
-            f"{table} has no row for {_some(without)} of {images}: add the rows, so that no scroll "
-            "is split over folds."
-        )
-    return scroll_of
 
 
-def _some(ids):
-    """'1 id (a)', '7 ids (a, b, c, d, e, …)'."""
-    shown = ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
-    return f"{len(ids)} id{'s' if len(ids) > 1 else ''} ({shown})"
+def _files_of(path):
+    """The names of files that the metadata of an OME-TIFF speaks of, its own among them."""
+    if not path.is_file():
+        return []
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            text = tiff.pages.first.description if tiff.is_ome else ""
+            return [html.unescape(name) for name in _OTHER_FILES.findall(text)]
+    except Exception:  # damage has many names in tifffile, and is named when the volume is opened
+        return []
+
+
+def _id(path):
+    id = _EXTENSION.sub("", file_name(path)).strip()
+    return id.removesuffix("_0000") if file_name(path.parent) in ("imagesTr", "imagesTs") else id

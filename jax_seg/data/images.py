@@ -13,7 +13,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_seg.data.readers.pictures import opened, read_image, read_mask, resize_image, resize_mask
+from jax_seg.data.names import (
+    alike,
+    entries,
+    plain,
+    require_two_folders,
+    side_by_side,
+    some,
+    warn_of_rest,
+)
+from jax_seg.data.readers.pictures import (
+    read_image,
+    read_mask,
+    read_size,
+    resize_image,
+    resize_mask,
+)
 from jax_seg.system.files import existing
 
 KINDS = ("CAM", "NonCAM", "all")
@@ -60,14 +75,7 @@ def find_examples(root, part="Train", kind="CAM", super_classes=()):
     if kind not in KINDS:
         raise ValueError(f"data.kind is {kind!r}; choose one of {', '.join(KINDS)}.")
     folder = existing(Path(root)) / part
-    found = find_images(folder / "Image")
-    mask_of = _by_id(_images_in(folder / "GT_Object"))
-    if without := [example.id for example in found if example.id not in mask_of]:
-        raise ValueError(
-            f"{folder / 'Image'} has {_some(without)} without a mask in {folder / 'GT_Object'}: "
-            "add the masks or move the images out."
-        )
-    found = [example._replace(mask=mask_of[example.id]) for example in found]
+    found = _with_masks(find_images(folder / "Image"), folder / "Image", folder / "GT_Object")
     if kind != "all":
         found = [example for example in found if example.camouflaged == (kind == "CAM")]
         if not found:
@@ -137,12 +145,7 @@ def check_sizes(examples):
         named.
     """
     for example in examples:
-        sizes = []
-        for path in (example.image, example.mask):
-            with opened(path) as image:
-                turned = image.getexif().get(0x0112, 1) >= 5  # orientations that swap the sides
-                sizes.append(image.size[::-1] if turned else image.size)
-        _require_same_size(example, *sizes)
+        _require_same_size(example, read_size(example.image), read_size(example.mask))
 
 
 def read_example(example):
@@ -228,32 +231,57 @@ def _example(id, path):
 
 
 def _images_in(path):
+    """The image at `path`, or all images of the folder `path`, with a warning of what is none."""
     path = existing(path)
     if path.is_file():
         return [path]
-    found = [
-        child
-        for child in path.iterdir()
-        # macOS leaves "._name.jpg" beside the files it copies: names with a dot are no images.
-        if child.suffix.lower() in _EXTENSIONS and not child.name.startswith(".")
-    ]
+    children = entries(path)
+    found = [child for child in children if child.suffix.lower() in _EXTENSIONS]
+    rest = [child for child in children if child not in found]
     if not found:
+        held = f" in place of {', '.join(child.name for child in rest[:5])}" if rest else ""
         raise FileNotFoundError(
-            f"{path} holds no image: put {', '.join(_EXTENSIONS)} files there or name another "
-            "folder."
+            f"{path} holds no image: put {', '.join(_EXTENSIONS)} files there{held}, or name "
+            "another folder."
         )
+    warn_of_rest(path, rest, {_id(child) for child in found}, "images")
     return found
+
+
+def _id(path):
+    return plain(path.stem)
 
 
 def _by_id(paths):
     path_of = {}
     for path in sorted(paths):
-        if path.stem in path_of:
-            raise ValueError(
-                f"{path} and {path_of[path.stem].name} have one name: keep one file of each name."
-            )
-        path_of[path.stem] = path
+        if other := path_of.get(_id(path)):
+            raise ValueError(f"{other} and {path} have one name: keep one file of each name.")
+        path_of[_id(path)] = path
     return path_of
+
+
+def _with_masks(found, images, masks):
+    require_two_folders(images, masks, ("images", "masks"))
+    mask_of = _by_id(_images_in(masks))
+    without = [example.id for example in found if example.id not in mask_of]
+    spare = sorted(mask_of.keys() - {example.id for example in found})
+    if pairs := alike(without, spare):
+        raise ValueError(
+            f"{images} and {masks} write names differently, {side_by_side(pairs)}: give an image "
+            "and its mask one name."
+        )
+    if without:
+        raise ValueError(
+            f"{images} has {some(without, 'image')} without a mask in {masks}: add the masks or "
+            "move the images out."
+        )
+    if spare:
+        warnings.warn(
+            f"{masks} has {some(spare, 'mask')} without an image in {images}: they are not read.",
+            stacklevel=2,
+        )
+    return [example._replace(mask=mask_of[example.id]) for example in found]
 
 
 def _of_super_classes(examples, super_classes, folder):
@@ -269,12 +297,13 @@ def _of_super_classes(examples, super_classes, folder):
 
 
 def _not_in_the_test_part(examples, test):
-    tested = {path.stem for path in test.iterdir()} if test.is_dir() else set()
+    tested = {_id(path) for path in test.iterdir()} if test.is_dir() else set()
     repeated = [example.id for example in examples if example.id in tested.union(IN_BOTH_PARTS)]
     if not repeated:
         return examples
     warnings.warn(
-        f"{_some(repeated)} left out of the training part, because the test part has them too.",
+        f"{some(repeated, 'image')} left out of the training part, because the test part has them "
+        "too.",
         stacklevel=3,
     )
     kept = [example for example in examples if example.id not in repeated]
@@ -292,9 +321,3 @@ def _require_same_size(example, image_size, mask_size):
             f"{image_size[0]}×{image_size[1]}, as its EXIF orientation shows it: save the mask at "
             "the size of the image."
         )
-
-
-def _some(ids):
-    """'1 image (a)', '7 images (a, b, c, d, e, …)'."""
-    shown = ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
-    return f"{len(ids)} image{'s' if len(ids) > 1 else ''} ({shown})"

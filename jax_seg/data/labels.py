@@ -1,11 +1,16 @@
 """Turn the label values of a data set into background, foreground and masked voxels."""
 
+import functools
+import numbers
 from typing import NamedTuple
 
 import numpy as np
 
-BACKGROUND, FOREGROUND, MASKED = 0, 1, 2
-_UNNAMED = 255
+from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
+
+REST = "rest"  # in a field: all label values that no field names
+BLOCK = 1 << 18  # voxels encoded at once: to look one up takes eight bytes for its index
+_UNNAMED = 254  # while values are looked up; no class
 
 
 class Counts(NamedTuple):
@@ -16,39 +21,64 @@ class Counts(NamedTuple):
     masked: int
 
 
+class LabelTable(NamedTuple):
+    """What label values mean.
+
+    Attributes:
+      values: the named ones, ascending.
+      classes: of `ops.classes`, of each of them.
+      rest: the class of all others, None where they are an error.
+    """
+
+    values: tuple
+    classes: tuple
+    rest: int | None
+
+    def tobytes(self):
+        """Bytes that no other table has."""
+        return repr(tuple(self)).encode()
+
+
 def label_table(foreground=(1,), ignore=(2,), background=(0,), prefix="data."):
-    """The lookup from a label value to BACKGROUND, FOREGROUND or MASKED.
+    """Which label values are BACKGROUND, FOREGROUND or MASKED.
 
     Args:
-        foreground, ignore, background: the label values, 0 to 255, of each kind.
+        foreground, ignore, background: the label values of each kind: integers, negative ones and
+            numbers of instances as well; 'rest' in one of them stands for all that are not named.
         prefix: of their names in errors: "data." are fields, "--" flags of a command line.
 
     Returns:
-        uint8 [256]; values that are not named map to 255.
+        LabelTable.
 
     Raises:
-        ValueError: a value is out of range or named twice, or there is no foreground.
+        ValueError: a value is no integer or is named twice, or there is no foreground.
     """
-    table = np.full(256, _UNNAMED, np.uint8)
     fields = {
         f"{prefix}background": (background, BACKGROUND),
         f"{prefix}foreground": (foreground, FOREGROUND),
         f"{prefix}ignore": (ignore, MASKED),
     }
-    if not len(foreground):
-        raise ValueError(f"{prefix}foreground names no label value: name the values to segment.")
-    owner = {}
+    class_of, owner = {}, {}
     for field, (values, kind) in fields.items():
-        for value in values:
-            if value not in range(256):
-                raise ValueError(f"{field} names the label value {value}: use integers 0 to 255.")
+        for value in map(functools.partial(_checked, field), _listed(values)):
             if value in owner:
-                raise ValueError(
-                    f"{owner[value]} and {field} both name the label value {value}: name it once."
-                )
-            owner[value] = field
-            table[value] = kind
-    return table
+                named = "'rest'" if value == REST else f"the label value {value}"
+                raise ValueError(f"{owner[value]} and {field} both name {named}: name it once.")
+            owner[value], class_of[value] = field, kind
+    if FOREGROUND not in class_of.values():
+        raise ValueError(f"{prefix}foreground names no label value: name the values to segment.")
+    rest = class_of.pop(REST, None)
+    values = sorted(class_of)
+    return LabelTable(tuple(values), tuple(class_of[value] for value in values), rest)
+
+
+def label_value(text):
+    """The label value of a command line's word: an integer, or 'rest'.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    return text if text == REST else int(text)
 
 
 def encode(label, table, path, prefix="data."):
@@ -56,7 +86,7 @@ def encode(label, table, path, prefix="data."):
 
     Args:
         label: [D, H, W] of bool, integers, or floating point with integer values.
-        table: uint8 [256] from `label_table`.
+        table: `LabelTable`.
         path: where the label came from, for the error.
         prefix: as in `label_table`.
 
@@ -68,34 +98,86 @@ def encode(label, table, path, prefix="data."):
     """
     label = np.asarray(label)
     if label.dtype.kind not in "biuf":
-        raise ValueError(f"{path} holds {label.dtype} labels: save them as uint8.")
-    if label.dtype.kind == "f":
-        broken = label != np.rint(label)  # NaN too; infinity falls out of range below
-        if broken.any():
-            raise ValueError(
-                f"{path} holds the label value {label[broken][0]}, which is no integer: save "
-                "labels as uint8."
-            )
+        raise ValueError(f"{path} holds {label.dtype} labels: save them as integers.")
     if label.dtype.kind == "b":
         label = label.view(np.uint8)
-    if label.dtype != np.uint8:
-        outside = (label < 0) | (label > 255)
-        if outside.any():
-            raise _unnamed(path, label[outside][0], prefix)
-        label = label.astype(np.uint8)
-    encoded = table[label]
-    if encoded.max(initial=0) == _UNNAMED:
-        raise _unnamed(path, label.flat[encoded.argmax()], prefix)
+    small = label.dtype.kind != "f" and label.dtype.itemsize <= 2
+    lookup = _lookup(table, label.dtype.newbyteorder("=")) if small else None
+    encoded = np.empty(label.shape, np.uint8)
+    blocks = np.nditer(
+        (label, encoded),
+        ("external_loop", "buffered", "zerosize_ok"),
+        (("readonly",), ("writeonly",)),
+        order="C",
+        buffersize=BLOCK,
+    )
+    with blocks:
+        for values, classes in blocks:
+            if label.dtype.kind == "f":
+                _require_integers(values, path)
+            # A negative value counts from the end of the lookup, where its class is.
+            found = lookup[values] if small else _search(values, table)
+            if table.rest is None and (unnamed := found == _UNNAMED).any():
+                raise ValueError(
+                    f"{path} holds the label value {int(values[unnamed][0])}, which none of "
+                    f"{prefix}foreground, {prefix}ignore and {prefix}background names: add it to "
+                    f"one of them, or '{REST}' for all values that are not named."
+                )
+            classes[...] = found
     return encoded
 
 
 def count(label):
     """The `Counts` of an encoded label."""
-    return Counts(*(int(np.count_nonzero(label == kind)) for kind in range(3)))
+    kinds = (BACKGROUND, FOREGROUND, MASKED)
+    return Counts(*(int(np.count_nonzero(label == kind)) for kind in kinds))
 
 
-def _unnamed(path, value, prefix):
-    return ValueError(
-        f"{path} holds the label value {value}, which none of {prefix}foreground, {prefix}ignore "
-        f"and {prefix}background names: add it to one of them."
+def _listed(values):
+    """A field's values: one alone stands for a tuple of itself."""
+    return (values,) if isinstance(values, str | numbers.Number) else values
+
+
+def _checked(field, value):
+    """The label value as an int, 1.0 as 1; or 'rest'."""
+    if value == REST:
+        return REST
+    if isinstance(value, numbers.Real) and value == value // 1:  # of NaN and infinity neither
+        return int(value)
+    raise ValueError(
+        f"{field} names the label value {value!r}: use integers, or '{REST}' for all values that "
+        "are not named."
     )
+
+
+def _require_integers(values, path):
+    broken = ~np.isfinite(values) | (values != np.rint(values))
+    if broken.any():
+        raise ValueError(
+            f"{path} holds the label value {values[broken][0]}, which is no integer: save labels "
+            "as integers."
+        )
+
+
+@functools.lru_cache(maxsize=16)
+def _lookup(table, dtype):
+    """uint8 [256 or 65536], the class of each value of a small integer type, 0, 1, … -2, -1."""
+    return _search(np.arange(1 << 8 * dtype.itemsize).astype(dtype), table)
+
+
+def _search(values, table):
+    """The class of each of `values` [N], of any real dtype, by bisection."""
+    if values.dtype.kind == "f":
+        values = values.astype(np.float64)
+        named = [v for v in table.values if abs(v) < 2**63 and float(v) == v]
+    else:
+        limits = np.iinfo(values.dtype)
+        named = [v for v in table.values if limits.min <= v <= limits.max]
+    rest = np.uint8(_UNNAMED if table.rest is None else table.rest)
+    if not named:
+        return np.full(values.shape, rest)
+    class_of = dict(zip(table.values, table.classes, strict=True))
+    classes = np.array([class_of[v] for v in named], np.uint8)
+    named = np.array(named, values.dtype)
+    place = np.minimum(np.searchsorted(named, values), len(named) - 1)
+    return np.where(named[place] == values, classes[place], rest)

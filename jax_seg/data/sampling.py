@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from jax_seg.data import labels
+from jax_seg.ops.classes import FOREGROUND, MASKED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class PatchSampler:
     volumes: list
     fingerprints: list
     cache: object
-    table: np.ndarray
+    table: labels.LabelTable
     patch: tuple
     patches_per_volume: int
     foreground_share: float
@@ -46,7 +47,7 @@ class PatchSampler:
     def __getitem__(self, index):
         """Patch `index` >= 0: {'image': [*patch, 1], 'label': uint8 [*patch, 1], 'volume': int32}.
 
-        Labels are 0 background, 1 foreground, 2 masked: unlabeled or outside the volume.
+        Labels are encoded as in `ops.classes`; voxels outside of the volume are MASKED.
         """
         epoch, position = divmod(int(index), len(self))
         order = self._generator(1, epoch).permutation(len(self))
@@ -91,7 +92,7 @@ class PatchSampler:
         reader = self.cache.open(volume.label)
         stored = read_patch(reader, place, self.patch, outside=None)
         inside = labels.encode(stored, self.table, volume.label)
-        return pad_patch(inside, reader.shape, place, self.patch, outside=labels.MASKED)
+        return pad_patch(inside, reader.shape, place, self.patch, outside=MASKED)
 
 
 def read_patch(reader, start, size, outside):
@@ -126,5 +127,5 @@ def pad_patch(inside, shape, start, size, outside):
 
 
 def _foreground_share(label):
-    labelled = np.count_nonzero(label != labels.MASKED)
-    return np.count_nonzero(label == labels.FOREGROUND) / max(labelled, 1)
+    labelled = np.count_nonzero(label != MASKED)
+    return np.count_nonzero(label == FOREGROUND) / max(labelled, 1)

@@ -15,7 +15,7 @@ import math
 import numpy as np
 from scipy import ndimage, special
 
-BACKGROUND, SURFACE, UNLABELED = 0, 1, 2
+BACKGROUND, SURFACE, UNLABELED = 0, 1, 2  # in the label file, as the competition has them
 
 
 def scroll_volume(

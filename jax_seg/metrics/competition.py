@@ -7,9 +7,10 @@ from itertools import product
 import numpy as np
 
 from jax_seg.metrics.betti_matching import feature_counts
-from jax_seg.metrics.segmentation import UNLABELED, require_same_shape
+from jax_seg.metrics.segmentation import require_comparable
 from jax_seg.metrics.surface_distance import surface_dice
 from jax_seg.metrics.variation_of_information import variation_of_information
+from jax_seg.ops.classes import BACKGROUND, MASKED
 
 TOLERANCE = 2.0  # voxels
 VOI_SCALE = 0.3  # per bit
@@ -41,24 +42,25 @@ class CompetitionScore:
 def competition_score(prediction, label):
     """Score one volume; the competition takes the mean over volumes.
 
-    Both masks are background where the label is 2; elsewhere every value but 0 is foreground.
+    Both masks are background where the label is MASKED; elsewhere every value of the prediction but
+    0 is foreground.
 
     Args:
       prediction: [D, H, W] uint8.
-      label: [D, H, W] uint8, 2 unlabeled.
+      label: [D, H, W] uint8, encoded as in `ops.classes`.
 
     Returns:
       CompetitionScore; two empty masks score 1.
 
     Raises:
-      ValueError: the shapes differ, or are not three-dimensional.
+      ValueError: the shapes differ or are not three-dimensional, or the label is not encoded.
     """
     prediction, label = np.asarray(prediction), np.asarray(label)
-    require_same_shape(prediction, label)
+    require_comparable(prediction, label)
     if label.ndim != 3:
         raise ValueError(f"The label has shape {label.shape}; give one volume [D, H, W].")
-    labelled = label != UNLABELED
-    prediction, label = (prediction != 0) & labelled, (label != 0) & labelled
+    labelled = label != MASKED
+    prediction, label = ((mask != BACKGROUND) & labelled for mask in (prediction, label))
     with ThreadPoolExecutor(max_workers=2) as pool:
         surface = pool.submit(surface_dice, prediction, label, TOLERANCE)
         voi = pool.submit(variation_of_information, prediction, label)

@@ -5,7 +5,8 @@ import numpy as np
 from skimage.morphology import skeletonize
 
 from jax_seg.metrics.betti_matching import betti_numbers
-from jax_seg.metrics.segmentation import UNLABELED, require_same_shape
+from jax_seg.metrics.segmentation import require_comparable
+from jax_seg.ops.classes import FOREGROUND, MASKED
 
 
 def foreground_scores(prediction, label, spacing=(1.0, 1.0, 1.0)):
@@ -13,7 +14,7 @@ def foreground_scores(prediction, label, spacing=(1.0, 1.0, 1.0)):
 
     Args:
       prediction: [D, H, W], 1 foreground and 0 background.
-      label: [D, H, W], 1 foreground, 0 background, 2 unlabeled.
+      label: [D, H, W], encoded as in `ops.classes`.
       spacing: voxel size along each axis, in the unit of the distances.
 
     Returns:
@@ -26,12 +27,12 @@ def foreground_scores(prediction, label, spacing=(1.0, 1.0, 1.0)):
       diagonal of the volume.
 
     Raises:
-      ValueError: the shapes differ.
+      ValueError: the shapes differ, or the label is not encoded.
     """
     prediction, label = np.asarray(prediction), np.asarray(label)
-    require_same_shape(prediction, label)
-    labelled = label != UNLABELED
-    masks = (prediction == 1) & labelled, label == 1
+    require_comparable(prediction, label)
+    labelled = label != MASKED
+    masks = (prediction == 1) & labelled, label == FOREGROUND
     # A mask that ends at unlabeled voxels would grow skeleton branches there.
     medial = medial_surface(prediction == 1) & labelled, medial_surface(masks[1])
     precision, recall = (

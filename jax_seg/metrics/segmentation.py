@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-UNLABELED = 2  # the encoded label's third value
+from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,22 @@ def confusion(prediction, label):
 
     Args:
       prediction: array of any shape, bool or integer, 1 foreground and 0 background; it is not
-        read where the label is 2.
-      label: array of that shape, 1 foreground, 0 background, 2 unlabeled.
+        read where the label is MASKED.
+      label: array of that shape, encoded as in `ops.classes`.
 
     Returns:
       Confusion.
 
     Raises:
-      ValueError: the shapes differ.
+      ValueError: the shapes differ, or the label is not encoded.
     """
     prediction, label = np.asarray(prediction), np.asarray(label)
-    require_same_shape(prediction, label)
-    predicted, foreground = prediction == 1, label == 1
-    labelled = label.size - np.count_nonzero(label == UNLABELED)
+    require_comparable(prediction, label)
+    predicted, foreground = prediction == 1, label == FOREGROUND
+    labelled = label.size - np.count_nonzero(label == MASKED)
     true_positive = np.count_nonzero(predicted & foreground)
     false_negative = np.count_nonzero(foreground) - true_positive
-    false_positive = np.count_nonzero(predicted & (label == 0))
+    false_positive = np.count_nonzero(predicted & (label == BACKGROUND))
     true_negative = labelled - true_positive - false_negative - false_positive
     return Confusion(true_positive, false_positive, false_negative, true_negative)
 
@@ -98,6 +98,21 @@ def scores(counts):
         "foreground_predicted": predicted / counts.labelled,
         "foreground_label": foreground / counts.labelled,
     }
+
+
+def require_comparable(prediction, label):
+    """Raise a ValueError where the shapes differ, or the label is not encoded as in `ops.classes`.
+
+    A label as its file holds it would be scored in silence, its unlabeled voxels as background.
+    """
+    require_same_shape(prediction, label)
+    known = sum(np.count_nonzero(label == value) for value in (BACKGROUND, FOREGROUND, MASKED))
+    if known < label.size:
+        other = label[~np.isin(label, (BACKGROUND, FOREGROUND, MASKED))][0]
+        raise ValueError(
+            f"The label holds the value {other}, but an encoded one has {BACKGROUND} background, "
+            f"{FOREGROUND} foreground and {MASKED} masked: encode it with data.labels.encode."
+        )
 
 
 def require_same_shape(prediction, label):

@@ -7,7 +7,8 @@ up over volumes. Probabilities of float32 are rounded to float16 first, by 0.000
 
 import numpy as np
 
-from jax_seg.metrics.segmentation import UNLABELED, Confusion, require_same_shape, scores
+from jax_seg.metrics.segmentation import Confusion, require_comparable, scores
+from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
 from jax_seg.ops.components import connected
 
 VALUES = np.arange(0x3C01, dtype=np.uint16).view(np.float16).astype(np.float64)  # 0 to 1
@@ -19,19 +20,20 @@ def count(probability, label):
 
     Args:
       probability: [D, H, W] floating point in [0, 1].
-      label: [D, H, W], 1 foreground, 0 background, 2 unlabeled.
+      label: [D, H, W], encoded as in `ops.classes`.
 
     Returns:
       int64 [2, 15361]: background and foreground voxels of each of `VALUES`.
 
     Raises:
-      ValueError: the shapes differ, no voxel is labelled, or a value is no probability.
+      ValueError: the shapes differ, the label is not encoded, no voxel is labelled, or a value is
+        no probability.
     """
     probability, label = _checked(probability, label)
     table = np.zeros(2 * len(VALUES), np.int64)
     for section, kinds in zip(probability, label, strict=True):  # counting takes 8 bytes a voxel
-        order = section.view(np.uint16)[kinds != UNLABELED].astype(np.int64)
-        foreground = kinds[kinds != UNLABELED] == 1
+        order = section.view(np.uint16)[kinds != MASKED].astype(np.int64)
+        foreground = kinds[kinds != MASKED] == FOREGROUND
         table += np.bincount(order + len(VALUES) * foreground, minlength=len(table))
     return table.reshape(2, len(VALUES))
 
@@ -75,7 +77,7 @@ def hysteresis_counts(probability, label, lows, highs, connectivity=26):
       ValueError: as `count`.
     """
     probability, label = _checked(probability, label)
-    background, foreground = (np.count_nonzero(label == kind) for kind in (0, 1))
+    background, foreground = (np.count_nonzero(label == kind) for kind in (BACKGROUND, FOREGROUND))
     found = np.zeros((len(lows), len(highs), 4), np.int64)
     order = probability.view(np.uint16)
     for row, low in enumerate(lows):
@@ -84,7 +86,9 @@ def hysteresis_counts(probability, label, lows, highs, connectivity=26):
         inside, kind = component[above], label[above]
         largest = np.zeros(component.max(initial=0) + 1)
         np.maximum.at(largest, inside, VALUES[order[above]])
-        sizes = [np.bincount(inside[kind == k], minlength=len(largest)) for k in (1, 0)]
+        sizes = [
+            np.bincount(inside[kind == k], minlength=len(largest)) for k in (FOREGROUND, BACKGROUND)
+        ]
         for column, high in enumerate(highs):
             true, false = (int(size[largest > high].sum()) for size in sizes)
             found[row, column] = true, false, foreground - true, background - false
@@ -152,8 +156,8 @@ def _scores(true, false, foreground, background):
 def _checked(probability, label):
     """The probabilities in float16 without negative zero, and the label."""
     probability, label = np.asarray(probability), np.asarray(label)
-    require_same_shape(probability, label)
+    require_comparable(probability, label)
     require_probabilities(probability)
-    if not (label != UNLABELED).any():
+    if not (label != MASKED).any():
         raise ValueError("No voxel is labelled, so nothing can be scored: leave the volume out.")
     return np.abs(probability.astype(np.float16)), label

@@ -6,6 +6,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # after the choice of a backend without a screen
 
+from jax_seg.ops import classes
 from jax_seg.system.files import replacing
 
 CASES = 6  # of the picture `cases`
@@ -55,7 +56,7 @@ def slices(image, label, prediction, path, title=""):
 
     Args:
       image: [D, H, W].
-      label: [D, H, W] encoded, 0, 1 and 2 masked; None when there is none.
+      label: [D, H, W], encoded as in `ops.classes`; None when there is none.
       prediction: [D, H, W] uint8, 0 or 1.
       path: of the PNG.
       title: over the picture.
@@ -85,14 +86,15 @@ def slices(image, label, prediction, path, title=""):
             pictures["prediction"] = _paint(grey, {FOREGROUND: predicted})
         else:
             truth = plane(label)
-            pictures["label"] = _paint(grey, {FOREGROUND: truth == 1, MASKED: truth == 2})
+            foreground, masked = truth == classes.FOREGROUND, truth == classes.MASKED
+            pictures["label"] = _paint(grey, {FOREGROUND: foreground, MASKED: masked})
             pictures["prediction"] = _paint(
                 grey,
                 {
-                    FOREGROUND: predicted & (truth == 1),
-                    MISSED: ~predicted & (truth == 1),
-                    WRONG: predicted & (truth == 0),
-                    MASKED: truth == 2,
+                    FOREGROUND: predicted & foreground,
+                    MISSED: ~predicted & foreground,
+                    WRONG: predicted & (truth == classes.BACKGROUND),
+                    MASKED: masked,
                 },
             )
         for column, picture_name in enumerate(columns):

@@ -1,8 +1,9 @@
 """Volumes as pictures small enough for a page: slices of three axes, as tiles of one image each.
 
 The image is a JPEG. Label and probability share a lossless WebP, whose value is
-STEP · (3 · level + label): the level counts the thresholds that lie below the probability, so that
-the page shows the prediction of any of them exactly.
+STEP · (3 · level + class): the level counts the thresholds that lie below the probability, so that
+the page shows the prediction of any of them exactly; the class is 0 for background, 1 for
+foreground and MASKED_CODE where the label is MASKED.
 """
 
 import base64
@@ -10,7 +11,10 @@ import base64
 import imagecodecs
 import numpy as np
 
+from jax_seg.ops.classes import MASKED
+
 STEP = 3  # between values, so that a browser that blurs the last bit changes nothing
+MASKED_CODE = 2  # in a picture, where MASKED takes too much of a byte
 MOST_THRESHOLDS = 27  # that fit into a byte
 QUALITY = 75  # of the JPEG
 LONGEST_SIDE = 512  # of a slice, in pixels
@@ -61,7 +65,7 @@ def classes(probability, label, thresholds):
 
     Args:
       probability: array in [0, 1].
-      label: of its shape, 0 background, 1 foreground, 2 unlabeled; None counts as 0.
+      label: uint8 of its shape, encoded as in `ops.classes`; None counts as background.
       thresholds: in ascending order, at most MOST_THRESHOLDS; what is above one is foreground.
 
     Raises:
@@ -75,7 +79,9 @@ def classes(probability, label, thresholds):
     # In float64: a threshold rounded to the probability's float16 could fall on the other side.
     level = np.searchsorted(np.asarray(thresholds, np.float64), probability.ravel(), side="left")
     code = 3 * level.reshape(probability.shape).astype(np.uint8)
-    return STEP * (code if label is None else code + label)
+    if label is not None:
+        code += np.where(label == MASKED, np.uint8(MASKED_CODE), label)
+    return STEP * code
 
 
 def contrast(image):

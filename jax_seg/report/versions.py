@@ -14,6 +14,7 @@ from jax_seg.data.fingerprint import read_pair
 from jax_seg.data.readers import open_volume
 from jax_seg.losses import VARIANCE_FLOOR
 from jax_seg.metrics import balance, comparison, segmentation
+from jax_seg.ops.classes import FOREGROUND, MASKED
 from jax_seg.runs import config as configuration
 from jax_seg.runs.events import read_events
 from jax_seg.system.files import replacing
@@ -77,9 +78,9 @@ def read_run(workdir, name, kind, honest):
         _, truth = read_pair(volume, own.cache, honest)
         _, as_taken = read_pair(volume, own.cache, own.table)
         counts[volume.id] = segmentation.confusion(prediction, truth)
-        known = as_taken != segmentation.UNLABELED
+        known = as_taken != MASKED
         predicted += np.count_nonzero(prediction & known)
-        labelled += np.count_nonzero(as_taken == 1)
+        labelled += np.count_nonzero(as_taken == FOREGROUND)
         voxels += np.count_nonzero(known)
     return Run(name, kind, *_history(workdir), counts, predicted / voxels, labelled / voxels)
 

@@ -3,6 +3,7 @@
 
 const AXES = ["Depth", "Height", "Width"];
 const STEP = 3; // of sprites.STEP
+const MASKED_CODE = 2; // of sprites.MASKED_CODE
 const CANVAS = 480; // pixels along a slice, at least
 // Okabe and Ito's green, orange and sky blue: distinct to colour-blind eyes.
 const PAINT = { found: [0, 178, 130], wrong: [240, 150, 0], missed: [70, 175, 245] };
@@ -61,11 +62,11 @@ function makeViewer(place, views, runs) {
       const code = Math.round(classes[i] / STEP);
       const label = code % 3;
       const predicted = Math.floor(code / 3) > state.level;
-      const unlabeled = label === 2 && panel !== "image";
+      const unlabeled = label === MASKED_CODE && panel !== "image";
       let paint = null, strength = state.strength;
       if (panel === "label" && label === 1) paint = PAINT.found;
       if (panel === "prediction" && predicted) paint = PAINT.found;
-      if (panel === "errors" && label !== 2 && (predicted || label === 1)) {
+      if (panel === "errors" && label !== MASKED_CODE && (predicted || label === 1)) {
         const kind = !predicted ? "missed" : label === 1 ? "found" : "wrong";
         counts[kind]++;
         paint = PAINT[kind];

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jax_seg.data.labels import FOREGROUND
+from jax_seg.ops.classes import FOREGROUND
 from jax_seg.report import sprites
 from jax_seg.runs import gather
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_seg.data import folder, images, labels
+from jax_seg.data.names import plain
 from jax_seg.data.readers import open_volume, pictures
 from jax_seg.metrics.segmentation import Confusion
 from jax_seg.runs.events import read_events
@@ -121,8 +122,8 @@ def read_volume(run, name):
       name: id of one of its probabilities.
 
     Returns:
-      (image or None, encoded label or None, probability): [D, H, W] each; uint8 0, 1 and 2
-      unlabeled for the label, floating point for the probability.
+      (image or None, label or None, probability): [D, H, W] each; the label uint8, encoded as in
+      `ops.classes`, the probability floating point.
 
     Raises:
       ValueError, OSError: a file is damaged, or they do not fit together.
@@ -164,7 +165,7 @@ def _read_run(workdir, name):
         scores=_json(workdir / "scores.json") or {},
         volumes=judged.get("volumes", {}),
         probabilities={
-            path.stem: path
+            plain(path.stem): path
             for path in sorted(folder_of.glob("[!.]*"))
             if path.suffix in (".tif", ".png")
         },
@@ -214,13 +215,13 @@ def _labelled(run):
         root = generated[0] if generated else run.workdir / "data"
     elif not root:
         raise ValueError("the configuration names no data.root.")
-    if run.of_images:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the run has told which images it left out
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run has said what it does not read
+        if run.of_images:
             return {example.id: example for example in images.find_examples(root, kind="all")}
-    found = folder.find_volumes(
-        root, images=run.setting("data.images", ""), labels=run.setting("data.labels", "")
-    )
+        found = folder.find_volumes(
+            root, images=run.setting("data.images", ""), labels=run.setting("data.labels", "")
+        )
     return {volume.id: volume for volume in found}
 
 

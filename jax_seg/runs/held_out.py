@@ -6,8 +6,9 @@ import numpy as np
 
 from jax_seg.data import dataset
 from jax_seg.data.folder import find_volumes
-from jax_seg.data.labels import MASKED, encode, label_table
+from jax_seg.data.labels import encode, label_table
 from jax_seg.data.readers import check_pair, open_volume
+from jax_seg.ops.classes import MASKED
 
 
 def run_volumes(fields, workdir):

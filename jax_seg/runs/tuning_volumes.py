@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jax_seg.data.folder import find_images
+from jax_seg.data.names import plain, require_two_folders
 from jax_seg.data.readers import open_volume
 from jax_seg.infer import postprocess
 from jax_seg.infer.postprocess import search
@@ -47,6 +48,8 @@ def find(workdir, probabilities=None, labels=None, images=None):
         )
     if images and not labels:
         raise ValueError("--images belongs beside --labels: name both folders, or neither.")
+    if images:
+        require_two_folders(images, labels)
     path, fields = workdir / "config.json", {}
     if path.exists():
         fields = configuration.flat(configuration.from_dict(read_json(path)))
@@ -119,7 +122,7 @@ def folds(volumes, hold_out=()):
     Raises:
       ValueError: an id is unknown, or all are held out.
     """
-    ids = [volume.id for volume in volumes]
+    ids, hold_out = [volume.id for volume in volumes], [plain(name) for name in hold_out]
     if unknown := sorted(set(hold_out) - set(ids)):
         raise ValueError(
             f"--hold_out names {', '.join(unknown)}, which cannot be scored: choose from "

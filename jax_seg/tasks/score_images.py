@@ -5,6 +5,7 @@ import sys
 import numpy as np
 
 from jax_seg.data import images
+from jax_seg.data.names import require_two_folders
 from jax_seg.data.readers import pictures
 from jax_seg.metrics import camouflage
 from jax_seg.system.files import write_json
@@ -24,8 +25,9 @@ def evaluate_maps(predictions, labels):
       error), for every name of either folder in order.
 
     Raises:
-      FileNotFoundError, ValueError: a folder is missing, empty, or has a name twice.
+      FileNotFoundError, ValueError: a folder is missing, empty, has a name twice, or is the other.
     """
+    require_two_folders(predictions, labels, ("maps", "masks"))
     predicted = {example.id: example for example in images.find_images(predictions)}
     labelled = {example.id: example for example in images.find_images(labels)}
     for name in sorted(predicted.keys() | labelled.keys()):

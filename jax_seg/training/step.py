@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct, traverse_util
 
-from jax_seg.data import labels
 from jax_seg.data.preprocess import preprocess
 from jax_seg.losses import GATE_TERMS
 from jax_seg.models.forward import forward
+from jax_seg.ops.classes import FOREGROUND, MASKED
 from jax_seg.training import optimizers
 from jax_seg.training.averaging import ema_update
 
@@ -46,8 +46,8 @@ def make_train_step(
         √(η / (1 + step)^0.55); 0 for none.
 
     Returns:
-      The step. `batch` is {'image': stored dtype [B, *spatial, C], 'label': uint8 of 0, 1 and 2
-      masked}; `knobs` is {'learning_rates': {part: float}, 'loss_weights': {name: float}}: arrays,
+      The step. `batch` is {'image': stored dtype [B, *spatial, C], 'label': uint8 [B, *spatial, 1],
+      encoded}; `knobs` is {'learning_rates': {part: float}, 'loss_weights': {name: float}}: arrays,
       so that none of them recompiles the step; a part of rate 0 is frozen. With `accumulate` the
       batch goes through the network in so many parts, one after another, and their gradients are
       averaged: where a loss is a mean over patches, the gradient of the whole batch in the memory
@@ -230,6 +230,6 @@ def _all_finite(tree):
 def _normalised(batch, preprocessing):
     return {
         "image": preprocess(batch["image"], preprocessing),
-        "label": (batch["label"] == labels.FOREGROUND).astype(jnp.float32),
-        "mask": (batch["label"] != labels.MASKED).astype(jnp.float32),
+        "label": (batch["label"] == FOREGROUND).astype(jnp.float32),
+        "mask": (batch["label"] != MASKED).astype(jnp.float32),
     }

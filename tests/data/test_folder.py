@@ -1,6 +1,8 @@
 """The layouts that users have, and every way in which they do not fit together."""
 
 import re
+import unicodedata
+import warnings
 
 import numpy as np
 import pytest
@@ -46,7 +48,7 @@ def test_without_table_a_volume_is_its_own_scroll(tmp_path):
 
 def test_every_extension_and_no_hidden_files(tmp_path):
     names = ["a.tif", "b.TIFF", "c.zarr", "d.ome.zarr", "e.ome.tif"]
-    touch(tmp_path, "images/._a.tif", "images/notes.txt", "labels/._a.tif")
+    touch(tmp_path, "images/._a.tif", "images/Thumbs.db", "labels/._a.tif", "labels/desktop.ini")
     touch(tmp_path, *(f"images/{name}" for name in names))
     touch(tmp_path, *(f"labels/{name[0]}.tif" for name in names))
     found = find_volumes(tmp_path)
@@ -181,5 +183,142 @@ def test_find_images_errors(tmp_path):
         find_images(tmp_path / "none")
     with pytest.raises(ValueError, match="list of images is empty"):
         find_images([])
-    with pytest.raises(ValueError, match=r"1 id \(a\) more than once"):
+    both = re.escape(f"{tmp_path / 'one/a.tif'} and {tmp_path / 'two/a.tif'}")
+    with pytest.raises(ValueError, match=rf"1 id \(a\) more than once, as {both}: keep"):
         find_images([tmp_path / "one", tmp_path / "two"])
+
+
+@pytest.fixture(autouse=True)
+def no_warnings():
+    """What is clear is found without a word."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def test_what_is_not_read_is_counted_and_named(tmp_path):
+    touch(tmp_path, "images/a.tif", "labels/a.tif", "images/.DS_Store", "images/a.json")
+    find_volumes(tmp_path)  # a.json says how predict made a.tif
+    touch(tmp_path, "images/b.nii.gz", "images/c.h5", "images/d.zarr.zip", "images/b.json")
+    touch(tmp_path, *(f"images/scroll/{number:05}.tif" for number in range(3)))
+    names = r"images holds 5 entries that are not read as volumes"
+    with pytest.warns(
+        UserWarning, match=rf"{names} \(b.json, b.nii.gz, c.h5, d.zarr.zip, scroll\)"
+    ):
+        assert ids(find_volumes(tmp_path)) == ["a"]
+    with pytest.warns(UserWarning, match=names):
+        assert ids(find_images(tmp_path / "images")) == ["a"]
+    touch(tmp_path, "images/e.txt", "labels/b.h5")
+    with pytest.warns(UserWarning) as caught:
+        find_volumes(tmp_path)
+    assert "holds 6 entries" in str(caught[0].message) and "…)" in str(caught[0].message)
+    assert "labels holds 1 entry that is not read as volumes (b.h5)" in str(caught[1].message)
+
+
+def test_an_empty_folder_names_what_it_holds(tmp_path):
+    touch(tmp_path, "images/a.nii.gz", "labels/a.tif")
+    with pytest.raises(FileNotFoundError, match=r"volumes there in place of a\.nii\.gz, or name"):
+        find_volumes(tmp_path)
+
+
+def test_a_zarr_array_needs_no_zarr_in_its_name(tmp_path):
+    touch(tmp_path, "images/a.tif", "labels/a.tif", "labels/b.tif")
+    zarr.create_array(tmp_path / "images/b", data=np.zeros((2, 3, 4), np.uint8), zarr_format=2)
+    assert ids(find_volumes(tmp_path)) == ["a", "b"]
+
+
+def test_inside_a_zarr_volume_a_dot_is_the_volume(tmp_path, monkeypatch):
+    zarr.create_array(tmp_path / "scroll.zarr", data=np.zeros((2, 3, 4), np.uint8))
+    monkeypatch.chdir(tmp_path / "scroll.zarr")
+    assert ids(find_images(".")) == ["scroll"]
+    (tmp_path / "scroll.zarr/c").mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / "scroll.zarr/c")
+    assert ids(find_images("..")) == ["scroll"]
+
+
+def test_nnunets_suffix_goes_by_the_folder_however_it_is_named(tmp_path, monkeypatch):
+    touch(tmp_path, "imagesTs/x_0000.tif")
+    monkeypatch.chdir(tmp_path / "imagesTs")
+    assert ids(find_images(".")) == ids(find_images("x_0000.tif")) == ["x"]
+
+
+def test_one_folder_for_images_and_labels(tmp_path):
+    competition(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "train_images")
+    for labels in ("train_images", "train_images/../train_images", "link"):
+        with pytest.raises(
+            ValueError, match="is given for the images and for the labels: name two"
+        ):
+            find_volumes(tmp_path, "train_images", labels)
+
+
+def test_letters_with_accents_are_one_name_however_they_are_composed(tmp_path):
+    """macOS takes them apart, most other programs do not."""
+    composed, decomposed = (unicodedata.normalize(form, "rouleau é") for form in ("NFC", "NFD"))
+    assert composed != decomposed
+    touch(tmp_path, f"images/{decomposed}.tif", f"labels/{composed}.tif", "images/b .tif")
+    touch(tmp_path, "labels/b.tif")
+    (tmp_path / "train.csv").write_text(f"id,scroll_id\n{decomposed} ,{composed}\nb,{decomposed}\n")
+    found = find_volumes(tmp_path)
+    assert [(volume.id, volume.scroll_id) for volume in found] == [
+        ("b", composed),
+        (composed, composed),
+    ]
+    assert find_images(tmp_path / "images")[1].id == composed
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("7.tif", "0007.tif"),
+        ("scroll 1.tif", "Scroll_01.tif"),
+        ("a_0000.tif", "a.tif"),
+        ("a.nii.gz.tif", "a.tif"),
+    ],
+)
+def test_ids_that_are_nearly_alike_are_shown_side_by_side(tmp_path, image, label):
+    touch(tmp_path, f"images/{image}", f"labels/{label}")
+    pair = f"ids differently, '{image[:-4]}' and '{label[:-4]}': give an image"
+    with pytest.raises(ValueError, match=pair):
+        find_volumes(tmp_path)
+
+
+def ome_tiff(folder, names=("a.ome.tif", "b.ome.tif"), attribute="FileName"):
+    """An OME-TIFF of two slices in each of its files; every file's metadata names all."""
+    places = "".join(
+        f'<TiffData IFD="{z % 2}" FirstZ="{z}" PlaneCount="1">'
+        f'<UUID {attribute}="{names[z // 2]}">urn:uuid:{z // 2}</UUID></TiffData>'
+        for z in range(2 * len(names))
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        description = (
+            '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+            f'UUID="urn:uuid:{number}"><Image ID="Image:0"><Pixels ID="Pixels:0" '
+            f'DimensionOrder="XYZCT" Type="uint8" SizeX="8" SizeY="6" SizeZ="{2 * len(names)}" '
+            f'SizeC="1" SizeT="1"><Channel ID="Channel:0"/>{places}</Pixels></Image></OME>'
+        )
+        with tifffile.TiffWriter(folder / name) as writer:
+            for text in (description, None):
+                page = np.full((6, 8), number, np.uint8)
+                writer.write(page, description=text, metadata=None, photometric="minisblack")
+
+
+def test_an_ome_tiff_in_several_files_is_not_several_volumes(tmp_path):
+    ome_tiff(tmp_path / "images")
+    assert tifffile.imread(tmp_path / "images/a.ome.tif").shape == (4, 6, 8)  # the whole, from each
+    touch(tmp_path, "labels/a.tif", "labels/b.tif")
+    message = r"a\.ome\.tif and .*b\.ome\.tif are parts of one OME-TIFF of 2 files"
+    for find in (
+        lambda: find_volumes(tmp_path),
+        lambda: find_images(tmp_path / "images"),
+        lambda: find_images([tmp_path / "images/b.ome.tif", tmp_path / "images/a.ome.tif"]),
+    ):
+        with pytest.raises(
+            ValueError, match=message.replace("a\\", "[ab]\\").replace("b\\", "[ab]\\")
+        ):
+            find()
+    assert ids(find_images(tmp_path / "images/a.ome.tif")) == ["a"]
+    ome_tiff(tmp_path / "alone", names=("c.ome.tif",))  # names itself alone
+    ome_tiff(tmp_path / "alone", names=("d.ome.tif",))
+    assert ids(find_images(tmp_path / "alone")) == ["c", "d"]

@@ -1,5 +1,8 @@
-"""Images and masks of every kind, and what the folders of COD10K may get wrong."""
+"""What the folders of COD10K hold, and may get wrong."""
 
+import re
+import shutil
+import unicodedata
 import warnings
 
 import numpy as np
@@ -16,16 +19,7 @@ from jax_seg.data.images import (
     split_validation,
 )
 from jax_seg.data.pipeline import batches
-from jax_seg.data.readers.pictures import (
-    as_map,
-    read_image,
-    read_map,
-    read_mask,
-    resize_image,
-    resize_mask,
-    resize_probability,
-    write_map,
-)
+from jax_seg.data.readers.pictures import read_image, read_mask, resize_image
 from tests.conftest import SHARED
 
 NAMES = (
@@ -115,84 +109,58 @@ def test_find_images_to_predict(root, tmp_path):
         find_images(tmp_path / "empty")
 
 
-RED = np.zeros((4, 6, 3), np.uint8) + np.array([200, 30, 10], np.uint8)
+def test_what_is_not_read_is_counted_and_named(root):
+    images, masks = root / "Train/Image", root / "Train/GT_Object"
+    (images / f"{NAMES[0]}.json").touch()  # what predict says about it
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        find_examples(root)
+    (images / "a.heic").touch()
+    (images / "more").mkdir()
+    with pytest.warns(
+        UserWarning, match=r"Image holds 2 entries that are not read as images \(a.h"
+    ):
+        assert len(find_images(images)) == 4
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save(masks / "spare.png")
+    with pytest.warns(UserWarning, match=r"GT_Object has 1 mask \(spare\) without an image in"):
+        find_examples(root)
+    for path in images.glob("COD10K*"):
+        path.unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"\.webp files there in place of a\.heic, more, or"
+    ):
+        find_images(images)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK", "L", "LA", "1", "I;16"])
-def test_image_modes(tmp_path, mode):
-    if mode == "I;16":
-        image, expected = Image.fromarray(np.full((4, 6), 80 * 257, np.uint16)), 80
-    elif mode in ("L", "LA", "1"):
-        grey = Image.fromarray(np.full((4, 6), 255, np.uint8))
-        image, expected = grey.convert(mode), 255
-    else:
-        image, expected = Image.fromarray(RED).convert(mode, dither=Image.Dither.NONE), RED
-    path = tmp_path / "image.tif"
-    image.save(path)
-    found = read_image(path)
-    assert found.shape == (4, 6, 3)
-    assert found.dtype == np.uint8
-    np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), atol=25)
+def test_names_of_image_and_mask_meet(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "forêt") for form in ("NFC", "NFD"))
+    write_part(tmp_path, names=["a"])
+    for folder, name in (("Image", decomposed), ("GT_Object", composed)):
+        Image.fromarray(np.zeros((4, 5), np.uint8)).save(
+            tmp_path / "Train" / folder / f"{name}.png"
+        )
+    assert [example.id for example in find_examples(tmp_path)] == ["a", composed]
+    (tmp_path / "Train/GT_Object/a.png").rename(tmp_path / "Train/GT_Object/A_00.png")
+    (tmp_path / "Train/Image/a.jpg").rename(tmp_path / "Train/Image/a 0.jpg")
+    with pytest.raises(
+        ValueError, match=r"write names differently, 'a 0' and 'A_00': give an image"
+    ):
+        find_examples(tmp_path)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(tmp_path, orientation):
-    stored = np.zeros((32, 48, 3), np.uint8)
-    stored[:16, :16] = 255  # a bright corner, and where it goes by the EXIF specification
-    corner = {1: "tl", 2: "tr", 3: "br", 4: "bl", 5: "tl", 6: "tr", 7: "br", 8: "bl"}[orientation]
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    path = tmp_path / "photo.jpg"
-    Image.fromarray(stored).save(path, exif=exif, quality=95)
-    found = read_image(path)
-    assert found.shape == ((48, 32, 3) if orientation >= 5 else (32, 48, 3))
-    rows = slice(0, 12) if corner[0] == "t" else slice(-12, None)
-    columns = slice(0, 12) if corner[1] == "l" else slice(-12, None)
-    assert found[rows, columns].min() > 200
-    found = found.copy()
-    found[rows, columns] = 0
-    assert found.mean() < 60
+def test_two_files_of_one_name_are_both_shown(root):
+    images, masks = root / "Train/Image", root / "Train/GT_Object"
+    first = re.escape(str(masks / f"{NAMES[0]}.png"))
+    second = re.escape(str(images / f"{NAMES[0]}.jpg"))
+    with pytest.raises(ValueError, match=f"{first} and {second} have one name"):
+        find_images([images, masks])
 
 
-OBJECT = np.zeros((4, 6), bool)
-OBJECT[1:3, 2:5] = True
-
-
-def mask_images():
-    eight = OBJECT.astype(np.uint8)
-    white = np.repeat((eight * 255)[..., None], 3, -1)
-    palette = Image.fromarray(eight, mode=None).convert("P")
-    palette.putpalette([0, 0, 0, 128, 0, 0])
-    turned = Image.fromarray(1 - eight).convert("P")
-    turned.putpalette([255, 255, 255, 0, 0, 0])
-    yield "grey", Image.fromarray(eight * 255)
-    yield "label", Image.fromarray(eight)
-    yield "bits", Image.fromarray(OBJECT)
-    yield "colour", Image.fromarray(white * np.array([0, 0, 1], np.uint8))
-    yield "opacity", Image.fromarray(np.dstack([np.full_like(white, 255), eight * 255]))
-    yield "opaque", Image.fromarray(np.dstack([white, np.full_like(eight, 255)]))
-    yield "voc palette", palette
-    yield "white first palette", turned
-    yield "sixteen bits", Image.fromarray(OBJECT.astype(np.uint16) * 65535)
-    yield "anti-aliased", Image.fromarray(np.where(OBJECT, 200, 100).astype(np.uint8))
-
-
-@pytest.mark.parametrize(("name", "image"), list(mask_images()))
-def test_mask_formats(tmp_path, name, image):
-    image.save(tmp_path / "mask.png")
-    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), OBJECT, err_msg=name)
-
-
-def test_masks_of_one_value(tmp_path):
-    for value, expected in ((0, False), (255, True), (1, True)):
-        Image.fromarray(np.full((3, 4), value, np.uint8)).save(tmp_path / "mask.png")
-        np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), np.full((3, 4), expected))
-
-
-def test_masks_of_unclear_values(tmp_path):
-    Image.fromarray(np.array([[0, 1, 2]], np.uint8)).save(tmp_path / "mask.png")
-    with pytest.raises(ValueError, match=r"mask.png has 3 values up to 2, none above 128"):
-        read_mask(tmp_path / "mask.png")
+def test_one_folder_for_images_and_masks(root):
+    shutil.rmtree(root / "Train/GT_Object")
+    (root / "Train/GT_Object").symlink_to(root / "Train/Image")
+    with pytest.raises(ValueError, match="is given for the images and for the masks"):
+        find_examples(root)
 
 
 def test_corrupt_files_are_named(root):
@@ -227,31 +195,6 @@ def test_sizes_are_those_after_rotation(root):
     image, mask = read_example(example)
     assert image.shape[:2] == mask.shape == (40, 48)
     assert image[mask, 0].mean() > image[~mask, 0].mean() + 60
-
-
-def test_resizing():
-    mask = np.zeros((90, 60), bool)
-    mask[:, :30] = True
-    small = resize_mask(mask, 20)
-    np.testing.assert_array_equal(small, np.arange(20) < 10 + np.zeros((20, 1)))
-    image = np.repeat(mask[..., None] * np.uint8(200), 3, -1)
-    assert resize_image(image, 20).shape == (20, 20, 3)
-    assert resize_image(image, 20)[:, :9].min() == 200
-
-
-def test_maps_return_to_the_original_size(tmp_path):
-    probability = np.full((8, 8), 0.5)
-    probability[:, :4] = 1
-    prediction = as_map(resize_probability(probability, (33, 50)))
-    assert prediction.shape == (33, 50)
-    assert prediction.dtype == np.uint8
-    np.testing.assert_array_equal(prediction[:, :20], 255)
-    np.testing.assert_array_equal(prediction[:, -20:], 128)
-    write_map(tmp_path / "new/map.png", prediction)
-    with Image.open(tmp_path / "new/map.png") as stored:
-        assert stored.mode == "L"
-        np.testing.assert_array_equal(np.asarray(stored), prediction)
-    np.testing.assert_array_equal(read_map(tmp_path / "new/map.png"), prediction)
 
 
 def test_batches_of_a_sampler(root):

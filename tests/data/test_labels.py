@@ -1,34 +1,119 @@
 """Label values to background, foreground and masked, by hand and against np.select."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from jax_seg.data.labels import BACKGROUND, FOREGROUND, MASKED, Counts, count, encode, label_table
+from jax_seg.data.labels import Counts, count, encode, label_table
+from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
 
 VALUES = np.array([[[0, 1, 2], [2, 1, 1]]])
+ENCODED = [[[0, 1, 255], [255, 1, 1]]]
+
+
+def test_masked_is_no_class():
+    """Classes count from 0, and 2 is the next one."""
+    assert (BACKGROUND, FOREGROUND, MASKED) == (0, 1, 255)
 
 
 def test_competition_values():
-    table = label_table()
-    assert table.dtype == np.uint8
-    assert table.tolist() == [BACKGROUND, FOREGROUND, MASKED] + [255] * 253
+    every = np.arange(256, dtype=np.uint8).reshape(4, 8, 8)
+    assert encode(every % 3, label_table(), "a.tif").ravel()[:3].tolist() == [0, 1, 255]
+    encoded = encode(every, label_table(background="rest"), "a.tif")
+    assert encoded.dtype == np.uint8
+    assert encoded.ravel().tolist() == [0, 1, 255] + [0] * 253
 
 
 def test_other_values():
     table = label_table(foreground=(1, 255), ignore=(), background=(0, 7))
-    assert table[[0, 1, 7, 255]].tolist() == [0, 1, 0, 1]
     encoded = encode(np.array([[[255, 7, 0, 1]]], np.uint8), table, "a.tif")
     assert encoded.tolist() == [[[1, 0, 0, 1]]]
+
+
+INSTANCES = {"foreground": (300, 70000), "ignore": (-1, -100), "background": (0,)}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "label", "expected"),
+    [
+        ("i1", [0, -1, -100], [0, 255, 255]),
+        ("i2", [0, 300, -1, -100], [0, 1, 255, 255]),
+        (">i2", [0, 300, -1, -100], [0, 1, 255, 255]),
+        ("u2", [0, 300], [0, 1]),
+        ("i4", [0, 300, 70000, -1, -100], [0, 1, 1, 255, 255]),
+        (">i8", [0, 300, 70000, -1, -100], [0, 1, 1, 255, 255]),
+        ("u4", [0, 300, 70000], [0, 1, 1]),
+        ("f2", [0, 300, -1, -100], [0, 1, 255, 255]),
+        ("f4", [0, 300, 70000, -1, -100], [0, 1, 1, 255, 255]),
+    ],
+)
+def test_negative_and_large_values(dtype, label, expected):
+    """The ignore values of other programs, and numbers of instances."""
+    label = np.array(label, dtype)[None, None]
+    assert encode(label, label_table(**INSTANCES), "a.tif").tolist() == [[expected]]
+
+
+def test_values_of_64_bits_are_told_apart():
+    """Beyond 2⁵³ neighbours are one floating-point number, and -1 is no unsigned integer."""
+    table = label_table(foreground=(2**60 + 1, 2**64 - 2), ignore=(-1, 2**64 - 1))
+    label = np.array([[[0, 2**60 + 1, 2**64 - 2, 2**64 - 1]]], np.uint64)
+    assert encode(label, table, "a.tif").tolist() == [[[0, 1, 1, 255]]]
+    for value in (2**60, 2**60 + 2):
+        with pytest.raises(ValueError, match=f"holds the label value {value}, which none"):
+            encode(np.array([[[value]]], np.uint64), table, "a.tif")
+    assert encode(np.array([[[-1]]], np.int64), table, "a.tif").tolist() == [[[255]]]
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i4", "u8", "f4"])
+def test_rest_takes_what_is_not_named(dtype):
+    label = np.array([[[0, 1, 2, 3, 100]]], dtype)
+    for rest, expected in (("foreground", 1), ("ignore", 255), ("background", 0)):
+        named = {"foreground": (1,), "ignore": (2,), "background": (0,)}
+        named[rest] = (*named[rest], "rest")
+        encoded = encode(label, label_table(**named), "a.tif")
+        assert encoded.tolist() == [[[0, 1, 255, expected, expected]]]
+    alone = label_table(foreground="rest", ignore=(), background=())
+    assert encode(label, alone, "a.tif").tolist() == [[[1] * 5]]
+
+
+def test_a_number_with_a_point_is_the_integer():
+    assert label_table(foreground=(1.0, np.float32(300))) == label_table(foreground=(1, 300))
+    assert label_table(foreground=np.int64(1), ignore=[2.0]) == label_table()
+
+
+def test_tables_have_an_identity():
+    tables = [
+        label_table(),
+        label_table(ignore=(3,)),
+        label_table(ignore=(2, "rest")),
+        label_table(foreground=(2,), ignore=(1,)),
+        label_table(foreground=(1, 2), ignore=()),
+    ]
+    assert len({table.tobytes() for table in tables}) == 5
+    assert label_table(foreground=(3, 1)).tobytes() == label_table(foreground=(1, 3)).tobytes()
+
+
+def test_memory_stays_small():
+    """Looking up takes eight bytes a voxel, which a whole volume has no room for."""
+    label = np.ones((64, 256, 256), np.uint8)[:, ::-1, ::2]
+    table = label_table()
+    tracemalloc.start()
+    encoded = encode(label, table, "a.tif")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * encoded.nbytes
+    assert (encoded == FOREGROUND).all()
 
 
 @pytest.mark.parametrize("dtype", ["u1", "u2", "i1", "i2", "i8", "u8", ">u2", "f2", "f4", "f8"])
 def test_encode_every_type(dtype):
     encoded = encode(VALUES.astype(dtype), label_table(), "a.tif")
     assert encoded.dtype == np.uint8
-    assert encoded.tolist() == VALUES.tolist()
+    assert encoded.tolist() == ENCODED
 
 
 def test_encode_bool_and_read_only_view():
@@ -45,7 +130,7 @@ def test_encode_against_select(label, order):
     kinds = {"background": order[:2], "foreground": order[2:4], "ignore": order[4:]}
     encoded = encode(label, label_table(**kinds), "a.tif")
     expected = np.select(
-        [np.isin(label, kinds["foreground"]), np.isin(label, kinds["ignore"])], [1, 2], 0
+        [np.isin(label, kinds["foreground"]), np.isin(label, kinds["ignore"])], [1, 255], 0
     )
     np.testing.assert_array_equal(encoded, expected)
     assert sum(count(encoded)) == label.size
@@ -62,7 +147,7 @@ def test_encode_against_select(label, order):
         (9, "f4", "scroll.tif holds the label value 9, which none"),
         (0.5, "f4", "scroll.tif holds the label value 0.5, which is no integer"),
         (np.nan, "f8", "scroll.tif holds the label value nan, which is no integer"),
-        (np.inf, "f8", "scroll.tif holds the label value inf, which none"),
+        (np.inf, "f8", "scroll.tif holds the label value inf, which is no integer"),
         (1, "c8", "scroll.tif holds complex64 labels"),
     ],
 )
@@ -80,9 +165,20 @@ def test_value_that_is_not_named(value, dtype, message):
         ({"foreground": (0, 1)}, "data.background and data.foreground both name the label value 0"),
         ({"foreground": (3, 3)}, "data.foreground and data.foreground both name"),
         ({"foreground": ()}, "data.foreground names no label value"),
-        ({"ignore": (-1,)}, "data.ignore names the label value -1: use integers 0 to 255"),
-        ({"background": (256,)}, "data.background names the label value 256"),
-        ({"background": (0.5,)}, "data.background names the label value 0.5"),
+        (
+            {"foreground": (1.0, 1)},
+            "data.foreground and data.foreground both name the label value 1",
+        ),
+        (
+            {"background": ("rest",), "ignore": "rest"},
+            "background and data.ignore both name 'rest'",
+        ),
+        ({"background": (0.5,)}, "data.background names the label value 0.5: use integers, or"),
+        ({"background": (np.nan,)}, "data.background names the label value nan"),
+        ({"background": (np.inf,)}, "data.background names the label value inf"),
+        ({"ignore": ("2",)}, "data.ignore names the label value '2'"),
+        ({"ignore": "other"}, "data.ignore names the label value 'other'"),
+        ({"ignore": (None,)}, "data.ignore names the label value None"),
     ],
 )
 def test_table_errors(arguments, message):
@@ -90,6 +186,17 @@ def test_table_errors(arguments, message):
         label_table(**arguments)
 
 
+def test_the_advice_on_an_unknown_value_can_be_followed():
+    label = np.array([[[0, 1, 300, -1]]], np.int32)
+    with pytest.raises(ValueError, match=r"value 300, .* add it to one of them, or 'rest' for all"):
+        encode(label, label_table(), "a.tif")
+    with pytest.raises(ValueError, match="value -1, "):
+        encode(label, label_table(foreground=(1, 300)), "a.tif")
+    named = label_table(foreground=(1, 300), ignore=(2, -1))
+    assert encode(label, named, "a.tif").tolist() == [[[0, 1, 1, 255]]]
+
+
 def test_count():
-    assert count(VALUES) == Counts(background=1, foreground=3, masked=2)
+    encoded = encode(VALUES, label_table(), "a.tif")
+    assert count(encoded) == Counts(background=1, foreground=3, masked=2)
     assert count(np.zeros((0, 3, 3), np.uint8)) == (0, 0, 0)

@@ -6,6 +6,7 @@ from jax_seg.data.cache import Cache
 from jax_seg.data.fingerprint import fingerprint, measure, random_places, read_pair
 from jax_seg.data.folder import find_volumes
 from jax_seg.data.sampling import PatchSampler, pad_patch, read_patch
+from jax_seg.ops.classes import FOREGROUND, MASKED
 
 
 class Array:
@@ -51,8 +52,8 @@ def test_fingerprint_counts_and_places(sources):
     # Two planes of 20 by 15 labelled voxels are foreground, a quarter of the width is unlabeled.
     assert facts.counts.tolist() == [20 * 20 * 15 - 600, 600, 20 * 20 * 5]
     assert len(facts.foreground) == 600
-    assert (label[tuple(facts.foreground.T)] == labels.FOREGROUND).all()
-    assert (label[tuple(facts.labelled.T)] != labels.MASKED).all()
+    assert (label[tuple(facts.foreground.T)] == FOREGROUND).all()
+    assert (label[tuple(facts.labelled.T)] != MASKED).all()
     assert len(facts.intensities) == 8000
 
 
@@ -114,7 +115,7 @@ def test_foreground_share_one_and_zero(sources):
 
 def test_every_patch_holds_a_labelled_voxel(sources):
     patches = sampler(sources, foreground_share=0.0, patch=(2, 2, 2))
-    assert all((patches[i]["label"] != labels.MASKED).any() for i in range(60))
+    assert all((patches[i]["label"] != MASKED).any() for i in range(60))
 
 
 def test_balance_target_draws_nearer_to_it(sources):
@@ -123,7 +124,7 @@ def test_balance_target_draws_nearer_to_it(sources):
         shares = []
         for i in range(48):
             label = patches[i]["label"]
-            shares.append((label == 1).sum() / max((label != 2).sum(), 1))
+            shares.append((label == 1).sum() / max((label != MASKED).sum(), 1))
         return np.abs(np.array(shares) - 0.3).mean()
 
     assert distance(0.3) < 0.7 * distance(0.0)
@@ -134,8 +135,8 @@ def test_small_volumes_are_padded_and_the_padding_masked(sources):
     assert item["image"].shape == (24, 8, 30, 1)
     inside = np.zeros((24, 8, 30), bool)
     inside[2:22, :, 5:25] = True
-    assert (item["label"][~inside] == labels.MASKED).all()
-    assert (item["label"][inside] != labels.MASKED).any()
+    assert (item["label"][~inside] == MASKED).all()
+    assert (item["label"][inside] != MASKED).any()
     np.testing.assert_array_equal(item["image"][0], item["image"][2])  # the border repeated
 
 

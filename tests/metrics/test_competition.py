@@ -17,6 +17,7 @@ from jax_seg.metrics.competition import competition_score, toposcore
 from jax_seg.metrics.elimination import add_sums, nothing
 from jax_seg.metrics.surface_distance import surface_areas, surface_dice
 from jax_seg.metrics.variation_of_information import variation_of_information
+from jax_seg.ops.classes import MASKED
 from tests.conftest import GOLDEN, ROOT
 
 CASES = json.loads((GOLDEN / "metric_public.json").read_text())
@@ -31,7 +32,9 @@ def volumes():
 @pytest.mark.parametrize("expected", CASES, ids=lambda case: f"{case['case']}-{case['kind']}")
 def test_equals_the_official_program(volumes, expected):
     number = expected["case"]
-    got = competition_score(volumes[f"pred{number:02d}"], volumes[f"gt{number:02d}"])
+    label = volumes[f"gt{number:02d}"]  # as the official program takes it, 2 unlabeled
+    label = np.where(label == 2, MASKED, label)
+    got = competition_score(volumes[f"pred{number:02d}"], label)
     for field in ("score", "toposcore", "surface_dice", "voi_score", "voi_split", "voi_merge"):
         assert getattr(got, field) == pytest.approx(expected[field], abs=1e-9), field
     counts = expected["counts_matched_pred_gt"]
@@ -258,7 +261,7 @@ def test_variation_of_information_by_hand():
 masks = hnp.array_shapes(min_dims=3, max_dims=3, max_side=7).flatmap(
     lambda shape: st.tuples(
         hnp.arrays(np.uint8, shape, elements=st.integers(0, 2)),
-        hnp.arrays(np.uint8, shape, elements=st.integers(0, 2)),
+        hnp.arrays(np.uint8, shape, elements=st.sampled_from([0, 1, MASKED])),
     )
 )
 
@@ -270,13 +273,13 @@ def test_properties(pair):
     got = competition_score(prediction, label)
     assert 0 <= got.score <= 1
     # The prediction where unlabeled, and which foreground value it has, do not count.
-    assert competition_score(np.where(label == 2, 1, prediction), label) == got
+    assert competition_score(np.where(label == MASKED, 1, prediction), label) == got
     assert competition_score(7 * prediction, label) == got
-    # A value 2 in the prediction is foreground, in the label it is not.
+    # Every value but 0 is foreground in the prediction; in the label MASKED is not.
     assert competition_score((prediction > 0).astype(np.uint8), label) == got
     assert competition_score((label == 1).astype(np.uint8), label).score == 1
     # Exchanged masks exchange their counts and entropies.
-    sure = label != 2
+    sure = label != MASKED
     swapped = competition_score(label == 1, (prediction > 0) & sure)
     assert swapped.surface_dice == pytest.approx(got.surface_dice)
     assert (swapped.voi_split, swapped.voi_merge) == pytest.approx((got.voi_merge, got.voi_split))
@@ -296,7 +299,7 @@ def test_empty_masks_and_thin_volumes(shape):
     empty, full = np.zeros(shape, np.uint8), np.ones(shape, np.uint8)
     assert competition_score(empty, empty).score == 1
     assert competition_score(full, full).score == 1
-    assert competition_score(full, 2 * full).score == 1  # wholly unlabeled
+    assert competition_score(full, MASKED * full).score == 1  # wholly unlabeled
     for prediction, label in ((empty, full), (full, empty)):
         got = competition_score(prediction, label)
         assert (got.surface_dice, got.voi_score) == (0, 1)  # one component against none

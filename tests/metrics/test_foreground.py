@@ -9,6 +9,7 @@ from jax_seg.metrics.foreground import (
     share_statistics,
     surface_distances,
 )
+from jax_seg.ops.classes import MASKED
 
 
 def sheet(*planes, shape=(12, 15, 15)):
@@ -64,10 +65,10 @@ def test_distances_by_hand():
 
 def test_where_a_mask_meets_unlabeled_voxels_it_has_no_surface():
     label, prediction = sheet(4, 5, 6), sheet(4, 5, 6)
-    label[6:] = 2
+    label[6:] = MASKED
     assert foreground_scores(prediction, label)["surface_95"] == 0
     prediction[8:] = 1  # unlabeled there
-    label[:4] = 2
+    label[:4] = MASKED
     label[5, 7, 7] = 0
     got = foreground_scores(prediction, label)
     assert (got["cavities_label"], got["loops_label"], got["components_label"]) == (0, 0, 1)

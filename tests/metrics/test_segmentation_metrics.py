@@ -6,11 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from jax_seg.metrics import threshold
+from jax_seg.metrics.competition import competition_score
+from jax_seg.metrics.foreground import foreground_scores
 from jax_seg.metrics.segmentation import Confusion, confusion, scores
+from jax_seg.ops.classes import MASKED
 
-# label      1 1 1 0 0 0 0 0 2 2
+# label      1 1 1 0 0 0 0 0 masked, twice
 # prediction 1 1 0 1 0 0 0 0 1 0   TP 2, FN 1, FP 1, TN 4, two voxels unlabeled
-LABEL = np.array([1, 1, 1, 0, 0, 0, 0, 0, 2, 2], np.uint8).reshape(1, 2, 5)
+LABEL = np.array([1, 1, 1, 0, 0, 0, 0, 0, MASKED, MASKED], np.uint8).reshape(1, 2, 5)
 PREDICTION = np.array([1, 1, 0, 1, 0, 0, 0, 0, 1, 0], np.uint8).reshape(1, 2, 5)
 
 
@@ -52,7 +56,7 @@ def test_empty_masks(counts, dice, precision, recall):
 
 
 def test_nothing_labelled_is_an_error():
-    counts = confusion(np.ones((2, 2, 2), np.uint8), np.full((2, 2, 2), 2, np.uint8))
+    counts = confusion(np.ones((2, 2, 2), np.uint8), np.full((2, 2, 2), MASKED, np.uint8))
     assert counts == Confusion()
     with pytest.raises(ValueError, match="No voxel is labelled"):
         scores(counts)
@@ -66,7 +70,7 @@ def test_shapes_that_differ_are_named():
 volumes = hnp.array_shapes(min_dims=3, max_dims=3, max_side=5).flatmap(
     lambda shape: st.tuples(
         hnp.arrays(np.uint8, shape, elements=st.integers(0, 1)),
-        hnp.arrays(np.uint8, shape, elements=st.integers(0, 2)),
+        hnp.arrays(np.uint8, shape, elements=st.sampled_from([0, 1, MASKED])),
     )
 )
 
@@ -78,7 +82,7 @@ def test_counts_are_the_labelled_voxels_whatever_the_prediction_where_unlabeled(
     pairs = list(zip(prediction.ravel(), label.ravel(), strict=True))
     expected = [pairs.count(pair) for pair in [(1, 1), (1, 0), (0, 1), (0, 0)]]
     assert counts == Confusion(*expected)
-    assert confusion(np.where(label == 2, 1 - prediction, prediction), label) == counts
+    assert confusion(np.where(label == MASKED, 1 - prediction, prediction), label) == counts
 
 
 @given(st.tuples(*[st.integers(0, 50)] * 4).filter(any))
@@ -86,3 +90,11 @@ def test_scores_lie_in_the_unit_interval_and_dice_is_a_function_of_iou(counts):
     got = scores(Confusion(*counts))
     assert all(0 <= value <= 1 for value in got.values())
     assert got["dice"] == pytest.approx(2 * got["iou"] / (1 + got["iou"]))
+
+
+def test_a_label_that_is_not_encoded_is_refused():
+    """As its file holds it, an unlabeled voxel would count as background."""
+    label = np.where(LABEL == MASKED, 2, LABEL)
+    for score in (confusion, competition_score, foreground_scores, threshold.count):
+        with pytest.raises(ValueError, match=r"value 2, but an encoded one has .* 255 masked"):
+            score(PREDICTION.astype(np.float32), label)

@@ -6,11 +6,12 @@ import pytest
 from jax_seg.infer.postprocess import components
 from jax_seg.metrics import threshold
 from jax_seg.metrics.segmentation import Confusion, confusion, scores
+from jax_seg.ops.classes import MASKED
 
 # probability  .2 .2 .4 .6 .6 .6 .9 1
-# label         0  0  1  0  1  1  1 2
+# label         0  0  1  0  1  1  1 masked
 PROBABILITY = np.array([[[0.2, 0.2, 0.4, 0.6, 0.6, 0.6, 0.9, 1.0]]], np.float16)
-LABEL = np.array([[[0, 0, 1, 0, 1, 1, 1, 2]]], np.uint8)
+LABEL = np.array([[[0, 0, 1, 0, 1, 1, 1, MASKED]]], np.uint8)
 
 
 def random_volume(seed=0, shape=(9, 10, 11), dtype=np.float16):
@@ -18,7 +19,7 @@ def random_volume(seed=0, shape=(9, 10, 11), dtype=np.float16):
     probability = generator.random(shape).astype(dtype)
     probability[generator.random(shape) < 0.2] = 0.25  # exactly a threshold
     probability[0, 0, :3] = 0, 1, 6e-8
-    return probability, generator.integers(0, 3, shape).astype(np.uint8)
+    return probability, generator.choice(np.array([0, 1, MASKED], np.uint8), shape)
 
 
 def test_values_are_all_floats_from_0_to_1():
@@ -88,7 +89,7 @@ def test_hysteresis_where_nothing_is_above():
 
 def test_unlabeled_voxels_connect_components_but_do_not_count():
     probability = np.array([[[0.9, 0.6, 0.6]]], np.float16)
-    label = np.array([[[2, 2, 1]]], np.uint8)
+    label = np.array([[[MASKED, MASKED, 1]]], np.uint8)
     counts = threshold.hysteresis_counts(probability, label, [0.5], [0.8])
     assert counts.tolist() == [[[1, 0, 0, 0]]]
 
@@ -125,7 +126,7 @@ def test_calibration_of_labels_drawn_from_the_probabilities():
         (PROBABILITY[..., :3], LABEL, r"shape \(1, 1, 3\)"),
         (PROBABILITY * 2, LABEL, "hold the value 1.2"),
         (np.where(LABEL == 1, np.nan, PROBABILITY), LABEL, "hold the value nan"),
-        (PROBABILITY, np.full_like(LABEL, 2), "No voxel is labelled"),
+        (PROBABILITY, np.full_like(LABEL, MASKED), "No voxel is labelled"),
     ],
 )
 def test_bad_input(probability, label, message):

@@ -9,6 +9,7 @@ import pytest
 import tifffile
 
 from jax_seg.metrics.segmentation import Confusion, scores
+from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
 from jax_seg.report import charts, milestones, page, sections, sprites, verdict, views
 from jax_seg.report.__main__ import main
 from jax_seg.runs import gather
@@ -271,7 +272,8 @@ def test_tiles_give_the_slices_back():
     shape = (5, 12, 20)
     probability = generator.uniform(size=shape).astype(np.float16)
     probability[0, 0, :3] = (0.25, 0.5, 0.75)  # not above a threshold that they equal
-    label = generator.integers(0, 3, shape).astype(np.uint8)
+    kind = generator.integers(0, 3, shape)
+    label = np.array([BACKGROUND, FOREGROUND, MASKED], np.uint8)[kind]
     thresholds = (0.25, 0.5, 0.75)
     slices = sprites.choose_slices(shape, 10**6)
     layout = sprites.layout(shape, slices)
@@ -282,7 +284,7 @@ def test_tiles_give_the_slices_back():
         sheet = decoded(address)[..., 0] / sprites.STEP
         for number in range(shape[axis]):
             seen = cut(sheet, layout, axis, number)
-            np.testing.assert_array_equal(seen % 3, np.take(label, number, axis))
+            np.testing.assert_array_equal(seen % 3, np.take(kind, number, axis))
             for level, threshold in enumerate(thresholds):
                 above = np.take(probability, number, axis).astype(np.float64) > threshold
                 np.testing.assert_array_equal(seen // 3 > level, above)

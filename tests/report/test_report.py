@@ -4,6 +4,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from jax_seg.ops.classes import MASKED
 from jax_seg.report import plots
 from jax_seg.runs.events import Events, read_events
 from jax_seg.system.files import replacing, write_json
@@ -39,7 +40,7 @@ def test_slices_paint_found_missed_and_wrong(tmp_path):
     image = np.full((6, 8, 10), 100, np.uint8)
     image[0] = 0
     label = np.zeros(image.shape, np.uint8)
-    label[:, 2], label[:, 3], label[:, :, 9] = 1, 1, 2
+    label[:, 2], label[:, 3], label[:, :, 9] = 1, 1, MASKED
     prediction = np.zeros(image.shape, np.uint8)
     prediction[:, 3], prediction[:, 5] = 1, 1
     path = tmp_path / "pictures" / "volume.png"
@@ -52,6 +53,8 @@ def test_slices_paint_found_missed_and_wrong(tmp_path):
         return (np.abs(found - 0.75 * direction).max(-1) < 0.03).any()
 
     assert all(shows(colour) for colour in (plots.FOREGROUND, plots.MISSED, plots.WRONG))
+    masked = 0.45 * 1 + 0.55 * 0.6  # grey over white: a column of one slice, in two pictures of it
+    assert np.mean(np.abs(picture - masked).max(-1) < 0.01) > 0.005
 
 
 def test_learning_curve_of_a_run_without_events(tmp_path):

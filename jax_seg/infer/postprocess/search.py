@@ -9,6 +9,7 @@ import numpy as np
 
 from jax_seg.infer import postprocess
 from jax_seg.metrics import competition, foreground, segmentation
+from jax_seg.ops.classes import FOREGROUND
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SMALLEST_GAIN = 0.001  # of the metric, for which a step is worth its time
@@ -73,7 +74,7 @@ class Arrays(NamedTuple):
 
     Attributes:
       probability: float32 [D, H, W].
-      label: uint8 [D, H, W], 1 foreground, 0 background, 2 unlabeled.
+      label: uint8 [D, H, W], encoded as in `ops.classes`.
       image: [D, H, W], or None.
     """
 
@@ -92,7 +93,7 @@ class Arrays(NamedTuple):
 
     def perfect(self):
         """The volume with its own label for a prediction."""
-        return self._replace(probability=(self.label == 1).astype(np.float32))
+        return self._replace(probability=(self.label == FOREGROUND).astype(np.float32))
 
 
 class Results:
