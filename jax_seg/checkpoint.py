@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from jax_seg.runs import checkpoints
+from jax_seg.runs import checkpoints, judged
 from jax_seg.system import startup
 
 
@@ -23,6 +23,7 @@ def main(argv=None):
         metrics = manager.metrics(step) or {}
         figures = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         mark = "  ← best" if step == best else ""
+        mark += judged.of_stored(loop).suffix() if metrics else ""
         print(f"step {step}  epoch {loop['epoch']}  {figures}  code {loop['code_version']}{mark}")
     return 0
 

@@ -189,8 +189,9 @@ def test_checkpoints_segment_the_held_out_volumes(two_runs, volumes_folder, tmp_
     a, b = two_runs
     assert main([f"{a}@1", f"{a}@2", f"{b}@latest@swa"]) == 0
     assert "dice of 2 volumes" in capsys.readouterr().out  # a third of six
-    found, errors = scores_of(f"{a}@1", "dice")
+    found, errors, judged_on = scores_of(f"{a}@1", "dice")
     assert errors == {} and len(found) == 2
+    assert {one.volumes for one in judged_on.values()} == {"held out"}
     assert scores_of(f"{a}@best", "dice")[0] == found  # the first is the best
     assert scores_of(f"{a}@latest", "dice")[0] == scores_of(f"{a}@2", "dice")[0] != found
     assert scores_of(f"{a}@2@ema", "dice")[0] != scores_of(f"{a}@2", "dice")[0]
@@ -228,7 +229,7 @@ def test_a_network_that_diverged_is_reported_not_scored(two_runs, monkeypatch, c
     monkeypatch.setattr(checkpoints, "read_variables", broken)
     assert main([f"{run}@1" for run in two_runs]) == 1
     assert "no scored volume in common" in capsys.readouterr().err
-    scores, errors = scores_of(f"{two_runs[1]}@1", "dice")
+    scores, errors, _ = scores_of(f"{two_runs[1]}@1", "dice")
     assert scores == {} and len(errors) == 2
     assert all("is not a number: choose another checkpoint" in e for e in errors.values())
     command = [*two_runs, "--output", "never.json"]

@@ -67,7 +67,8 @@ def test_a_tuned_run(folder, capsys):
     assert postprocess.read_steps(folder) == tuple(chosen["steps"])
     assert chosen["metric"] == "dice" and chosen["checkpoint_step"] == 480
     assert chosen["volumes"] == ["a", "b", "c"]
-    assert chosen["scored_on"] == "held-out volumes"
+    # No configuration says what was held out; the steps were not chosen on what they are scored on.
+    assert chosen["judged_on"] == {"volumes": "unknown", "chose": ["checkpoint"]}
 
     # The scores are those of the steps on the volumes.
     def dice(steps, seed):
@@ -97,7 +98,8 @@ def test_a_tuned_run(folder, capsys):
     assert half["dice"] == pytest.approx(scores(sum(parts))["dice"])
     assert 0 < report["calibration"]["expected_calibration_error"] < 1
     printed = capsys.readouterr().out
-    for text in ("Calibration: expected error", "remove_small:voxels=8", "Held out", "mean"):
+    not_searched = "Volumes that were not searched on, by dice"
+    for text in ("Calibration: expected error", "remove_small:voxels=8", not_searched, "mean"):
         assert text in printed
 
 
@@ -132,7 +134,8 @@ def test_one_volume_says_that_its_gain_is_not_held_out(folder, capsys):
         for part in ("validation/probabilities", "labels", "images"):
             (folder / part / f"{name}.tif").unlink()
     assert run(folder) == 0
-    assert read(folder, "postprocess.json")["scored_on"] == "the volume searched on"
+    chose = ["checkpoint", "steps"]
+    assert read(folder, "postprocess.json")["judged_on"] == {"volumes": "unknown", "chose": chose}
     assert "may not hold for others" in capsys.readouterr().out
 
 

@@ -23,7 +23,7 @@ from jax_seg.data.readers import pictures
 from jax_seg.infer import ensemble
 from jax_seg.infer.network import make_network
 from jax_seg.infer.sliding_window import predict_volume
-from jax_seg.runs import checkpoints
+from jax_seg.runs import checkpoints, judged
 from jax_seg.runs import config as configuration
 from jax_seg.system.files import existing
 
@@ -54,12 +54,16 @@ class Network(NamedTuple):
       facts: what names it: workdir, step, epoch, weights, their digest, trained_with (code
         version), overlap.
       held_out: ids of the volumes or images that its run held out; None where it says nothing.
+      trained_on: ids of those that its weights were trained on; None where it says nothing.
+      judged_on: `JudgedOn` of what its run held out.
     """
 
     segment: Callable
     fields: dict
     facts: dict
     held_out: list | None
+    trained_on: list | None
+    judged_on: judged.JudgedOn
 
 
 def parse(text):
@@ -136,7 +140,12 @@ def load(member, *, overlap=None, windows=None):
         "digest": _digest(variables),
         "trained_with": stored["code_version"],
     }
-    held_out = stored.get("split", {}).get("validation")
+    chosen = member.checkpoint in ("", "best") and facts["weights"] == "raw"
+    seen = {
+        "held_out": stored.get("split", {}).get("validation"),
+        "trained_on": judged.trained_on(stored),
+        "judged_on": judged.of_stored(stored)._replace(chose=(judged.CHECKPOINT,) * chosen),
+    }
     if of_images(fields):
         if overlap is not None or windows is not None:
             raise ValueError(
@@ -148,7 +157,7 @@ def load(member, *, overlap=None, windows=None):
             placed = _on_device(facts["digest"], variables)
             return segment_image(network, placed, image, side=fields["data.side"])
 
-        return Network(segment_one, fields, facts, held_out)
+        return Network(segment_one, fields, facts, **seen)
 
     patch = fields["data.patch"]
     overlap = fields["validate.overlap"] if overlap is None else overlap
@@ -158,7 +167,7 @@ def load(member, *, overlap=None, windows=None):
         placed = functools.partial(network, _on_device(facts["digest"], variables))
         return predict_volume(placed, volume, patch=patch, overlap=overlap, batch=windows)
 
-    return Network(segment, fields, facts | {"overlap": overlap}, held_out)
+    return Network(segment, fields, facts | {"overlap": overlap}, **seen)
 
 
 _placed = {}

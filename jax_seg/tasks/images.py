@@ -102,7 +102,7 @@ def validate_images(network, variables, *, sampler, batch, threads, threshold):
         left -= len(numbers)
 
 
-def evaluate_last(weights, segment, *, workdir, log):
+def evaluate_last(weights, segment, *, workdir, log, judged_on):
     """Score a finished run's weights on the whole validation part, and keep what was seen.
 
     Writes `validation/probabilities/<id>.png` (8 bits, of the raw weights), the scores of each
@@ -114,10 +114,12 @@ def evaluate_last(weights, segment, *, workdir, log):
       segment: variables -> what `validate_images` yields.
       workdir: folder of the run, a Path.
       log: logger.
+      judged_on: `JudgedOn` of the validation part, which chose the step of the raw weights.
 
     Returns:
-      {name: scores with their 'step'}: those of `segmentation.scores`, of all pixels together, and
-      those of `camouflage.summary`, means over images, of which IoU is called 'iou_mean'.
+      {name: scores with their 'step' and the keys of `JudgedOn`}: the scores of
+      `segmentation.scores`, of all pixels together, and those of `camouflage.summary`, means over
+      images, of which IoU is called 'iou_mean'.
     """
     at = {name: step for name, (step, _) in weights.items()}
     if known := validate.scored_already(workdir, at, log):
@@ -142,14 +144,17 @@ def evaluate_last(weights, segment, *, workdir, log):
         if "iou" in means:
             means["iou_mean"] = means.pop("iou")
         scores = means | segmentation.scores(total)
-        pooled[name] = {"step": step, **scores}
-        log.info(f"All images, {name} weights of step {step}: {console.figures(scores)}")
+        on = judged_on if name == "raw" else judged_on._replace(chose=())
+        pooled[name] = {"step": step, **on.as_json(), **scores}
+        every = judged_on.suffix("images")
+        log.info(f"All images, {name} weights of step {step}: {console.figures(scores)}{every}")
         log.info(camouflage.table(tables[name]))
         if name == "raw":
             ious = {one: scores["iou"] for one, scores in per_image[name].items()}
             _draw_worst(examples, ious, workdir)
     raw = per_image.pop("raw")
-    kept = {"step": at["raw"], "volumes": raw, "averages": per_image, "super_classes": tables}
+    kept = {"step": at["raw"], "judged_on": judged_on.as_json()}
+    kept |= {"volumes": raw, "averages": per_image, "super_classes": tables}
     write_json(workdir / "validation" / "scores.json", kept)
     write_json(workdir / "scores.json", pooled)
     return pooled

@@ -20,7 +20,8 @@ class Task(NamedTuple):
       segment: (network, variables) -> yields (volume or example, Confusion, its result), one by
         one, over the whole validation part.
       evaluate_last: ({name: (step, variables)}, segment: variables -> what `segment` yields,
-        workdir=…, log=…) -> {name: pooled scores with their 'step'}; writes what was seen.
+        workdir=…, log=…, judged_on=…) -> {name: pooled scores with their 'step' and what they were
+        judged on}; writes what was seen.
       samples, wholes: what the log calls them: 'patches' of 'volumes', or 'images'.
       about: the data in words, for the opening line.
     """

@@ -7,6 +7,7 @@ from jax_seg.data.augment import augment
 from jax_seg.data.preprocess import stored as stored_preprocessing
 from jax_seg.data.sampling import PatchSampler
 from jax_seg.infer import postprocess
+from jax_seg.metrics.balance import require_target
 from jax_seg.tasks.task import Task
 from jax_seg.training import console, validate
 
@@ -16,6 +17,8 @@ def prepare(read, workdir, preprocessing):
     data = prepare_data(read, workdir, preprocessing)
     patch, threshold = tuple(read.data.patch), read.validate.threshold
     steps = postprocess.after_threshold(read.postprocess.steps, threshold)
+    if target := tuple(read.validate.background_target):
+        require_target(target, "validate.background_target")
     return Task(
         train=_sampler(read, data, "train", read.data.patches_per_volume, read.seed),
         fixed=_sampler(read, data, "validation", read.validate.patches_per_volume, read.seed + 1),
@@ -32,7 +35,12 @@ def prepare(read, workdir, preprocessing):
             windows=read.validate.windows,
             threshold=threshold,
         ),
-        evaluate_last=functools.partial(validate.evaluate_last, data=data, steps=steps),
+        evaluate_last=functools.partial(
+            validate.evaluate_last,
+            data=data,
+            steps=steps,
+            target=target,
+        ),
         samples="patches",
         wholes="volumes",
         about=console.about_volumes(data),

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from jax_seg.runs import judged
+
 
 def open_log(workdir):
     """A logger that prints to standard output and appends to `workdir/log.txt`, with the time."""
@@ -61,12 +63,30 @@ def opening(workdir, state, epoch, about):
     )
 
 
+def judged_on(on, wholes):
+    """What the scores of a run are worth, a sentence; '' where its volumes are held out.
+
+    Args:
+      on: `JudgedOn` of the validation part.
+      wholes: 'volumes' or 'images'.
+    """
+    return {
+        judged.TRAINING: f"The validation {wholes} of this run are training {wholes}: its scores "
+        f"say that it fits them, and nothing about other {wholes}.",
+        judged.UNKNOWN: f"The weights that this run starts with (train.start_from) may have been "
+        f"trained on its validation {wholes}: its scores may say nothing about other {wholes}.",
+    }.get(on.volumes, "")
+
+
 def about_volumes(data):
     """How many volumes a `Dataset` has, and what their voxels are."""
     counts = np.sum([facts.counts for facts in data.train_facts], 0)
     background, foreground, masked = 100 * counts / counts.sum()
+    parts = f"{len(data.train)} training and {len(data.validation)} validation volumes"
+    if data.train == data.validation:
+        parts = f"{len(data.train)} training volumes, none held out (data.fold=none)"
     return (
-        f"{len(data.train)} training and {len(data.validation)} validation volumes; voxels: "
+        f"{parts}; voxels: "
         f"{background:.1f} % background, {foreground:.1f} % foreground, {masked:.1f} % unlabeled"
     )
 

@@ -14,6 +14,7 @@ from jax_seg.metrics import segmentation
 from jax_seg.runs import checkpoints
 from jax_seg.runs import config as configuration
 from jax_seg.runs.events import Events, read_events
+from jax_seg.runs.judged import CHECKPOINT
 from jax_seg.system.files import locked, write_json
 from jax_seg.system.stop import stop_signal
 from jax_seg.training import (
@@ -126,6 +127,9 @@ def _run(config, workdir, cleanup):
     minutes_between_saves = read.checkpoint.minutes
     read.refuse_unread()
 
+    before = stored.get("before", []) if stored else start.lineage(train["start_from"])
+    judged_on = start.judged_on(config, split, before)
+
     # State: fresh, or as the last checkpoint left it.
     device = jax.local_devices()[0]
     abstract_state = jax.tree.map(
@@ -151,6 +155,8 @@ def _run(config, workdir, cleanup):
         "config": configuration.as_dict(config),
         "preprocessing": data.preprocessing._asdict(),
         "split": split,
+        "before": before,
+        "judged_on": judged_on.as_json(),
         "code_version": checkpoints.code_version(),
     }
     write_json(workdir / "config.json", to_store["config"])
@@ -159,6 +165,8 @@ def _run(config, workdir, cleanup):
     events = Events(workdir, loop.epoch, int(state.step))
     cleanup.callback(events.close)
     log.info(console.opening(workdir, state, loop.epoch, data.about))
+    if told := console.judged_on(judged_on, data.wholes):
+        log.warning(told)
     if stored is not None and (told := start.prolonged(stored, config)):
         log.warning(told)
 
@@ -320,11 +328,12 @@ def _run(config, workdir, cleanup):
                     weights=stage.loss_weights,
                     batch=evaluation_batch,
                     threads=threads,
-                    seed=seed,
                 )
-                events.write("validation" + which, step=step, epoch=loop.epoch, **metrics)
+                at = {"step": step, "epoch": loop.epoch, "volumes": judged_on.volumes}
+                events.write("validation" + which, **at, **metrics)
                 terms = console.figures({term: metrics[term] for term in stage.loss_weights})
-                log.info(f"Epoch {loop.epoch} Val{which} - Loss: {metrics['loss']:.4f} ({terms})")
+                told = f"Epoch {loop.epoch} Val{which} - Loss: {metrics['loss']:.4f} ({terms})"
+                log.info(told + judged_on.suffix(data.wholes))
                 # Not the terms: the loss term 'dice' is no score of volumes.
                 judged[name] = {key: metrics[key] for key in ("loss", "standard_error")}
                 if whole:
@@ -333,9 +342,10 @@ def _run(config, workdir, cleanup):
                         total += counts
                         stop_if_asked()
                     scores = segmentation.scores(total)
-                    events.write("volumes" + which, step=step, epoch=loop.epoch, **scores)
+                    events.write("volumes" + which, **at, **scores)
                     what = data.wholes.capitalize() + which
-                    log.info(f"Epoch {loop.epoch} {what} - {console.figures(scores)}")
+                    told = f"Epoch {loop.epoch} {what} - {console.figures(scores)}"
+                    log.info(told + judged_on.suffix(data.wholes))
                     judged[name] |= scores
             state, loop.averaged = state._replace(averages=averages), averaged
             if whole:
@@ -392,7 +402,8 @@ def _run(config, workdir, cleanup):
         weights["swa"] = int(state.step), state.averages["swa"]
     if "ema" in state.averages:
         weights["ema"] = int(state.step), state.averages["ema"]
-    scores = data.evaluate_last(weights, segment, workdir=workdir, log=log)
+    judged_on = judged_on.choosing(CHECKPOINT)
+    scores = data.evaluate_last(weights, segment, workdir=workdir, log=log, judged_on=judged_on)
     from jax_seg.report import plots  # not before: Matplotlib takes half a second to start
 
     written = read_events(workdir)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_seg.models import camouflage
-from jax_seg.runs import checkpoints, members
+from jax_seg.runs import checkpoints, judged, members
 from jax_seg.runs import config as configuration
 from jax_seg.weights.timm import from_timm
 
@@ -63,6 +63,31 @@ def prolonged(stored, config):
         f"train.epochs was {before} and is {now}: from here on the learning rate is that of a "
         f"{config.schedule.name} schedule over {now} epochs, which is another one in every epoch."
     )
+
+
+def lineage(source):
+    """What the weights of train.start_from were trained on, see `judged.lineage`; [] for ''.
+
+    Raises:
+      FileNotFoundError: no such run.
+    """
+    if not source:
+        return []
+    manager = checkpoints.open_for_reading(members.parse(source).workdir)
+    latest = checkpoints.resolve(manager, "latest")
+    return judged.lineage(checkpoints.read_loop(manager, latest))
+
+
+def judged_on(config, split, before):
+    """`JudgedOn` of a run's validation part.
+
+    Args:
+      config: ConfigDict.
+      split: {'training': ids, 'validation': ids}.
+      before: of `lineage`.
+    """
+    data = judged.data_of(configuration.flat(configuration.as_dict(config)))
+    return judged.of_split(split, data, before)
 
 
 def check_split(stored, split, root, workdir):

@@ -13,12 +13,13 @@ from jax_seg.data.fingerprint import read_pair
 from jax_seg.infer import postprocess
 from jax_seg.infer.sliding_window import predict_volume
 from jax_seg.metrics import segmentation
+from jax_seg.metrics.balance import class_balance, remarks
 from jax_seg.models.camouflage import MOMENTUM
 from jax_seg.system.files import replacing, write_json
 from jax_seg.training import console, plateau
 
 
-def validate_patches(evaluate, variables, sampler, *, weights, batch, threads, seed):
+def validate_patches(evaluate, variables, sampler, *, weights, batch, threads):
     """Mean loss over the first epoch of a sampler: the same patches at every call.
 
     Args:
@@ -28,7 +29,6 @@ def validate_patches(evaluate, variables, sampler, *, weights, batch, threads, s
       weights: {loss term: weight}.
       batch: patches per call.
       threads: that read ahead.
-      seed: of the bootstrap.
 
     Returns:
       {'loss': mean, term: mean, …, 'standard_error': of the loss, by bootstrap over the volumes; 0
@@ -45,7 +45,7 @@ def validate_patches(evaluate, variables, sampler, *, weights, batch, threads, s
     per_volume = [joined["loss"][numbers == n].mean() for n in np.unique(numbers)]
     # Of a loss that is not finite there is no error; `plateau.step` sees to the loss itself.
     several = len(per_volume) > 1 and np.isfinite(per_volume).all()
-    error = plateau.bootstrap_noise(per_volume, seed, 1000) if several else 0.0
+    error = plateau.standard_error(per_volume) if several else 0.0
     return {name: float(v.mean()) for name, v in joined.items()} | {"standard_error": error}
 
 
@@ -99,7 +99,7 @@ def validate_volumes(network, variables, data, *, patch, overlap, windows, thres
         yield volume, segmentation.confusion(prediction, label), logits
 
 
-def evaluate_last(weights, segment, *, workdir, log, data, steps):
+def evaluate_last(weights, segment, *, workdir, log, judged_on, data, steps, target=()):
     """Score a finished run's weights on the whole validation volumes, and keep what was seen.
 
     Writes `validation/probabilities/<id>.tif` (float16, of the raw weights), the scores of each
@@ -111,24 +111,28 @@ def evaluate_last(weights, segment, *, workdir, log, data, steps):
       segment: variables -> what `validate_volumes` yields.
       workdir: folder of the run, a Path.
       log: logger.
+      judged_on: `JudgedOn` of the validation volumes, which chose the step of the raw weights.
       data: `Dataset`.
       steps: of post-processing, see `postprocess.apply`; more than a threshold is scored, too.
+      target: share of predicted background to report on, see `balance.class_balance`; () for none.
 
     Returns:
-      {name: pooled scores with their 'step'}; the raw weights' with post-processing as
-      'postprocessed'.
+      {name: pooled scores with their 'step' and the keys of `JudgedOn`}; the raw weights' with
+      post-processing as 'postprocessed'; with a target 'within_background_target' of the raw ones.
     """
     from jax_seg.report import plots  # not before: Matplotlib takes half a second to start
 
     at = {name: step for name, (step, _) in weights.items()}
     if known := scored_already(workdir, at, log):
         return known
-    per_volume, pooled, improved = {}, {}, segmentation.Confusion()
+    per_volume, pooled, improved, raw_counts = {}, {}, segmentation.Confusion(), {}
+    one, every = judged_on.suffix("volume"), judged_on.suffix()
     for name, (step, variables) in weights.items():
         total, per_volume[name] = segmentation.Confusion(), {}
+        on = judged_on if name == "raw" else judged_on._replace(chose=())
         for volume, counts, logits in segment(variables):
             scores = segmentation.scores(counts)
-            log.info(f"{volume.id} {name}: {console.figures(scores)}")
+            log.info(f"{volume.id} {name}: {console.figures(scores)}{one}")
             per_volume[name][volume.id] = scores | {"labelled": int(counts.labelled)}
             if name == "raw":
                 image, label = read_pair(volume, data.cache, data.table)
@@ -136,19 +140,28 @@ def evaluate_last(weights, segment, *, workdir, log, data, steps):
                 _keep_probabilities(probability, workdir / "validation", volume.id)
                 prediction = postprocess.apply(probability, image, steps)
                 improved += segmentation.confusion(prediction, label)
+                raw_counts[volume.id] = counts
                 if not total.labelled:
                     picture = workdir / "plots" / f"{volume.id}.png"
                     plots.slices(image, label, prediction, picture, title=volume.id)
             total += counts
         scores = segmentation.scores(total)
-        pooled[name] = {"step": step, **scores}
-        log.info(f"All volumes, {name} weights of step {step}: {console.figures(scores)}")
+        pooled[name] = {"step": step, **on.as_json(), **scores}
+        log.info(f"All volumes, {name} weights of step {step}: {console.figures(scores)}{every}")
     if len(steps) > 1:
         scores = segmentation.scores(improved)
-        pooled["postprocessed"] = {"step": at["raw"], **scores}
-        log.info(f"All volumes, raw weights and {', '.join(steps)}: {console.figures(scores)}")
+        pooled["postprocessed"] = {"step": at["raw"], **judged_on.as_json(), **scores}
+        log.info(
+            f"All volumes, raw weights and {', '.join(steps)}: {console.figures(scores)}{every}"
+        )
+    if target:
+        balance = class_balance(raw_counts, target, noun=judged_on.mark())
+        pooled["raw"]["within_background_target"] = balance["pooled"]["within_target"]
+        (told,) = remarks(balance, judged_on.mark())["target"]
+        log.info(told)
     raw = per_volume.pop("raw")
-    kept = {"step": at["raw"], "volumes": raw, "averages": per_volume}
+    kept = {"step": at["raw"], "judged_on": judged_on.as_json()}
+    kept |= {"volumes": raw, "averages": per_volume}
     write_json(workdir / "validation" / "scores.json", kept)
     write_json(workdir / "scores.json", pooled)
     return pooled

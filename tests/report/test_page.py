@@ -9,7 +9,7 @@ import pytest
 import tifffile
 
 from jax_seg.metrics.segmentation import Confusion, scores
-from jax_seg.report import charts, milestones, page, sections, sprites, verdict, views
+from jax_seg.report import charts, milestones, page, sprites, tuning, verdict, views
 from jax_seg.report.__main__ import main
 from jax_seg.runs import gather
 from jax_seg.system.files import write_json
@@ -240,7 +240,7 @@ def test_the_gain_of_tuned_steps_is_told_for_volumes_that_were_not_searched_on(r
             {"volume": "v1", "baseline": 0.5, "score": 0.25, "steps": steps[:1]},
         ],
     }
-    text = sections.steps([runs[0]._replace(tuned=tuned)])
+    text = tuning.steps([runs[0]._replace(tuned=tuned)])
     rows = rows_of(text)
     assert [row[1:3] for row in rows[:3]] == [
         ["0.5000", "+0.0000"],
