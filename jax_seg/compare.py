@@ -290,13 +290,16 @@ def _reservations(on):
     Args:
       on: {model: {volume id: JudgedOn}} of the two models.
     """
+    trained, choosers = {}, {}
     for model, volumes in on.items():
-        if trained_on := [n for n, one in volumes.items() if one.volumes == judged.TRAINING]:
-            yield f"; {model} was trained on {', '.join(trained_on)}"
-    choosers = {}
-    for model, volumes in on.items():
+        seen_ones = [name for name, one in volumes.items() if one.volumes == judged.TRAINING]
+        if seen_ones:
+            which = "these volumes" if len(seen_ones) == len(volumes) else ", ".join(seen_ones)
+            trained.setdefault(which, []).append(model)
         for choice in judged.weakest(volumes.values()).chose:
             choosers.setdefault(choice, []).append(model)
+    for which, models in trained.items():
+        yield f"; {' and '.join(models)} {'was' if len(models) == 1 else 'were'} trained on {which}"
     for choice, models in choosers.items():
         yield f"; these volumes chose the {choice} of {' and '.join(models)}"
 

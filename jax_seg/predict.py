@@ -235,7 +235,7 @@ def _predict(arguments):
         print(
             f"[{number}/{len(found)}] {output / name}{kind.suffix}: "
             f"{100 * result['foreground_share']:.2f} % foreground, {result['seconds']} s"
-            f"{on[name].suffix(kind.name)}",
+            f"{on[name].suffix(kind.name.removesuffix('s'))}",
             flush=True,
         )
     for name, error in errors.items():
@@ -266,7 +266,9 @@ def _networks(arguments):
             "--ensemble says which checkpoints are averaged, and how: leave --checkpoint, "
             "--weights and --member_weights out, or name the members with --workdir."
         )
-    return members.load_together(*members.read_ensemble(arguments.ensemble), **options)
+    texts, weights = members.read_ensemble(arguments.ensemble)
+    print(seen.reservation(arguments.ensemble, "weights"), end="")
+    return members.load_together(texts, weights, **options)
 
 
 def _decision(arguments, networks):
@@ -320,8 +322,9 @@ def _threshold(arguments, networks):
 def _own_steps(network):
     """Steps that were tuned for a run, else those of its configuration, else None."""
     tuned = postprocess.read_steps(network.facts["workdir"])
-    if told := tuned and seen.of_tuned_steps(network.facts["workdir"]):
-        print(told)
+    if tuned is not None:
+        path = Path(network.facts["workdir"]) / "postprocess.json"
+        print(seen.reservation(path, "steps"), end="")
     return (network.fields.get("postprocess.steps") or None) if tuned is None else tuned
 
 

@@ -400,3 +400,44 @@ def test_volumes_that_were_trained_on_are_not_tuned_on(folder, capsys):
     write_json(folder / "config.json", {"data": {"fold": "none", "root": str(folder)}})
     assert tune.main([str(folder)]) == 1
     assert "holds out no volume (data.fold=none)" in capsys.readouterr().err
+    # Nor where labels are named: the probabilities are still those of training volumes.
+    assert run(folder) == 1
+    assert "pass --probabilities and --labels of volumes" in capsys.readouterr().err
+    assert not (folder / "postprocess.json").exists()
+
+
+def predicted_elsewhere(folder):
+    """The probabilities in a folder of `jax_seg.predict`, and the flag that names it."""
+    (folder / "validation/probabilities").rename(folder / "probabilities")
+    return ["--probabilities", str(folder / "probabilities")]
+
+
+def test_predictions_of_training_volumes_are_marked(folder, capsys):
+    flags = predicted_elsewhere(folder)
+    for name, part in (("a", "training"), ("b", "held out"), ("c", "held out")):
+        write_json(folder / f"{name}.json", {"judged_on": {"volumes": part, "chose": []}})
+    assert run(folder, *flags) == 0
+    report, chosen = read(folder, "tune/report.json"), read(folder, "postprocess.json")
+    assert report["judged_on"] == {"volumes": "training", "chose": ["steps"]}
+    assert [row["volumes"] for row in report["held_out"]] == ["training", "held out", "held out"]
+    assert chosen["judged_on"] == {"volumes": "training", "chose": []}
+    printed = capsys.readouterr().out
+    assert "The network was trained on a: its probabilities there are surer" in printed
+    for text in ("labelled voxels of 3 training volumes", "Training volumes that were not search"):
+        assert text in printed
+
+
+def test_of_a_runs_own_data_all_but_its_validation_part_was_trained_on(folder):
+    config = base.get_config()
+    config.data.update(root=str(folder), images="images", labels="labels")
+    write_json(folder / "config.json", configuration.as_dict(config))
+    scores = {"judged_on": {"volumes": "held out", "chose": ["checkpoint"]}, "volumes": {"c": {}}}
+    write_json(folder / "validation/scores.json", scores)
+    flags = predicted_elsewhere(folder)
+    found, errors, _ = tuning_volumes.find(folder, folder / flags[1])
+    assert not errors
+    assert {paths.id: paths.judged_on.volumes for paths in found} == {
+        "a": "training",
+        "b": "training",
+        "c": "held out",
+    }

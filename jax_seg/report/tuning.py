@@ -26,8 +26,8 @@ def thresholds(runs, drawn):
 def _how_to_tune(run):
     if run.judged_on.volumes == judged.TRAINING:
         return (
-            f", and its {run.judged_on.name()}s cannot give them: predict other labelled volumes "
-            f"with {markup.code('--probabilities')}, and name both folders to "
+            ", and holds out no volume to find them on: predict other labelled volumes with "
+            f"{markup.code('--probabilities')}, and name both folders to "
             f"{markup.code('python -m jax_seg.tune')}."
         )
     return f" yet: {markup.code(f'python -m jax_seg.tune {run.workdir}')} makes them."

@@ -57,21 +57,21 @@ def of_stored_scores(fields, workdir):
     return judged.of_run(fields, [content.get("judged_on", {})])
 
 
-def of_tuned_steps(workdir):
-    """What the tuned steps of a run rest on, a sentence; '' where they helped on other volumes.
+def reservation(path, choice):
+    """A line on what a choice rests on; '' where it was scored on volumes that did not make it.
 
     Args:
-      workdir: of the run, with the postprocess.json that `jax_seg.tune` wrote.
+      path: the JSON file that `jax_seg.tune` or `jax_seg.fit_ensemble` wrote.
+      choice: 'steps' or 'weights'.
     """
-    path = Path(workdir) / "postprocess.json"
-    content = read_json(path).get("judged_on", {})
-    if judged.read(content).volumes == judged.TRAINING:
+    on = judged.read(read_json(path).get("judged_on", {}))
+    if on.volumes == judged.TRAINING:
         return (
-            f"The steps of {path} were tuned on training volumes, so they may not suit these: tune "
-            "them on volumes that were held out, or choose with --postprocess."
+            f"The {choice} of {path} were chosen on training volumes, so they may not suit others: "
+            "choose them on volumes that were held out.\n"
         )
-    if "steps" in judged.read(content).chose:
-        return f"The steps of {path} were tuned on one volume, so they may not suit others."
+    if choice in on.chose:
+        return f"The {choice} of {path} were chosen on one volume, so they may not suit others.\n"
     return ""
 
 
