@@ -170,6 +170,7 @@ def get_config():
     validate.overlap = 0.5  # of sliding windows
     validate.windows = 1  # per call of the network
     validate.threshold = 0.5  # on the probability
+    validate.background_target = ()  # (lowest, highest) share to report on; () for the labels' own
 
     config.postprocess = postprocess = ml_collections.ConfigDict()  # of predictions
     postprocess.steps = ("remove_small:voxels=100", "fill_holes:voxels=50")  # after the threshold

@@ -26,7 +26,7 @@ def get_config():
     with config.unlocked():
         for section in ("synthetic", "preprocess", "postprocess"):
             del config[section]
-        for name in ("overlap", "windows", "patches_per_volume"):
+        for name in ("overlap", "windows", "patches_per_volume", "background_target"):
             del config.validate[name]
         del config.augment.in_plane_only
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from jax_seg.runs import checkpoints
+from jax_seg.runs import checkpoints, judged
 from jax_seg.system import startup
 
 
@@ -22,6 +22,7 @@ def main(argv=None):
     for step, one in saved.found().items():
         metrics = "  ".join(f"{name} {value:.4f}" for name, value in (one.metrics or {}).items())
         mark = "  ← best" if one.metrics and step == best else ""
+        mark += judged.of_stored(one.loop).suffix() if one.metrics else ""
         print(
             f"step {step}  epoch {one.loop['epoch']}  {metrics}  "
             f"code {one.loop['code_version']}{mark}"

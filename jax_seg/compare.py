@@ -6,32 +6,46 @@ Each argument is the JSON file that jax_seg.evaluate wrote, a run (WORKDIR, WORK
 WORKDIR@ema: the scores that training left in WORKDIR/validation), one of its checkpoints
 (WORKDIR@STEP, @best, @latest) or a file of jax_seg.fit_ensemble; the last two segment the run's
 held-out volumes now, at the run's threshold and without post-processing.
+
+A run that was trained on its own validation volumes is refused; where volumes that are given were
+trained on, or chose a checkpoint or weights, every verdict says so.
 """
 
 import argparse
 import itertools
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from jax_seg.evaluate import OVERLAP, score_volume
 from jax_seg.metrics.comparison import adjusted, compare, interval, number, verdict
 from jax_seg.metrics.competition import CompetitionScore
-from jax_seg.runs import checkpoints, held_out, members
+from jax_seg.runs import checkpoints, held_out, judged, members, seen
 from jax_seg.runs import config as configuration
 from jax_seg.system import startup
 from jax_seg.system.files import read_json, write_json
+from jax_seg.tasks.score_volumes import OVERLAP, score_volume
 
 LOWER_IS_BETTER = ("loss", "surface_mean", "surface_95", "voi_split", "voi_merge")
 NO_ORDER = ("_predicted", "_label")  # shares of foreground, and Betti numbers
 THIN_FIELDS = ("cldice", "skeleton_precision", "skeleton_recall", "surface_mean", "surface_95")
-DATA = (
-    *(f"data.{name}" for name in ("name", "root", "images", "labels")),
-    *(f"data.{name}" for name in ("foreground", "background", "ignore")),
-    *(f"synthetic.{name}" for name in ("volumes", "size", "seed")),
-)
+DATA = (*judged.DATA, *(f"data.{name}" for name in ("foreground", "background", "ignore")))
 COMPETITION_FIELDS = tuple(n for n in CompetitionScore.__dataclass_fields__ if n != "counts")
+
+
+class Scored(NamedTuple):
+    """A model's scores.
+
+    Attributes:
+      values: {volume id: float}.
+      errors: {volume id: error}.
+      judged_on: {volume id: JudgedOn}.
+    """
+
+    values: dict
+    errors: dict
+    judged_on: dict
 
 
 def scores_of(source, metric, images=None, labels=None):
@@ -43,7 +57,7 @@ def scores_of(source, metric, images=None, labels=None):
       images, labels: folders of volumes to segment now, or None.
 
     Returns:
-      ({volume id: float}, {volume id: error}).
+      Scored.
 
     Raises:
       FileNotFoundError, ValueError: there is no such file, run or checkpoint, or not that metric.
@@ -51,16 +65,27 @@ def scores_of(source, metric, images=None, labels=None):
     if Path(source).is_file():
         content = _read_scores(source)
         if "members" not in content:
-            return _pick(content.get("volumes"), metric, source), {}
-        return _segment_and_score(*members.read_ensemble(source), metric, images, labels)
+            values = _pick(content.get("volumes"), metric, source)
+            on = {name: judged.read(content["volumes"][name]) for name in values}
+            return Scored(values, {}, on)
+        texts, weights = members.read_ensemble(source)
+        fitted_to = content.get("fitted_to", [])
+        return _segment_and_score(texts, weights, metric, images, labels, fitted_to)
     member = members.parse(source)
     if member.checkpoint or images:
         return _segment_and_score([member], None, metric, images, labels)
+    return _stored_scores(source, member, metric)
+
+
+def _stored_scores(source, member, metric):
+    """The `Scored` that a run left in its folder."""
     if not Path(member.workdir).is_dir():
         raise FileNotFoundError(
             f"{source} does not exist: name a run, one of its checkpoints, or a file of scores."
         )
-    held_out.refuse_seen(_fields(member.workdir), member.workdir)
+    fields = _fields(member.workdir)
+    on = seen.of_stored_scores(fields, member.workdir)
+    held_out.refuse_seen(fields, member.workdir, on)
     path = Path(member.workdir) / "validation" / "scores.json"
     if not path.exists():
         raise FileNotFoundError(
@@ -68,15 +93,17 @@ def scores_of(source, metric, images=None, labels=None):
             f"{member.workdir}@latest."
         )
     content = _read_scores(path)
-    if member.weights in ("", "raw"):
-        return _pick(content.get("volumes"), metric, path), {}
     averages = content.get("averages", {})
-    if member.weights not in averages:
+    if member.weights in ("", "raw"):
+        values = _pick(content.get("volumes"), metric, path)
+    elif member.weights in averages:
+        values, on = _pick(averages[member.weights], metric, path), on._replace(chose=())
+    else:
         raise ValueError(
             f"{path} has no scores of the average '{member.weights}': the run keeps none; train "
             f"another with {checkpoints.AVERAGES[member.weights]}."
         )
-    return _pick(averages[member.weights], metric, path), {}
+    return Scored(values, {}, dict.fromkeys(values, on))
 
 
 def _fields(workdir):
@@ -117,15 +144,19 @@ def _pick(volumes, metric, path):
     return picked
 
 
-def _segment_and_score(texts, weights, metric, images, labels):
+def _segment_and_score(texts, weights, metric, images, labels, fitted_to=()):
     competition, thin = metric in COMPETITION_FIELDS, metric in THIN_FIELDS
     if not (competition or thin or metric in OVERLAP):
         known = ", ".join((*OVERLAP, *THIN_FIELDS, *COMPETITION_FIELDS))
         raise ValueError(f"There is no score {metric!r}: choose --metric from {known}.")
     segment, networks, _ = members.load_together(texts, weights)
     threshold = networks[0].fields["validate.threshold"]
+    volumes = held_out.common_volumes(networks, images, labels)
+    on = seen.by_any(networks, volumes)
+    for name in on.keys() & set(fitted_to):
+        on[name] = on[name].choosing("weights")
     scores, errors = {}, {}
-    for volume in held_out.common_volumes(networks, images, labels):
+    for volume in volumes:
         try:
             image, label = held_out.read_labelled(networks[0], volume)
             logits = np.asarray(segment(image))
@@ -137,7 +168,7 @@ def _segment_and_score(texts, weights, metric, images, labels):
         _, found = score_volume(prediction, label, thin=thin, competition=competition)
         scores[volume.id] = float(found[metric])
         print(f"{volume.id}: {metric} {number(scores[volume.id])}", flush=True)
-    return scores, errors
+    return Scored(scores, errors, on)
 
 
 def main(argv=None):
@@ -171,12 +202,29 @@ def _compare(arguments):
         raise ValueError("--images and --labels belong together: give both or neither.")
     if metric.endswith(NO_ORDER):
         raise ValueError(f"More of {metric} is neither better nor worse: choose another --metric.")
-    higher_is_better = metric not in LOWER_IS_BETTER
-    scores, errors = {}, {}
-    for model in models:
-        scores[model], failed = scores_of(model, metric, arguments.images, arguments.labels)
-        errors |= {f"{model}: {name}": error for name, error in failed.items()}
-    volumes = sorted(set.intersection(*(set(s) for s in scores.values())))
+    scored = {m: scores_of(m, metric, arguments.images, arguments.labels) for m in models}
+    volumes = _in_common({model: one.values for model, one in scored.items()})
+    _tell_other_data(models)
+    columns = {model: [one.values[v] for v in volumes] for model, one in scored.items()}
+    on = {model: {v: one.judged_on[v] for v in volumes} for model, one in scored.items()}
+    content = {"metric": metric, "volumes": volumes}
+    content["models"] = _summarise(columns, on, metric, arguments.seed)
+    content["pairs"] = _judge_pairs(columns, on, metric not in LOWER_IS_BETTER, arguments.seed)
+    if arguments.output:
+        write_json(arguments.output, content)
+    errors = {f"{m}: {name}": e for m, one in scored.items() for name, e in one.errors.items()}
+    for name, error in errors.items():
+        print(f"Error: {name}: {error}", file=sys.stderr)
+    return 1 if errors else 0
+
+
+def _in_common(scores):
+    """Sorted ids of the volumes that every model has scored.
+
+    Raises:
+      ValueError: there is none.
+    """
+    volumes = sorted(set.intersection(*(set(values) for values in scores.values())))
     if not volumes:
         raise ValueError(
             "The models have no scored volume in common, so they cannot be compared: score them on "
@@ -184,25 +232,40 @@ def _compare(arguments):
         )
     if left_out := sorted(set().union(*scores.values()) - set(volumes)):
         print(f"Left out, since not every model has scored them: {', '.join(left_out)}.")
-    _tell_other_data(models)
-    columns = {model: [found[v] for v in volumes] for model, found in scores.items()}
+    return volumes
 
-    heading = f"{metric} of {len(volumes)} volumes"
-    width = max(map(len, (heading, *models)))
+
+def _summarise(columns, on, metric, seed):
+    """Print and return each model's mean, interval and worst volume, and what it was judged on."""
+    heading = f"{metric} of {len(next(iter(columns.values())))} volumes"
+    width = max(map(len, (heading, *columns)))
     print(f"{heading:{width}}     mean   95 % interval      worst")
     summary = {}
     for model, values in columns.items():
-        low, high = interval(values, arguments.seed)
-        worst = min(values) if higher_is_better else max(values)
-        summary[model] = {"mean": float(np.mean(values)), "low": low, "high": high, "worst": worst}
+        low, high = interval(values, seed)
+        worst = max(values) if metric in LOWER_IS_BETTER else min(values)
+        together = judged.weakest(on[model].values())
+        summary[model] = {
+            "mean": float(np.mean(values)),
+            "low": low,
+            "high": high,
+            "worst": worst,
+            "judged_on": together.as_json(),
+        }
+        note = "  training volumes" if together.volumes == judged.TRAINING else ""
         print(
             f"{model:{width}}  {number(np.mean(values)):>7}   {number(low)} to {number(high):8} "
-            f"{number(worst):>8}"
+            f"{number(worst):>8}{note}"
         )
-    pairs = list(itertools.combinations(models, 2))
-    found = [compare(columns[a], columns[b], arguments.seed) for a, b in pairs]
+    return summary
+
+
+def _judge_pairs(columns, on, higher_is_better, seed):
+    """Print and return the comparison of every two models, with a sentence on each."""
+    pairs = list(itertools.combinations(columns, 2))
+    found = [compare(columns[a], columns[b], seed) for a, b in pairs]
     p_values = adjusted([comparison.p_value for comparison in found])
-    content = {"metric": metric, "volumes": volumes, "models": summary, "pairs": []}
+    rows = []
     for (first, second), comparison, p_value in zip(pairs, found, p_values, strict=True):
         sentence = verdict(
             first,
@@ -212,16 +275,33 @@ def _compare(arguments):
             higher_is_better=higher_is_better,
             pairs=len(pairs),
         )
+        sentence += "".join(_reservations({model: on[model] for model in (first, second)}))
         print(sentence)
-        content["pairs"].append(
+        rows.append(
             {"first": first, "second": second, **comparison._asdict()}
             | {"adjusted_p_value": p_value, "sentence": sentence}
         )
-    if arguments.output:
-        write_json(arguments.output, content)
-    for name, error in errors.items():
-        print(f"Error: {name}: {error}", file=sys.stderr)
-    return 1 if errors else 0
+    return rows
+
+
+def _reservations(on):
+    """What qualifies a verdict, as clauses: training volumes, and choices by the same volumes.
+
+    Args:
+      on: {model: {volume id: JudgedOn}} of the two models.
+    """
+    trained, choosers = {}, {}
+    for model, volumes in on.items():
+        seen_ones = [name for name, one in volumes.items() if one.volumes == judged.TRAINING]
+        if seen_ones:
+            which = "these volumes" if len(seen_ones) == len(volumes) else ", ".join(seen_ones)
+            trained.setdefault(which, []).append(model)
+        for choice in judged.weakest(volumes.values()).chose:
+            choosers.setdefault(choice, []).append(model)
+    for which, models in trained.items():
+        yield f"; {' and '.join(models)} {'was' if len(models) == 1 else 'were'} trained on {which}"
+    for choice, models in choosers.items():
+        yield f"; these volumes chose the {choice} of {' and '.join(models)}"
 
 
 if __name__ == "__main__":

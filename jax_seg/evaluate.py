@@ -2,194 +2,25 @@
 
 python -m jax_seg.evaluate --predictions FOLDER --labels FOLDER --output scores.json
 python -m jax_seg.evaluate --camouflage --predictions MAPS --labels COD10K-v3/Test/GT_Object
+
+Where `jax_seg.predict` noted beside a prediction that its network was trained on the volume, the
+table and the JSON say so.
 """
 
 import argparse
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from jax_seg.data.folder import find_images
-from jax_seg.data.labels import encode, label_table, label_value
-from jax_seg.data.names import require_two_folders
-from jax_seg.data.readers import open_volume
-from jax_seg.metrics.balance import BACKGROUND_TARGET, CONSTANTS, JUDGED, class_balance
-from jax_seg.metrics.competition import competition_score
-from jax_seg.metrics.foreground import foreground_scores, share_statistics
-from jax_seg.metrics.segmentation import confusion, scores
-from jax_seg.ops.classes import MASKED
+from jax_seg.data.labels import label_table, label_value
+from jax_seg.metrics.balance import CONSTANTS, SHOWN, class_balance, require_target
+from jax_seg.metrics.foreground import share_statistics
+from jax_seg.metrics.segmentation import scores
+from jax_seg.runs import judged
 from jax_seg.system.files import write_json
 from jax_seg.tasks import score_images
-
-OVERLAP = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "precision": "precision",
-    "recall": "recall",
-    "accuracy": "accuracy",
-    "foreground_predicted": "predicted",
-    "foreground_label": "labelled",
-}
-THIN = {
-    "cldice": "clDice",
-    "skeleton_recall": "skeleton",
-    "surface_mean": "distance",
-    "surface_95": "95 %",
-}
-COMPETITION = {
-    "score": "score",
-    "toposcore": "topology",
-    "surface_dice": "surface",
-    "voi_score": "VOI",
-}
-
-
-def read_prediction(path, threshold=0.5):
-    """A prediction as a mask.
-
-    Args:
-      path: a volume of integers 0 and 1, or of floating-point probabilities.
-      threshold: probabilities above it are foreground.
-
-    Returns:
-      [D, H, W] uint8 of 0 and 1.
-
-    Raises:
-      FileNotFoundError: nothing at `path`.
-      ValueError: not a volume, or a value is no probability and neither 0 nor 1.
-    """
-    voxels = _read(open_volume(path))
-    wrong = (voxels < 0) | (voxels > 1)
-    if wrong.any():
-        raise ValueError(
-            f"{path} holds the value {voxels[wrong][0]}: save 0 and 1, or floating-point "
-            "probabilities between them."
-        )
-    return (voxels > threshold).astype(np.uint8)
-
-
-def evaluate_volume(prediction_path, label_path, table, *, threshold=0.5, **options):
-    """Score one volume of the disk.
-
-    Args:
-      prediction_path: of `read_prediction`.
-      label_path: a volume of label values.
-      table: of `label_table`, which says what they mean.
-      threshold: on probabilities.
-      **options: of `score_volume`.
-
-    Returns:
-      (Confusion, dict), as `score_volume`.
-
-    Raises:
-      FileNotFoundError, ValueError: bad input, naming the file.
-    """
-    reader, predicted_shape = open_volume(label_path), open_volume(prediction_path).shape
-    if predicted_shape != reader.shape:
-        raise ValueError(
-            f"{prediction_path} has shape {predicted_shape} but {label_path} has {reader.shape}: "
-            "predict the whole volume that was labelled."
-        )
-    prediction = read_prediction(prediction_path, threshold)
-    label = encode(_read(reader), table, label_path, prefix="--")
-    if (label == MASKED).all():
-        raise ValueError(f"{label_path} has no labelled voxel: leave this volume out.")
-    return score_volume(prediction, label, **options)
-
-
-def score_volume(prediction, label, *, thin=False, competition=False, constants=False):
-    """Score one volume.
-
-    Args:
-      prediction: [D, H, W], 1 foreground and 0 background.
-      label: [D, H, W], encoded as in `ops.classes`.
-      thin: add `foreground_scores`, distances in voxels.
-      competition: add the fields of CompetitionScore.
-      constants: add the competition's score of foreground and of background everywhere, as
-        score_all_foreground and score_all_background.
-
-    Returns:
-      (Confusion, dict): the counts of the labelled voxels, and the scores by name.
-
-    Raises:
-      ValueError: the shapes differ, or no voxel is labelled.
-    """
-    counts = confusion(prediction, label)
-    found = scores(counts)
-    if thin:
-        found |= foreground_scores(prediction, label)
-    if competition:
-        found |= asdict(competition_score(prediction, label))
-    if constants:
-        for name, value in (("all_foreground", 1), ("all_background", 0)):
-            constant = np.full_like(prediction, value)
-            found[f"score_{name}"] = competition_score(constant, label).score
-    return counts, found
-
-
-def evaluate_folders(predictions, labels, table, **options):
-    """Score the volumes of two folders that have the same file names, extensions aside.
-
-    Args:
-      predictions, labels: folders of volumes.
-      table, **options: of `evaluate_volume`.
-
-    Yields:
-      (id, what `evaluate_volume` returns, or the error that it raised), for every id of either
-      folder in order.
-
-    Raises:
-      FileNotFoundError, ValueError: a folder is missing, empty, has an id twice, or is the other.
-    """
-    require_two_folders(predictions, labels, ("predictions", "labels"))
-    predicted = {volume.id: volume.image for volume in find_images(predictions)}
-    labelled = {volume.id: volume.image for volume in find_images(labels)}
-    for name in sorted(predicted.keys() | labelled.keys()):
-        try:
-            if name not in predicted:
-                raise FileNotFoundError(
-                    f"{labelled[name]} has no prediction in {predictions}: predict it too."
-                )
-            if name not in labelled:
-                raise FileNotFoundError(
-                    f"{predicted[name]} has no label in {labels}: add it or move this one out."
-                )
-            yield name, evaluate_volume(predicted[name], labelled[name], table, **options)
-        except (ValueError, OSError) as error:
-            yield name, error
-
-
-def _read(reader):
-    return reader.read((0, 0, 0), reader.shape)
-
-
-def _row(name, cells, width=9):
-    print("  ".join([f"{name:24}", *(f"{cell:>{width}}" for cell in cells)]), flush=True)
-
-
-def _print_balance(balance):
-    histogram = balance["histogram"]
-    print()
-    _row("volumes by foreground", [f"to {100 * edge:.0f} %" for edge in histogram["edges"][1:]])
-    for side in ("predicted", "labelled"):
-        _row(side, histogram[side])
-    print()
-    answers = balance["constants"]
-    columns = [
-        (kind, key)
-        for kind in ("pooled", "mean")
-        for key in JUDGED
-        if key in answers[kind]["model"]
-    ]
-    _row("against constants", [f"{kind} {JUDGED[key]}" for kind, key in columns], width=16)
-    for answer, name in {"model": "model", **CONSTANTS}.items():
-        values = [answers[kind][answer][key] for kind, key in columns]
-        _row(name, [f"{value:.4f}" for value in values], width=16)
-    print()
-    for remark in balance["remarks"]:
-        print(remark)
+from jax_seg.tasks.score_volumes import COMPETITION, OVERLAP, THIN, evaluate_folders
 
 
 def main(argv=None):
@@ -220,9 +51,9 @@ def main(argv=None):
         "--background_target",
         type=float,
         nargs=2,
-        default=BACKGROUND_TARGET,
         metavar=("LOW", "HIGH"),
-        help="share of predicted background that is aimed at; by default 0.3 0.7",
+        help="share of predicted background to aim at; by default the labels' own share is the "
+        "reference",
     )
     parser.add_argument(
         "--camouflage",
@@ -240,13 +71,47 @@ def main(argv=None):
 
 
 def _evaluate(arguments):
+    _check(arguments)
+    headings = OVERLAP | (THIN if arguments.thin else {})
+    headings |= COMPETITION if arguments.competition else {}
+    scored, warnings, errors = _score(arguments, headings)
+    content = {
+        "volumes": {name: found | on.as_json() for name, (_, found, on) in scored.items()},
+        "errors": errors,
+        "warnings": warnings,
+        "judged_on": judged.weakest(on for *_, on in scored.values()).as_json(),
+    }
+    if scored:
+        counts = {name: counted for name, (counted, *_) in scored.items()}
+        trained_on = [n for n, (*_, on) in scored.items() if on.volumes == judged.TRAINING]
+        content |= _summary(counts, content["volumes"], trained_on, headings, arguments)
+        _print_balance(content["balance"])
+        if trained_on:
+            print(
+                f"The network was trained on {', '.join(trained_on)}: these scores say that it "
+                "fits, and nothing about other volumes."
+            )
+    if arguments.output:
+        write_json(arguments.output, content)
+    return _report_failures(warnings, errors, len(scored))
+
+
+def _check(arguments):
+    """Raise a ValueError for a value that no flag takes."""
     if not 0 < arguments.threshold < 1:
         raise ValueError(f"--threshold is {arguments.threshold}; give a number between 0 and 1.")
     if arguments.constants and not arguments.competition:
         raise ValueError("--constants adds to the competition's score: pass --competition too.")
-    low, high = arguments.background_target
-    if not 0 <= low <= high <= 1:
-        raise ValueError(f"--background_target is {low} {high}; give two rising shares in [0, 1].")
+    if arguments.background_target:
+        require_target(arguments.background_target, "--background_target")
+
+
+def _score(arguments, headings):
+    """Score the volumes and print a row for each.
+
+    Returns:
+      ({id: (Confusion, scores, JudgedOn)}, {id: warning}, {id: error}).
+    """
     results = evaluate_folders(
         arguments.predictions,
         arguments.labels,
@@ -256,56 +121,89 @@ def _evaluate(arguments):
         competition=arguments.competition,
         constants=arguments.constants,
     )
-    headings = OVERLAP | (THIN if arguments.thin else {})
-    headings |= COMPETITION if arguments.competition else {}
-    counts, volumes, errors, warnings = {}, {}, {}, {}
-    for name, result in results:
+    scored, warnings, errors = {}, {}, {}
+    for volume, result in results:
         if isinstance(result, Exception):
-            errors[name] = str(result)
+            errors[volume.id] = str(result)
             continue
-        if not volumes:
+        if not scored:
             _row("volume", headings.values())
-        counts[name], volumes[name] = result
-        _row(name, [f"{volumes[name][key]:.4f}" for key in headings])
-        if not volumes[name]["foreground_predicted"] and volumes[name]["foreground_label"]:
-            warnings[name] = (
-                f"The prediction of {name} has no foreground where voxels are labelled, but its "
-                "label has: it is scored as it stands; check the prediction or the threshold."
+        counts, found = result
+        on = judged.of_prediction(volume.image, volume.id)
+        scored[volume.id] = counts, found, on
+        note = "  training volume" if on.volumes == judged.TRAINING else ""
+        _row(volume.id, [f"{found[key]:.4f}" for key in headings], note=note)
+        if not found["foreground_predicted"] and found["foreground_label"]:
+            warnings[volume.id] = (
+                f"The prediction of {volume.id} has no foreground where voxels are labelled, but "
+                "its label has: it is scored as it stands; check the prediction or the threshold."
             )
-    content = {"volumes": volumes, "errors": errors, "warnings": warnings}
-    if volumes:
-        columns = {key: [found[key] for found in volumes.values()] for key in headings}
-        content["pooled"] = scores(sum(counts.values()))
-        content["mean"] = {key: float(np.mean(column)) for key, column in columns.items()}
-        _row("pooled", [f"{value:.4f}" for value in content["pooled"].values()])
-        _row("mean", [f"{value:.4f}" for value in content["mean"].values()])
-        for side in ("foreground_predicted", "foreground_label"):
-            content[side] = share_statistics(columns[side])
-            numbers = (f"{key} {value:.4f}" for key, value in content[side].items())
-            print(f"{side.replace('_', ' ')}: {', '.join(numbers)}")
-        competition = None
-        if arguments.constants:
-            keys = {"model": "score"} | {name: f"score_{name}" for name in CONSTANTS}
-            competition = {
-                name: float(np.mean([found[key] for found in volumes.values()]))
-                for name, key in keys.items()
-            }
-        content["balance"] = class_balance(
-            counts, arguments.background_target, competition=competition
-        )
-        _print_balance(content["balance"])
-    if arguments.output:
-        write_json(arguments.output, content)
+    return scored, warnings, errors
+
+
+def _summary(counts, volumes, trained_on, headings, arguments):
+    """Print and return what all volumes have together: pooled, mean, shares and balance."""
+    columns = {key: [found[key] for found in volumes.values()] for key in headings}
+    found = {
+        "pooled": scores(sum(counts.values())),
+        "mean": {key: float(np.mean(column)) for key, column in columns.items()},
+    }
+    note = f"  {len(trained_on)} of {len(volumes)} are training volumes" if trained_on else ""
+    _row("pooled", [f"{value:.4f}" for value in found["pooled"].values()], note=note)
+    _row("mean", [f"{value:.4f}" for value in found["mean"].values()], note=note)
+    for side in ("foreground_predicted", "foreground_label"):
+        found[side] = share_statistics(columns[side])
+        numbers = (f"{key} {value:.4f}" for key, value in found[side].items())
+        print(f"{side.replace('_', ' ')}: {', '.join(numbers)}")
+    competition = None
+    if arguments.constants:
+        keys = {"model": "score"} | {name: f"score_{name}" for name in CONSTANTS}
+        competition = {
+            name: float(np.mean([one[key] for one in volumes.values()]))
+            for name, key in keys.items()
+        }
+    balance = class_balance(
+        counts,
+        arguments.background_target,
+        competition=competition,
+        noun="training volume" if len(trained_on) == len(volumes) else "volume",
+    )
+    return found | {"balance": balance}
+
+
+def _print_balance(balance):
+    histogram = balance["histogram"]
+    print()
+    _row("volumes by foreground", [f"to {100 * edge:.0f} %" for edge in histogram["edges"][1:]])
+    for side in ("predicted", "labelled"):
+        _row(side, histogram[side])
+    print()
+    answers = balance["constants"]
+    columns = [
+        (kind, key) for kind in ("pooled", "mean") for key in SHOWN if key in answers[kind]["model"]
+    ]
+    _row("against constants", [f"{kind} {SHOWN[key]}" for kind, key in columns], width=16)
+    for answer, name in {"model": "model", **CONSTANTS}.items():
+        values = [answers[kind][answer][key] for kind, key in columns]
+        _row(name, [f"{value:.4f}" for value in values], width=16)
+    print()
+    for remark in balance["remarks"]:
+        print(remark)
+
+
+def _report_failures(warnings, errors, scored):
+    """Print warnings and errors; returns the exit status."""
     for sentence in warnings.values():
         print(f"Warning: {sentence}", file=sys.stderr)
     for sentence in errors.values():
         print(f"Error: {sentence}", file=sys.stderr)
     if errors:
-        print(
-            f"{len(errors)} of {len(errors) + len(volumes)} volumes were not scored.",
-            file=sys.stderr,
-        )
+        print(f"{len(errors)} of {len(errors) + scored} volumes were not scored.", file=sys.stderr)
     return 1 if errors else 0
+
+
+def _row(name, cells, width=9, note=""):
+    print("  ".join([f"{name:24}", *(f"{cell:>{width}}" for cell in cells)]) + note, flush=True)
 
 
 if __name__ == "__main__":

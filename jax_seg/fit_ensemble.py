@@ -4,7 +4,8 @@ python -m jax_seg.fit_ensemble runs/a runs/b@swa runs/b@12000 --output ensemble.
 python -m jax_seg.predict --ensemble ensemble.json --input FOLDER --output FOLDER
 
 Equal weights, the best member alone and fitted weights are judged on volumes left out of the fit;
-the best of the three is kept.
+the best of the three is kept. A member that was trained on its own validation volumes is refused;
+where volumes that are given were trained on, the output says so.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import numpy as np
 from jax_seg.data.fingerprint import random_places
 from jax_seg.infer.ensemble import cross_entropy, fit_weights
 from jax_seg.ops.classes import MASKED
-from jax_seg.runs import held_out, members
+from jax_seg.runs import held_out, judged, members, seen
 from jax_seg.system import startup
 from jax_seg.system.files import write_json
 
@@ -126,16 +127,18 @@ def _fit(arguments):
         raise ValueError("--images and --labels belong together: give both or neither.")
     networks = [members.load(members.parse(text)) for text in arguments.members]
     volumes = held_out.common_volumes(networks, arguments.images, arguments.labels)
+    on = seen.by_any(networks, volumes)
     probabilities, labels, errors = sample(networks, volumes, arguments.seed)
     for name, error in errors.items():
         print(f"Error: {name}: {error}", file=sys.stderr)
     if not labels:
         raise ValueError("No volume could be read, so there is nothing to fit to.")
-    chosen, judged = "fitted", {}
-    if len(labels) > 1:
-        judged = judge(probabilities, labels)
-        chosen = min(judged, key=judged.get)
+    on = {volume.id: on[volume.id] for volume in volumes if volume.id not in errors}
+    losses = judge(probabilities, labels) if len(labels) > 1 else {}
+    chosen = min(losses, key=losses.get) if losses else "fitted"
     weights = choices(probabilities, labels)[chosen]
+    together = judged.weakest(on.values())
+    choice = "kind of weights" if losses else "weights"
     content = {
         # By step: what is best or latest may be another checkpoint tomorrow.
         "members": [
@@ -143,19 +146,39 @@ def _fit(arguments):
         ],
         "weights": weights.tolist(),
         "chosen": chosen,
-        "cross_entropy": judged,
-        "fitted_to": [volume.id for volume in volumes if volume.id not in errors],
+        "cross_entropy": losses,
+        "judged_on": together.choosing(choice).as_json(),
+        "fitted_to": list(on),
     }
-    for name, value in judged.items():
-        print(f"{value:.5f} nats per voxel on volumes left out of the fit: {name}")
-    if not judged:
-        print("There is one volume, so whether these weights hold for others is not known.")
-    print(f"Weights ({chosen}):")
-    for text, weight in zip(arguments.members, weights, strict=True):
-        print(f"{weight:.4f}  {text}")
+    _report(arguments.members, content, on)
     write_json(arguments.output, content)
     print(f"Ensemble: {arguments.output}")
     return 1 if errors else 0
+
+
+def _report(names, content, on):
+    """Print what was found, and on which volumes.
+
+    Args:
+      names: of the members.
+      content: of the file.
+      on: {volume id: JudgedOn}.
+    """
+    together = judged.weakest(on.values())
+    for name, value in content["cross_entropy"].items():
+        print(f"{value:.5f} nats per voxel on {together.mark()}s left out of the fit: {name}")
+    if not content["cross_entropy"]:
+        print(f"There is one {together.mark()}, so the weights may not hold for others.")
+    if trained_on := [name for name, one in on.items() if one.volumes == judged.TRAINING]:
+        print(
+            f"A member was trained on {', '.join(trained_on)}: the fit prefers it, and its loss "
+            "there says nothing about other volumes."
+        )
+    if together.chose:
+        print(f"These volumes chose the {' and the '.join(together.chose)} of a member, too.")
+    print(f"Weights ({content['chosen']}):")
+    for text, weight in zip(names, content["weights"], strict=True):
+        print(f"{weight:.4f}  {text}")
 
 
 if __name__ == "__main__":

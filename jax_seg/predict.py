@@ -21,7 +21,7 @@ import tifffile
 
 from jax_seg.data.readers import pictures
 from jax_seg.infer import ensemble, postprocess
-from jax_seg.runs import checkpoints, members
+from jax_seg.runs import checkpoints, judged, members, seen
 from jax_seg.system import startup
 from jax_seg.system.files import replacing, stamp, write_json
 from jax_seg.tasks.kinds import IMAGES, VOLUMES
@@ -42,7 +42,7 @@ FAILURES = (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError)
 """Of one file; the others are segmented all the same."""
 
 
-def predict_files(kind, segment, decide, found, output, *, settings, probabilities):
+def predict_files(kind, segment, decide, found, output, *, settings, probabilities, on=None):
     """Segment files one after another; meanwhile the next is read and the last written.
 
     Of a volume it writes `output/<id>.tif` (uint8 0 or 1, LZW, the input's shape), with
@@ -58,6 +58,7 @@ def predict_files(kind, segment, decide, found, output, *, settings, probabiliti
       output: folder.
       settings: JSON dict for the sidecar.
       probabilities: write them too.
+      on: {id: JudgedOn} for the sidecar: what a volume is to the networks; None for not known.
 
     Yields:
       (id, dict of the sidecar or the error) for each volume, in order.
@@ -80,6 +81,7 @@ def predict_files(kind, segment, decide, found, output, *, settings, probabiliti
             "shape": list(prediction.shape),
             "foreground_share": float(prediction.mean()) / (255 if kind is IMAGES else 1),
             "seconds": round(time.monotonic() - started, 2),
+            "judged_on": (on or {}).get(volume.id, judged.JudgedOn()).as_json(),
             **settings,
         }
         maps = np.asarray(jax.nn.sigmoid(logits), np.float16) if probabilities else None
@@ -215,6 +217,7 @@ def _predict(arguments):
     done = len(found) - len(to_do) - len(errors)
     if done:
         print(f"{done} of {len(found)} {kind.name} are finished already and are skipped.")
+    on = seen.by_any(networks, to_do)
     results = predict_files(
         kind,
         segment,
@@ -223,6 +226,7 @@ def _predict(arguments):
         output,
         settings=settings,
         probabilities=arguments.probabilities,
+        on=on,
     )
     for number, (name, result) in enumerate(results, done + len(errors) + 1):
         if isinstance(result, Exception):
@@ -230,7 +234,8 @@ def _predict(arguments):
             continue
         print(
             f"[{number}/{len(found)}] {output / name}{kind.suffix}: "
-            f"{100 * result['foreground_share']:.2f} % foreground, {result['seconds']} s",
+            f"{100 * result['foreground_share']:.2f} % foreground, {result['seconds']} s"
+            f"{on[name].suffix(kind.name.removesuffix('s'))}",
             flush=True,
         )
     for name, error in errors.items():
@@ -261,7 +266,9 @@ def _networks(arguments):
             "--ensemble says which checkpoints are averaged, and how: leave --checkpoint, "
             "--weights and --member_weights out, or name the members with --workdir."
         )
-    return members.load_together(*members.read_ensemble(arguments.ensemble), **options)
+    texts, weights = members.read_ensemble(arguments.ensemble)
+    print(seen.reservation(arguments.ensemble, "weights"), end="")
+    return members.load_together(texts, weights, **options)
 
 
 def _decision(arguments, networks):
@@ -315,6 +322,9 @@ def _threshold(arguments, networks):
 def _own_steps(network):
     """Steps that were tuned for a run, else those of its configuration, else None."""
     tuned = postprocess.read_steps(network.facts["workdir"])
+    if tuned is not None:
+        path = Path(network.facts["workdir"]) / "postprocess.json"
+        print(seen.reservation(path, "steps"), end="")
     return (network.fields.get("postprocess.steps") or None) if tuned is None else tuned
 
 

@@ -5,7 +5,8 @@ python -m jax_seg.tune WORKDIR
 The probabilities are those that training left in WORKDIR/validation, the labels those of the run's
 configuration; --probabilities and --labels name others. What is found is in
 WORKDIR/tune/report.json and, for `jax_seg.predict`, in WORKDIR/postprocess.json. The same command
-goes on with a search that was stopped.
+resumes a search that was stopped. The probabilities of a run that holds out nothing are refused;
+where others are of volumes that the network was trained on, what is printed and written says so.
 """
 
 import argparse
@@ -16,54 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from jax_seg.infer import postprocess
-from jax_seg.infer.postprocess import search
-from jax_seg.metrics import threshold
+from jax_seg.infer.postprocess import choice, search
 from jax_seg.runs import config as configuration
-from jax_seg.runs import tuning_volumes
+from jax_seg.runs import judged, tuning_volumes
 from jax_seg.system.files import read_json, write_json
 
 SHOWN = ("dice", "iou", "precision", "recall")
-
-
-def sweeps(read, names):
-    """Thresholds, hysteresis and calibration over all voxels of some volumes, as JSON types."""
-    lows = highs = [k / 20 for k in range(1, 20)]
-    counts = grid = 0
-    for name in names:
-        volume = read(name)
-        counts = counts + threshold.count(volume.probability, volume.label)
-        grid = grid + threshold.hysteresis_counts(volume.probability, volume.label, lows, highs)
-    return {
-        "thresholds": threshold.sweep(counts),
-        "hysteresis": threshold.hysteresis_grid(grid, lows, highs),
-        "calibration": threshold.calibration(counts),
-    }
-
-
-def choose(score, names, candidates, force):
-    """Guard the candidates, then search: everything that is found on some volumes.
-
-    Args:
-      score: of `search.make_scorer`.
-      names: of volumes.
-      candidates: steps after the first.
-      force: search over refused steps too.
-
-    Returns:
-      dict: 'guard' [{step, cost, refused}], 'firsts' [{step, score}], and 'ablation', the rows
-      of `search.search`.
-    """
-    costs = search.guard(score, names, [*search.FIRSTS, *candidates])
-    refused = {step for step, cost in costs.items() if cost > search.GUARD and not force}
-    firsts, rest = ([s for s in steps if s not in refused] for steps in (search.FIRSTS, candidates))
-    means = search.mean_scores(score(names, [(step,) for step in firsts]))
-    return {
-        "guard": [
-            {"step": step, "cost": cost, "refused": step in refused} for step, cost in costs.items()
-        ],
-        "firsts": [{"step": step, "score": mean} for (step,), mean in means.items()],
-        "ablation": search.search(score, names, firsts, rest),
-    }
+STEPS = "steps"  # what the volumes searched on chose
 
 
 def tune(
@@ -93,6 +53,58 @@ def tune(
     Raises:
       ValueError, OSError: nothing can be tuned.
     """
+    volumes, errors, table = _readable(workdir, probabilities, labels, images)
+    without_image = [name for name, paths in volumes.items() if not paths.image]
+    if without_image:
+        print(f"Without images (of {', '.join(without_image)}) mask_empty is not searched.")
+    candidates = _possible(candidates, without_image)
+    folds = tuning_volumes.folds(list(volumes.values()), hold_out)
+    names = folds[0][0] if hold_out else list(volumes)
+
+    @functools.lru_cache(maxsize=4)  # volumes of 320³ take 0.2 GB each
+    def read(name):
+        return tuning_volumes.read_volume(volumes[name], table)
+
+    results = search.Results(workdir / "tune" / "results.jsonl")
+    score = search.make_scorer(read, metric, results, report=_progress)
+    content = _begun(workdir, metric, {name: volumes[name] for name in names}, errors)
+    _print_trained_on(volumes)
+    content |= choice.sweeps(read, names)
+    _print_sweeps(content)
+    content |= choice.choose(score, names, candidates, force)
+    content |= choice.worth(score, names, content["ablation"][-1]["steps"])
+    _print_search(content)
+    own = _possible(_own_steps(workdir), without_image)
+    content["own"] = {"steps": own, "score": _mean(score(names, [own])[own])}
+    content["held_out"] = []
+    for searched, scored in folds:
+        rows = content if hold_out else choice.choose(score, searched, candidates, force)
+        steps = rows["ablation"][-1]["steps"]
+        content["held_out"] += _beside_own(score, scored, own, steps, volumes)
+    write_json(workdir / "tune" / "report.json", content)
+    write_json(workdir / "postprocess.json", _decide(content, workdir))
+    return errors
+
+
+def _begun(workdir, metric, searched, errors):
+    """What report.json says before anything is searched; `searched` are {id: Paths}."""
+    on = judged.weakest(paths.judged_on for paths in searched.values())
+    scores = workdir / "validation" / "scores.json"
+    return {
+        "metric": metric,
+        "volumes": list(searched),
+        "judged_on": on.choosing(STEPS).as_json(),
+        "errors": errors,
+        "checkpoint_step": read_json(scores).get("step") if scores.exists() else None,
+    }
+
+
+def _readable(workdir, probabilities, labels, images):
+    """({id: Paths} of the volumes that can be scored, {id: error}, table of `label_table`).
+
+    Raises:
+      ValueError, OSError: of `tuning_volumes.find`, or no volume can be scored.
+    """
     found, errors, table = tuning_volumes.find(workdir, probabilities, labels, images)
     volumes = {}
     for paths in found:
@@ -103,52 +115,24 @@ def tune(
             errors[paths.id] = str(error)
     if not volumes:
         raise ValueError(f"No volume can be scored: {' '.join(errors.values())}")
-    if missing := [name for name, paths in volumes.items() if not paths.image]:
-        print(f"Without images (of {', '.join(missing)}) mask_empty is not searched.")
-        candidates = [s for s in candidates if postprocess.parse(s)[0] != "mask_empty"]
-    folds = tuning_volumes.folds(list(volumes.values()), hold_out)
-    names = folds[0][0] if hold_out else list(volumes)
+    return volumes, errors, table
 
-    @functools.lru_cache(maxsize=4)  # volumes of 320³ take 0.2 GB each
-    def read(name):
-        return tuning_volumes.read_volume(volumes[name], table)
 
-    results = search.Results(workdir / "tune" / "results.jsonl")
-    score = search.make_scorer(read, metric, results, report=_progress)
-    scores = workdir / "validation" / "scores.json"
-    content = {
-        "metric": metric,
-        "volumes": names,
-        "errors": errors,
-        "checkpoint_step": read_json(scores).get("step") if scores.exists() else None,
-    }
-    content |= sweeps(read, names)
-    _print_sweeps(content)
-    content |= choose(score, names, candidates, force)
-    chosen = content["ablation"][-1]["steps"]
-    content["cost_on_labels"] = 1 - _mean(score(names, [chosen], perfect=True)[chosen])
-    content["without"] = [
-        {"step": step, "score": _mean(score(names, [rest])[rest])}
-        for step in chosen[1:]
-        for rest in [tuple(s for s in chosen if s != step)]
+def _possible(steps, without_image):
+    """`steps`, less mask_empty where images are missing."""
+    if not without_image:
+        return tuple(steps)
+    return tuple(step for step in steps if postprocess.parse(step)[0] != "mask_empty")
+
+
+def _beside_own(score, names, own, steps, volumes):
+    """Rows of report.json: volumes that were not searched on, by the run's own and tuned steps."""
+    both = score(names, list(dict.fromkeys([own, steps])))
+    return [
+        {"volume": name, "baseline": before, "score": after, "steps": steps}
+        | volumes[name].judged_on.as_json()
+        for name, before, after in zip(names, both[own], both[steps], strict=True)
     ]
-    _print_search(content)
-    own = _own_steps(workdir)
-    if missing:
-        own = tuple(step for step in own if postprocess.parse(step)[0] != "mask_empty")
-    content["own"] = {"steps": own, "score": _mean(score(names, [own])[own])}
-    content["held_out"] = []
-    for searched, scored in folds:
-        rows = content if hold_out else choose(score, searched, candidates, force)
-        steps = rows["ablation"][-1]["steps"]
-        both = score(scored, list(dict.fromkeys([own, steps])))
-        content["held_out"] += [
-            {"volume": name, "baseline": before, "score": after, "steps": steps}
-            for name, before, after in zip(scored, both[own], both[steps], strict=True)
-        ]
-    write_json(workdir / "tune" / "report.json", content)
-    write_json(workdir / "postprocess.json", _decide(content, workdir))
-    return errors
 
 
 def _own_steps(workdir):
@@ -161,21 +145,25 @@ def _own_steps(workdir):
 
 def _decide(content, workdir):
     """What `postprocess.json` keeps: tuned steps only if they help where they were not sought."""
-    rows, judged, metric = content["ablation"], content["held_out"], content["metric"]
+    rows, not_searched, metric = content["ablation"], content["held_out"], content["metric"]
     steps, score, baseline = rows[-1]["steps"], rows[-1]["score"], content["own"]["score"]
-    if judged:
-        baseline, score = (_mean([row[key] for row in judged]) for key in ("baseline", "score"))
-        print(f"\nHeld out: volumes that were not searched on, by {metric}")
+    on = judged.read(content["judged_on"])
+    if not_searched:
+        baseline, score = (
+            _mean([row[key] for row in not_searched]) for key in ("baseline", "score")
+        )
+        on = judged.weakest(map(judged.read, not_searched))
+        print(f"\n{on.name().capitalize()}s that were not searched on, by {metric}")
         _row("", ["untuned", "tuned", "gain"])
         mean = {"volume": "mean", "baseline": baseline, "score": score, "steps": ()}
-        for row in (*judged, mean):
+        for row in (*not_searched, mean):
             before, after = row["baseline"], row["score"]
             cells = [f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}"]
             _row(row["volume"], [*cells, " ".join(row["steps"])])
     else:
         print(
-            "\nThere is one volume, so this gain is of the volume searched on and may not hold for "
-            "others."
+            f"\nThere is one {on.mark()}, so this gain is of the volume searched on and may not "
+            "hold for others."
         )
     if score <= baseline:
         steps, score = content["own"]["steps"], baseline
@@ -186,14 +174,23 @@ def _decide(content, workdir):
         "metric": metric,
         "score": score,
         "baseline": baseline,
-        "scored_on": "held-out volumes" if judged else "the volume searched on",
+        "judged_on": on.as_json(),
         "checkpoint_step": content["checkpoint_step"],
         "volumes": content["volumes"],
     }
 
 
+def _print_trained_on(volumes):
+    if names := [n for n, paths in volumes.items() if paths.judged_on.volumes == judged.TRAINING]:
+        print(
+            f"The network was trained on {', '.join(names)}: its probabilities there are surer "
+            "than elsewhere, so thresholds and steps that fit them may not fit other volumes.\n"
+        )
+
+
 def _print_sweeps(content):
-    print(f"All labelled voxels of {len(content['volumes'])} volumes")
+    noun = judged.read(content["judged_on"]).mark()
+    print(f"All labelled voxels of {len(content['volumes'])} {noun}s")
     _row("threshold", SHOWN)
     rows = content["thresholds"]
     best = max(rows, key=lambda row: row["dice"])
@@ -220,7 +217,8 @@ def _print_search(content):
         _row(row["step"], [f"{row['cost']:.4f}", "refused" if row["refused"] else "forced"])
     if not harmful:
         print("none")
-    print(f"\nSearch on {', '.join(content['volumes'])} by {content['metric']}")
+    noun = judged.read(content["judged_on"]).mark()
+    print(f"\nSearch on the {noun}s {', '.join(content['volumes'])} by {content['metric']}")
     for row in content["ablation"]:
         _row(row["step"], [f"{row['score']:.4f}", f"{row['gain']:+.4f}"])
     for row in content["without"]:

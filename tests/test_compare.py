@@ -172,8 +172,16 @@ def test_a_run_and_its_averages(tmp_path, capsys):
         json.dumps({"step": 9, "volumes": volumes, "averages": {"swa": better}})
     )
     run = str(tmp_path / "run")
-    assert main([run, f"{run}@swa"]) == 0
-    assert f"{run}@swa is better than {run} by .020 (95 %" in capsys.readouterr().out
+    output = tmp_path / "found.json"
+    assert main([run, f"{run}@swa", "--output", str(output)]) == 0
+    (sentence,) = (
+        line for line in capsys.readouterr().out.splitlines() if "is better than" in line
+    )
+    assert f"{run}@swa is better than {run} by .020 (95 %" in sentence
+    assert sentence.endswith(f"; these volumes chose the checkpoint of {run}")
+    found = json.loads(output.read_text())
+    assert found["pairs"][0]["sentence"] == sentence
+    assert [one["judged_on"]["chose"] for one in found["models"].values()] == [["checkpoint"], []]
     assert main([run, f"{run}@ema"]) == 1
     assert "no scores of the average 'ema'" in capsys.readouterr().err
 
@@ -189,15 +197,20 @@ def test_checkpoints_segment_the_held_out_volumes(two_runs, volumes_folder, tmp_
     a, b = two_runs
     assert main([f"{a}@1", f"{a}@2", f"{b}@latest@swa"]) == 0
     assert "dice of 2 volumes" in capsys.readouterr().out  # a third of six
-    found, errors = scores_of(f"{a}@1", "dice")
+    found, errors, judged_on = scores_of(f"{a}@1", "dice")
     assert errors == {} and len(found) == 2
+    assert {one.volumes for one in judged_on.values()} == {"held out"}
     assert scores_of(f"{a}@best", "dice")[0] == found  # the first is the best
     assert scores_of(f"{a}@latest", "dice")[0] == scores_of(f"{a}@2", "dice")[0] != found
     assert scores_of(f"{a}@2@ema", "dice")[0] != scores_of(f"{a}@2", "dice")[0]
 
-    weighed = tmp_path / "ensemble.json"
-    weighed.write_text(json.dumps({"members": [f"{a}@1", f"{b}@1"], "weights": [1, 0]}))
-    assert scores_of(str(weighed), "dice")[0] == found
+    weighed, one = tmp_path / "ensemble.json", next(iter(found))
+    content = {"members": [f"{a}@1", f"{b}@1"], "weights": [1, 0], "fitted_to": [one]}
+    weighed.write_text(json.dumps(content))
+    values, _, judged_on = scores_of(str(weighed), "dice")
+    assert values == found
+    assert {name for name, on in judged_on.items() if on.chose == ("weights",)} == {one}
+    assert {on.chose for on in scores_of(f"{a}@best", "dice")[2].values()} == {("checkpoint",)}
     assert scores_of(f"{a}@1", "score")[0].keys() == found.keys()
 
 
@@ -215,6 +228,9 @@ def test_chosen_volumes_and_bad_ones(two_runs, volumes_folder, tmp_path, capsys)
     assert "dice of 2 volumes" in printed.out
     for phrase in ("v1.tif has no labelled voxel", "v2.tif has shape (20, 20, 21)"):
         assert printed.err.count(phrase) == 2  # for each model
+    # Of the four copies two at least are of scrolls that were trained on.
+    assert f"{two_runs[0]} and {two_runs[1]} were trained on " in printed.out
+    assert printed.out.count("  training volumes\n") == 2
 
 
 def test_a_network_that_diverged_is_reported_not_scored(two_runs, monkeypatch, capsys):
@@ -228,7 +244,7 @@ def test_a_network_that_diverged_is_reported_not_scored(two_runs, monkeypatch, c
     monkeypatch.setattr(checkpoints, "read_variables", broken)
     assert main([f"{run}@1" for run in two_runs]) == 1
     assert "no scored volume in common" in capsys.readouterr().err
-    scores, errors = scores_of(f"{two_runs[1]}@1", "dice")
+    scores, errors, _ = scores_of(f"{two_runs[1]}@1", "dice")
     assert scores == {} and len(errors) == 2
     assert all("is not a number: choose another checkpoint" in e for e in errors.values())
     command = [*two_runs, "--output", "never.json"]
@@ -279,6 +295,30 @@ def test_runs_that_were_trained_on_all_volumes_are_not_compared(volumes_folder, 
     )
     assert main([str(everything), "other.json"]) == 1
     assert "holds out no volume (data.fold=none)" in capsys.readouterr().err
+
+
+def test_scores_of_weights_that_had_seen_the_volumes_are_not_compared(tmp_path, capsys):
+    """A fold's run that began with the weights of another fold."""
+    write_json(tmp_path / "run/config.json", {"data": {"fold": "1"}, "train": {"start_from": "a"}})
+    content = {"judged_on": {"volumes": "training", "chose": []}, "volumes": {"v": {"dice": 1.0}}}
+    write_json(tmp_path / "run/validation/scores.json", content)
+    assert main([str(tmp_path / "run"), "other.json"]) == 1
+    error = capsys.readouterr().err
+    assert "run held out volumes that its first weights (train.start_from=a) had seen" in error
+
+
+def test_a_file_of_scores_says_which_volumes_were_trained_on(tmp_path, capsys):
+    rows = {f"v{n}": {"dice": n / 10, "volumes": "held out", "chose": []} for n in range(6)}
+    better = {name: row | {"dice": row["dice"] + 0.1} for name, row in rows.items()}
+    better["v2"]["volumes"] = "training"
+    for name, volumes in (("a", rows), ("b", better)):
+        write_json(tmp_path / name, {"volumes": volumes})
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    assert main([a, b, "--output", str(tmp_path / "found.json")]) == 0
+    sentence = f"{b} is better than {a} by .100 (95 %: .100 to .100); {b} was trained on v2"
+    assert sentence in capsys.readouterr().out
+    found = json.loads((tmp_path / "found.json").read_text())["models"]
+    assert [found[name]["judged_on"]["volumes"] for name in (a, b)] == ["held out", "training"]
 
 
 def test_runs_on_other_data_are_told(tmp_path, capsys):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from jax_seg.evaluate import main, read_prediction
+from jax_seg.evaluate import main
 from jax_seg.metrics.competition import competition_score
 from jax_seg.ops.classes import MASKED
+from jax_seg.system.files import write_json
 from tests.conftest import SHARED
 
 LABELS = SHARED / "data/membrane3d/train_labels"
@@ -82,7 +83,9 @@ def test_class_balance_is_printed_and_stored(folders, capsys):
     assert balance["histogram"]["labelled"] == [1, 0, 0, 1, 0, 0, 0, 0, 0, 0]
     printed = capsys.readouterr().out
     assert "Foreground is over-estimated by 0.00 percentage points (16.67 % predicted" in printed
-    assert "outside the target of 30 to 70 %" in printed
+    # Nobody has asked for a target: the labels' own share is the reference.
+    assert "target" not in printed and balance["target"] is None
+    assert "within_target" not in balance["pooled"]
     rows = {line[:24].strip(): line[24:].split() for line in printed.splitlines()}
     assert rows["foreground everywhere"][:3] == ["0.2857", "0.1667", "0.1667"]
     assert rows["model"][0] == "0.6667" and " ".join(rows["labelled"]) == "1 0 0 1 0 0 0 0 0 0"
@@ -99,6 +102,12 @@ def test_a_constant_prediction_is_called_one(folders, capsys):
     )
     assert "Predicted background is 0.00 %, within the target of 0 to 10 %" in printed
     assert "labels' own 83.33 % is outside" in printed
+    _, found = run(folders, "--background_target", "0.3", "0.7")
+    assert "Predicted background is 0.00 %, outside the target of 30 to 70 %" in (
+        capsys.readouterr().out
+    )
+    assert found["balance"]["target"] == [0.3, 0.7]
+    assert not found["balance"]["pooled"]["within_target"]
 
 
 def test_an_empty_prediction_is_scored_and_named(folders, capsys):
@@ -252,9 +261,26 @@ def test_empty_folder(folders, capsys):
     assert f"{folders / 'labels'} holds no volume" in capsys.readouterr().err
 
 
-def test_read_prediction_keeps_masks(tmp_path):
-    save(tmp_path / "p.tif", PREDICTION.astype(bool))
-    np.testing.assert_array_equal(read_prediction(tmp_path / "p.tif"), PREDICTION)
+def test_volumes_that_the_network_was_trained_on_are_marked(folders, capsys):
+    """By what jax_seg.predict noted beside each prediction."""
+    assert run(folders)[1]["judged_on"] == {"volumes": "unknown", "chose": []}
+    capsys.readouterr()
+    noted = {"volumes": "held out", "chose": ["checkpoint"]}
+    write_json(folders / "predictions/b.json", {"judged_on": noted})
+    write_json(folders / "predictions/a.json", {"judged_on": {"volumes": "training", "chose": []}})
+    _, found = run(folders)
+    assert found["judged_on"] == {"volumes": "training", "chose": ["checkpoint"]}
+    assert found["volumes"]["a"]["volumes"] == "training"
+    assert found["volumes"]["b"]["volumes"] == "held out"
+    printed = capsys.readouterr().out
+    rows = {line.split()[0]: line for line in printed.splitlines()[:5]}
+    assert rows["a"].endswith("  training volume") and rows["b"].endswith("0.0000")
+    assert rows["mean"].endswith("  1 of 2 are training volumes")
+    assert "The network was trained on a: these scores say that it fits" in printed
+    assert "training volumes (" not in printed  # the balance is of both
+    write_json(folders / "predictions/b.json", {"judged_on": {"volumes": "training", "chose": []}})
+    run(folders)
+    assert "% labelled) on 2 training volumes; furthest off" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not LABELS.exists(), reason="the real volumes are not at ../shared")

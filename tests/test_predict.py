@@ -254,6 +254,8 @@ def test_fitted_weights_are_read_by_predict(runs, image, tmp_path, capsys):
     fitted = json.loads(file.read_text())
     assert fitted["members"] == [f"{a}@1@raw", f"{a}@2@raw", f"{b}@1@swa"]
     assert sum(fitted["weights"]) == pytest.approx(1) and len(fitted["fitted_to"]) == 2
+    chose = ["checkpoint", "kind of weights"]
+    assert fitted["judged_on"] == {"volumes": "held out", "chose": chose}
     found = run(image, tmp_path / "file", "--ensemble", file)[2]
     flags = ["--workdir", a, f"{a}@2", f"{b}@swa", "--member_weights", *fitted["weights"]]
     np.testing.assert_array_equal(run(image, tmp_path / "flags", *flags)[2], found)
@@ -308,7 +310,13 @@ def test_held_out_by_nobody(runs, volumes_folder, tmp_path, capsys):
     chosen = ["--images", str(volumes_folder / "train_images")]
     chosen += ["--labels", str(volumes_folder / "train_labels")]
     assert fit_ensemble.main([*command, *chosen]) == 0
-    assert len(json.loads((tmp_path / "e.json").read_text())["fitted_to"]) == 6
+    written = json.loads((tmp_path / "e.json").read_text())
+    assert len(written["fitted_to"]) == 6
+    # Between them the folds were trained on all six.
+    assert written["judged_on"]["volumes"] == "training"
+    printed = capsys.readouterr().out
+    assert "nats per voxel on training volumes left out of the fit: fitted" in printed
+    assert "A member was trained on v0, v1, v2, v3, v4, v5: the fit prefers it" in printed
 
 
 def test_names_of_members(tmp_path):

@@ -6,6 +6,7 @@ from jax_seg import replay
 from jax_seg.metrics.segmentation import Confusion
 from jax_seg.report import versions
 from jax_seg.runs.events import read_events
+from jax_seg.runs.judged import JudgedOn
 
 SMALL = {
     "data.name": "folder",
@@ -110,4 +111,9 @@ def test_verdict_says_what_was_measured():
     assert "v1, as run is better than v0, as run by .444" in sentence
     assert "0.07 above the floor of 0.83" in sentence
     assert "not distinguishable" in versions.verdict(run(good), run(good, name="v0"))
+    seen = {"judged_on": JudgedOn("training")}
+    sentence = versions.verdict(run(good, **seen), run(poor, name="v0", **seen))
+    assert sentence.startswith("Dice 0.889 on training volumes") and "better" not in sentence
+    last = versions.conclusions([run(good, **seen)])[-1]
+    assert "with Dice 0.889 on training volumes" in last
     assert "Stopped: Not finite" in versions.verdict(run({}, failure="Not finite"), None)

@@ -72,7 +72,8 @@ def test_a_tuned_run(folder, capsys):
     assert postprocess.read_steps(folder) == tuple(chosen["steps"])
     assert chosen["metric"] == "dice" and chosen["checkpoint_step"] == 480
     assert chosen["volumes"] == ["a", "b", "c"]
-    assert chosen["scored_on"] == "held-out volumes"
+    # No configuration says what was held out; the steps were not chosen on what they are scored on.
+    assert chosen["judged_on"] == {"volumes": "unknown", "chose": ["checkpoint"]}
 
     # The scores are those of the steps on the volumes.
     def dice(steps, seed):
@@ -103,7 +104,8 @@ def test_a_tuned_run(folder, capsys):
     assert half["dice"] == pytest.approx(scores(sum(parts))["dice"])
     assert 0 < report["calibration"]["expected_calibration_error"] < 1
     printed = capsys.readouterr().out
-    for text in ("Calibration: expected error", "remove_small:voxels=8", "Held out", "mean"):
+    not_searched = "Volumes that were not searched on, by dice"
+    for text in ("Calibration: expected error", "remove_small:voxels=8", not_searched, "mean"):
         assert text in printed
 
 
@@ -138,7 +140,8 @@ def test_one_volume_says_that_its_gain_is_not_held_out(folder, capsys):
         for part in ("validation/probabilities", "labels", "images"):
             (folder / part / f"{name}.tif").unlink()
     assert run(folder) == 0
-    assert read(folder, "postprocess.json")["scored_on"] == "the volume searched on"
+    chose = ["checkpoint", "steps"]
+    assert read(folder, "postprocess.json")["judged_on"] == {"volumes": "unknown", "chose": chose}
     assert "may not hold for others" in capsys.readouterr().out
 
 
@@ -410,3 +413,44 @@ def test_volumes_that_were_trained_on_are_not_tuned_on(folder, capsys):
     write_json(folder / "config.json", {"data": {"fold": "none", "root": str(folder)}})
     assert tune.main([str(folder)]) == 1
     assert "holds out no volume (data.fold=none)" in capsys.readouterr().err
+    # Nor where labels are named: the probabilities are still those of training volumes.
+    assert run(folder) == 1
+    assert "pass --probabilities and --labels of volumes" in capsys.readouterr().err
+    assert not (folder / "postprocess.json").exists()
+
+
+def predicted_elsewhere(folder):
+    """The probabilities in a folder of `jax_seg.predict`, and the flag that names it."""
+    (folder / "validation/probabilities").rename(folder / "probabilities")
+    return ["--probabilities", str(folder / "probabilities")]
+
+
+def test_predictions_of_training_volumes_are_marked(folder, capsys):
+    flags = predicted_elsewhere(folder)
+    for name, part in (("a", "training"), ("b", "held out"), ("c", "held out")):
+        write_json(folder / f"{name}.json", {"judged_on": {"volumes": part, "chose": []}})
+    assert run(folder, *flags) == 0
+    report, chosen = read(folder, "tune/report.json"), read(folder, "postprocess.json")
+    assert report["judged_on"] == {"volumes": "training", "chose": ["steps"]}
+    assert [row["volumes"] for row in report["held_out"]] == ["training", "held out", "held out"]
+    assert chosen["judged_on"] == {"volumes": "training", "chose": []}
+    printed = capsys.readouterr().out
+    assert "The network was trained on a: its probabilities there are surer" in printed
+    for text in ("labelled voxels of 3 training volumes", "Training volumes that were not search"):
+        assert text in printed
+
+
+def test_of_a_runs_own_data_all_but_its_validation_part_was_trained_on(folder):
+    config = base.get_config()
+    config.data.update(root=str(folder), images="images", labels="labels")
+    write_json(folder / "config.json", configuration.as_dict(config))
+    scores = {"judged_on": {"volumes": "held out", "chose": ["checkpoint"]}, "volumes": {"c": {}}}
+    write_json(folder / "validation/scores.json", scores)
+    flags = predicted_elsewhere(folder)
+    found, errors, _ = tuning_volumes.find(folder, folder / flags[1])
+    assert not errors
+    assert {paths.id: paths.judged_on.volumes for paths in found} == {
+        "a": "training",
+        "b": "training",
+        "c": "held out",
+    }

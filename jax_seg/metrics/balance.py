@@ -4,17 +4,31 @@ import numpy as np
 
 from jax_seg.metrics.segmentation import Confusion, scores
 
-BACKGROUND_TARGET = (0.3, 0.7)  # share of the labelled voxels
 CONSTANTS = {"all_foreground": "foreground everywhere", "all_background": "background everywhere"}
-JUDGED = {"dice": "Dice", "iou": "IoU", "accuracy": "accuracy", "score": "competition"}
+SHOWN = {"dice": "Dice", "iou": "IoU", "accuracy": "accuracy", "score": "competition"}
+"""Scores that stand beside those of the constants."""
+DECISIVE = ("dice", "iou", "score")
+"""Of these, those by which a model may be called no better than a constant.
+
+Accuracy is not: where foreground is rare, background everywhere comes near to 1 and finds nothing.
+"""
 
 
-def class_balance(counts, target=BACKGROUND_TARGET, bins=10, competition=None, noun="volume"):
+def require_target(target, name):
+    """Raise a ValueError that names the flag or field unless `target` is two rising shares."""
+    if len(target) != 2 or not 0 <= target[0] <= target[1] <= 1:
+        raise ValueError(
+            f"{name} is {' '.join(map(str, target))}; give two rising shares in [0, 1]."
+        )
+
+
+def class_balance(counts, target=None, bins=10, competition=None, noun="volume"):
     """How much foreground is predicted, how much is labelled, and whether a constant does as well.
 
     Args:
       counts: {volume id: Confusion}, of at least one volume.
-      target: (lowest, highest) share of background that is aimed at.
+      target: (lowest, highest) share of background to aim at; None takes the labels' own share for
+        the reference.
       bins: of the histograms, equal parts of [0, 1].
       competition: {'model', 'all_foreground', 'all_background': mean competition score}, or None.
       noun: what the remarks call a volume.
@@ -22,27 +36,26 @@ def class_balance(counts, target=BACKGROUND_TARGET, bins=10, competition=None, n
     Returns:
       dict of JSON types. volumes {id: …} and pooled: predicted and labelled, the shares of
       foreground among the labelled voxels; over_estimation, their difference in percentage points;
-      within_target, whether the predicted background meets the target. histogram: edges, and how
-      many volumes' shares lie between them, predicted and labelled. constants: pooled and mean
-      over volumes, {model, all_foreground, all_background: overlap scores}. remarks: sentences.
+      with a target also within_target, whether the predicted background meets it. histogram: edges,
+      and how many volumes' shares lie between them, predicted and labelled. target: the argument.
+      constants: pooled and mean over volumes, {model, all_foreground, all_background: overlap
+      scores}. better_than_constants: whether the model beats both in all of DECISIVE. remarks:
+      sentences, see `remarks`.
     """
     volumes = {name: _shares(c, target) for name, c in counts.items()}
-    pooled = _shares(sum(counts.values()), target)
     compared = constant_scores(counts.values())
     for answer, value in (competition or {}).items():
         compared["mean"][answer]["score"] = value
-    return {
+    found = {
         "volumes": volumes,
-        "pooled": pooled,
+        "pooled": _shares(sum(counts.values()), target),
         "histogram": _histogram(volumes.values(), bins),
-        "target": list(target),
+        "target": None if target is None else list(target),
         "constants": compared,
-        "remarks": [
-            _remark_on_amount(volumes, pooled),
-            _remark_on_target(volumes, pooled, target, noun),
-            *_remarks_on_constants(compared, noun),
-        ],
+        "better_than_constants": not any(_lost(compared)),
     }
+    said = remarks(found, noun)
+    return found | {"remarks": [*said["amount"], *said["target"], *said["constants"]]}
 
 
 def constant_scores(counts):
@@ -72,15 +85,34 @@ def constant_scores(counts):
     }
 
 
+def remarks(found, noun="volume"):
+    """What `class_balance` found, in words.
+
+    Args:
+      found: of `class_balance`.
+      noun: what a volume is called.
+
+    Returns:
+      {'amount', 'target', 'constants': lists of sentences}; 'target' is empty without one.
+    """
+    return {
+        "amount": [_on_amount(found["volumes"], found["pooled"], noun)],
+        "target": [_on_target(found, noun)] if found["target"] else [],
+        "constants": _on_constants(found["constants"], found["volumes"], noun),
+    }
+
+
 def _shares(counts, target):
     found = scores(counts)
     predicted, labelled = found["foreground_predicted"], found["foreground_label"]
-    return {
+    shares = {
         "predicted": predicted,
         "labelled": labelled,
         "over_estimation": 100 * (predicted - labelled),
-        "within_target": bool(target[0] <= 1 - predicted <= target[1]),
     }
+    if target is not None:
+        shares["within_target"] = bool(target[0] <= 1 - predicted <= target[1])
+    return shares
 
 
 def _histogram(volumes, bins):
@@ -96,7 +128,7 @@ def _mean(rows):
     return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
 
 
-def _remark_on_amount(volumes, pooled):
+def _on_amount(volumes, pooled, noun):
     points = pooled["over_estimation"]
     sides = (
         f"{100 * pooled['predicted']:.2f} % predicted, {100 * pooled['labelled']:.2f} % labelled"
@@ -105,18 +137,19 @@ def _remark_on_amount(volumes, pooled):
     furthest = f"furthest off is {worst}, by {volumes[worst]['over_estimation']:+.2f}"
     direction = "over" if points >= 0 else "under"
     return (
-        f"Foreground is {direction}-estimated by {abs(points):.2f} percentage points ({sides}); "
-        f"{furthest}."
+        f"Foreground is {direction}-estimated by {abs(points):.2f} percentage points ({sides}) on "
+        f"{_count(len(volumes), noun)}; {furthest}."
     )
 
 
-def _remark_on_target(volumes, pooled, target, noun):
-    low, high = target
+def _on_target(found, noun):
+    low, high = found["target"]
+    pooled, volumes = found["pooled"], found["volumes"]
     within = sum(volume["within_target"] for volume in volumes.values())
     remark = (
         f"Predicted background is {100 * (1 - pooled['predicted']):.2f} %, "
         f"{'within' if pooled['within_target'] else 'outside'} the target of {100 * low:g} to "
-        f"{100 * high:g} % ({within} of {len(volumes)} {noun}s are within)"
+        f"{100 * high:g} % ({within} of {_count(len(volumes), noun)} within)"
     )
     labelled = 1 - pooled["labelled"]
     if not low <= labelled <= high:
@@ -124,21 +157,56 @@ def _remark_on_target(volumes, pooled, target, noun):
     return remark + "."
 
 
-def _remarks_on_constants(compared, noun):
-    remarks = []
+def _lost(compared):
+    """(pooled or mean, key of DECISIVE, best constant) for each score that a constant reaches."""
     for kind, answers in compared.items():
-        for key, name in JUDGED.items():
-            if key not in answers["model"]:
-                continue
-            best = max(CONSTANTS, key=lambda constant: answers[constant][key])
-            if answers["model"][key] <= answers[best][key]:
-                remarks.append(
-                    f"The model is no better than a constant: its {kind} {name} score is "
-                    f"{answers['model'][key]:.4f}, that of {CONSTANTS[best]} "
-                    f"{answers[best][key]:.4f}."
-                )
-    judged = [name for key, name in JUDGED.items() if key in compared["mean"]["model"]]
-    return remarks or [
-        "The model is better than both constant predictors in "
-        f"{', '.join(judged)}, pooled and in the mean over {noun}s."
+        for key in DECISIVE:
+            if key in answers["model"]:
+                best = _best_constant(answers, key)
+                if answers["model"][key] <= answers[best][key]:
+                    yield kind, key, best
+
+
+def _best_constant(answers, key):
+    return max(CONSTANTS, key=lambda constant: answers[constant][key])
+
+
+def _on_constants(compared, volumes, noun):
+    lost = [
+        f"The model is no better than a constant: its {kind} {SHOWN[key]} score is "
+        f"{compared[kind]['model'][key]:.4f}, that of {CONSTANTS[best]} "
+        f"{compared[kind][best][key]:.4f}{_why(kind, best, volumes, noun)}."
+        for kind, key, best in _lost(compared)
     ]
+    judged = [SHOWN[key] for key in DECISIVE if key in compared["mean"]["model"]]
+    return lost or [
+        "The model is better than both constant predictors in "
+        f"{', '.join(judged)}, pooled and in the mean over {noun}s.",
+        *_on_accuracy(compared["pooled"]),
+    ]
+
+
+def _why(kind, best, volumes, noun):
+    """Background everywhere scores 1 on volumes without foreground, and only there."""
+    empty = sum(not volume["labelled"] for volume in volumes.values())
+    if kind != "mean" or best != "all_background" or not empty:
+        return ""
+    return f" (without labelled foreground: {empty} of {_count(len(volumes), noun)})"
+
+
+def _on_accuracy(answers):
+    """No verdict, a warning: where one class is rare, the constant of the other scores high."""
+    best = _best_constant(answers, "accuracy")
+    model, constant = answers["model"]["accuracy"], answers[best]["accuracy"]
+    if model > constant:
+        return []
+    kind = CONSTANTS[best].split()[0]
+    return [
+        f"Accuracy misleads here: {CONSTANTS[best]} reaches {constant:.4f} and the model "
+        f"{model:.4f}, pooled, since {100 * constant:.2f} % of the labelled voxels are {kind}; "
+        "judge by Dice or IoU."
+    ]
+
+
+def _count(number, noun):
+    return f"{number} {noun}{'' if number == 1 else 's'}"

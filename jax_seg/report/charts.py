@@ -8,6 +8,7 @@ of the series.
 from jax_seg.metrics.balance import class_balance
 from jax_seg.report import milestones
 from jax_seg.runs.gather import confusions, noun
+from jax_seg.runs.judged import TRAINING
 
 WEIGHTS = ("", "swa", "ema")
 CURVES = (
@@ -16,7 +17,7 @@ CURVES = (
     ("validation swa", "SWA", "2 3"),
     ("validation ema", "EMA", "9 3 2 3"),
 )
-NO_TERMS = {"kind", "step", "epoch", "loss", "standard_error"}
+NO_TERMS = {"kind", "step", "epoch", "loss", "standard_error", "volumes"}
 OVERLAP = {"dice": "Dice", "iou": "IoU", "precision": "precision", "recall": "recall"}
 GREY = 7  # the last colour
 SHARE_BINS = 50  # of the foreground histogram, over [0, 1]
@@ -42,20 +43,24 @@ def learning(runs):
         title = "Loss" if term == "loss" else f"Component: {_words(term)}"
         label = "weighted sum" if term == "loss" else "unweighted value"
         series = [
-            _series(runs, r, k, name, [(e["epoch"], e.get(term)) for e in events], dash)
+            _series(runs, r, k, name + said, [(e["epoch"], e.get(term)) for e in events], dash)
             | (_band(events) if (term, kind) == ("loss", "validation") else {})
             for r, run in enumerate(runs)
             for k, (kind, name, dash) in enumerate(CURVES)
             if (events := run.of_kind(kind))
+            for said in [_aside(run) if kind.startswith("validation") else ""]
         ]
         charts.append(_over_epochs(runs, title, series, {"label": label}))
     keys = ("dice",) if len(runs) > 1 else ("dice", "precision", "recall")
+    kinds = {run.judged_on.name(noun(runs)) for run in runs}
+    mixed = len(kinds) > 1
     series = [
         _series(
             runs,
             r,
             k,
-            f"{OVERLAP[key]}{' ' * bool(weights)}{weights.upper()}",
+            f"{OVERLAP[key]}{' ' * bool(weights)}{weights.upper()}"
+            + (_aside(run) if mixed else ""),
             [(e["epoch"], e.get(key)) for e in events],
             CURVES[1 + w][2],
         )
@@ -64,11 +69,17 @@ def learning(runs):
         if (events := run.of_kind(f"volumes {weights}".strip()))
         for k, key in enumerate(keys)
     ]
-    title = f"Whole held-out {noun(runs)}s" + (": Dice" if len(runs) > 1 else "")
+    title = f"Whole {noun(runs) if mixed else kinds.pop()}s" + (": Dice" if len(runs) > 1 else "")
     charts.append(_over_epochs(runs, title, series, {"label": "score"}))
     for run in runs:
         charts += _gates(runs, run)
     return [chart for chart in charts if chart["series"]]
+
+
+def _aside(run):
+    """' (training volumes)' where the run is judged on volumes that it was trained on, else ''."""
+    training = run.judged_on.volumes == TRAINING
+    return f" ({run.judged_on.name(run.noun)}s)" if training else ""
 
 
 def _gates(runs, run):
@@ -133,7 +144,11 @@ def foreground(runs):
         charts.append(
             {
                 "kind": "bars",
-                "title": _title(runs, run, f"{run.noun.capitalize()}s by share of foreground"),
+                "title": _title(
+                    runs,
+                    run,
+                    f"{run.judged_on.mark(run.noun).capitalize()}s by share of foreground",
+                ),
                 "x": {"label": "foreground among labelled voxels, %"},
                 "y": {"label": f"{run.noun}s", "integer": True, "zero": True},
                 "categories": [f"{edges[b]}–{edges[b + 1]}" for b in range(last)],
@@ -148,7 +163,7 @@ def foreground(runs):
             runs,
             r,
             0,
-            "" if len(runs) > 1 else f"one {run.noun}",
+            _aside(run) if len(runs) > 1 else f"one {run.judged_on.mark(run.noun)}",
             [(v["foreground_label"], v["foreground_predicted"], i) for i, v in run.volumes.items()],
         )
         | {"dots": True}

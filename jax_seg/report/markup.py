@@ -45,6 +45,21 @@ def word(text, before="", button=False):
     return f'<td data-value="{escape(text)}">{before}{shown}</td>'
 
 
+def word_heads(*names):
+    """Headings of columns of words, for `table`."""
+    return [(name, False) for name in names]
+
+
+def number_heads(*names):
+    """Headings of columns of numbers, for `table`."""
+    return [(name, True) for name in names]
+
+
+def heading(runs, color):
+    """The name of one of several runs over its part of a section; '' of a single one."""
+    return f"<h3>{swatch(color)}{escape(runs[color].name)}</h3>" if len(runs) > 1 else ""
+
+
 def code_cell(text):
     """A cell with a name or value of a program."""
     return f"<td>{code(text)}</td>"

@@ -1,5 +1,7 @@
 """What happened when in a run: warm-ups, restarts, stages, averages and the plateau's decisions."""
 
+from jax_seg.runs.judged import TRAINING
+
 DECISIONS = {
     "intervention": lambda d: (
         f"intervention: learning rate × {d['scale']:.3g}, gradient norm {d['gradient_norm']:.3g}"
@@ -45,7 +47,10 @@ def marks(run, color=0):
     for event in run.of_kind("decision"):
         decision = event["decision"]
         if decision["kind"] in DECISIONS:
-            mark(event["epoch"], decision["kind"], DECISIONS[decision["kind"]](decision))
+            name = DECISIONS[decision["kind"]](decision)
+            if run.judged_on.volumes == TRAINING:
+                name += f"; judged on {run.judged_on.name(run.noun)}s"
+            mark(event["epoch"], decision["kind"], name)
     return sorted(found, key=lambda found: found["x"])
 
 

@@ -10,7 +10,7 @@ import math
 import re
 from importlib import resources
 
-from jax_seg.report import charts, markup, sections
+from jax_seg.report import charts, markup, sections, tuning
 from jax_seg.report.views import views
 from jax_seg.runs import gather
 from jax_seg.system.files import replacing
@@ -56,8 +56,8 @@ def make_page(runs):
         "Learning": sections.learning(runs, drawn),
         "Optimization": sections.charted("optimization", drawn),
         "Class balance": sections.balance(runs, drawn),
-        "Thresholds": sections.thresholds(runs, drawn),
-        "Post-processing": sections.steps(runs),
+        "Thresholds": tuning.thresholds(runs, drawn),
+        "Post-processing": tuning.steps(runs),
         "Configuration": sections.configurations(runs),
     }
     written = {title: content for title, content in written.items() if content}

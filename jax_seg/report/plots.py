@@ -7,6 +7,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # after the choice of a backend without a screen
 
 from jax_seg.ops import classes
+from jax_seg.runs.judged import TRAINING
 from jax_seg.system.files import replacing
 
 CASES = 6  # of the picture `cases`
@@ -28,12 +29,14 @@ def learning_curve(events, path):
     patches = [e for e in events if e["kind"] == "validation"]
     volumes = [e for e in events if e["kind"] == "volumes"]
     _curve(axes[0], train, "loss", "training")
-    _curve(axes[0], patches, "loss", "validation")
+    training = TRAINING in {e.get("volumes") for e in patches}
+    _curve(axes[0], patches, "loss", "validation, training data" if training else "validation")
     axes[0].set(title="Loss", xlabel="epoch")
     _curve(axes[1], volumes, "dice", "Dice")
     _curve(axes[1], volumes, "precision", "precision", alpha=0.5)
     _curve(axes[1], volumes, "recall", "recall", alpha=0.5)
-    axes[1].set(title="Validation part, whole", xlabel="epoch", ylim=(0, 1))
+    part = "Training" if training else "Validation"
+    axes[1].set(title=f"{part} part, whole", xlabel="epoch", ylim=(0, 1))
     _curve(axes[2], train, "learning_rate", "learning rate")
     _curve(axes[2], train, "gradient_norm", "gradient norm")
     axes[2].set(title="Optimization", xlabel="epoch", yscale="log")

@@ -3,12 +3,13 @@
 from html import escape
 from importlib import resources
 
-from jax_seg.metrics.balance import CONSTANTS, JUDGED, class_balance
+from jax_seg.metrics.balance import CONSTANTS, SHOWN
 from jax_seg.report import markup, milestones
 from jax_seg.report import verdict as judgement
 from jax_seg.report.markup import number, percent, plain, sentence, swatch, word
 from jax_seg.runs import config as configuration
 from jax_seg.runs import gather
+from jax_seg.runs.judged import TRAINING
 
 SCORES = {
     "dice": "Dice",
@@ -47,7 +48,7 @@ def verdict(runs, problems):
         found = [(r.text, r.kind) for r in judgement.remarks(run)]
         missing = [*run.missing, *(problems if color == 0 else [])]
         found += [(text, "missing") for text in missing]
-        heading = _heading(runs, color)
+        heading = markup.heading(runs, color)
         parts.append(f"<div>{heading}{markup.items(*zip(*found, strict=True)) if found else ''}")
         parts.append("</div>")
     return "".join([*parts, "</div>"])
@@ -60,6 +61,7 @@ def _tiles(run):
         tiles |= {name: f"{raw[key]:.3f}" for key, name in SCORES.items()}
         excess = 100 * (raw["foreground_predicted"] - raw["foreground_label"])
         tiles["Foreground, predicted − labelled"] = f"{excess:+.1f} % points"
+        tiles["Judged on"] = f"{run.judged_on.name(run.noun)}s"
     if trained:
         planned = run.setting("train.epochs")
         tiles["Epochs"] = f"{len(trained)}" + (f" of {planned}" if planned else "")
@@ -74,29 +76,43 @@ def _tiles(run):
 
 
 def comparison(runs):
-    """Scores of several runs and their averages, and which differ by more than chance."""
+    """Scores of several runs and their averages, and which differ by more than chance.
+
+    What is judged on training volumes is never marked as the best.
+    """
     if len(runs) < 2:
         return ""
     scored = [(c, run, w, s) for c, run in enumerate(runs) for w, s in run.scores.items()]
-    best = {key: max((s[key] for *_, s in scored), default=0.0) for key in SCORES}
+    unseen = [s for _, run, _, s in scored if run.judged_on.volumes != TRAINING]
+    best = {key: max((s[key] for s in unseen), default=None) for key in SCORES}
     rows = [
         [
             word(run.name, swatch(color)),
             word(weights),
             number(str(scores.get("step", "")), scores.get("step", "")),
+            word(f"{run.judged_on.name(run.noun)}s"),
             *(
-                number(f"{scores[key]:.4f}", scores[key], "best" * (scores[key] == best[key]))
+                number(f"{scores[key]:.4f}", scores[key], "best" * _is_best(run, scores, best, key))
                 for key in SCORES
             ),
             *(number(percent(scores[key]), scores[key]) for key in SHARES),
         ]
         for color, run, weights, scores in scored
     ]
-    heads = [*_words("Run", "Weights"), *_numbers("Step", *SCORES.values(), *SHARES.values())]
+    heads = [
+        *markup.word_heads("Run", "Weights"),
+        *markup.number_heads("Step"),
+        *markup.word_heads("Judged on"),
+    ]
+    heads += markup.number_heads(*SCORES.values(), *SHARES.values())
     told = judgement.comparisons(runs)
     return (markup.table(heads, rows, sortable=True) if rows else "") + (
         f'<div class="told">{markup.items(told)}</div>' if told else ""
     )
+
+
+def _is_best(run, scores, best, key):
+    return run.judged_on.volumes != TRAINING and scores[key] == best[key]
 
 
 def _differences(runs):
@@ -109,7 +125,7 @@ def _differences(runs):
         rows.append([markup.code_cell(path), *(markup.code_cell(plain(v)) for v in values)])
     if not rows:
         return "<p>Their configurations are the same, but for where they ran.</p>"
-    heads = _words("Field", *(run.name for run in runs))
+    heads = markup.word_heads("Field", *(run.name for run in runs))
     return "<h3>What differs</h3>" + markup.table(heads, rows)
 
 
@@ -121,7 +137,7 @@ def slices(volumes):
 
 
 def volume_table(runs, viewable):
-    """The scores of every held-out volume, the worst first; `viewable` ids have slices."""
+    """The scores of every validation volume, the worst first; `viewable` ids have slices."""
     scored = [(c, run, i, s) for c, run in enumerate(runs) for i, s in run.volumes.items()]
     if not scored:
         return ""
@@ -143,11 +159,16 @@ def volume_table(runs, viewable):
                 *(number(plain(scores.get(key, "")), scores.get(key, "")) for key in extra),
             ]
         )
-    heads = _words(*["Run"][: len(runs) - 1], gather.noun(runs).capitalize())
-    heads += _numbers(
+    heads = markup.word_heads(*["Run"][: len(runs) - 1], gather.noun(runs).capitalize())
+    heads += markup.number_heads(
         *known.values(), "Difference, % points", *(EXTRA.get(key, key) for key in extra)
     )
-    hint = "<p>The worst first; a click on a heading sorts by it.</p>"
+    told = "".join(
+        f" {escape(run.name)} was trained on these {run.noun}s."
+        for run in runs
+        if run.volumes and run.judged_on.volumes == TRAINING
+    )
+    hint = f"<p>The worst first; a click on a heading sorts by it.{told}</p>"
     return hint + markup.table(heads, rows, sortable=True, sorted_by="Dice")
 
 
@@ -162,18 +183,22 @@ def learning(runs, drawn):
         for color, run in enumerate(runs)
         for mark in milestones.marks(run, color)
     ]
-    heads = [*_words(*["Run"][: len(runs) - 1]), *_numbers("Epoch"), *_words("What")]
+    heads = [
+        *markup.word_heads(*["Run"][: len(runs) - 1]),
+        *markup.number_heads("Epoch"),
+        *markup.word_heads("What"),
+    ]
     told = markup.details("What happened when", markup.table(heads, rows)) if rows else ""
     return charted("learning", drawn) + told
 
 
 def balance(runs, drawn):
     """Foreground predicted against labelled, and the two constant answers beside the model."""
-    parts, compared = [], [key for key in SCORES if key in JUDGED]
+    parts, compared = [], [key for key in SCORES if key in SHOWN]
     for color, run in enumerate(runs):
         if not run.volumes:
             continue
-        found = class_balance(gather.confusions(run), noun=run.noun)
+        found, _ = judgement.balance_of(run)
         point = "pixels" if run.of_images else "voxels"
         rows = [
             [
@@ -185,90 +210,16 @@ def balance(runs, drawn):
             for kind, over in (("pooled", point), ("mean", f"{run.noun}s"))
             for answer, name in {"model": "the model", **CONSTANTS}.items()
         ]
-        heads = _words("Answer", "Mean over")
-        heads += _numbers(*(SCORES[key] for key in compared), "Foreground")
+        heads = markup.word_heads("Answer", "Mean over")
+        heads += markup.number_heads(*(SCORES[key] for key in compared), "Foreground")
         table = markup.table(heads, rows)
-        parts.append(f"<div>{_heading(runs, color)}{markup.items(found['remarks'])}{table}</div>")
+        parts.append(
+            f"<div>{markup.heading(runs, color)}{markup.items(found['remarks'])}{table}</div>"
+        )
     if not parts:
         return ""
     words = f'<div class="columns">{"".join(parts)}</div>'
     return f'<div class="beside-{min(len(runs), 2)}">{words}{charted("foreground", drawn)}</div>'
-
-
-def thresholds(runs, drawn):
-    """Curves over the threshold and calibration, or the command that makes them."""
-    told = "".join(
-        f'<p class="missing">{escape(run.name)} has no threshold sweep, calibration or '
-        f"post-processing yet: {markup.code(f'python -m jax_seg.tune {run.workdir}')} makes "
-        "them.</p>"
-        for run in runs
-        if run.volumes and not run.tuned and not run.of_images
-    )
-    return charted("thresholds", drawn) + told
-
-
-def steps(runs):
-    """What each step of the post-processing gained."""
-    tuned = [(c, run) for c, run in enumerate(runs) if (run.tuned or {}).get("ablation")]
-    parts = [
-        f"<div>{_heading(runs, color)}{_ablation(run.tuned)}{_chosen(run)}</div>"
-        for color, run in tuned
-    ]
-    return f'<div class="columns">{"".join(parts)}</div>' if parts else ""
-
-
-def _ablation(found):
-    metric, rows = found["metric"], found["ablation"]
-    most = max([row["gain"] for row in rows if row["gain"] > 0], default=1.0)
-    parts = [
-        f"<p>Each row adds a step to those above it. The steps were searched on "
-        f"{_volumes(len(found['volumes']))} by the metric “{escape(metric)}”.</p>",
-        markup.table(
-            [*_words("Step"), *_numbers("Score", "Gain"), *_words("")],
-            [
-                [
-                    markup.code_cell(row["step"]),
-                    number(f"{row['score']:.4f}"),
-                    number(f"{row['gain']:+.4f}"),
-                    markup.strip(row["gain"] / most),
-                ]
-                for row in rows
-            ],
-        ),
-    ]
-    if judged := found.get("held_out"):
-        parts.append(
-            "<h4>On volumes that were not searched on</h4>"
-            "<p>Each is scored with the steps that were chosen on the others.</p>"
-        )
-        cells = [
-            [
-                word(row["volume"]),
-                number(f"{row['baseline']:.4f}"),
-                number(f"{row['score']:.4f}"),
-                number(f"{row['score'] - row['baseline']:+.4f}"),
-                markup.code_cell("  ".join(row["steps"])),
-            ]
-            for row in judged
-        ]
-        means = [sum(row[key] for row in judged) / len(judged) for key in ("baseline", "score")]
-        told = [f"{means[0]:.4f}", f"{means[1]:.4f}", f"{means[1] - means[0]:+.4f}"]
-        cells.append([word("mean"), *(number(text, kind="best") for text in told), word("")])
-        heads = [*_words("Volume"), *_numbers("Untuned", "Tuned", "Gain"), *_words("Steps")]
-        parts.append(markup.table(heads, cells))
-    if refused := [row["step"] for row in found.get("guard", []) if row["refused"]]:
-        names = f"<p>{', '.join(map(markup.code, refused))}</p>"
-        parts.append(
-            markup.details(f"Refused, since they harm a perfect prediction: {len(refused)}", names)
-        )
-    return "".join(parts)
-
-
-def _chosen(run):
-    if not run.chosen:
-        return ""
-    names = ", ".join(map(markup.code, run.chosen["steps"]))
-    return f"<p><b>Predictions of this run use</b> {names}.</p>"
 
 
 def configurations(runs):
@@ -291,19 +242,3 @@ def charted(name, drawn):
         return ""
     key = f'<div class="key" data-key="{name}"></div>'
     return f'{key}<div class="charts" data-charts="{name}"></div>'
-
-
-def _heading(runs, color):
-    return f"<h3>{swatch(color)}{escape(runs[color].name)}</h3>" if len(runs) > 1 else ""
-
-
-def _words(*heads):
-    return [(head, False) for head in heads]
-
-
-def _numbers(*heads):
-    return [(head, True) for head in heads]
-
-
-def _volumes(count):
-    return "one volume" if count == 1 else f"{count} volumes"

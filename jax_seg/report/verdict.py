@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_seg.metrics import comparison
-from jax_seg.metrics.balance import CONSTANTS, JUDGED, class_balance
+from jax_seg.metrics import balance, comparison
 from jax_seg.runs.gather import confusions, noun
+from jax_seg.runs.judged import TRAINING, UNKNOWN
 
 MANY_CLIPPED = 0.5  # share of updates
 FAR_OFF = 0.25  # of the labelled foreground, predicted too much or too little
@@ -24,19 +24,39 @@ class Remark(NamedTuple):
 def headline(runs):
     """One or two sentences on a run, or on which of several is best.
 
+    Runs that are judged on volumes that they were trained on have no rank.
+
     Args:
       runs: list of `gather.Run`, at least one.
     """
     if len(runs) == 1:
         return _of_one(runs[0])
-    scored = sorted((r for r in runs if "raw" in r.scores), key=_dice, reverse=True)
-    if not scored:
+    finished = [run for run in runs if "raw" in run.scores]
+    if not finished:
         return f"None of the {len(runs)} runs has finished, so there is nothing to compare yet."
-    if len(scored) == 1:
-        return f"Only {scored[0].name} has finished. {_of_one(scored[0])}"
-    best, second = scored[:2]
+    if len(finished) == 1:
+        return f"Only {finished[0].name} has finished. {_of_one(finished[0])}"
+    seen = [run for run in finished if run.judged_on.volumes == TRAINING]
+    told = "".join(f" {one.name} has no rank: {_why_not(one)}." for one in seen)
+    ranked = [run for run in finished if run.judged_on.volumes != TRAINING]
+    if not ranked:
+        return (
+            f"Each of the {len(finished)} finished runs is judged on {noun(runs)}s that it was "
+            "trained on, which does not tell which is better."
+        )
+    return (_of_one(ranked[0]) if len(ranked) == 1 else _of_best(ranked)) + told
+
+
+def _why_not(run):
+    return f"its Dice {_dice(run):.3f} is that of {run.judged_on.name(run.noun)}s"
+
+
+def _of_best(runs):
+    """Which of several runs, of which none saw its validation volumes, is best."""
+    best, second = sorted(runs, key=_dice, reverse=True)[:2]
+    on = f"on {best.judged_on.name(best.noun)}s{best.judged_on.choices}"
     told = (
-        f"{best.name} scores highest: Dice {_dice(best):.3f} on what was held out, "
+        f"{best.name} scores highest: Dice {_dice(best):.3f} {on}, "
         f"{_dice(best) - _dice(second):.3f} above {second.name}"
     )
     if best.volumes.keys() != second.volumes.keys():
@@ -51,19 +71,28 @@ def headline(runs):
 def comparisons(runs):
     """Sentences on which pairs of runs with the same held-out volumes differ by more than chance.
 
-    The p-values of all pairs are adjusted together, see `metrics.comparison`.
+    The p-values of all pairs are adjusted together, see `metrics.comparison`. Runs that were
+    trained on these volumes are not compared.
     """
     pairs, found = [], []
-    for first, second in itertools.combinations((r for r in runs if r.volumes), 2):
+    scored = [run for run in runs if run.volumes]
+    seen = [run for run in scored if run.judged_on.volumes == TRAINING]
+    unseen = [run for run in scored if run.judged_on.volumes != TRAINING]
+    for first, second in itertools.combinations(unseen, 2):
         if first.volumes.keys() == second.volumes.keys():
             scores = ([r.volumes[i]["dice"] for i in first.volumes] for r in (first, second))
-            pairs.append((first.name, second.name))
+            pairs.append((first, second))
             found.append(comparison.compare(*scores))
-    p_values = comparison.adjusted([one.p_value for one in found])
-    return [
-        f"By Dice, {comparison.verdict(*names, one, p_value, pairs=len(pairs), noun=noun(runs))}."
-        for names, one, p_value in zip(pairs, found, p_values, strict=True)
-    ]
+    p_values, told = comparison.adjusted([one.p_value for one in found]), []
+    for (first, second), one, p_value in zip(pairs, found, p_values, strict=True):
+        names = first.name, second.name
+        verdict = comparison.verdict(*names, one, p_value, pairs=len(pairs), noun=noun(runs))
+        chose = first.judged_on.chose and second.judged_on.chose
+        chose = f"; these {noun(runs)}s chose the checkpoint of both" if chose else ""
+        told.append(f"By Dice, {verdict}{chose}.")
+    if len(scored) > 1:
+        told += [f"{run.name} is not compared: {_why_not(run)}." for run in seen]
+    return told
 
 
 def remarks(run):
@@ -84,13 +113,18 @@ def _dice(run):
 
 def _of_one(run):
     if "raw" in run.scores:
-        raw = run.scores["raw"]
-        noun = f"held-out {run.noun}" if run.of_images else "whole held-out volume"
+        raw, on = run.scores["raw"], run.judged_on
+        noun = on.name(run.noun) if run.of_images else f"whole {on.name()}"
         count = len(run.volumes)
         volumes = {0: f"{noun}s", 1: f"one {noun}"}.get(count, f"{count} {noun}s")
+        worth = {
+            TRAINING: f", which says nothing about other {run.noun}s",
+            UNKNOWN: ", on which it may have been trained",
+        }.get(on.volumes, on.choices)
         return (
-            f"Dice {raw['dice']:.3f} on {volumes}: it finds {_percent(raw['recall'])} of the "
-            f"labelled foreground, and {_percent(raw['precision'])} of what it predicts is right."
+            f"Dice {raw['dice']:.3f} on {volumes}{worth}: it finds {_percent(raw['recall'])} of "
+            f"the labelled foreground, and {_percent(raw['precision'])} of what it predicts is "
+            "right."
         )
     trained, judged = run.of_kind("train"), run.of_kind("validation")
     if not trained:
@@ -100,27 +134,36 @@ def _of_one(run):
         "epochs are done"
     )
     if judged:
-        told += f", with a validation loss of {judged[-1]['loss']:.3f}"
-    return told + "; whole volumes are scored when the run ends."
+        told += f", with a validation loss of {judged[-1]['loss']:.3f}{_on_training(run)}"
+    return told + f"; whole {run.noun}s are scored when the run ends."
 
 
 def _on_balance(run):
     if not run.volumes:
         return []
-    balance = class_balance(confusions(run), noun=run.noun)
-    amount, _, *constants = balance["remarks"]
-    beaten = all(
-        answers["model"][key] > max(answers[constant][key] for constant in CONSTANTS)
-        for answers in balance["constants"].values()
-        for key in JUDGED
-        if key in answers["model"]
-    )
-    pooled = balance["pooled"]
+    found, told = balance_of(run)
+    (amount,), (verdict, *accuracy) = told["amount"], told["constants"]
+    pooled, better = found["pooled"], found["better_than_constants"]
     far_off = abs(pooled["predicted"] - pooled["labelled"]) > FAR_OFF * pooled["labelled"]
     return [
-        *(Remark("good" if beaten else "bad", text) for text in constants),
+        Remark("good" if better else "bad", verdict),
+        *(Remark("plain" if better else "bad", text) for text in accuracy),
         Remark("bad" if far_off else "plain", amount),
     ]
+
+
+def balance_of(run):
+    """(`balance.class_balance` of a run's validation volumes, its `balance.remarks`)."""
+    target = run.setting("validate.background_target") or None
+    noun = run.judged_on.mark(run.noun)
+    found = balance.class_balance(confusions(run), target, noun=noun)
+    return found, balance.remarks(found, noun)
+
+
+def _on_training(run):
+    """' on training volumes' where the run is judged on volumes that it was trained on, else ''."""
+    training = run.judged_on.volumes == TRAINING
+    return f" on {run.judged_on.name(run.noun)}s" if training else ""
 
 
 def _on_volumes(run):
@@ -132,8 +175,8 @@ def _on_volumes(run):
     return [
         Remark(
             "bad" if worst < 0.5 * median else "plain",
-            f"The worst {run.noun} is {ordered[0]} with Dice {worst:.3f}; the median is "
-            f"{median:.3f}, the best {best:.3f}.",
+            f"The worst {run.judged_on.mark(run.noun)} is {ordered[0]} with Dice {worst:.3f}; the "
+            f"median is {median:.3f}, the best {best:.3f}.",
         )
     ]
 
@@ -145,6 +188,14 @@ def _on_learning(run):
         return []
     losses = np.array([e["loss"] for e in judged])
     best = int(losses.argmin())
+    if run.judged_on.volumes == TRAINING:
+        return [
+            Remark(
+                "plain",
+                f"The loss{_on_training(run)} was lowest in epoch {judged[best]['epoch']}, "
+                f"{losses[best]:.3f}; nothing is held out, so over-fitting cannot be seen.",
+            )
+        ]
     noise = judged[best].get("standard_error", 0.0)
     told = f"Validation loss was lowest in epoch {judged[best]['epoch']}, {losses[best]:.3f}"
     train_loss = {e["epoch"]: e["loss"] for e in run.of_kind("train")}
@@ -153,7 +204,7 @@ def _on_learning(run):
         return [
             Remark(
                 "bad",
-                f"{told}, and rose to {losses[-1]:.3f} while the training loss went on falling: "
+                f"{told}, and rose to {losses[-1]:.3f} while the training loss kept falling: "
                 "it over-fits.",
             )
         ]
@@ -196,7 +247,11 @@ def _on_other_weights(run):
         if abs(difference) < 0.0005:
             told = "as good as"
         what = "Post-processing" if name == "postprocessed" else f"The {name.upper()} average"
-        text = f"{what} has Dice {scores['dice']:.3f}, {told} the raw weights alone."
+        text = f"{what} has Dice {scores['dice']:.3f}{_on_training(run)}, {told} the raw weights"
+        if run.judged_on.chose and not scores.get("chose", ["checkpoint"]):
+            text += f", whose checkpoint these {run.noun}s chose."
+        else:
+            text += " alone."
         found.append(Remark("plain", text))
     return found
 

@@ -16,6 +16,7 @@ from jax_seg.losses import VARIANCE_FLOOR
 from jax_seg.metrics import balance, comparison, segmentation
 from jax_seg.ops.classes import FOREGROUND, MASKED
 from jax_seg.runs import config as configuration
+from jax_seg.runs import judged
 from jax_seg.runs.events import read_events
 from jax_seg.system.files import replacing
 from jax_seg.tasks import volumes
@@ -35,6 +36,7 @@ class Run(NamedTuple):
       counts: {volume id: Confusion} with unlabeled voxels masked, whatever the run took them for.
       predicted, labelled: share of foreground among *all* voxels, as the run's own labels count it.
       failure: why it ended, '' for a run that ended well.
+      judged_on: `JudgedOn` of its validation volumes.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Run(NamedTuple):
     predicted: float
     labelled: float
     failure: str = ""
+    judged_on: judged.JudgedOn = judged.JudgedOn()
 
     @property
     def title(self):
@@ -82,12 +85,19 @@ def read_run(workdir, name, kind, honest):
         predicted += np.count_nonzero(prediction & known)
         labelled += np.count_nonzero(as_taken == FOREGROUND)
         voxels += np.count_nonzero(known)
-    return Run(name, kind, *_history(workdir), counts, predicted / voxels, labelled / voxels)
+    shares, on = (predicted / voxels, labelled / voxels), _judged_on(workdir, stored)
+    return Run(name, kind, *_history(workdir), counts, *shares, judged_on=on)
 
 
 def diverged(workdir, name, kind, reason):
     """A run that a loss or gradient without end stopped."""
     return Run(name, kind, *_history(workdir), {}, 0.0, 0.0, reason)
+
+
+def _judged_on(workdir, stored):
+    path = workdir / "scores.json"
+    scores = json.loads(path.read_text()) if path.exists() else {}
+    return judged.of_run(configuration.flat(stored), [scores.get("raw", {})])
 
 
 def _history(workdir):
@@ -116,23 +126,26 @@ def verdict(run, before):
         )
     constant = balance.constant_scores(run.counts.values())["pooled"]["all_foreground"]["dice"]
     if found["dice"] <= constant:
-        parts.append(f"is no better than marking every voxel ({constant:.3f})")
+        parts.append(f"is by Dice no better than marking every voxel ({constant:.3f})")
     if run.variance is not None:
         above = run.variance - VARIANCE_FLOOR
         parts.append(f"its variance term is {above:.2f} above the floor of {VARIANCE_FLOOR:.2f}")
     best = int(np.argmin(run.losses))
     if best < len(run.losses) - 1:
         parts.append(f"its loss was lowest at epoch {best} of {run.epochs - 1}")
-    if before is not None and not before.failure:
+    unseen = judged.TRAINING not in (run.judged_on.volumes, before and before.judged_on.volumes)
+    if before is not None and not before.failure and unseen:
         ids = sorted(run.counts)
         first, second = (
             [segmentation.scores(r.counts[i])["dice"] for i in ids] for r in (before, run)
         )
         compared = comparison.compare(first, second)
         parts.append(comparison.verdict(before.title, run.title, compared, compared.p_value))
-    return (
-        f"Dice {found['dice']:.3f}; " + "; ".join(parts) if parts else f"Dice {found['dice']:.3f}"
-    )
+    return "; ".join([f"Dice {found['dice']:.3f}{_on_training(run)}", *parts])
+
+
+def _on_training(run):
+    return f" on {run.judged_on.name()}s" if run.judged_on.volumes == judged.TRAINING else ""
 
 
 def conclusions(runs):
@@ -143,8 +156,9 @@ def conclusions(runs):
         of_kind = [run for run in ended if run.kind == kind]
         dice = [run.scores["dice"] for run in of_kind]
         most = max(of_kind, key=lambda run: run.predicted)
+        on = next(filter(None, map(_on_training, of_kind)), "")
         found.append(
-            f"{kind.capitalize()}: Dice from {min(dice):.3f} to {max(dice):.3f}; the most "
+            f"{kind.capitalize()}: Dice from {min(dice):.3f} to {max(dice):.3f}{on}; the most "
             f"foreground is predicted by {most.name}, {100 * most.predicted:.1f} % where that run "
             f"takes {100 * most.labelled:.1f} % for labelled."
         )
@@ -156,14 +170,15 @@ def conclusions(runs):
         )
     if ended:
         best = max(ended, key=lambda run: run.scores["dice"])
+        on = _on_training(best)
         constant = balance.constant_scores(best.counts.values())["pooled"]["all_foreground"]["dice"]
         poor = [run.title for run in ended if run.scores["dice"] <= constant]
+        highest = f"The best is {best.title}, with Dice {best.scores['dice']:.3f}{on}"
         found.append(
-            f"The best is {best.title}, with Dice {best.scores['dice']:.3f}. Marking every voxel "
-            f"scores {constant:.3f}, which {'; '.join(poor) or 'no run'} did not beat."
+            f"{highest}. Marking every voxel scores {constant:.3f}, which {'; '.join(poor)} did "
+            "not beat."
             if poor
-            else f"The best is {best.title}, with Dice {best.scores['dice']:.3f}; every run beat "
-            f"marking every voxel ({constant:.3f})."
+            else f"{highest}; every run beat marking every voxel ({constant:.3f})."
         )
     return found
 

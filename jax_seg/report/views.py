@@ -5,6 +5,7 @@ import numpy as np
 from jax_seg.ops.classes import FOREGROUND
 from jax_seg.report import sprites
 from jax_seg.runs import gather
+from jax_seg.runs.judged import TRAINING
 
 SHOWN = 3  # volumes
 WORST_IMAGES = 6  # beside the median and the best
@@ -118,17 +119,19 @@ def _view(runs, name, thresholds, used, pixels, problems):
                     for both in stacks
                 ],
                 "threshold": thresholds.index(used[number]),
-                "scores": _scores(run.volumes.get(name)),
+                "scores": _scores(run, name),
             }
         )
     return found
 
 
-def _scores(scores):
-    if scores is None:
+def _scores(run, name):
+    if name not in run.volumes:
         return ""
+    scores, training = run.volumes[name], run.judged_on.volumes == TRAINING
     told = (f"{key.capitalize()} {scores[key]:.3f}" for key in ("dice", "precision", "recall"))
-    return f"As a whole: {', '.join(told)}."
+    of = f", a {run.judged_on.name(run.noun)}" if training else ""
+    return f"As a whole{of}: {', '.join(told)}."
 
 
 def _note(view):

@@ -15,6 +15,8 @@ from jax_seg.data import folder, images, labels
 from jax_seg.data.names import plain
 from jax_seg.data.readers import open_volume, pictures
 from jax_seg.metrics.segmentation import Confusion
+from jax_seg.runs import config as configuration
+from jax_seg.runs import judged
 from jax_seg.runs.events import read_events
 
 NOMINAL_VOXELS = 10**6  # of a volume whose number of labelled voxels is not stored
@@ -28,9 +30,9 @@ class Run(NamedTuple):
       workdir: Path.
       config: dict of its configuration; empty when there is none.
       events: of `events.read_events`.
-      scores: {'raw', 'swa', 'ema' or 'postprocessed': pooled scores with their 'step'}; empty
-        before the end.
-      volumes: {id: scores} of the held-out volumes by the best checkpoint.
+      scores: {'raw', 'swa', 'ema' or 'postprocessed': pooled scores with their 'step' and what they
+        were judged on}; empty before the end.
+      volumes: {id: scores} of the validation volumes by the best checkpoint.
       probabilities: {id: Path} of their predicted probabilities.
       labelled: {id: `folder.Volume`, or of images `images.Example`} of the data set; empty where it
         is not found.
@@ -70,6 +72,12 @@ class Run(NamedTuple):
         """What it is judged on."""
         return "image" if self.of_images else "volume"
 
+    @property
+    def judged_on(self):
+        """`JudgedOn` of its validation part and its raw weights."""
+        stored = [self.scores.get("raw", {}), *self.of_kind("validation")[-1:]]
+        return judged.of_run(configuration.flat(self.config), stored)
+
     def of_kind(self, kind):
         """The events of a kind, in order."""
         return [event for event in self.events if event["kind"] == kind]
@@ -97,7 +105,7 @@ def read_runs(workdirs):
 
 
 def confusions(run):
-    """{id: Confusion} of a run's held-out volumes, from the scores that it stored.
+    """{id: Confusion} of a run's validation volumes, from the scores that it stored.
 
     The counts follow from precision, recall and the share of foreground. Where a volume's number
     of 'labelled' voxels is not among its scores, all volumes weigh alike.
@@ -115,7 +123,7 @@ def confusions(run):
 
 
 def read_volume(run, name):
-    """One held-out volume; an image is one slice.
+    """One validation volume; an image is one slice.
 
     Args:
       run: Run.

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_seg.data import dataset
+from jax_seg.data import dataset, folds
 from jax_seg.data.folder import find_volumes
 from jax_seg.data.labels import encode, label_table
 from jax_seg.data.readers import check_pair, open_volume
 from jax_seg.ops.classes import MASKED
+from jax_seg.runs import judged
 
 
 def run_volumes(fields, workdir):
@@ -52,14 +53,24 @@ def refuse_images(fields, workdir):
         )
 
 
-def refuse_seen(fields, workdir):
-    """Raise a ValueError where a run was trained on all volumes, those it was judged by as well."""
-    fold = str(fields.get("data.fold", ""))
-    if fold and not fold.isdigit():
-        raise ValueError(
-            f"{workdir} holds out no volume (data.fold={fold}): pass --images and --labels of "
-            "volumes that it has not seen."
-        )
+def refuse_seen(fields, workdir, on, pass_instead="--images and --labels"):
+    """Raise a ValueError where a run was trained on volumes that it was judged by as well.
+
+    Args:
+      fields: every field of its configuration by its dotted path.
+      workdir: its folder.
+      on: `JudgedOn` of its validation part.
+      pass_instead: flags that name other volumes.
+    """
+    if on.volumes != judged.TRAINING:
+        return
+    fold, source = fields.get("data.fold"), fields.get("train.start_from")
+    why = f"holds out no volume (data.fold={fold})"
+    if fold != folds.NONE:
+        why = f"held out volumes that its first weights (train.start_from={source}) had seen"
+    raise ValueError(
+        f"{workdir} {why}: pass {pass_instead} of volumes that it has not been trained on."
+    )
 
 
 def held_out_volumes(network, images=None, labels=None):
@@ -79,7 +90,7 @@ def held_out_volumes(network, images=None, labels=None):
         images, labels = (Path(folder).absolute() for folder in (images, labels))
         return find_volumes(images, images=images, labels=labels)
     fields, workdir = network.fields, network.facts["workdir"]
-    refuse_seen(fields, workdir)
+    refuse_seen(fields, workdir, network.judged_on)
     if network.held_out is None:
         raise ValueError(
             f"{workdir} does not say which volumes it held out: pass --images and --labels of "

@@ -20,7 +20,7 @@ from jax_seg import models, tasks
 from jax_seg.data import preprocess
 from jax_seg.infer import ensemble
 from jax_seg.infer.network import make_network
-from jax_seg.runs import checkpoints
+from jax_seg.runs import checkpoints, judged
 from jax_seg.runs import config as configuration
 from jax_seg.system.files import existing
 
@@ -51,12 +51,16 @@ class Network(NamedTuple):
       facts: what names it: workdir, step, epoch, weights, their digest, trained_with (code
         version), overlap.
       held_out: ids of the volumes or images that its run held out; None where it says nothing.
+      trained_on: ids of those that its weights were trained on; None where it says nothing.
+      judged_on: `JudgedOn` of what its run held out.
     """
 
     segment: Callable
     fields: dict
     facts: dict
     held_out: list | None
+    trained_on: list | None
+    judged_on: judged.JudgedOn
 
 
 def parse(text):
@@ -150,11 +154,14 @@ def load(member, *, overlap=None, windows=None, device=None, programs=None):
     segment, chosen = _kind(config).segmenter(
         network, config, overlap=overlap, windows=windows, name=member.workdir
     )
+    best = member.checkpoint in ("", "best") and facts["weights"] == "raw"
     return Network(
         lambda image: segment(device.place(variables), image),
         configuration.flat(config),
         facts | chosen,
-        stored.get("split", {}).get("validation"),
+        held_out=stored.get("split", {}).get("validation"),
+        trained_on=judged.trained_on(stored),
+        judged_on=judged.of_stored(stored)._replace(chose=(judged.CHECKPOINT,) * best),
     )
 
 

@@ -9,20 +9,24 @@ from jax_seg.data.readers import open_volume
 from jax_seg.infer import postprocess
 from jax_seg.infer.postprocess import search
 from jax_seg.runs import config as configuration
-from jax_seg.runs import held_out
+from jax_seg.runs import held_out, judged, seen
 from jax_seg.system.files import read_json
 
 MOST_FOLDS = 5
 
 
 class Paths(NamedTuple):
-    """Where one volume lies: `group` is its scroll, `image` None where it is not known."""
+    """Where one volume lies: `group` is its scroll, `image` None where it is not known.
+
+    `judged_on` says what the volume is to the network that predicted it.
+    """
 
     id: str
     group: str
     probability: Path
     label: Path
     image: Path | None
+    judged_on: judged.JudgedOn = judged.JudgedOn()
 
 
 def find(workdir, probabilities=None, labels=None, images=None):
@@ -40,7 +44,8 @@ def find(workdir, probabilities=None, labels=None, images=None):
     Raises:
       ValueError, FileNotFoundError: there is no such folder, or no configuration to find one by.
     """
-    probabilities = probabilities or workdir / "validation" / "probabilities"
+    own = workdir / "validation" / "probabilities"
+    probabilities = probabilities or own
     if not probabilities.exists():
         raise FileNotFoundError(
             f"{probabilities} does not exist: let the training run finish, or name another folder "
@@ -54,32 +59,64 @@ def find(workdir, probabilities=None, labels=None, images=None):
     if path.exists():
         fields = configuration.flat(configuration.from_dict(read_json(path)))
         held_out.refuse_images(fields, workdir)
-    predicted = {volume.id: volume.image for volume in find_images(probabilities)}
     if not (fields or labels):
         raise FileNotFoundError(
             f"{path} does not exist, so the labels are not known: name the folder of a training "
             "run, or --labels."
         )
-    if labels:
-        image_of = {v.id: v.image for v in find_images(images)} if images else {}
-        labelled = [
-            v._replace(label=v.image, image=image_of.get(v.id)) for v in find_images(labels)
-        ]
-        wanted = sorted(predicted.keys() | {volume.id for volume in labelled})
-    else:
-        held_out.refuse_seen(fields, workdir)
-        labelled = held_out.run_volumes(fields, workdir)
-        wanted, labels = sorted(predicted), fields["data.root"]  # the others were trained on
+    of_run = probabilities.resolve() == own.resolve()
+    if of_run or not labels:
+        on = seen.of_stored_scores(fields, workdir)
+        held_out.refuse_seen(fields, workdir, on, "--probabilities and --labels")
+    predicted = {volume.id: volume.image for volume in find_images(probabilities)}
+    labelled, wanted = _labelled(fields, workdir, labels, images)
     known = {
         v.id: Paths(v.id, v.scroll_id, predicted.get(v.id), v.label, v.image) for v in labelled
     }
-    errors = {}
-    for name in wanted:
+    errors, found = {}, []
+    for name in sorted(predicted.keys() | wanted):
         if name not in known:
-            errors[name] = f"{predicted[name]} has no label in {labels}: add it or move this out."
+            where = labels or fields["data.root"]
+            errors[name] = f"{predicted[name]} has no label in {where}: add it or move this out."
         elif name not in predicted:
             errors[name] = f"{known[name].label} has no prediction in {probabilities}: predict it."
-    return [known[n] for n in wanted if n not in errors], errors, held_out.table_of(fields)
+        else:
+            found.append(known[name])
+    on = _judged_on(found, workdir, fields, of_run=of_run, of_data=not labels)
+    found = [paths._replace(judged_on=on[paths.id]) for paths in found]
+    return found, errors, held_out.table_of(fields)
+
+
+def _labelled(fields, workdir, labels, images):
+    """([Volume] with labels, ids of those that must have a prediction)."""
+    if not labels:
+        # The run's other volumes were trained on, and have no prediction.
+        return held_out.run_volumes(fields, workdir), set()
+    image_of = {v.id: v.image for v in find_images(images)} if images else {}
+    found = [v._replace(label=v.image, image=image_of.get(v.id)) for v in find_images(labels)]
+    return found, {volume.id for volume in found}
+
+
+def _judged_on(found, workdir, fields, *, of_run, of_data):
+    """{id: JudgedOn} of [Paths].
+
+    Args:
+      found: [Paths].
+      workdir, fields: of the run.
+      of_run: whether the run itself left the probabilities: those of its validation part.
+      of_data: whether the labels are those of the run's data, which it was trained on but for its
+        validation part.
+    """
+    on = seen.of_stored_scores(fields, workdir)
+    if of_run:
+        return {paths.id: on for paths in found}
+    noted = {paths.id: judged.of_prediction(paths.probability, paths.id) for paths in found}
+    scores = workdir / "validation" / "scores.json"
+    validated = read_json(scores).get("volumes", {}) if of_data and scores.exists() else {}
+    for name, one in noted.items():
+        if validated and one.volumes == judged.UNKNOWN:
+            noted[name] = on if name in validated else judged.JudgedOn(judged.TRAINING)
+    return noted
 
 
 def read_volume(paths, table):

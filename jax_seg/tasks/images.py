@@ -172,7 +172,7 @@ def segment_images(network, variables, *, sampler, batch, threads, threshold):
         left -= len(numbers)
 
 
-def evaluate(weights, segment, *, workdir, report, pictures):
+def evaluate(weights, segment, *, workdir, report, pictures, judged_on):
     """Score a finished run's weights on the whole validation part, and keep the results.
 
     Writes `validation/probabilities/<id>.png` (8 bits, of the raw weights), the scores of each
@@ -185,6 +185,7 @@ def evaluate(weights, segment, *, workdir, report, pictures):
       workdir: folder of the run, a Path.
       report: called with each line of the log.
       pictures: draws `cases`, see `report.plots`.
+      judged_on: `JudgedOn` of the validation part, which chose the step of the raw weights.
 
     Returns:
       {name: scores with their 'step'}: those of `segmentation.scores`, of all pixels together, and
@@ -198,13 +199,18 @@ def evaluate(weights, segment, *, workdir, report, pictures):
     for name, (step, variables) in weights.items():
         keep = functools.partial(_keep_map, workdir) if name == "raw" else None
         examples, per_image[name], scores, tables[name] = _judge(segment(variables), keep)
-        pooled[name] = {"step": step, **scores}
-        report(f"All images, {name} weights of step {step}: {segmentation.in_words(scores)}")
+        on = judged_on if name == "raw" else judged_on._replace(chose=())
+        pooled[name] = {"step": step, **on.as_json(), **scores}
+        report(
+            f"All images, {name} weights of step {step}: {segmentation.in_words(scores)}"
+            f"{judged_on.suffix('images')}"
+        )
         report(camouflage.table(tables[name]))
         if name == "raw":
             _draw_worst(examples, per_image[name], workdir, pictures)
     raw = per_image.pop("raw")
-    kept = {"step": at["raw"], "volumes": raw, "averages": per_image, "super_classes": tables}
+    kept = {"step": at["raw"], "judged_on": judged_on.as_json()}
+    kept |= {"volumes": raw, "averages": per_image, "super_classes": tables}
     write_json(workdir / "validation" / "scores.json", kept)
     write_json(workdir / "scores.json", pooled)
     return pooled

@@ -1,6 +1,7 @@
 """Score grey maps of camouflaged objects against masks: `jax_seg.evaluate --camouflage`."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from jax_seg.data import images
 from jax_seg.data.names import require_two_folders
 from jax_seg.data.readers import pictures
 from jax_seg.metrics import camouflage
+from jax_seg.runs import judged
 from jax_seg.system.files import write_json
 
 CONSTANTS = {"object everywhere": 255, "object nowhere": 0}
@@ -75,16 +77,23 @@ def run(predictions, labels, output=None):
             continue
         examples.append(example)
         scores.append(result)
+    on = {e.id: judged.of_prediction(Path(predictions) / e.image.name, e.id) for e in examples}
     content = {"images": {}, "super_classes": {}, "constants": {}, "errors": errors}
+    content["judged_on"] = judged.weakest(on.values()).as_json()
     if scores:
         classes = [example.super_class or camouflage.UNNAMED for example in examples]
         groups = camouflage.by_super_class([one["maps"] for one in scores], classes)
         constants = {k: camouflage.summary([one[k] for one in scores]) for k in CONSTANTS}
         print(camouflage.table(groups | constants))
+        if trained_on := [name for name, one in on.items() if one.volumes == judged.TRAINING]:
+            print(
+                f"The network was trained on {', '.join(trained_on)}: these scores say that it "
+                "fits, and nothing about other images."
+            )
         content |= {"super_classes": groups, "constants": constants}
         for example, one in zip(examples, scores, strict=True):
             kept = {k: v for k, v in one["maps"].items() if k in camouflage.COLUMNS}
-            content["images"][example.id] = kept
+            content["images"][example.id] = kept | on[example.id].as_json()
     if output:
         write_json(output, content)
     for sentence in errors.values():

@@ -21,7 +21,8 @@ class Task(NamedTuple):
       segment: (network, variables) -> yields (volume or example, Confusion, its result), one by
         one, over the whole validation part.
       evaluate: ({name: (step, variables)}, segment: variables -> what `segment` yields, workdir=…,
-        report=…, pictures=…) -> {name: pooled scores with their 'step'}; writes the results.
+        report=…, pictures=…, judged_on=…) -> {name: pooled scores with their 'step' and what they
+        were judged on}; writes the results.
       samples, wholes: what the log calls them: 'patches' of 'volumes', or 'images'.
       about: a description of the data for the opening line.
     """

@@ -16,6 +16,7 @@ from jax_seg.data.sampling import PatchSampler
 from jax_seg.infer import postprocess as postprocessing
 from jax_seg.infer.sliding_window import predict_volume
 from jax_seg.metrics import segmentation
+from jax_seg.metrics.balance import class_balance, remarks, require_target
 from jax_seg.system.files import replacing, write_json
 from jax_seg.tasks.task import Task, stored_scores
 
@@ -29,7 +30,7 @@ FIELDS = {
     "synthetic": None,
     "preprocess": None,
     "augment": None,
-    "validate": ("patches_per_volume", "overlap", "windows", "threshold"),
+    "validate": ("patches_per_volume", "overlap", "windows", "threshold", "background_target"),
     "postprocess": ("steps",),
 }
 
@@ -51,7 +52,9 @@ def prepare(
     found = prepare_data(
         workdir, preprocessing, data=data, synthetic=synthetic, preprocess=preprocess
     )
-    threshold = validate["threshold"]
+    threshold, target = validate["threshold"], tuple(validate["background_target"])
+    if target:
+        require_target(target, "validate.background_target")
     return Task(
         train=_sampler(found, "train", data, data["patches_per_volume"], seed),
         validation=_sampler(found, "validation", data, validate["patches_per_volume"], seed + 1),
@@ -72,6 +75,7 @@ def prepare(
             evaluate,
             data=found,
             steps=postprocessing.after_threshold(postprocess["steps"], threshold),
+            target=target,
         ),
         samples="patches",
         wholes="volumes",
@@ -219,7 +223,7 @@ def segment_volumes(network, variables, *, data, patch, overlap, windows, thresh
         yield volume, segmentation.confusion(prediction, label), logits
 
 
-def evaluate(weights, segment, *, workdir, report, pictures, data, steps):
+def evaluate(weights, segment, *, workdir, report, pictures, judged_on, data, steps, target=()):
     """Score a finished run's weights on the whole validation volumes, and keep the results.
 
     Writes `validation/probabilities/<id>.tif` (float16, of the raw weights), the scores of each
@@ -232,41 +236,58 @@ def evaluate(weights, segment, *, workdir, report, pictures, data, steps):
       workdir: folder of the run, a Path.
       report: called with each line of the log.
       pictures: draws `slices`, see `report.plots`.
+      judged_on: `JudgedOn` of the validation volumes, which chose the step of the raw weights.
       data: `Dataset`.
       steps: of post-processing, see `postprocess.apply`; more than a threshold is scored, too.
+      target: share of predicted background to report on, see `balance.class_balance`; () for none.
 
     Returns:
-      {name: pooled scores with their 'step'}; the raw weights' with post-processing as
-      'postprocessed'.
+      {name: pooled scores with their 'step' and the keys of `JudgedOn`}; the raw weights' with
+      post-processing as 'postprocessed'; with a target 'within_background_target' of the raw ones.
     """
     at = {name: step for name, (step, _) in weights.items()}
     if known := stored_scores(workdir, at):
         report(f"Scored already: {workdir / 'scores.json'}")
         return known
-    per_volume, pooled, improved = {}, {}, segmentation.Confusion()
-    for name, (step, variables) in weights.items():
-        total, per_volume[name] = segmentation.Confusion(), {}
-        for volume, counts, logits in segment(variables):
-            scores = segmentation.scores(counts)
-            report(f"{volume.id} {name}: {segmentation.in_words(scores)}")
-            per_volume[name][volume.id] = scores | {"labelled": int(counts.labelled)}
+    counts, improved = {}, segmentation.Confusion()
+    for name, (_, variables) in weights.items():
+        counts[name] = {}
+        for volume, found, logits in segment(variables):
+            words = segmentation.in_words(segmentation.scores(found))
+            report(f"{volume.id} {name}: {words}{judged_on.suffix('volume')}")
             if name == "raw":
-                draw = pictures.slices if not total.labelled else None
+                draw = None if counts[name] else pictures.slices
                 improved += _keep(volume, logits, data, steps, workdir, draw)
-            total += counts
-        pooled[name] = {"step": step, **segmentation.scores(total)}
-        report(f"All volumes, {name} weights of step {step}: {_without_step(pooled[name])}")
+            counts[name][volume.id] = found
+    pooled = {}
+    for name, found in counts.items():
+        on = judged_on if name == "raw" else judged_on._replace(chose=())
+        what = f"{name} weights of step {at[name]}"
+        pooled[name] = _pooled(sum(found.values()), at[name], on, what, report)
     if len(steps) > 1:
-        pooled["postprocessed"] = {"step": at["raw"], **segmentation.scores(improved)}
-        report(
-            f"All volumes, raw weights and {', '.join(steps)}: "
-            f"{_without_step(pooled['postprocessed'])}"
-        )
-    raw = per_volume.pop("raw")
-    kept = {"step": at["raw"], "volumes": raw, "averages": per_volume}
-    write_json(workdir / "validation" / "scores.json", kept)
+        what = f"raw weights and {', '.join(steps)}"
+        pooled["postprocessed"] = _pooled(improved, at["raw"], judged_on, what, report)
+    if target:
+        balance = class_balance(counts["raw"], target, noun=judged_on.mark())
+        pooled["raw"]["within_background_target"] = balance["pooled"]["within_target"]
+        report(*remarks(balance, judged_on.mark())["target"])
+    volumes = {
+        name: {
+            id: segmentation.scores(c) | {"labelled": int(c.labelled)} for id, c in found.items()
+        }
+        for name, found in counts.items()
+    }
+    kept = {"step": at["raw"], "judged_on": judged_on.as_json(), "volumes": volumes.pop("raw")}
+    write_json(workdir / "validation" / "scores.json", kept | {"averages": volumes})
     write_json(workdir / "scores.json", pooled)
     return pooled
+
+
+def _pooled(counts, step, on, what, report):
+    """The entry of `scores.json` of some weights; reports it."""
+    scores = segmentation.scores(counts)
+    report(f"All volumes, {what}: {segmentation.in_words(scores)}{on.suffix()}")
+    return {"step": step, **on.as_json(), **scores}
 
 
 def _keep(volume, logits, data, steps, workdir, draw):
@@ -280,10 +301,6 @@ def _keep(volume, logits, data, steps, workdir, draw):
         picture = workdir / "plots" / f"{volume.id}.png"
         draw(image, label, prediction, picture, title=volume.id)
     return segmentation.confusion(prediction, label)
-
-
-def _without_step(scores):
-    return segmentation.in_words({k: v for k, v in scores.items() if k != "step"})
 
 
 def _sampler(found, part, data, patches_per_volume, seed):
@@ -306,7 +323,10 @@ def _about(found):
     """How many volumes a `Dataset` has, and what their voxels are."""
     counts = np.sum([facts.counts for facts in found.train_facts], 0)
     background, foreground, masked = 100 * counts / counts.sum()
+    parts = f"{len(found.train)} training and {len(found.validation)} validation volumes"
+    if found.train == found.validation:
+        parts = f"{len(found.train)} training volumes, none held out (data.fold=none)"
     return (
-        f"{len(found.train)} training and {len(found.validation)} validation volumes; voxels: "
+        f"{parts}; voxels: "
         f"{background:.1f} % background, {foreground:.1f} % foreground, {masked:.1f} % unlabeled"
     )

@@ -10,6 +10,7 @@ import jax
 from tqdm import tqdm
 
 from jax_seg.metrics.segmentation import in_words
+from jax_seg.runs import judged
 from jax_seg.runs.events import Events
 
 
@@ -87,6 +88,21 @@ def opening(workdir, state, epoch, about):
         f"{workdir} {where}: {parameters:,} parameters on {device.platform} "
         f"({device.device_kind}), {about}"
     )
+
+
+def judged_on(on, wholes):
+    """What the scores of a run are worth, a sentence; '' where its volumes are held out.
+
+    Args:
+      on: `JudgedOn` of the validation part.
+      wholes: 'volumes' or 'images'.
+    """
+    return {
+        judged.TRAINING: f"The validation {wholes} of this run are training {wholes}: its scores "
+        f"say that it fits them, and nothing about other {wholes}.",
+        judged.UNKNOWN: f"The weights that this run starts with (train.start_from) may have been "
+        f"trained on its validation {wholes}: its scores may say nothing about other {wholes}.",
+    }.get(on.volumes, "")
 
 
 def trained(means, terms, learning_rate):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jax_seg.runs import judged
 from jax_seg.system.files import write_json
 from jax_seg.training import run as training
 
@@ -41,7 +42,10 @@ def run(config, workdir, defaults=None):
             "volumes"
         ]
     summary = summarise(list(folds.values()))
-    write_json(workdir / "summary.json", {"summary": summary, "folds": folds, "volumes": volumes})
+    on = judged.weakest(map(judged.read, folds.values()))
+    content = {"summary": summary, "judged_on": on.as_json(), "folds": folds, "volumes": volumes}
+    write_json(workdir / "summary.json", content)
+    print(f"Each fold is scored on its {on.name()}s{on.choices}.")
     for score, values in summary.items():
         print(f"{score:22} {values['mean']:.4f} ± {values['std']:.4f} over {len(folds)} folds")
     return summary
@@ -54,6 +58,6 @@ def summarise(folds):
             "mean": float(np.mean([fold[score] for fold in folds])),
             "std": float(np.std([fold[score] for fold in folds], ddof=1)),
         }
-        for score in folds[0]
-        if score != "step"
+        for score, value in folds[0].items()
+        if score != "step" and not isinstance(value, str | list | bool)
     }

@@ -64,12 +64,12 @@ def _judge_patches(run, stage, state, progress, name, variables):
         weights=stage.loss_weights,
         batch=run.settings.batch,
         threads=run.settings.threads,
-        seed=run.settings.seed,
     )
     which = _suffix(name)
-    run.journal.event(f"validation{which}", step=int(state.step), epoch=progress.epoch, **metrics)
+    run.journal.event(f"validation{which}", **_at(run, state, progress), **metrics)
     terms = segmentation.in_words({term: metrics[term] for term in stage.loss_weights})
-    run.journal.say(f"Epoch {progress.epoch} Val{which} - Loss: {metrics['loss']:.4f} ({terms})")
+    line = f"Epoch {progress.epoch} Val{which} - Loss: {metrics['loss']:.4f} ({terms})"
+    run.journal.say(line + run.judged_on.suffix(run.data.wholes))
     # Without the terms: the loss term 'dice' is no score of volumes.
     return {key: metrics[key] for key in ("loss", "standard_error")}
 
@@ -81,12 +81,17 @@ def _judge_wholes(run, state, progress, name, variables):
         total += counts
         stop_if_asked(run, state, progress)
     scores, which = segmentation.scores(total), _suffix(name)
-    run.journal.event(f"volumes{which}", step=int(state.step), epoch=progress.epoch, **scores)
+    run.journal.event(f"volumes{which}", **_at(run, state, progress), **scores)
     run.journal.say(
         f"Epoch {progress.epoch} {run.data.wholes.capitalize()}{which} - "
-        f"{segmentation.in_words(scores)}"
+        f"{segmentation.in_words(scores)}{run.judged_on.suffix(run.data.wholes)}"
     )
     return scores
+
+
+def _at(run, state, progress):
+    volumes = run.judged_on.volumes
+    return {"step": int(state.step), "epoch": progress.epoch, "volumes": volumes}
 
 
 def _suffix(name):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jax_seg.runs import checkpoints
 from jax_seg.runs.events import read_events
+from jax_seg.runs.judged import CHECKPOINT
 from jax_seg.system.files import locked
 from jax_seg.system.stop import stop_signal
 from jax_seg.training import stages
@@ -105,6 +106,7 @@ def _finish(run, state, progress):
         lambda variables: run.data.segment(run.programs.network, variables),
         workdir=run.workdir,
         report=run.journal.say,
+        judged_on=run.judged_on.choosing(CHECKPOINT),
         pictures=plots,
     )
     written, folder = read_events(run.workdir), run.workdir / "plots"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_seg.models import camouflage
-from jax_seg.runs import checkpoints, members
+from jax_seg.runs import checkpoints, judged, members
 from jax_seg.runs import config as configuration
 from jax_seg.system.files import write_json
 from jax_seg.tasks.task import Task
@@ -30,6 +30,7 @@ class Run(NamedTuple):
       checkpoints: of `checkpoints.open_checkpoints`.
       stored: what the last checkpoint keeps beside the state; None for a new run.
       to_store: dict that is saved with every checkpoint.
+      judged_on: `JudgedOn` of the validation part.
       journal: `console.Journal`, its log and its events.
       clock: `Clock`.
       stop_asked: () -> name of the signal that asked the run to stop, or None.
@@ -42,6 +43,7 @@ class Run(NamedTuple):
     checkpoints: checkpoints.Checkpoints
     stored: dict | None
     to_store: dict
+    judged_on: judged.JudgedOn
     journal: console.Journal
     clock: Clock
     stop_asked: Callable = lambda: None
@@ -76,6 +78,10 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
     split = {"training": data.train_ids, "validation": data.validation_ids}
     if stored is not None:
         resuming.check_split(stored, split, config.data.root, workdir)
+    source = settings.train["start_from"]
+    before = stored.get("before", []) if stored else lineage(source)
+    fields = configuration.flat(configuration.as_dict(config))
+    on = judged.of_split(split, judged.data_of(fields), before)
     compiled = programs.build(
         **settings.programs,
         shape=data.shape,
@@ -86,12 +92,14 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
         "config": configuration.as_dict(config),
         "preprocessing": data.preprocessing._asdict(),
         "split": split,
+        "before": before,
+        "judged_on": on.as_json(),
         "code_version": checkpoints.code_version(),
     }
     write_json(workdir / "config.json", to_store["config"])
     journal, clock = console.Journal(workdir), Clock()
     cleanup.callback(journal.close)
-    return Run(workdir, settings, data, compiled, saved, stored, to_store, journal, clock)
+    return Run(workdir, settings, data, compiled, saved, stored, to_store, on, journal, clock)
 
 
 def begin(run, progress):
@@ -136,6 +144,20 @@ def restore_state(run, step):
 def _announce(run, state, progress):
     run.journal.open(progress.epoch, int(state.step))
     run.journal.say(console.opening(run.workdir, state, progress.epoch, run.data.about))
+    if warning := console.judged_on(run.judged_on, run.data.wholes):
+        run.journal.warn(warning)
+
+
+def lineage(source):
+    """What the weights of train.start_from were trained on, see `judged.lineage`; [] for ''.
+
+    Raises:
+      FileNotFoundError: no such run.
+    """
+    if not source:
+        return []
+    saved = checkpoints.open_for_reading(members.parse(source).workdir)
+    return judged.lineage(saved.found()[saved.resolve("latest")].loop)
 
 
 def _first_epoch(plan, start_stage):

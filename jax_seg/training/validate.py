@@ -9,7 +9,7 @@ from jax_seg.models.camouflage import MOMENTUM
 from jax_seg.training import plateau
 
 
-def validate_patches(evaluate, variables, sampler, *, weights, batch, threads, seed):
+def validate_patches(evaluate, variables, sampler, *, weights, batch, threads):
     """Mean loss over the first epoch of a sampler: the same patches at every call.
 
     Args:
@@ -19,7 +19,6 @@ def validate_patches(evaluate, variables, sampler, *, weights, batch, threads, s
       weights: {loss term: weight}.
       batch: patches per call.
       threads: that read ahead.
-      seed: of the bootstrap.
 
     Returns:
       {'loss': mean, term: mean, …, 'standard_error': of the loss, by bootstrap over the volumes; 0
@@ -36,7 +35,7 @@ def validate_patches(evaluate, variables, sampler, *, weights, batch, threads, s
     per_volume = [joined["loss"][numbers == n].mean() for n in np.unique(numbers)]
     # Of a loss that is not finite there is no error; `plateau.step` sees to the loss itself.
     several = len(per_volume) > 1 and np.isfinite(per_volume).all()
-    error = plateau.bootstrap_noise(per_volume, seed, 1000) if several else 0.0
+    error = plateau.standard_error(per_volume) if several else 0.0
     return {name: float(v.mean()) for name, v in joined.items()} | {"standard_error": error}
 
 

@@ -118,6 +118,7 @@ SIXTH = {
     "plateau.patience": 25,
 }
 QUIET = {"average.swa_every": 0, "noise.std": 0.0}
+BALANCED = {"validate.background_target": (0.3, 0.7)}  # what the notes aim at before v2
 FIFTH = {
     "plateau.rule": "conservative",
     "average.swa_start": 30,
@@ -135,7 +136,8 @@ OTHER = {
     },
     "jan07_update1": JANUARY,
     "jan07_update2": JANUARY | {"model.poolings": 5, "train.log_every": 50},
-    "v0_moderate": {"optimizer.weight_decay": 0.1, "average.swa_start": 30},
+    "v0_moderate": {"optimizer.weight_decay": 0.1, "average.swa_start": 30} | BALANCED,
+    "v1": BALANCED,
     "v2": {"validate.threshold": 0.7},
     "v3": {"validate.threshold": 0.8, "average.swa_start": 30},
     "v2_optimized": {"validate.threshold": 0.6, "average.swa_start": 50},

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jax_seg.metrics.balance import class_balance, constant_scores
+from jax_seg.metrics.balance import class_balance, constant_scores, require_target
 from jax_seg.metrics.segmentation import Confusion, confusion, scores
 from jax_seg.ops.classes import MASKED
 
@@ -14,7 +14,7 @@ COUNTS = {"a": Confusion(15, 15, 5, 65), "b": Confusion(10, 0, 15, 25)}
 
 
 def test_shares_by_hand():
-    found = class_balance(COUNTS)
+    found = class_balance(COUNTS, target=(0.3, 0.7))
     a = found["volumes"]["a"]
     assert (a["predicted"], a["labelled"]) == (0.3, 0.2)
     assert a["over_estimation"] == pytest.approx(10)
@@ -30,6 +30,24 @@ def test_shares_by_hand():
     assert "Predicted background is 73.33 %, outside the target of 30 to 70 % (1 of 2" in remarks
     assert "70.00 % is outside" not in remarks  # the labels' own background
     json.dumps(found, allow_nan=False)
+
+
+def test_without_a_target_the_labels_are_the_reference():
+    """The distance to the labels' share is the remark; no other share is spoken of."""
+    found = class_balance(COUNTS)
+    assert found["target"] is None
+    assert not any("within_target" in v for v in (found["pooled"], *found["volumes"].values()))
+    assert found["remarks"][0] == (
+        "Foreground is under-estimated by 3.33 percentage points (26.67 % predicted, 30.00 % "
+        "labelled) on 2 volumes; furthest off is b, by -30.00."
+    )
+    assert "target" not in " ".join(found["remarks"])
+
+
+@pytest.mark.parametrize("target", [(0.7, 0.3), (30, 70), (0.3,), (-0.1, 0.5)])
+def test_a_target_is_two_rising_shares(target):
+    with pytest.raises(ValueError, match=r"^validate\.background_target is .*two rising shares"):
+        require_target(target, "validate.background_target")
 
 
 def test_the_target_is_chosen_and_may_not_fit_the_labels():
@@ -83,22 +101,46 @@ def test_a_model_no_better_than_a_constant_is_told_so():
     assert len(remarks) == 4  # Dice and IoU, pooled and mean; the accuracy 0.616 beats 0.609
 
 
-def test_accuracy_alone_may_lose_to_background_everywhere():
-    found = class_balance({"a": Confusion(10, 20, 0, 70)})  # accuracy 0.8 against 0.9
-    remarks = [r for r in found["remarks"] if r.startswith("The model is no better")]
-    assert [("Dice" in r, "accuracy score is 0.8000, that of background everywhere 0.9000" in r)
-            for r in remarks] == [(False, True)] * 2  # fmt: skip
+def test_accuracy_alone_calls_no_model_a_constant():
+    """Rare foreground: accuracy .8 against .9 of background everywhere, which finds nothing."""
+    found = class_balance({"a": Confusion(10, 20, 0, 70)})
+    assert found["better_than_constants"]
+    assert found["remarks"][1:] == [
+        "The model is better than both constant predictors in Dice, IoU, pooled and in the mean "
+        "over volumes.",
+        "Accuracy misleads here: background everywhere reaches 0.9000 and the model 0.8000, "
+        "pooled, since 90.00 % of the labelled voxels are background; judge by Dice or IoU.",
+    ]
+
+
+def test_background_everywhere_wins_by_volumes_without_foreground_and_it_is_said():
+    """Dice .8 on one volume, 0 on two that hold nothing; background everywhere: 0, 1, 1."""
+    empty = Confusion(0, 1, 0, 99)
+    found = class_balance({"a": Confusion(40, 10, 10, 40), "b": empty, "c": empty})
+    lost = [r for r in found["remarks"] if r.startswith("The model is no better")]
+    assert not found["better_than_constants"]
+    assert [("mean Dice" in r, "mean IoU" in r) for r in lost] == [(True, False), (False, True)]
+    assert lost[0].endswith(
+        "its mean Dice score is 0.2667, that of background everywhere 0.6667 (without labelled "
+        "foreground: 2 of 3 volumes)."
+    )
 
 
 def test_a_better_model_is_told_so_too():
     found = class_balance({"a": Confusion(50, 1, 1, 48)})
-    assert found["remarks"][2:] == [
-        "The model is better than both constant predictors in Dice, IoU, accuracy, pooled and in "
-        "the mean over volumes."
+    assert found["remarks"][1:] == [
+        "The model is better than both constant predictors in Dice, IoU, pooled and in the mean "
+        "over volumes."
     ]
 
 
 def test_a_constant_answer_equals_its_constant():
     found = class_balance({"a": Confusion(60, 40, 0, 0)})
     assert found["constants"]["pooled"]["model"] == found["constants"]["pooled"]["all_foreground"]
-    assert sum(r.startswith("The model is no better") for r in found["remarks"]) == 6
+    assert sum(r.startswith("The model is no better") for r in found["remarks"]) == 4
+    assert not found["better_than_constants"]
+
+
+def test_remarks_say_what_was_judged():
+    found = class_balance(COUNTS, target=(0.3, 0.7), noun="training volume")
+    assert all("training volumes" in remark for remark in found["remarks"])

@@ -10,7 +10,7 @@ import tifffile
 
 from jax_seg.metrics.segmentation import Confusion, scores
 from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
-from jax_seg.report import charts, milestones, page, sections, sprites, verdict, views
+from jax_seg.report import charts, milestones, page, sections, sprites, tuning, verdict, views
 from jax_seg.report.__main__ import main
 from jax_seg.runs import gather
 from jax_seg.system.files import write_json
@@ -142,6 +142,86 @@ def test_headline_of_several_runs(runs):
     assert verdict.comparisons([runs[0], other]) == []
 
 
+def trained_on(run):
+    """`run`, judged on the volumes that it was trained on."""
+    raw = run.scores["raw"] | {"volumes": "training", "chose": ["checkpoint"]}
+    return run._replace(scores=run.scores | {"raw": raw})
+
+
+def test_a_run_that_holds_nothing_out_is_not_praised_for_it(tmp_path, data):
+    """An older one, whose scores do not say it: the configuration does."""
+    path = make_run(tmp_path / "run", data, change=lambda c: c.data.update(fold="none"))
+    (run,) = gather.read_runs([path])
+    assert "on 3 whole training volumes, which says nothing about other volumes" in (
+        verdict.headline([run])
+    )
+    balance, constants, worst, learning = (
+        next(r.text for r in verdict.remarks(run) if r.text.startswith(start))
+        for start in ("Foreground", "The model", "The worst", "The loss")
+    )
+    assert "on 3 training volumes; furthest off" in balance
+    assert "training volumes" in constants and worst.startswith("The worst training volume is")
+    assert learning == (
+        "The loss on training volumes was lowest in epoch 5, 0.267; nothing is held out, so "
+        "over-fitting cannot be seen."
+    )
+    titles = [chart["title"] for chart in charts.learning([run])]
+    assert titles == ["Loss", "Component: dice", "Whole training volumes"]
+    assert charts.learning([run])[0]["series"][1]["name"] == "validation (training volumes)"
+    (rollback,) = (m["name"] for m in milestones.marks(run) if m["kind"] == "rollback")
+    assert rollback.endswith("; judged on training volumes")
+    found, _ = views.views([run])
+    assert found["volumes"][0]["runs"][0]["scores"].startswith("As a whole, a training volume:")
+    text = page.make_page([run])
+    assert "held-out" not in text and "holds out no volume to find them on" in text
+    assert "<dt>Judged on</dt><dd>training volumes</dd>" in text
+    assert f"python -m jax_seg.tune {run.workdir}" not in text
+
+
+def test_runs_on_training_volumes_have_no_rank(runs):
+    a, b = runs
+    seen = trained_on(b)
+    headline = verdict.headline([a, seen])
+    assert headline.startswith(f"Dice {a.scores['raw']['dice']:.3f} on 3 whole held-out volumes, ")
+    its = f"its Dice {b.scores['raw']['dice']:.3f} is that of training volumes."
+    assert headline.endswith(f" b has no rank: {its}")
+    assert verdict.comparisons([a, seen]) == [f"b is not compared: {its}"]
+    both = verdict.headline([trained_on(a), seen])
+    assert both.startswith("Each of the 2 finished runs is judged on volumes that it was trained")
+    table = sections.comparison([a, seen])
+    rows = rows_of(table)
+    assert [row[3] for row in rows] == ["held-out volumes", "training volumes"]
+    first, second = table.split("<tr>")[2:]
+    assert first.count('class="number best"') == 5 and "number best" not in second
+    whole = charts.learning([a, seen])[-1]
+    assert whole["title"] == "Whole volumes: Dice"
+    assert [s["name"] for s in whole["series"]] == ["a: Dice", "b: Dice (training volumes)"]
+
+
+def test_choices_by_the_same_volumes_are_said(runs):
+    assert "whole held-out volumes, which chose the checkpoint: it finds" in (
+        verdict.headline(runs[:1])
+    )
+    (sentence,) = verdict.comparisons(runs)
+    assert sentence.endswith("; these volumes chose the checkpoint of both.")
+    raw = {"dice": 0.8, "volumes": "held out", "chose": ["checkpoint"]}
+    run = run_with(scores={"raw": raw, "swa": {"dice": 0.79, "volumes": "held out", "chose": []}})
+    assert [remark.text for remark in verdict._on_other_weights(run)] == [
+        "The SWA average has Dice 0.790, 0.010 below the raw weights, whose checkpoint these "
+        "volumes chose."
+    ]
+
+
+def test_the_background_target_of_a_run_is_that_of_its_configuration(tmp_path, data):
+    plain = make_run(tmp_path / "plain", data)
+    target = (0.3, 0.7)
+    asked = make_run(
+        tmp_path / "asked", data, change=lambda c: c.validate.update(background_target=target)
+    )
+    texts = [page.make_page(gather.read_runs([run])) for run in (plain, asked)]
+    assert ["the target of 30 to 70" in text for text in texts] == [False, True]
+
+
 # Charts.
 
 
@@ -225,6 +305,24 @@ def rows_of(text):
     return [[re.sub("<.*?>", "", cell) for cell in row] for row in cells if row]
 
 
+def test_tuning_says_what_it_was_searched_on(runs):
+    row = {"step": "threshold:value=0.5", "score": 0.5, "gain": 0.0}
+    found = {
+        "metric": "dice",
+        "volumes": ["v0", "v1"],
+        "judged_on": {"volumes": "training", "chose": ["checkpoint", "steps"]},
+        "ablation": [row],
+    }
+    tuned = runs[0]._replace(tuned=found)
+    assert "The steps were searched on 2 training volumes by" in tuning.steps([tuned])
+    drawn = {"thresholds": []}
+    assert "The curves of a are over 2 training volumes." in tuning.thresholds([tuned], drawn)
+    first = {"volume": "v0", "baseline": 0.5, "score": 0.6, "steps": []}
+    found["held_out"] = [first | {"volumes": "held out", "chose": ["checkpoint"]}]
+    text = tuning.steps([runs[0]._replace(tuned=found)])
+    assert "chosen on the others; all of them chose the checkpoint." in text
+
+
 def test_the_gain_of_tuned_steps_is_told_for_volumes_that_were_not_searched_on(runs):
     steps = ["hysteresis:low=0.2", "close"]
     tuned = {
@@ -241,7 +339,7 @@ def test_the_gain_of_tuned_steps_is_told_for_volumes_that_were_not_searched_on(r
             {"volume": "v1", "baseline": 0.5, "score": 0.25, "steps": steps[:1]},
         ],
     }
-    text = sections.steps([runs[0]._replace(tuned=tuned)])
+    text = tuning.steps([runs[0]._replace(tuned=tuned)])
     rows = rows_of(text)
     assert [row[1:3] for row in rows[:3]] == [
         ["0.5000", "+0.0000"],

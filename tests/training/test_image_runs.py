@@ -92,9 +92,16 @@ def test_a_frozen_encoder_keeps_its_bits_and_thaws(trained):
 def test_what_a_run_of_images_leaves(root, trained):
     scores = json.loads((trained / "scores.json").read_text())
     assert set(scores) == {"raw", "swa", "ema"}
+    assert {entry["volumes"] for entry in scores.values()} == {"held out"}
+    assert {name: entry["chose"] for name, entry in scores.items()} == {
+        "raw": ["checkpoint"],
+        "swa": [],
+        "ema": [],
+    }
     for name in ("s", "e_mean", "e_max", "e_adaptive", "weighted_f", "mae", "iou", "iou_mean"):
         assert 0 <= scores["raw"][name] <= 1, name
     kept = json.loads((trained / "validation" / "scores.json").read_text())
+    assert kept["judged_on"] == {"volumes": "held out", "chose": ["checkpoint"]}
     assert set(kept["super_classes"]["raw"]) <= {"Aquatic", "Terrestrial", "all"}
     assert len(kept["volumes"]) == kept["super_classes"]["raw"]["all"]["images"] == 2
     for name in kept["volumes"]:
@@ -153,6 +160,14 @@ def test_prediction_writes_maps_of_the_images_size(root, trained, tmp_path, caps
     found = json.loads((tmp_path / "scores.json").read_text())
     assert found["constants"]["object everywhere"]["mae"] > 0.5
     assert found["constants"]["object nowhere"]["iou"] == 0
+    assert found["judged_on"] == {"volumes": "held out", "chose": []}  # of the test part
+    seen = tmp_path / "maps" / f"{names[0]}.json"
+    noted = json.loads(seen.read_text()) | {"judged_on": {"volumes": "training", "chose": []}}
+    seen.write_text(json.dumps(noted))
+    assert evaluate.main([*scores, "--output", str(tmp_path / "scores.json")]) == 0
+    assert f"The network was trained on {names[0]}: these scores" in capsys.readouterr().out
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert found["images"][names[0]]["volumes"] == found["judged_on"]["volumes"] == "training"
     (tmp_path / "maps" / f"{names[0]}.png").unlink()
     assert evaluate.main(scores) == 1
     assert "has no map" in capsys.readouterr().err

@@ -146,6 +146,7 @@ CHANGES = {
     "validate.overlap": (0.9, {}),
     "validate.windows": (2, {}),
     "validate.threshold": (0.9, {}),
+    "validate.background_target": ((0.3, 0.7), {}),
     "postprocess.steps": (("remove_small:voxels=100000",), {}),
     "checkpoint.keep": (2, LONG),
     "checkpoint.minutes": (1e-9, {}),

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from jax_seg.training.plateau import Options, State, bootstrap_noise, step
+from jax_seg.training.plateau import Options, State, standard_error, step
 
 
 def options_of(**fields):
@@ -195,20 +196,21 @@ def test_array_scalars_become_plain_numbers():
     json.dumps([state._asdict(), decisions])
 
 
-def test_bootstrap_noise_is_the_standard_error():
+def test_the_noise_is_the_standard_error():
     losses = np.random.default_rng(1).normal(0.5, 0.1, 80)
+    found = standard_error(losses)
     # of the mean of N draws with replacement: σ/√N, with the population's σ
-    expected = losses.std() / math.sqrt(80)
-    assert bootstrap_noise(losses, seed=0, resamples=4000) == pytest.approx(expected, rel=0.05)
-    assert bootstrap_noise(losses, 3, 50) == bootstrap_noise(losses, 3, 50)
-    assert bootstrap_noise(losses, 3, 50) != bootstrap_noise(losses, 4, 50)
-    assert bootstrap_noise([0.5, 0.5], 0, 50) == 0
+    assert found == pytest.approx(losses.std() / math.sqrt(80))
+    oracle = stats.bootstrap((losses,), np.mean, method="percentile", n_resamples=4000, rng=0)
+    assert found == pytest.approx(oracle.standard_error, rel=0.05)
+    assert standard_error([0.25, 0.75]) == pytest.approx(0.25 / math.sqrt(2))
+    assert standard_error([0.5, 0.5]) == 0
 
 
 @pytest.mark.parametrize("losses", [[], [0.5], [0.5, math.nan], [[0.5, 0.6]]])
-def test_bootstrap_noise_refuses_what_has_no_spread(losses):
+def test_the_noise_refuses_what_has_no_spread(losses):
     with pytest.raises(ValueError, match="at least two volumes"):
-        bootstrap_noise(losses, 0, 10)
+        standard_error(losses)
 
 
 def test_errors_name_the_field():

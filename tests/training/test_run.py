@@ -10,7 +10,8 @@ import tifffile
 
 from configs import base
 from jax_seg import checkpoint, convert, predict
-from jax_seg.runs import checkpoints
+from jax_seg.report.page import make_page
+from jax_seg.runs import checkpoints, gather, held_out, members
 from jax_seg.runs.events import read_events
 from jax_seg.training import cross_validation
 from jax_seg.training import run as training
@@ -33,7 +34,9 @@ def trained(volumes_folder, tmp_path_factory):
 def test_it_learns_and_says_so(trained):
     workdir, scores, _ = trained
     assert scores["dice"] > 0.75
-    assert json.loads((workdir / "scores.json").read_text())["raw"]["dice"] == scores["dice"]
+    written = json.loads((workdir / "scores.json").read_text())["raw"]
+    assert written["dice"] == scores["dice"]
+    assert written["volumes"] == "held out" and written["chose"] == ["checkpoint"]
     log = (workdir / "log.txt").read_text()
     # The form that people grep for.
     lines = re.findall(r"Epoch (\d+) Val - Loss: (\d+\.\d{4}) \((?:\w+: \d\.\d+(?:, |\)))+", log)
@@ -41,6 +44,7 @@ def test_it_learns_and_says_so(trained):
     assert float(lines[-1][1]) < float(lines[0][1])
     for figure in ("learning rate", "gradient norm", "patches/s", "memory"):
         assert figure in log
+    assert "training volumes" not in log
 
 
 def test_events_hold_every_figure(trained):
@@ -281,7 +285,11 @@ def test_all_folds_in_turn_and_again(tmp_path, capsys):
     values = [stored["folds"][f"fold_{n}"]["dice"] for n in range(3)]
     assert summary["dice"]["mean"] == pytest.approx(sum(values) / 3)
     assert summary["dice"]["std"] == pytest.approx(np.std(values, ddof=1))
-    assert "over 3 folds" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "over 3 folds" in printed
+    assert "Each fold is scored on its held-out volumes, which chose the checkpoint." in printed
+    assert stored["judged_on"] == {"volumes": "held out", "chose": ["checkpoint"]}
+    assert "volumes" not in summary and "chose" not in summary
 
 
 def test_the_best_is_chosen_by_volumes_not_by_the_loss_term_of_that_name(volumes_folder, tmp_path):
@@ -307,6 +315,10 @@ def test_a_run_starts_from_another_runs_weights(trained, volumes_folder, tmp_pat
     ours, _, _ = checkpoints.read_variables(tmp_path / "continued")
     theirs, _, _ = checkpoints.read_variables(trained[0])
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    kept = checkpoints.read_variables(tmp_path / "continued")[1]
+    assert kept["judged_on"]["volumes"] == "held out"  # both held out the same fold
+    seen = checkpoints.read_variables(trained[0])[1]["split"]["training"]
+    assert [one["training"] for one in kept["before"]] == [seen]
 
     config.model.filters = 3
     with pytest.raises(
@@ -314,6 +326,53 @@ def test_a_run_starts_from_another_runs_weights(trained, volumes_folder, tmp_pat
         match=r"train\.start_from.*another network: .* has shape \(4,\) there and \(6,\)",
     ):
         training.run(config, tmp_path / "other")
+
+
+def everything_says_training(workdir):
+    """The log, the events and the scores of a run that is judged on its training volumes."""
+    scores = json.loads((workdir / "scores.json").read_text())
+    assert {entry["volumes"] for entry in scores.values()} == {"training"}
+    assert {name: entry["chose"] for name, entry in scores.items()} == {
+        "raw": ["checkpoint"],
+        "postprocessed": ["checkpoint"],
+    }
+    one_by_one = json.loads((workdir / "validation" / "scores.json").read_text())
+    assert one_by_one["judged_on"] == {"volumes": "training", "chose": ["checkpoint"]}
+    judged = [e for e in read_events(workdir) if e["kind"].startswith(("validation", "volumes"))]
+    assert len(judged) == 2 and {event["volumes"] for event in judged} == {"training"}
+    lines = (workdir / "log.txt").read_text().splitlines()
+    told = [line for line in lines if re.search(r"Val\b.*Loss|dice: .*iou: ", line)]
+    assert len(told) >= 6 and all(re.search(r" \| training volumes?$", line) for line in told)
+
+
+def test_a_run_that_holds_nothing_out_says_so(volumes_folder, tmp_path, capsys):
+    def change(config):
+        config.train.epochs = 1
+        config.data.fold = "none"
+
+    run_with(volumes_folder, tmp_path, change)
+    everything_says_training(tmp_path)
+    printed = capsys.readouterr().out
+    assert "6 training volumes, none held out (data.fold=none)" in printed
+    assert "The validation volumes of this run are training volumes: its scores say" in printed
+    text = make_page(gather.read_runs([tmp_path]))
+    assert "on 6 whole training volumes, which says nothing about other volumes" in text
+    assert checkpoint.main([str(tmp_path)]) == 0
+    assert "← best | training volumes" in capsys.readouterr().out
+
+
+def test_weights_that_had_seen_the_held_out_volumes_say_so(trained, volumes_folder, tmp_path):
+    """Fold 1 begins with the weights of fold 0, which were trained on what fold 1 holds out."""
+
+    def change(config):
+        config.train.epochs = 1
+        config.data.fold = "1"
+        config.train.start_from = str(trained[0])
+
+    run_with(volumes_folder, tmp_path, change)
+    everything_says_training(tmp_path)
+    with pytest.raises(ValueError, match="held out volumes that its first weights"):
+        held_out.held_out_volumes(members.load(members.parse(str(tmp_path))))
 
 
 def test_a_run_can_start_with_a_later_stage(trained, volumes_folder, tmp_path):

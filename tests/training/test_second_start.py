@@ -137,7 +137,7 @@ def test_a_validation_loss_that_is_not_finite_has_no_error(monkeypatch):
     monkeypatch.setattr(validate.pipeline, "on_device", lambda reader: reader)
     losses = iter([np.array([1.0]), np.array([np.nan])])
     metrics = validate.validate_patches(
-        lambda *_: {"loss": next(losses)}, {}, [0, 1], weights={}, batch=1, threads=0, seed=0
+        lambda *_: {"loss": next(losses)}, {}, [0, 1], weights={}, batch=1, threads=0
     )
     assert np.isnan(metrics["loss"]) and metrics["standard_error"] == 0.0
 

@@ -1,0 +1,96 @@
+"""What volumes are to a trained network: seen in training, held out, or not known."""
+
+import filecmp
+import warnings
+from pathlib import Path
+
+from jax_seg.data import images
+from jax_seg.runs import held_out, judged
+from jax_seg.system.files import read_json
+
+
+def judged_on(network, volumes):
+    """What volumes are to a network's weights, whichever folder they were found in.
+
+    A volume counts as one of the run's if it has the id and the bytes of one: generated volumes,
+    and those of many data sets, share their ids with others.
+
+    Args:
+      network: Network.
+      volumes: list of Volume, or of Example.
+
+    Returns:
+      {id: JudgedOn}.
+    """
+    validation, trained_on = set(network.held_out or ()), set(network.trained_on or ())
+    named = {volume.id for volume in volumes} & (validation | trained_on)
+    own = _own_images(network) if named else {}
+    found = {}
+    for volume in volumes:
+        if network.trained_on is None or (volume.id in named and volume.id not in own):
+            found[volume.id] = judged.JudgedOn()
+        elif volume.id not in named or not _same_file(own[volume.id], volume.image):
+            found[volume.id] = judged.JudgedOn(judged.HELD_OUT)
+        elif volume.id in trained_on:
+            choice = network.judged_on.chose if volume.id in validation else ()
+            found[volume.id] = judged.JudgedOn(judged.TRAINING, choice)
+        else:
+            found[volume.id] = network.judged_on
+    return found
+
+
+def by_any(networks, volumes):
+    """What volumes are to several networks together: {id: JudgedOn}."""
+    found = [judged_on(network, volumes) for network in networks]
+    return {v.id: judged.weakest(one[v.id] for one in found) for v in volumes}
+
+
+def of_stored_scores(fields, workdir):
+    """The `JudgedOn` of the raw weights' scores in `workdir/validation/scores.json`.
+
+    Args:
+      fields: every field of the run's configuration by its dotted path.
+      workdir: its folder.
+    """
+    path = Path(workdir) / "validation" / "scores.json"
+    content = read_json(path) if path.exists() else {}
+    return judged.of_run(fields, [content.get("judged_on", {})])
+
+
+def reservation(path, choice):
+    """A line on what a choice rests on; '' where it was scored on volumes that did not make it.
+
+    Args:
+      path: the JSON file that `jax_seg.tune` or `jax_seg.fit_ensemble` wrote.
+      choice: 'steps' or 'weights'.
+    """
+    on = judged.read(read_json(path).get("judged_on", {}))
+    if on.volumes == judged.TRAINING:
+        return (
+            f"The {choice} of {path} were chosen on training volumes, so they may not suit others: "
+            "choose them on volumes that were held out.\n"
+        )
+    if choice in on.chose:
+        return f"The {choice} of {path} were chosen on one volume, so they may not suit others.\n"
+    return ""
+
+
+def _own_images(network):
+    """{id: path} of the images of a network's data set, empty where they are gone."""
+    try:
+        if network.fields.get("data.name") == "images":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the run has said which images it skips
+                found = images.find_examples(network.fields["data.root"], kind="all")
+        else:
+            found = held_out.run_volumes(network.fields, network.facts["workdir"])
+    except (FileNotFoundError, ValueError):
+        return {}
+    return {one.id: one.image for one in found}
+
+
+def _same_file(one, other):
+    one, other = Path(one), Path(other)
+    if one.resolve() == other.resolve():
+        return True
+    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)

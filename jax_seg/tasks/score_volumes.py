@@ -1,0 +1,152 @@
+"""Score masks or probabilities of volumes against their labels: what `jax_seg.evaluate` does."""
+
+from dataclasses import asdict
+
+import numpy as np
+
+from jax_seg.data.folder import find_images
+from jax_seg.data.labels import encode
+from jax_seg.data.readers import open_volume, read_volume
+from jax_seg.metrics.competition import competition_score
+from jax_seg.metrics.foreground import foreground_scores
+from jax_seg.metrics.segmentation import confusion, scores
+from jax_seg.ops.classes import MASKED
+
+OVERLAP = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "precision": "precision",
+    "recall": "recall",
+    "accuracy": "accuracy",
+    "foreground_predicted": "predicted",
+    "foreground_label": "labelled",
+}
+"""Scores of every volume, and their headings; THIN and COMPETITION are added on request."""
+THIN = {
+    "cldice": "clDice",
+    "skeleton_recall": "skeleton",
+    "surface_mean": "distance",
+    "surface_95": "95 %",
+}
+COMPETITION = {
+    "score": "score",
+    "toposcore": "topology",
+    "surface_dice": "surface",
+    "voi_score": "VOI",
+}
+
+
+def read_prediction(path, threshold=0.5):
+    """A prediction as a mask.
+
+    Args:
+      path: a volume of integers 0 and 1, or of floating-point probabilities.
+      threshold: probabilities above it are foreground.
+
+    Returns:
+      [D, H, W] uint8 of 0 and 1.
+
+    Raises:
+      FileNotFoundError: nothing at `path`.
+      ValueError: not a volume, or a value is no probability and neither 0 nor 1.
+    """
+    voxels = read_volume(path)
+    wrong = (voxels < 0) | (voxels > 1)
+    if wrong.any():
+        raise ValueError(
+            f"{path} holds the value {voxels[wrong][0]}: save 0 and 1, or floating-point "
+            "probabilities between them."
+        )
+    return (voxels > threshold).astype(np.uint8)
+
+
+def evaluate_volume(prediction_path, label_path, table, *, threshold=0.5, **options):
+    """Score one volume of the disk.
+
+    Args:
+      prediction_path: of `read_prediction`.
+      label_path: a volume of label values.
+      table: of `label_table`, which says what they mean.
+      threshold: on probabilities.
+      **options: of `score_volume`.
+
+    Returns:
+      (Confusion, dict), as `score_volume`.
+
+    Raises:
+      FileNotFoundError, ValueError: bad input, naming the file.
+    """
+    reader, predicted_shape = open_volume(label_path), open_volume(prediction_path).shape
+    if predicted_shape != reader.shape:
+        raise ValueError(
+            f"{prediction_path} has shape {predicted_shape} but {label_path} has {reader.shape}: "
+            "predict the whole volume that was labelled."
+        )
+    prediction = read_prediction(prediction_path, threshold)
+    label = encode(read_volume(label_path), table, label_path, prefix="--")
+    if (label == MASKED).all():
+        raise ValueError(f"{label_path} has no labelled voxel: leave this volume out.")
+    return score_volume(prediction, label, **options)
+
+
+def score_volume(prediction, label, *, thin=False, competition=False, constants=False):
+    """Score one volume.
+
+    Args:
+      prediction: [D, H, W], 1 foreground and 0 background.
+      label: [D, H, W], encoded as in `ops.classes`.
+      thin: add `foreground_scores`, distances in voxels.
+      competition: add the fields of CompetitionScore.
+      constants: add the competition's score of foreground and of background everywhere, as
+        score_all_foreground and score_all_background.
+
+    Returns:
+      (Confusion, dict): the counts of the labelled voxels, and the scores by name.
+
+    Raises:
+      ValueError: the shapes differ, or no voxel is labelled.
+    """
+    counts = confusion(prediction, label)
+    found = scores(counts)
+    if thin:
+        found |= foreground_scores(prediction, label)
+    if competition:
+        found |= asdict(competition_score(prediction, label))
+    if constants:
+        for name, value in (("all_foreground", 1), ("all_background", 0)):
+            constant = np.full_like(prediction, value)
+            found[f"score_{name}"] = competition_score(constant, label).score
+    return counts, found
+
+
+def evaluate_folders(predictions, labels, table, **options):
+    """Score the volumes of two folders that have the same file names, extensions aside.
+
+    Args:
+      predictions, labels: folders of volumes.
+      table, **options: of `evaluate_volume`.
+
+    Yields:
+      (Volume of the prediction or else of the label, what `evaluate_volume` returns or the error
+      that it raised), for every id of either folder in order.
+
+    Raises:
+      FileNotFoundError, ValueError: a folder is missing, empty, has an id twice, or is the other.
+    """
+    predicted = {volume.id: volume for volume in find_images(predictions)}
+    labelled = {volume.id: volume for volume in find_images(labels)}
+    for name in sorted(predicted.keys() | labelled.keys()):
+        volume = predicted.get(name) or labelled[name]
+        try:
+            if name not in predicted:
+                raise FileNotFoundError(
+                    f"{volume.image} has no prediction in {predictions}: predict it too."
+                )
+            if name not in labelled:
+                raise FileNotFoundError(
+                    f"{volume.image} has no label in {labels}: add it or move this one out."
+                )
+            scored = evaluate_volume(volume.image, labelled[name].image, table, **options)
+            yield volume, scored
+        except (ValueError, OSError) as error:
+            yield volume, error
