@@ -316,7 +316,7 @@ def _run(config, workdir, cleanup):
                     )
             last_epoch = loop.epoch == train["epochs"] - 1
             whole = volumes_every and ((loop.epoch + 1) % volumes_every == 0 or last_epoch)
-            judged = {}
+            judged, at = {}, {"step": step, "epoch": loop.epoch, "volumes": judged_on.volumes}
             for name, variables in (("raw", state.variables), *averages.items()):
                 if name == "swa" and not averaged:
                     continue
@@ -329,7 +329,6 @@ def _run(config, workdir, cleanup):
                     batch=evaluation_batch,
                     threads=threads,
                 )
-                at = {"step": step, "epoch": loop.epoch, "volumes": judged_on.volumes}
                 events.write("validation" + which, **at, **metrics)
                 terms = console.figures({term: metrics[term] for term in stage.loss_weights})
                 told = f"Epoch {loop.epoch} Val{which} - Loss: {metrics['loss']:.4f} ({terms})"
@@ -370,11 +369,12 @@ def _run(config, workdir, cleanup):
                     }
                 )
             for decision in decisions:
-                events.write("decision", step=step, epoch=loop.epoch, decision=decision)
+                events.write("decision", **at, decision=decision)
                 if decision["kind"] == "new_best":
                     loop.best_step = step
                 else:
-                    log.info(f"Epoch {loop.epoch} {console.sentence(decision)}")
+                    told = f"Epoch {loop.epoch} {console.sentence(decision)}"
+                    log.info(told + judged_on.suffix(data.wholes))
                 if decision["kind"] == "rollback":
                     loop.return_to = loop.best_step
                 loop.finished |= decision["kind"] == "early_stop"
