@@ -232,10 +232,11 @@ def _predict(arguments):
         if isinstance(result, Exception):
             errors[name] = result
             continue
+        trained_on = on[name].volumes == judged.TRAINING
         print(
             f"[{number}/{len(found)}] {output / name}{kind.suffix}: "
             f"{100 * result['foreground_share']:.2f} % foreground, {result['seconds']} s"
-            f"{on[name].suffix(kind.name.removesuffix('s'))}",
+            f"{on[name].suffix(kind.name.removesuffix('s')) if trained_on else ''}",
             flush=True,
         )
     for name, error in errors.items():

@@ -155,9 +155,8 @@ def evaluate_last(weights, segment, *, workdir, log, judged_on, data, steps, tar
             f"All volumes, raw weights and {', '.join(steps)}: {console.figures(scores)}{every}"
         )
     if target:
-        balance = class_balance(raw_counts, target, noun=judged_on.mark())
-        pooled["raw"]["within_background_target"] = balance["pooled"]["within_target"]
-        (told,) = remarks(balance, judged_on.mark())["target"]
+        within, told = _judge_background(raw_counts, target, judged_on.mark())
+        pooled["raw"]["within_background_target"] = within
         log.info(told)
     raw = per_volume.pop("raw")
     kept = {"step": at["raw"], "judged_on": judged_on.as_json()}
@@ -165,6 +164,13 @@ def evaluate_last(weights, segment, *, workdir, log, judged_on, data, steps, tar
     write_json(workdir / "validation" / "scores.json", kept)
     write_json(workdir / "scores.json", pooled)
     return pooled
+
+
+def _judge_background(counts, target, noun):
+    """(whether the predicted background of all volumes meets the target, the same in words)."""
+    balance = class_balance(counts, target, noun=noun)
+    (told,) = remarks(balance, noun)["target"]
+    return balance["pooled"]["within_target"], told
 
 
 def scored_already(workdir, at, log):
