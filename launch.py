@@ -13,7 +13,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from configs import base, images
-from jax_seg.runs import config as configuration
+from jax_seg.system import configuration
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="File, as in configs/v6.py:demo.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<config>.")

@@ -21,7 +21,7 @@ def get_config():
     data.background = (0,)  # label values that are background
     data.foreground = (1,)  # label values that are foreground
     data.ignore = (2,)  # label values that are unlabeled: masked everywhere
-    data.fold = "0"  # the fold that is held out; 'all' for one after another, 'none' for no fold
+    data.fold = "0"  # the fold that is held out; 'all' for one after another, 'none' for nothing
     data.folds = 5
     data.group = "scroll_id"  # what a fold keeps together; '' shuffles single volumes
     data.split_seed = 0  # of the folds

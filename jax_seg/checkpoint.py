@@ -4,8 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from jax_seg.runs import checkpoints, judged
+from jax_seg.runs import checkpoints
 from jax_seg.system import startup
+from jax_seg.tasks import judged
 
 
 def main(argv=None):

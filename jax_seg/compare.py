@@ -21,10 +21,10 @@ import numpy as np
 
 from jax_seg.metrics.comparison import adjusted, compare, interval, number, verdict
 from jax_seg.metrics.competition import CompetitionScore
-from jax_seg.runs import checkpoints, held_out, judged, members, seen
-from jax_seg.runs import config as configuration
-from jax_seg.system import startup
+from jax_seg.runs import checkpoints, held_out, members, seen
+from jax_seg.system import configuration, startup
 from jax_seg.system.files import read_json, write_json
+from jax_seg.tasks import judged
 from jax_seg.tasks.score_volumes import OVERLAP, score_volume
 
 LOWER_IS_BETTER = ("loss", "surface_mean", "surface_95", "voi_split", "voi_merge")
@@ -66,8 +66,7 @@ def scores_of(source, metric, images=None, labels=None):
         content = _read_scores(source)
         if "members" not in content:
             values = _pick(content.get("volumes"), metric, source)
-            on = {name: judged.read(content["volumes"][name]) for name in values}
-            return Scored(values, {}, on)
+            return Scored(values, {}, _noted(content, values))
         texts, weights = members.read_ensemble(source)
         fitted_to = content.get("fitted_to", [])
         return _segment_and_score(texts, weights, metric, images, labels, fitted_to)
@@ -104,6 +103,13 @@ def _stored_scores(source, member, metric):
             f"another with {checkpoints.AVERAGES[member.weights]}."
         )
     return Scored(values, {}, dict.fromkeys(values, on))
+
+
+def _noted(content, names):
+    """{id: JudgedOn} of a file of scores: as its entries say, or else as the whole does."""
+    together = content.get("judged_on", {})
+    entries = {name: content["volumes"][name] for name in names}
+    return {n: judged.read(one if "volumes" in one else together) for n, one in entries.items()}
 
 
 def _fields(workdir):

@@ -17,8 +17,7 @@ from jax_seg.data.preprocess import Preprocessing, fit_preprocessing
 from jax_seg.data.readers import open_volume
 from jax_seg.models import unet
 from jax_seg.runs import checkpoints
-from jax_seg.runs import config as configuration
-from jax_seg.system import startup
+from jax_seg.system import configuration, startup
 from jax_seg.system.files import write_json
 from jax_seg.weights.timm import from_timm as from_timm
 from jax_seg.weights.timm import some

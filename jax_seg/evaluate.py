@@ -17,9 +17,8 @@ from jax_seg.data.labels import label_table, label_value
 from jax_seg.metrics.balance import CONSTANTS, SHOWN, class_balance, require_target
 from jax_seg.metrics.foreground import share_statistics
 from jax_seg.metrics.segmentation import scores
-from jax_seg.runs import judged
 from jax_seg.system.files import write_json
-from jax_seg.tasks import score_images
+from jax_seg.tasks import judged, score_images
 from jax_seg.tasks.score_volumes import COMPETITION, OVERLAP, THIN, evaluate_folders
 
 

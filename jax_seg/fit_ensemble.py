@@ -18,9 +18,10 @@ import numpy as np
 from jax_seg.data.fingerprint import random_places
 from jax_seg.infer.ensemble import cross_entropy, fit_weights
 from jax_seg.ops.classes import MASKED
-from jax_seg.runs import held_out, judged, members, seen
+from jax_seg.runs import held_out, members, seen
 from jax_seg.system import startup
 from jax_seg.system.files import write_json
+from jax_seg.tasks import judged
 
 VOXELS = 100_000  # drawn of each volume: the memory needed does not depend on the volumes' size
 

@@ -21,9 +21,10 @@ import tifffile
 
 from jax_seg.data.readers import pictures
 from jax_seg.infer import ensemble, postprocess
-from jax_seg.runs import checkpoints, judged, members, seen
+from jax_seg.runs import checkpoints, members, seen
 from jax_seg.system import startup
 from jax_seg.system.files import replacing, stamp, write_json
+from jax_seg.tasks import judged
 from jax_seg.tasks.kinds import IMAGES, VOLUMES
 
 DECISIVE = (
@@ -232,10 +233,11 @@ def _predict(arguments):
         if isinstance(result, Exception):
             errors[name] = result
             continue
+        trained_on = on[name].volumes == judged.TRAINING
         print(
             f"[{number}/{len(found)}] {output / name}{kind.suffix}: "
             f"{100 * result['foreground_share']:.2f} % foreground, {result['seconds']} s"
-            f"{on[name].suffix(kind.name.removesuffix('s'))}",
+            f"{on[name].suffix(kind.name.removesuffix('s')) if trained_on else ''}",
             flush=True,
         )
     for name, error in errors.items():

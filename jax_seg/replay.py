@@ -15,8 +15,7 @@ from pathlib import Path
 
 from jax_seg.data.labels import label_table
 from jax_seg.report import versions
-from jax_seg.runs import config as configuration
-from jax_seg.system import startup
+from jax_seg.system import configuration, startup
 from jax_seg.training import run as training
 
 # What the original computed whatever its configuration said; its labels, too: unlabeled voxels

@@ -18,9 +18,10 @@ import numpy as np
 
 from jax_seg.infer import postprocess
 from jax_seg.infer.postprocess import choice, search
-from jax_seg.runs import config as configuration
-from jax_seg.runs import judged, tuning_volumes
+from jax_seg.runs import tuning_volumes
+from jax_seg.system import configuration
 from jax_seg.system.files import read_json, write_json
+from jax_seg.tasks import judged
 
 SHOWN = ("dice", "iou", "precision", "recall")
 STEPS = "steps"  # what the volumes searched on chose

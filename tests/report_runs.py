@@ -7,7 +7,7 @@ import tifffile
 
 from jax_seg.metrics.segmentation import confusion, scores
 from jax_seg.ops.classes import MASKED
-from jax_seg.runs import config as configuration
+from jax_seg.system import configuration
 from jax_seg.system.files import write_json
 from tests.conftest import tiny_config
 

@@ -321,6 +321,17 @@ def test_a_file_of_scores_says_which_volumes_were_trained_on(tmp_path, capsys):
     assert [found[name]["judged_on"]["volumes"] for name in (a, b)] == ["held out", "training"]
 
 
+def test_a_runs_own_file_of_scores_is_marked_as_a_whole(tmp_path, capsys):
+    volumes = {f"v{n}": {"dice": n / 10} for n in range(3)}
+    write_json(tmp_path / "other", {"volumes": volumes})
+    on = {"volumes": "training", "chose": ["checkpoint"]}
+    write_json(tmp_path / "run", {"judged_on": on, "volumes": volumes})
+    run, other = str(tmp_path / "run"), str(tmp_path / "other")
+    assert main([run, other]) == 0
+    sentence = f"; {run} was trained on these volumes; these volumes chose the checkpoint of {run}"
+    assert sentence in capsys.readouterr().out
+
+
 def test_runs_on_other_data_are_told(tmp_path, capsys):
     for name, root in (("a", "/data/one"), ("b", "/data/two")):
         write_json(tmp_path / name / "config.json", {"data": {"root": root, "fold": "0"}})

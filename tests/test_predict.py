@@ -245,6 +245,33 @@ def test_a_network_that_diverged_is_reported(volumes_folder, image, tmp_path, ca
     assert "v0.tif is not a number" in capsys.readouterr().err
 
 
+def test_the_sidecar_says_which_volumes_were_trained_on(runs, volumes_folder, tmp_path, capsys):
+    split = checkpoints.read_variables(runs[0])[1]["split"]
+    flags = ["--workdir", runs[0], "--input", str(volumes_folder / "train_images")]
+    assert predict.main([*flags, "--output", str(tmp_path)]) == 0
+    parts = (("training", "training", []), ("validation", "held out", ["checkpoint"]))
+    for part, volumes, chose in parts:
+        for name in split[part]:
+            facts = json.loads((tmp_path / f"{name}.json").read_text())
+            assert facts["judged_on"] == {"volumes": volumes, "chose": chose}
+    printed = capsys.readouterr().out.splitlines()
+    marked = {line.split("/")[-1][:2] for line in printed if line.endswith(" | training volume")}
+    assert marked == set(split["training"])
+
+
+@pytest.mark.parametrize(("part", "said"), [("training", True), ("held out", False)])
+def test_steps_that_were_tuned_on_training_volumes_are_said_so(
+    image, volumes_folder, tmp_path, capsys, part, said
+):
+    workdir = write_run(tmp_path / "run", volumes_folder)
+    on = {"volumes": part, "chose": []}
+    content = {"steps": ["threshold:value=0.4"], "judged_on": on}
+    (workdir / "postprocess.json").write_text(json.dumps(content))
+    assert run(image, tmp_path / "out", "--workdir", workdir)[0] == 0
+    printed = capsys.readouterr().out
+    assert ("postprocess.json were chosen on training volumes" in printed) == said
+
+
 def test_fitted_weights_are_read_by_predict(runs, image, tmp_path, capsys):
     a, b = runs
     file = tmp_path / "ensemble.json"

@@ -6,7 +6,7 @@ from jax_seg import replay
 from jax_seg.metrics.segmentation import Confusion
 from jax_seg.report import versions
 from jax_seg.runs.events import read_events
-from jax_seg.runs.judged import JudgedOn
+from jax_seg.tasks.judged import JudgedOn
 
 SMALL = {
     "data.name": "folder",

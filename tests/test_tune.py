@@ -15,8 +15,8 @@ from jax_seg.infer import postprocess
 from jax_seg.infer.postprocess import search
 from jax_seg.metrics.segmentation import confusion, scores
 from jax_seg.ops.classes import MASKED
-from jax_seg.runs import config as configuration
 from jax_seg.runs import tuning_volumes
+from jax_seg.system import configuration
 from jax_seg.system.files import write_json
 
 FEW = ["remove_small:voxels=8", "open", "fill_holes", "mask_empty"]

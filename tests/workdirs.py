@@ -9,7 +9,7 @@ from jax_seg import models
 from jax_seg.data import folds
 from jax_seg.data.folder import find_volumes
 from jax_seg.runs import checkpoints
-from jax_seg.runs import config as configuration
+from jax_seg.system import configuration
 from jax_seg.system.files import write_json
 from jax_seg.training import state
 from tests.conftest import tiny_config

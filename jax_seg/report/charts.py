@@ -8,7 +8,7 @@ of the series.
 from jax_seg.metrics.balance import class_balance
 from jax_seg.report import milestones
 from jax_seg.runs.gather import confusions, noun
-from jax_seg.runs.judged import TRAINING
+from jax_seg.tasks.judged import TRAINING
 
 WEIGHTS = ("", "swa", "ema")
 CURVES = (

@@ -1,6 +1,6 @@
 """What happened when in a run: warm-ups, restarts, stages, averages and the plateau's decisions."""
 
-from jax_seg.runs.judged import TRAINING
+from jax_seg.tasks.judged import TRAINING
 
 DECISIONS = {
     "intervention": lambda d: (

@@ -7,8 +7,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # after the choice of a backend without a screen
 
 from jax_seg.ops import classes
-from jax_seg.runs.judged import TRAINING
 from jax_seg.system.files import replacing
+from jax_seg.tasks.judged import TRAINING
 
 CASES = 6  # of the picture `cases`
 DECISIONS = {"rollback": "tab:purple", "intervention": "tab:red", "early_stop": "black"}

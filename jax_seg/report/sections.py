@@ -7,9 +7,9 @@ from jax_seg.metrics.balance import CONSTANTS, SHOWN
 from jax_seg.report import markup, milestones
 from jax_seg.report import verdict as judgement
 from jax_seg.report.markup import number, percent, plain, sentence, swatch, word
-from jax_seg.runs import config as configuration
 from jax_seg.runs import gather
-from jax_seg.runs.judged import TRAINING
+from jax_seg.system import configuration
+from jax_seg.tasks.judged import TRAINING
 
 SCORES = {
     "dice": "Dice",

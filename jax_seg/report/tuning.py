@@ -4,7 +4,7 @@ from html import escape
 
 from jax_seg.report import markup, sections
 from jax_seg.report.markup import number, word
-from jax_seg.runs import judged
+from jax_seg.tasks import judged
 
 
 def thresholds(runs, drawn):

@@ -7,7 +7,7 @@ import numpy as np
 
 from jax_seg.metrics import balance, comparison
 from jax_seg.runs.gather import confusions, noun
-from jax_seg.runs.judged import TRAINING, UNKNOWN
+from jax_seg.tasks.judged import TRAINING, UNKNOWN
 
 MANY_CLIPPED = 0.5  # share of updates
 FAR_OFF = 0.25  # of the labelled foreground, predicted too much or too little

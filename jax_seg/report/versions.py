@@ -15,11 +15,10 @@ from jax_seg.data.readers import open_volume
 from jax_seg.losses import VARIANCE_FLOOR
 from jax_seg.metrics import balance, comparison, segmentation
 from jax_seg.ops.classes import FOREGROUND, MASKED
-from jax_seg.runs import config as configuration
-from jax_seg.runs import judged
 from jax_seg.runs.events import read_events
+from jax_seg.system import configuration
 from jax_seg.system.files import replacing
-from jax_seg.tasks import volumes
+from jax_seg.tasks import judged, volumes
 
 OVER_PREDICTION = 10.0  # percentage points that a verdict mentions
 

@@ -5,7 +5,7 @@ import numpy as np
 from jax_seg.ops.classes import FOREGROUND
 from jax_seg.report import sprites
 from jax_seg.runs import gather
-from jax_seg.runs.judged import TRAINING
+from jax_seg.tasks.judged import TRAINING
 
 SHOWN = 3  # volumes
 WORST_IMAGES = 6  # beside the median and the best

@@ -15,9 +15,9 @@ from jax_seg.data import folder, images, labels
 from jax_seg.data.names import plain
 from jax_seg.data.readers import open_volume, pictures
 from jax_seg.metrics.segmentation import Confusion
-from jax_seg.runs import config as configuration
-from jax_seg.runs import judged
 from jax_seg.runs.events import read_events
+from jax_seg.system import configuration
+from jax_seg.tasks import judged
 
 NOMINAL_VOXELS = 10**6  # of a volume whose number of labelled voxels is not stored
 

@@ -9,14 +9,14 @@ from jax_seg.data.folder import find_volumes
 from jax_seg.data.labels import encode, label_table
 from jax_seg.data.readers import check_pair, open_volume
 from jax_seg.ops.classes import MASKED
-from jax_seg.runs import judged
+from jax_seg.tasks import judged
 
 
 def run_volumes(fields, workdir):
     """All volumes of the data set of a run, the ones it was trained on as well.
 
     Args:
-      fields: every field of its configuration by its dotted path, of `config.flat`.
+      fields: every field of its configuration by its dotted path, of `configuration.flat`.
       workdir: its folder, where generated volumes lie.
 
     Returns:

@@ -20,9 +20,10 @@ from jax_seg import models, tasks
 from jax_seg.data import preprocess
 from jax_seg.infer import ensemble
 from jax_seg.infer.network import make_network
-from jax_seg.runs import checkpoints, judged
-from jax_seg.runs import config as configuration
+from jax_seg.runs import checkpoints
+from jax_seg.system import configuration
 from jax_seg.system.files import existing
+from jax_seg.tasks import judged
 
 WEIGHTS = ("raw", "swa", "ema")
 

@@ -5,8 +5,9 @@ import warnings
 from pathlib import Path
 
 from jax_seg.data import images
-from jax_seg.runs import held_out, judged
+from jax_seg.runs import held_out
 from jax_seg.system.files import read_json
+from jax_seg.tasks import judged
 
 
 def judged_on(network, volumes):

@@ -8,9 +8,10 @@ from jax_seg.data.names import plain, require_two_folders
 from jax_seg.data.readers import open_volume
 from jax_seg.infer import postprocess
 from jax_seg.infer.postprocess import search
-from jax_seg.runs import config as configuration
-from jax_seg.runs import held_out, judged, seen
+from jax_seg.runs import held_out, seen
+from jax_seg.system import configuration
 from jax_seg.system.files import read_json
+from jax_seg.tasks import judged
 
 MOST_FOLDS = 5
 

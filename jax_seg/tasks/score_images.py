@@ -9,8 +9,8 @@ from jax_seg.data import images
 from jax_seg.data.names import require_two_folders
 from jax_seg.data.readers import pictures
 from jax_seg.metrics import camouflage
-from jax_seg.runs import judged
 from jax_seg.system.files import write_json
+from jax_seg.tasks import judged
 
 CONSTANTS = {"object everywhere": 255, "object nowhere": 0}
 

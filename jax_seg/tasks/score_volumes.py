@@ -6,6 +6,7 @@ import numpy as np
 
 from jax_seg.data.folder import find_images
 from jax_seg.data.labels import encode
+from jax_seg.data.names import require_two_folders
 from jax_seg.data.readers import open_volume, read_volume
 from jax_seg.metrics.competition import competition_score
 from jax_seg.metrics.foreground import foreground_scores
@@ -133,6 +134,7 @@ def evaluate_folders(predictions, labels, table, **options):
     Raises:
       FileNotFoundError, ValueError: a folder is missing, empty, has an id twice, or is the other.
     """
+    require_two_folders(predictions, labels, ("predictions", "labels"))
     predicted = {volume.id: volume for volume in find_images(predictions)}
     labelled = {volume.id: volume for volume in find_images(labels)}
     for name in sorted(predicted.keys() | labelled.keys()):

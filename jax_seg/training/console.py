@@ -10,8 +10,8 @@ import jax
 from tqdm import tqdm
 
 from jax_seg.metrics.segmentation import in_words
-from jax_seg.runs import judged
 from jax_seg.runs.events import Events
+from jax_seg.tasks import judged
 
 
 class Journal:

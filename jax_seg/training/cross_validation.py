@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_seg.runs import judged
 from jax_seg.system.files import write_json
+from jax_seg.tasks import judged
 from jax_seg.training import run as training
 
 
@@ -42,10 +42,14 @@ def run(config, workdir, defaults=None):
             "volumes"
         ]
     summary = summarise(list(folds.values()))
-    on = judged.weakest(map(judged.read, folds.values()))
+    parts = {name: judged.read(scores) for name, scores in folds.items()}
+    on = judged.weakest(parts.values())
     content = {"summary": summary, "judged_on": on.as_json(), "folds": folds, "volumes": volumes}
     write_json(workdir / "summary.json", content)
-    print(f"Each fold is scored on its {on.name()}s{on.choices}.")
+    if seen := [name for name, part in parts.items() if part.volumes == judged.TRAINING]:
+        print(f"Trained on the volumes that they are scored on: {', '.join(seen)}.")
+    else:
+        print(f"Each fold is scored on its {on.name()}s{on.choices}.")
     for score, values in summary.items():
         print(f"{score:22} {values['mean']:.4f} ± {values['std']:.4f} over {len(folds)} folds")
     return summary

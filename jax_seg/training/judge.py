@@ -112,7 +112,7 @@ def decide(run, stage, state, progress, trained, judged):
         sign = {"loss": trained["loss"], "iou": judged["iou"], "advice": scaling.ADVICE}
         decisions.append({"kind": "warning_sign", **sign})
     for decision in decisions:
-        _carry_out(run, int(state.step), progress, decision)
+        _carry_out(run, state, progress, decision)
     reduction = schedule.ReduceOnPlateau(**progress.reduction)
     if stage.reducing and progress.epoch >= stage.warm:
         reduction = run.settings.reduce_rate(reduction, judged["loss"])
@@ -125,12 +125,13 @@ def decide(run, stage, state, progress, trained, judged):
     progress.plateau, progress.reduction = controller._asdict(), reduction._asdict()
 
 
-def _carry_out(run, step, progress, decision):
-    run.journal.event("decision", step=step, epoch=progress.epoch, decision=decision)
+def _carry_out(run, state, progress, decision):
+    run.journal.event("decision", **_at(run, state, progress), decision=decision)
     if decision["kind"] == "new_best":
-        progress.best_step = step
+        progress.best_step = int(state.step)
     else:
-        run.journal.say(f"Epoch {progress.epoch} {console.sentence(decision)}")
+        line = f"Epoch {progress.epoch} {console.sentence(decision)}"
+        run.journal.say(line + run.judged_on.suffix(run.data.wholes))
     if decision["kind"] == "rollback":
         progress.return_to = progress.best_step
     progress.finished |= decision["kind"] == "early_stop"

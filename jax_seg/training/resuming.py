@@ -1,6 +1,6 @@
 """What a run may change when it is resumed, and what it refuses."""
 
-from jax_seg.runs import config as configuration
+from jax_seg.system import configuration
 
 # A resumed run may differ in these: they change how long or where it runs, not what it computes.
 MAY_DIFFER = (
@@ -45,7 +45,7 @@ def prolonged(before, now):
     """What another train.epochs does to the learning rate of a resumed run; '' for nothing.
 
     Args:
-      before, now: configurations as `config.as_dict` gives them.
+      before, now: configurations as `configuration.as_dict` gives them.
     """
     name, epochs = now["schedule"]["name"], now["train"]["epochs"]
     if before["train"]["epochs"] == epochs or name not in ("cosine", "polynomial"):

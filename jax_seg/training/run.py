@@ -5,9 +5,9 @@ from pathlib import Path
 
 from jax_seg.runs import checkpoints
 from jax_seg.runs.events import read_events
-from jax_seg.runs.judged import CHECKPOINT
 from jax_seg.system.files import locked
 from jax_seg.system.stop import stop_signal
+from jax_seg.tasks.judged import CHECKPOINT
 from jax_seg.training import stages
 from jax_seg.training.epoch import Diverged as Diverged
 from jax_seg.training.epoch import size_of, train_epoch

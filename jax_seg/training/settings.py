@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from jax_seg import tasks
-from jax_seg.runs.config import Reader
+from jax_seg.system.configuration import Reader
 from jax_seg.training import plateau, schedule, stages
 
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_seg.models import camouflage
-from jax_seg.runs import checkpoints, judged, members
-from jax_seg.runs import config as configuration
+from jax_seg.runs import checkpoints, members
+from jax_seg.system import configuration
 from jax_seg.system.files import write_json
+from jax_seg.tasks import judged
 from jax_seg.tasks.task import Task
 from jax_seg.training import console, programs, resuming
 from jax_seg.training.progress import Clock

@@ -3,7 +3,7 @@
 import pytest
 
 from configs import cod10k
-from jax_seg.runs import config as configuration
+from jax_seg.system import configuration
 from jax_seg.training import programs, stages
 
 # preset: rates at epochs 0 (or after the warm-up) and 30 (likewise), the smallest, warm-up, batches

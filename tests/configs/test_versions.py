@@ -7,7 +7,7 @@ import pytest
 
 from configs import base
 from jax_seg.infer import postprocess
-from jax_seg.runs import config as configuration
+from jax_seg.system import configuration
 from jax_seg.training import programs
 
 # file, batch, epochs, learning rate, dice focal variance boundary clDice connectivity, alpha,

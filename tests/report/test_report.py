@@ -76,6 +76,21 @@ def test_learning_curve_marks_what_was_decided(tmp_path, monkeypatch):
     assert first == [(4, "rollback"), (5, "intervention"), (7, "")]  # named once, per picture
 
 
+@pytest.mark.parametrize(
+    ("volumes", "part"), [("training", "Training"), ("held out", "Validation")]
+)
+def test_learning_curve_says_which_part_it_shows(tmp_path, monkeypatch, volumes, part):
+    figures = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    event = {"kind": "validation", "epoch": 0, "loss": 0.5, "volumes": volumes}
+    plots.learning_curve([event], tmp_path / "curve.png")
+    losses, scores, _ = figures[0].axes
+    assert scores.get_title() == f"{part} part, whole"
+    (label,) = (line.get_label() for line in losses.lines)
+    assert label == ("validation, training data" if volumes == "training" else "validation")
+    plots.plt.close(figures[0])
+
+
 def test_decisions_reach_tensorboard_under_their_kind(tmp_path, monkeypatch):
     scalars = []
     events = Events(tmp_path, epoch=0, step=0)

@@ -9,8 +9,8 @@ import tifffile
 
 from jax_seg.data.folder import find_images
 from jax_seg.runs import seen
-from jax_seg.runs.judged import HELD_OUT, TRAINING, UNKNOWN, JudgedOn
 from jax_seg.system.files import write_json
+from jax_seg.tasks.judged import HELD_OUT, TRAINING, UNKNOWN, JudgedOn
 
 CHOSEN = JudgedOn(HELD_OUT, ("checkpoint",))
 

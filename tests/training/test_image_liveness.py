@@ -8,7 +8,7 @@ import pytest
 
 from configs import base, images
 from jax_seg import models
-from jax_seg.runs import config as configuration
+from jax_seg.system import configuration
 from tests.tiny_images import get_config, write_images
 from tests.training.test_image_runs import plain_unet
 from tests.training.test_liveness import assert_alive, observe, once_per_fields, text_of

@@ -18,8 +18,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax_seg.data import pipeline
 from jax_seg.report import plots
 from jax_seg.runs import checkpoints
-from jax_seg.runs import config as configuration
 from jax_seg.runs.events import read_events
+from jax_seg.system import configuration
 from jax_seg.training import judge, programs
 from jax_seg.training import run as training
 from tests.conftest import tiny_config

@@ -341,7 +341,7 @@ def everything_says_training(workdir):
     judged = [e for e in read_events(workdir) if e["kind"].startswith(("validation", "volumes"))]
     assert len(judged) == 2 and {event["volumes"] for event in judged} == {"training"}
     lines = (workdir / "log.txt").read_text().splitlines()
-    told = [line for line in lines if re.search(r"Val\b.*Loss|dice: .*iou: ", line)]
+    told = [line for line in lines if re.search(r"Val\b.*Loss|dice: .*iou: |val_loss", line)]
     assert len(told) >= 6 and all(re.search(r" \| training volumes?$", line) for line in told)
 
 
@@ -357,6 +357,7 @@ def test_a_run_that_holds_nothing_out_says_so(volumes_folder, tmp_path, capsys):
     assert "The validation volumes of this run are training volumes: its scores say" in printed
     text = make_page(gather.read_runs([tmp_path]))
     assert "on 6 whole training volumes, which says nothing about other volumes" in text
+    assert "Component: dice" in text and "Component: volumes" not in text  # a word, no figure
     assert checkpoint.main([str(tmp_path)]) == 0
     assert "← best | training volumes" in capsys.readouterr().out
 

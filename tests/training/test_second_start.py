@@ -12,8 +12,8 @@ from jax_seg.data import folds
 from jax_seg.data.folder import find_volumes
 from jax_seg.models.camouflage import MOMENTUM
 from jax_seg.runs import checkpoints
-from jax_seg.runs import config as configuration
 from jax_seg.runs.events import read_events
+from jax_seg.system import configuration
 from jax_seg.system.files import locked
 from jax_seg.training import plateau, resuming, validate
 from jax_seg.training import run as training

@@ -2,9 +2,9 @@
 
 import pytest
 
-from jax_seg.runs import judged
-from jax_seg.runs.judged import HELD_OUT, TRAINING, UNKNOWN, JudgedOn
 from jax_seg.system.files import write_json
+from jax_seg.tasks import judged
+from jax_seg.tasks.judged import HELD_OUT, TRAINING, UNKNOWN, JudgedOn
 
 OURS, OTHER = {"data.root": "/ours"}, {"data.root": "/other"}
 SPLIT = {"training": ["a", "b"], "validation": ["c"]}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jax_seg.data.folds import NONE
-from jax_seg.runs import config as configuration
+from jax_seg.system import configuration
 from jax_seg.system.files import read_json
 
 TRAINING, UNKNOWN, HELD_OUT = "training", "unknown", "held out"
@@ -146,7 +146,7 @@ def of_fields(fields):
     """What the validation part of a run is, by its configuration alone: a run of an older version.
 
     Args:
-      fields: every field by its dotted path, of `config.flat`.
+      fields: every field by its dotted path, of `configuration.flat`.
     """
     if not fields:
         return JudgedOn()

@@ -7,7 +7,7 @@ import pytest
 
 import launch
 from configs import base
-from jax_seg.runs import config as configuration
+from jax_seg.system import configuration
 from tests.conftest import ROOT
 
 
