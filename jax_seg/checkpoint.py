@@ -6,11 +6,12 @@ from pathlib import Path
 
 from jax_seg.runs import checkpoints
 from jax_seg.system import startup
+from jax_seg.system.program import program
 
 
 def main(argv=None):
     """List the checkpoints of a run."""
-    parser = argparse.ArgumentParser(prog="python -m jax_seg.checkpoint", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog=program("checkpoint"), description=main.__doc__)
     parser.add_argument("workdir", type=Path)
     startup.prepare()
     try:

@@ -22,6 +22,7 @@ from jax_seg.runs import checkpoints, held_out, members
 from jax_seg.runs import config as configuration
 from jax_seg.system import startup
 from jax_seg.system.files import read_json, write_json
+from jax_seg.system.program import program
 
 LOWER_IS_BETTER = ("loss", "surface_mean", "surface_95", "voi_split", "voi_merge")
 NO_ORDER = ("_predicted", "_label")  # shares of foreground, and Betti numbers
@@ -143,7 +144,7 @@ def _segment_and_score(texts, weights, metric, images, labels):
 def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m jax_seg.compare",
+        prog=program("compare"),
         description="Compare models volume by volume: intervals, and which are better than which.",
     )
     parser.add_argument(

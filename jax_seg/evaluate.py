@@ -19,6 +19,7 @@ from jax_seg.metrics.competition import competition_score
 from jax_seg.metrics.foreground import foreground_scores, share_statistics
 from jax_seg.metrics.segmentation import UNLABELED, confusion, scores
 from jax_seg.system.files import write_json
+from jax_seg.system.program import program
 from jax_seg.tasks import score_images
 
 OVERLAP = {
@@ -192,7 +193,7 @@ def _print_balance(balance):
 def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m jax_seg.evaluate",
+        prog=program("evaluate"),
         description="Score predictions against labels. Unlabeled voxels do not count.",
     )
     parser.add_argument("--predictions", required=True, type=Path, help="folder of volumes")

@@ -20,6 +20,7 @@ from jax_seg.infer.ensemble import cross_entropy, fit_weights
 from jax_seg.runs import held_out, members
 from jax_seg.system import startup
 from jax_seg.system.files import write_json
+from jax_seg.system.program import program
 
 VOXELS = 100_000  # drawn of each volume: the memory needed does not depend on the volumes' size
 
@@ -102,7 +103,7 @@ def judge(probabilities, labels):
 def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m jax_seg.fit_ensemble",
+        prog=program("fit_ensemble"),
         description="Fit the weights of an ensemble to the labels of held-out volumes.",
     )
     parser.add_argument("members", nargs="+", help="WORKDIR, WORKDIR@STEP, WORKDIR@swa, …")

@@ -12,6 +12,7 @@ from configs import base
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 GOLDEN = ROOT / "tests" / "golden"
+TIME_LIMIT = 1800  # seconds after which a process hangs; the slowest took one under heavy load
 # Many tests build the same programs: all workers, and the processes that they start, share them.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
