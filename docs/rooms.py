@@ -17,8 +17,8 @@ from xml.sax.saxutils import escape
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "jax_seg"
 COMMANDS, LAUNCH = "commands", "launch.py"
-WIDTH, LINE, MARGIN = 208, 15, 24  # pixels: of a box, between lines of text, around the picture
-GAP, DEPTH = 26, 54  # pixels between boxes, and between rows
+WIDTH, LINE, MARGIN = 218, 15, 24  # pixels: of a box, between lines of text, around the picture
+GAP, DEPTH = 24, 46  # pixels between boxes, and between rows
 LETTERS = 32  # on a line of a box
 STARTS = 12  # orders of the rows from which one with few crossings is looked for
 STYLE = """

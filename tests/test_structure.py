@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 
 import pytest
 
@@ -23,6 +24,7 @@ ROOMS = (
     "report",
     "training",
 )
+PLACES = (ROOT, ROOT / "jax_seg")  # that the paths in docs/design.md start from
 LONGEST = 80  # lines of a function
 LONGEST_OF_THE_STORY = 60  # of a function of training/run.py
 
@@ -149,3 +151,10 @@ def test_the_picture_shows_only_what_does_not_follow_and_breaks_at_a_circle(tmp_
     (tmp_path / "jax_seg" / "low" / "back.py").write_text("from jax_seg.high import f")
     with pytest.raises(ValueError, match=r"circle: \w+( → \w+){2,3}\.$"):
         drawing.picture(tmp_path)
+
+
+def test_the_files_that_the_design_names_exist():
+    text = (ROOT / "docs" / "design.md").read_text()
+    named = set(re.findall(r"`((?:\w+/)+(?:\w+\.py)?|launch\.py)`", text))
+    assert len(named) > 40
+    assert {name for name in named if not any((r / name).exists() for r in PLACES)} == set()
