@@ -55,7 +55,88 @@ def make_sampler(root, volumes, size, patch):
     )
 
 
-def main(argv=None):
+def make_trainer(patch, *, filters, poolings, dtype):
+    """A network ready to train on patches of `patch`³ voxels.
+
+    Returns:
+      (state, train): train takes a state and batches on the device, and returns the state after
+      one step with each and the seconds that they took.
+    """
+    model = Model(filters=filters, poolings=poolings, dtype=dtype)
+    optimizer = optimizers.make_optimizer(
+        "sgd", momentum=0.99, nesterov=True, weight_decay=0.0, clip_norm=1.0
+    )
+    key = jax.random.PRNGKey(0)
+    one = np.float32(1)
+    weights = {"dice": one, "cross_entropy": one}
+    knobs = {"learning_rates": {"all": np.float32(1e-3)}, "loss_weights": weights}
+
+    def loss(logits, label, mask, weights):
+        return losses.combine(logits, label, mask, weights, terms=tuple(knobs["loss_weights"]))
+
+    @jax.jit
+    def fresh_state():
+        return state.create(model.init(key, jnp.zeros((1, *(patch,) * 3, 1))), optimizer)
+
+    current = fresh_state()
+    train_step = make_train_step(
+        model,
+        optimizer,
+        loss,
+        lambda _, batch: batch,
+        Preprocessing(0, 255, 0, 1 / 255),
+        key,
+        part_of=optimizers.label_parameters(current.params, {"all": ""}),
+    )
+
+    def train(current, source):
+        started = time.perf_counter()
+        for arrays in source:
+            current, metrics = train_step(current, arrays, knobs)
+        jax.block_until_ready(metrics)
+        return current, time.perf_counter() - started
+
+    return current, train
+
+
+def measure(sampler, current, train, *, batch, steps, threads, repeats):
+    """Seconds for `steps` batches.
+
+    Args:
+      sampler: of `make_sampler`.
+      current, train: of `make_trainer`.
+      batch: patches of a step.
+      steps: of each timing.
+      threads: that read ahead.
+      repeats: timings of each kind.
+
+    Returns:
+      (the loader alone, [(steps with the loader, steps on resident data), …]).
+    """
+    number = itertools.count()
+
+    def batches():
+        start = next(number) * steps * batch
+        return pipeline.batches(sampler, batch=batch, start=start, count=steps, threads=threads)
+
+    def loaded():
+        return (arrays for arrays, _ in pipeline.on_device(batches()))
+
+    started = time.perf_counter()
+    for _ in batches():
+        pass
+    alone, pairs = time.perf_counter() - started, []
+    resident = next(iter(loaded()))
+    current, _ = train(current, [resident])  # compiles
+    for _ in range(repeats):
+        current, with_loader = train(current, loaded())
+        current, on_resident = train(current, [resident] * steps)
+        pairs.append((with_loader, on_resident))
+    return alone, pairs
+
+
+def parse(argv=None):
+    """The arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--volumes", type=int, default=8)
     parser.add_argument("--size", type=int, default=320, help="voxels along each axis")
@@ -67,74 +148,34 @@ def main(argv=None):
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--steps", type=int, default=10, help="per timing")
     parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args(argv)
-    batch, steps = arguments.batch, arguments.steps
-    model = Model(filters=arguments.filters, poolings=arguments.poolings, dtype=arguments.dtype)
-    optimizer = optimizers.make_optimizer(
-        "sgd", momentum=0.99, nesterov=True, weight_decay=0.0, clip_norm=1.0
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    arguments = parse(argv)
+    current, train = make_trainer(
+        arguments.patch,
+        filters=arguments.filters,
+        poolings=arguments.poolings,
+        dtype=arguments.dtype,
     )
-    key = jax.random.PRNGKey(0)
-
-    @jax.jit
-    def fresh_state():
-        x = jnp.zeros((1, *(arguments.patch,) * 3, 1))
-        return state.create(model.init(key, x), optimizer)
-
-    def loss(logits, label, mask, weights):
-        return losses.combine(logits, label, mask, weights, terms=("dice", "cross_entropy"))
-
-    current = fresh_state()
-    part_of = optimizers.label_parameters(current.params, {"all": ""})
-    train_step = make_train_step(
-        model,
-        optimizer,
-        loss,
-        lambda _, b: b,
-        Preprocessing(0, 255, 0, 1 / 255),
-        key,
-        part_of=part_of,
-    )
-    one = np.float32(1)
-    knobs = {
-        "learning_rates": {"all": np.float32(1e-3)},
-        "loss_weights": {"dice": one, "cross_entropy": one},
-    }
     with tempfile.TemporaryDirectory() as folder:
         sampler = make_sampler(Path(folder), arguments.volumes, arguments.size, arguments.patch)
-        number = itertools.count()
-
-        def loaded():
-            reader = pipeline.batches(
-                sampler,
-                batch=batch,
-                start=next(number) * steps * batch,
-                count=steps,
-                threads=arguments.threads,
-            )
-            return (arrays for arrays, _ in pipeline.on_device(reader))
-
-        def seconds(source):
-            nonlocal current
-            started = time.perf_counter()
-            for arrays in source:
-                current, metrics = train_step(current, arrays, knobs)
-            jax.block_until_ready(metrics)
-            return time.perf_counter() - started
-
-        started = time.perf_counter()
-        for _ in pipeline.batches(
-            sampler, batch=batch, start=0, count=steps, threads=arguments.threads
-        ):
-            pass
-        alone = time.perf_counter() - started
-        resident = next(iter(loaded()))
-        seconds([resident])  # compiles
-        pairs = [(seconds(loaded()), seconds([resident] * steps)) for _ in range(arguments.repeats)]
+        alone, pairs = measure(
+            sampler,
+            current,
+            train,
+            batch=arguments.batch,
+            steps=arguments.steps,
+            threads=arguments.threads,
+            repeats=arguments.repeats,
+        )
     with_loader, on_resident = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratio = statistics.median(a / b for a, b in pairs)
-    patches = steps * batch
+    patches = arguments.steps * arguments.batch
     print(
-        f"patch {arguments.patch}³, batch {batch}, {arguments.filters} filters, {jax.devices()[0]}"
+        f"patch {arguments.patch}³, batch {arguments.batch}, {arguments.filters} filters, "
+        f"{jax.devices()[0]}"
     )
     print(f"{'':24}{'patches/s':>12}")
     print(f"{'loader alone':24}{patches / alone:>12.1f}")

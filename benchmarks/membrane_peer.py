@@ -22,7 +22,6 @@ from jax_seg.data.folder import find_volumes
 from jax_seg.data.readers import open_volume
 from jax_seg.infer.sliding_window import gaussian_profile, window_starts
 from jax_seg.metrics import segmentation
-from jax_seg.ops.classes import FOREGROUND, MASKED
 
 PATCH = (16, 96, 96)
 
@@ -38,7 +37,7 @@ def dice_and_cross_entropy(logits, label, mask):
 
 def random_patch(volumes, generator):
     image, label = volumes[generator.integers(len(volumes))]
-    places = np.flatnonzero(label == FOREGROUND) if generator.random() < 1 / 3 else None
+    places = np.flatnonzero(label == 1) if generator.random() < 1 / 3 else None
     voxel = generator.integers(0, image.shape)
     if places is not None and len(places):
         voxel = np.unravel_index(generator.choice(places), label.shape)
@@ -66,6 +65,41 @@ def predict(model, image):
     return total / weights > 0
 
 
+def read(volume, table):
+    """A volume's image [D, H, W] float32 and its encoded label [D, H, W]."""
+    image, label = open_volume(volume.image), open_volume(volume.label)
+    zero = (0, 0, 0)
+    return (
+        image.read(zero, image.shape).astype(np.float32),
+        labels.encode(label.read(zero, label.shape), table, volume.label),
+    )
+
+
+def train(model, volumes, minutes, generator):
+    """Train on random patches of (image, label) pairs; returns the number of steps."""
+    optimizer = torch.optim.SGD(
+        model.parameters(), 1e-2, momentum=0.99, nesterov=True, weight_decay=3e-5
+    )
+    started, losses, budget = time.monotonic(), [], 60 * minutes
+    while (elapsed := time.monotonic() - started) < budget:
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * (1 - elapsed / budget) ** 0.9
+        batch = [random_patch(volumes, generator) for _ in range(2)]
+        image = torch.from_numpy(np.stack([image for image, _ in batch]))[:, None]
+        encoded = torch.from_numpy(np.stack([label for _, label in batch]))[:, None]
+        mask = (encoded != labels.MASKED).float()
+        loss = dice_and_cross_entropy(model(image), (encoded == 1).float(), mask)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 12.0)
+        optimizer.step()
+        losses.append(loss.item())
+        if len(losses) % 50 == 0:
+            mean = np.mean(losses[-50:])
+            print(f"step {len(losses)}  {elapsed:.0f} s  loss {mean:.4f}", flush=True)
+    return len(losses)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", required=True)
@@ -78,57 +112,24 @@ def main(argv=None):
     generator = np.random.default_rng(arguments.seed)
 
     found = {v.id: v for v in find_volumes(arguments.root)}
+    scrolls = [v.scroll_id for v in found.values()]
     train_ids, held_out = folds.split(
-        list(found),
-        [v.scroll_id for v in found.values()],
-        fold=arguments.fold,
-        folds=arguments.folds,
+        list(found), scrolls, fold=arguments.fold, folds=arguments.folds
     )
     table = labels.label_table()
-
-    def read(name):
-        image, label = open_volume(found[name].image), open_volume(found[name].label)
-        zero = (0, 0, 0)
-        return (
-            image.read(zero, image.shape).astype(np.float32),
-            labels.encode(label.read(zero, label.shape), table, found[name].label),
-        )
-
-    volumes = [read(name) for name in train_ids]
+    volumes = [read(found[name], table) for name in train_ids]
     pooled = np.concatenate([image.reshape(-1) for image, _ in volumes])
     mean, std = pooled.mean(), pooled.std()
-    volumes = [((image - mean) / std, label) for image, label in volumes]
 
     model = UNet(16, 3).to(memory_format=torch.channels_last_3d)
-    optimizer = torch.optim.SGD(
-        model.parameters(), 1e-2, momentum=0.99, nesterov=True, weight_decay=3e-5
-    )
-    started, steps, losses = time.monotonic(), 0, []
-    budget = 60 * arguments.minutes
-    while (elapsed := time.monotonic() - started) < budget:
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-2 * (1 - elapsed / budget) ** 0.9
-        batch = [random_patch(volumes, generator) for _ in range(2)]
-        image = torch.from_numpy(np.stack([image for image, _ in batch]))[:, None]
-        encoded = torch.from_numpy(np.stack([label for _, label in batch]))[:, None]
-        foreground, labelled = (encoded == FOREGROUND).float(), (encoded != MASKED).float()
-        loss = dice_and_cross_entropy(model(image), foreground, labelled)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 12.0)
-        optimizer.step()
-        steps += 1
-        losses.append(loss.item())
-        if steps % 50 == 0:
-            print(f"step {steps}  {elapsed:.0f} s  loss {np.mean(losses[-50:]):.4f}", flush=True)
-
+    normalised = [((image - mean) / std, label) for image, label in volumes]
+    steps = train(model, normalised, arguments.minutes, generator)
     counts = segmentation.Confusion()
     for name in held_out:
-        image, label = read(name)
+        image, label = read(found[name], table)
         counts += segmentation.confusion(predict(model, (image - mean) / std), label)
-    scores = segmentation.scores(counts)
     print(f"PyTorch {torch.__version__}, {steps} steps in {arguments.minutes:g} minutes:")
-    print(segmentation.in_words(scores))
+    print(segmentation.in_words(segmentation.scores(counts)))
 
 
 if __name__ == "__main__":

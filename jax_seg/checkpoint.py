@@ -6,12 +6,13 @@ from pathlib import Path
 
 from jax_seg.runs import checkpoints
 from jax_seg.system import startup
+from jax_seg.system.program import program
 from jax_seg.tasks import judged
 
 
 def main(argv=None):
     """List the checkpoints of a run; damaged ones are named in warnings."""
-    parser = argparse.ArgumentParser(prog="python -m jax_seg.checkpoint", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog=program("checkpoint"), description=main.__doc__)
     parser.add_argument("workdir", type=Path)
     arguments = parser.parse_args(argv)
     startup.prepare()

@@ -24,6 +24,7 @@ from jax_seg.metrics.competition import CompetitionScore
 from jax_seg.runs import checkpoints, held_out, members, seen
 from jax_seg.system import configuration, startup
 from jax_seg.system.files import read_json, write_json
+from jax_seg.system.program import program
 from jax_seg.tasks import judged
 from jax_seg.tasks.score_volumes import OVERLAP, score_volume
 
@@ -180,7 +181,7 @@ def _segment_and_score(texts, weights, metric, images, labels, fitted_to=()):
 def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m jax_seg.compare",
+        prog=program("compare"),
         description="Compare models volume by volume: intervals, and which are better than which.",
     )
     parser.add_argument(

@@ -19,6 +19,7 @@ from jax_seg.models import unet
 from jax_seg.runs import checkpoints
 from jax_seg.system import configuration, startup
 from jax_seg.system.files import write_json
+from jax_seg.system.program import program
 from jax_seg.weights.timm import from_timm as from_timm
 from jax_seg.weights.timm import some
 from jax_seg.weights.torch_checkpoint import read_state_dict
@@ -143,7 +144,7 @@ def write_workdir(workdir, model, params, *, preprocessing, patch):
 def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m jax_seg.convert",
+        prog=program("convert"),
         description="Make a folder for jax_seg.predict from a PyTorch checkpoint of the U-Net.",
     )
     parser.add_argument(

@@ -18,6 +18,7 @@ from jax_seg.metrics.balance import CONSTANTS, SHOWN, class_balance, require_tar
 from jax_seg.metrics.foreground import share_statistics
 from jax_seg.metrics.segmentation import scores
 from jax_seg.system.files import write_json
+from jax_seg.system.program import program
 from jax_seg.tasks import judged, score_images
 from jax_seg.tasks.score_volumes import COMPETITION, OVERLAP, THIN, evaluate_folders
 
@@ -25,7 +26,7 @@ from jax_seg.tasks.score_volumes import COMPETITION, OVERLAP, THIN, evaluate_fol
 def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m jax_seg.evaluate",
+        prog=program("evaluate"),
         description="Score predictions against labels. Unlabeled voxels do not count.",
     )
     parser.add_argument("--predictions", required=True, type=Path, help="folder of volumes")

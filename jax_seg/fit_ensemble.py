@@ -21,6 +21,7 @@ from jax_seg.ops.classes import MASKED
 from jax_seg.runs import held_out, members, seen
 from jax_seg.system import startup
 from jax_seg.system.files import write_json
+from jax_seg.system.program import program
 from jax_seg.tasks import judged
 
 VOXELS = 100_000  # drawn of each volume: the memory needed does not depend on the volumes' size
@@ -104,7 +105,7 @@ def judge(probabilities, labels):
 def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m jax_seg.fit_ensemble",
+        prog=program("fit_ensemble"),
         description="Fit the weights of an ensemble to the labels of held-out volumes.",
     )
     parser.add_argument("members", nargs="+", help="WORKDIR, WORKDIR@STEP, WORKDIR@swa, …")

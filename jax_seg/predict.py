@@ -24,6 +24,7 @@ from jax_seg.infer import ensemble, postprocess
 from jax_seg.runs import checkpoints, members, seen
 from jax_seg.system import startup
 from jax_seg.system.files import replacing, stamp, write_json
+from jax_seg.system.program import program
 from jax_seg.tasks import judged
 from jax_seg.tasks.kinds import IMAGES, VOLUMES
 
@@ -159,7 +160,7 @@ def _write_submission(path, output, names):
 def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m jax_seg.predict",
+        prog=program("predict"),
         description="Segment volumes with a trained model: uint8 TIFF, 1 is foreground; or images: "
         "PNG, 255 where the object is certain.",
     )

@@ -3,19 +3,21 @@
     python -m jax_seg.replay --versions v1,v2,v6 --output docs/versions/mine --minutes 3 \\
         --config.data.name=folder --config.data.root=FOLDER
 
-Every version runs twice: as written, and as the original's wiring ran it. Given again, the command
-goes on; finished runs are read.
+v1 is the file configs/v1.py of the current folder, or of another that --configs names; a path, as
+in mine/v1.py:demo, works too. Every version runs twice: as written, and as the original's wiring
+ran it. The same command resumes a replay; finished runs are read.
 """
 
 import argparse
 import ast
-import importlib
+import shlex
 import sys
 from pathlib import Path
 
 from jax_seg.data.labels import label_table
 from jax_seg.report import versions
-from jax_seg.system import configuration, startup
+from jax_seg.system import config_file, configuration, startup
+from jax_seg.system.program import program
 from jax_seg.training import run as training
 
 # What the original computed whatever its configuration said; its labels, too: unlabeled voxels
@@ -34,32 +36,58 @@ WIRING = {
 KINDS = ("as written", "as run")
 
 
-def configure(version, kind, *, minutes, full, overrides):
+def find_versions(texts, folder):
+    """Where versions lie.
+
+    Args:
+      texts: 'v6' for a file of `folder`, or a path, as 'mine/v6.py' or 'mine/v6.py:demo'.
+      folder: of configurations.
+
+    Returns:
+      {name: path}, as {'v6': 'configs/v6.py', 'v6_demo': 'mine/v6.py:demo'}.
+
+    Raises:
+      ValueError: there is no such file, or two have one name.
+    """
+    found = {}
+    for text in texts:
+        file, _, argument = text.partition(":")
+        named = file.endswith(".py") or "/" in file
+        path = Path(file) if named else Path(folder) / f"{file}.py"
+        if not path.is_file():
+            raise ValueError(
+                f"There is no version '{text}': {path} does not exist{config_file.nearest(path)}"
+            )
+        name = "_".join(filter(None, (path.stem, argument)))
+        if name in found:
+            raise ValueError(f"--versions names '{name}' twice; give each version once.")
+        found[name] = ":".join(filter(None, (str(path), argument)))
+    return found
+
+
+def configure(path, kind, *, minutes, full, overrides):
     """The configuration of one run.
 
     Args:
-      version: name of a file in `configs/`.
+      path: of the version, see `config_file.load`.
       kind: of KINDS.
       minutes: of training.
       full: the version at its own size; otherwise as ':demo'.
       overrides: {'data.root': value, …}, the same for all runs.
 
     Raises:
-      ValueError: there is no such version or field, or the field takes another type.
+      ValueError: the file cannot be loaded or is not of volumes, there is no such field, or the
+        field takes another type.
     """
-    try:
-        module = importlib.import_module(f"configs.{version}")
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"There is no version '{version}': --versions names files of configs/."
-        ) from error
-    config = module.get_config("" if full else "demo")
+    config = config_file.load(path, "" if full else "demo")
+    known = configuration.flat(config)
+    if "data.foreground" not in known:
+        raise ValueError(f"{path} trains on images; replay compares versions that segment volumes.")
     changes = overrides | {"train.minutes": minutes} | (WIRING if kind == "as run" else {})
     if kind == "as run":
         for stage in config.stages.values():
             with stage.unlocked():
                 stage.loss_weights.update(variance=0.25, entropy=0.05)
-    known = configuration.flat(config)
     for field, value in changes.items():
         if field not in known:
             raise ValueError(f"--config.{field}: the configuration has no such field.")
@@ -70,11 +98,11 @@ def configure(version, kind, *, minutes, full, overrides):
     return config
 
 
-def replay(names, output, *, kinds=KINDS, minutes=3.0, full=False, overrides=None, command=""):
+def replay(paths, output, *, kinds=KINDS, minutes=3.0, full=False, overrides=None, command=""):
     """Train every version in every kind in `output/runs`, then write `output/README.md`.
 
     Args:
-      names: files of `configs/`.
+      paths: {name: path} of the versions, see `find_versions`.
       output: folder.
       kinds, minutes, full, overrides: of `configure`.
       command: that is written into the page.
@@ -86,12 +114,13 @@ def replay(names, output, *, kinds=KINDS, minutes=3.0, full=False, overrides=Non
       ValueError, FileNotFoundError: a version, field or data that cannot be trained on.
     """
     output, runs = Path(output), []
+    settings = {"minutes": minutes, "full": full, "overrides": overrides or {}}
     configured = {
-        (name, kind): configure(name, kind, minutes=minutes, full=full, overrides=overrides or {})
-        for name in names
+        (name, kind): configure(path, kind, **settings)
+        for name, path in paths.items()
         for kind in kinds
     }
-    plain = configure(names[0], "as written", minutes=minutes, full=full, overrides=overrides or {})
+    plain = configure(next(iter(paths.values())), "as written", **settings)
     honest = label_table(plain.data.foreground, plain.data.ignore, plain.data.background)
     for (name, kind), config in configured.items():
         workdir = output / "runs" / f"{name}, {kind}"
@@ -109,28 +138,42 @@ def replay(names, output, *, kinds=KINDS, minutes=3.0, full=False, overrides=Non
 def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m jax_seg.replay",
+        prog=program("replay"),
         description="Compare versions of the plan on the same data, seed and time. Any field of "
-        "the configuration can follow as --config.SECTION.FIELD=VALUE.",
+        "the configurations can be set as --config.SECTION.FIELD=VALUE.",
+        allow_abbrev=False,  # --config is not short for --configs
     )
-    parser.add_argument("--versions", required=True, help="files of configs/, as v1,v2,v6")
-    parser.add_argument("--output", required=True, type=Path, help="folder for runs and page")
-    parser.add_argument("--minutes", type=float, default=3.0, help="of training, for every run")
-    parser.add_argument("--kind", choices=KINDS, help="one kind alone")
-    parser.add_argument("--full", action="store_true", help="at the version's own size")
+    parser.add_argument(
+        "--versions", required=True, help="files of --configs, as v1,v2,v6, or paths, as mine/a.py"
+    )
+    parser.add_argument(
+        "--configs", default="configs", metavar="FOLDER", help="of the versions; default configs"
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, help="folder for the runs and the page"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=3.0, help="of training time per run; default 3"
+    )
+    parser.add_argument("--kind", choices=KINDS, help="train this kind only")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="train each version at its full size instead of as :demo",
+    )
     given = sys.argv[1:] if argv is None else argv
     arguments, rest = parser.parse_known_args(given)
     startup.prepare()
     try:
         overrides = dict(_override(text) for text in rest)
         replay(
-            arguments.versions.split(","),
+            find_versions(arguments.versions.split(","), arguments.configs),
             arguments.output,
             kinds=(arguments.kind,) if arguments.kind else KINDS,
             minutes=arguments.minutes,
             full=arguments.full,
             overrides=overrides,
-            command="python -m jax_seg.replay " + " ".join(given),
+            command=f"{program('replay')} {shlex.join(given)}",
         )
     except training.Stopped as stopped:
         print(stopped)

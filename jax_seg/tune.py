@@ -21,6 +21,7 @@ from jax_seg.infer.postprocess import choice, search
 from jax_seg.runs import tuning_volumes
 from jax_seg.system import configuration
 from jax_seg.system.files import read_json, write_json
+from jax_seg.system.program import program
 from jax_seg.tasks import judged
 
 SHOWN = ("dice", "iou", "precision", "recall")
@@ -244,7 +245,7 @@ def _mean(values):
 def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m jax_seg.tune",
+        prog=program("tune"),
         description="Choose the post-processing of a run by the score of its held-out volumes.",
     )
     parser.add_argument("workdir", metavar="WORKDIR", type=Path, help="folder of the training run")

@@ -1,6 +1,8 @@
 """The benchmarks of speed run and print a line for every contestant."""
 
-from benchmarks import conv, timing, train_step
+import re
+
+from benchmarks import conv, input, timing, train_step
 
 
 def test_conv(capsys):
@@ -13,6 +15,14 @@ def test_train_step(capsys):
     train_step.main(["--small"])
     output = capsys.readouterr().out
     assert "| ours " in output and "matrix product" in output
+
+
+def test_input(capsys):
+    sizes = {"volumes": 2, "size": 20, "patch": 16, "batch": 2, "filters": 2, "poolings": 1}
+    sizes |= {"steps": 2, "repeats": 1, "threads": 1}
+    assert input.main([f"--{name}={value}" for name, value in sizes.items()]) > 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(re.search(r"^(loader|steps) .* \d+\.\d+$", line) is not None for line in lines) == 3
 
 
 def test_operations_of_a_network_by_hand():

@@ -1,12 +1,19 @@
 import re
 
+import numpy as np
 import pytest
+import tifffile
 
+from configs import base
 from jax_seg import replay
+from jax_seg.data.labels import label_table
 from jax_seg.metrics.segmentation import Confusion
 from jax_seg.report import versions
 from jax_seg.runs.events import read_events
+from jax_seg.system import configuration
+from jax_seg.system.files import write_json
 from jax_seg.tasks.judged import JudgedOn
+from tests.conftest import ROOT
 
 SMALL = {
     "data.name": "folder",
@@ -19,6 +26,12 @@ SMALL = {
     "train.epochs": 24,
     "validate.volumes_every": 0,
 }
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch):
+    """Where `configs` lies."""
+    monkeypatch.chdir(ROOT)
 
 
 def run(dice_counts, kind="as run", **changes):
@@ -67,7 +80,18 @@ def test_two_versions_both_ways_and_again(volumes_folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--versions", "v77"], "no version 'v77'"),
+        (
+            ["--versions", "v77"],
+            r"no version 'v77': configs/v77\.py does not exist; did you mean v",
+        ),
+        (
+            ["--versions", "v1", "--configs", "/nowhere"],
+            r"no version 'v1': /nowhere/v1\.py does not",
+        ),
+        (["--versions", "mine/v1.py"], r"no version 'mine/v1\.py': mine/v1\.py does not exist\.$"),
+        (["--versions", "v1,v2,v1"], "names 'v1' twice"),
+        (["--versions", "configs/cod10k.py:demo"], "cod10k.py:demo trains on images"),
+        (["--versions", "v1:fast"], "configs/v1.py: The configuration's argument is ':fast'"),
         (["--versions", "v1", "--config.data.rot=3"], "data.rot.*no such field"),
         (["--versions", "v1", "--config.train.epochs=many"], "epochs='many' has another type"),
         (["--versions", "v1", "--epochs=3"], "Unknown argument '--epochs=3'"),
@@ -80,6 +104,40 @@ def test_bad_input_is_one_sentence(arguments, message, tmp_path, capsys):
     assert replay.main([*arguments, "--output", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert re.search(message, error) and error.count("\n") == 1
+
+
+def test_versions_are_found_in_a_folder_or_by_path(tmp_path):
+    for name in ("v1.py", "mine.py"):
+        (tmp_path / name).touch()
+    mine = str(tmp_path / "mine.py")
+    assert replay.find_versions(["v1", "v1:demo", mine, f"{mine}:wide"], tmp_path) == {
+        "v1": f"{tmp_path}/v1.py",
+        "v1_demo": f"{tmp_path}/v1.py:demo",
+        "mine": mine,
+        "mine_wide": f"{mine}:wide",
+    }
+
+
+def test_a_run_is_read_with_its_own_labels_and_with_what_they_mean(tmp_path):
+    """By hand: 8 voxels, of which 3 are foreground, 3 background and 2 unlabeled."""
+    label = np.array([1, 1, 1, 0, 0, 0, 2, 2], np.uint8).reshape(2, 2, 2)
+    found = np.array([0.9, 0.9, 0.1, 0.9, 0.1, 0.1, 0.9, 0.1], np.float32).reshape(2, 2, 2)
+    root, workdir = tmp_path / "data", tmp_path / "run"
+    for name in ("images", "labels"):
+        (root / name).mkdir(parents=True)
+        tifffile.imwrite(root / name / "a.tif", label)
+    config = base.get_config()
+    config.data.update(root=str(root), foreground=(1, 2), ignore=())
+    config.validate.threshold = 0.5
+    write_json(workdir / "config.json", configuration.as_dict(config))
+    write_json(workdir / "validation" / "scores.json", {"step": 1, "volumes": {"a": {}}})
+    (workdir / "validation" / "probabilities").mkdir()
+    tifffile.imwrite(workdir / "validation" / "probabilities" / "a.tif", found)
+    (workdir / "events.jsonl").write_text('{"kind": "validation", "loss": 0.5, "variance": 0.9}\n')
+    read = versions.read_run(workdir, "v1", "as run", label_table())
+    assert read.counts == {"a": Confusion(2, 1, 1, 2)}
+    assert (read.predicted, read.labelled) == (4 / 8, 5 / 8)
+    assert (read.epochs, read.losses, read.variance) == (1, [0.5], 0.9)
 
 
 def test_conclusions_compare_all_runs():

@@ -1,0 +1,1 @@
+"""Folders, labels, folds, sampling and augmentation; one reader per format."""

@@ -1,0 +1,1 @@
+"""Scores, class balance, thresholds and comparisons."""

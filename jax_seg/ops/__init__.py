@@ -1,0 +1,1 @@
+"""Convolution, normalisation and components, fast on every platform."""

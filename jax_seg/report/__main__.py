@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 from jax_seg.report.page import write_page
+from jax_seg.system.program import program
 
 
 def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m jax_seg.report",
+        prog=program("report"),
         description="Report on one training run, or several side by side, in one HTML file.",
     )
     parser.add_argument("workdirs", metavar="WORKDIR", nargs="+", type=Path, help="of a run")

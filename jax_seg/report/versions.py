@@ -1,6 +1,5 @@
 """What came of several versions: a table, learning curves, and a verdict on each."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,15 +9,15 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # after the choice of a backend without a screen
 import numpy as np
 
-from jax_seg.data.fingerprint import read_pair
 from jax_seg.data.readers import open_volume
 from jax_seg.losses import VARIANCE_FLOOR
 from jax_seg.metrics import balance, comparison, segmentation
 from jax_seg.ops.classes import FOREGROUND, MASKED
+from jax_seg.runs import held_out
 from jax_seg.runs.events import read_events
 from jax_seg.system import configuration
-from jax_seg.system.files import replacing
-from jax_seg.tasks import judged, volumes
+from jax_seg.system.files import read_json, replacing
+from jax_seg.tasks import judged
 
 OVER_PREDICTION = 10.0  # percentage points that a verdict mentions
 
@@ -68,23 +67,30 @@ def read_run(workdir, name, kind, honest):
       workdir: its folder.
       name, kind: as in `Run`.
       honest: of `label_table`: what the labels mean, whatever the run took them for.
+
+    Returns:
+      Run.
+
+    Raises:
+      FileNotFoundError, ValueError: the run did not finish, or its data cannot be read.
     """
     workdir = Path(workdir)
-    stored = configuration.from_dict(json.loads((workdir / "config.json").read_text()))
-    read = configuration.Reader(stored)
-    own = volumes.prepare_data(workdir, **read.pick(volumes.FIELDS))
+    fields = configuration.flat(read_json(workdir / "config.json"))
+    scored = read_json(workdir / "validation" / "scores.json")["volumes"]
+    volumes = {volume.id: volume for volume in held_out.run_volumes(fields, workdir)}
+    own = held_out.table_of(fields)
     counts, predicted, labelled, voxels = {}, 0, 0, 0
-    for volume in own.validation:
-        reader = open_volume(workdir / "validation" / "probabilities" / f"{volume.id}.tif")
-        prediction = reader.read((0, 0, 0), reader.shape) > read.validate.threshold
-        _, truth = read_pair(volume, own.cache, honest)
-        _, as_taken = read_pair(volume, own.cache, own.table)
-        counts[volume.id] = segmentation.confusion(prediction, truth)
+    for identifier in scored:
+        reader = open_volume(workdir / "validation" / "probabilities" / f"{identifier}.tif")
+        prediction = reader.read((0, 0, 0), reader.shape) > fields["validate.threshold"]
+        label = volumes[identifier].label
+        counts[identifier] = segmentation.confusion(prediction, held_out.read_label(label, honest))
+        as_taken = held_out.read_label(label, own)
         known = as_taken != MASKED
         predicted += np.count_nonzero(prediction & known)
         labelled += np.count_nonzero(as_taken == FOREGROUND)
         voxels += np.count_nonzero(known)
-    shares, on = (predicted / voxels, labelled / voxels), _judged_on(workdir, stored)
+    shares, on = (predicted / voxels, labelled / voxels), _judged_on(workdir, fields)
     return Run(name, kind, *_history(workdir), counts, *shares, judged_on=on)
 
 
@@ -93,10 +99,10 @@ def diverged(workdir, name, kind, reason):
     return Run(name, kind, *_history(workdir), {}, 0.0, 0.0, reason)
 
 
-def _judged_on(workdir, stored):
+def _judged_on(workdir, fields):
     path = workdir / "scores.json"
-    scores = json.loads(path.read_text()) if path.exists() else {}
-    return judged.of_run(configuration.flat(stored), [scores.get("raw", {})])
+    scores = read_json(path) if path.exists() else {}
+    return judged.of_run(fields, [scores.get("raw", {})])
 
 
 def _history(workdir):

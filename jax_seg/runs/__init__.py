@@ -1,0 +1,1 @@
+"""What a workdir holds: configuration, checkpoints, events, held-out volumes."""

@@ -193,11 +193,13 @@ def read_variables(workdir, name="best", weights="raw"):
 def code_version():
     """Version of the package, with the commit when it runs from a checkout."""
     version = importlib.metadata.version("jax-seg")
-    here = Path(__file__).resolve().parent
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed, perhaps inside of another project's checkout
+        return version
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty"],
-            cwd=here,
+            cwd=root,
             capture_output=True,
             text=True,
             check=False,

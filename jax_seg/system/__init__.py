@@ -1,0 +1,1 @@
+"""Files, signals, and the start of a process."""

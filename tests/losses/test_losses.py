@@ -217,7 +217,7 @@ def assert_distance_is_scipys(label):
     np.testing.assert_allclose(found, clipped_scipy_distance(label), rtol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shape=st.sampled_from([(17, 23), (11, 13, 12)]),
     density=st.sampled_from([0.001, 0.01, 0.1, 0.5, 0.99]),

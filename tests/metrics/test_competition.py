@@ -266,7 +266,7 @@ masks = hnp.array_shapes(min_dims=3, max_dims=3, max_side=7).flatmap(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(masks)
 def test_properties(pair):
     prediction, label = pair

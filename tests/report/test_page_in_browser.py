@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from jax_seg.metrics.segmentation import confusion
 from jax_seg.report import page, views
 from jax_seg.runs import gather
+from tests.conftest import TIME_LIMIT
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 VOLUMES = 'section[data-title="Volume by volume"]'
@@ -38,9 +40,29 @@ def browser(tmp_path_factory):
     ):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(executable_path=driver)
-    with webdriver.Chrome(options=options, service=service) as browser:
+    with webdriver.Chrome(options=options, service=patient_service(driver)) as browser:
+        browser.set_page_load_timeout(TIME_LIMIT)
+        browser.set_script_timeout(TIME_LIMIT)
         yield browser
+
+
+def patient_service(driver):
+    """The driver's process; selenium's own asks 70 times whether it listens, and then gives up."""
+    from selenium.webdriver import ChromeService
+
+    class Service(ChromeService):
+        started = False  # after that selenium asks whether it has ended
+
+        def is_connectable(self):
+            deadline = time.monotonic() + TIME_LIMIT
+            while not (listens := super().is_connectable()) and not self.started:
+                self.assert_process_still_running()
+                assert time.monotonic() < deadline, f"{driver} does not listen"
+                time.sleep(0.05)
+            self.started = True
+            return listens
+
+    return Service(executable_path=driver)
 
 
 @pytest.fixture
@@ -69,7 +91,9 @@ def drawn(browser):
 def wait_until_drawn(browser, before):
     from selenium.webdriver.support.wait import WebDriverWait
 
-    WebDriverWait(browser, 20, poll_frequency=0.05).until(lambda _: drawn(browser) >= before + 3)
+    WebDriverWait(browser, TIME_LIMIT, poll_frequency=0.05).until(
+        lambda _: drawn(browser) >= before + 3
+    )
 
 
 def slide(opened, selector, value):

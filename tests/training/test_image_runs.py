@@ -20,9 +20,10 @@ from jax_seg.training import run as training
 from jax_seg.training import scaling, start, state
 from jax_seg.training.optimizers import make_optimizer
 from jax_seg.training.step import make_locator
+from tests import interrupted
 from tests.conftest import GOLDEN
 from tests.tiny_images import SIZE, get_config, write_images
-from tests.training.test_resume import ROOT, assert_same_end, finish, saved, wait_for
+from tests.training.test_resume import ROOT, assert_same_end, finish
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +37,9 @@ def compiled(tmp_path_factory):
     return tmp_path_factory.mktemp("compiled")
 
 
-def launch(root, workdir, compiled):
+def launch(config, workdir, compiled):
     return subprocess.Popen(
-        [
-            sys.executable,
-            "launch.py",
-            f"--config=tests/tiny_images.py:{root}",
-            f"--workdir={workdir}",
-        ],
+        [sys.executable, "launch.py", f"--config={config}", f"--workdir={workdir}"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -60,18 +56,18 @@ def launch(root, workdir, compiled):
 @pytest.fixture(scope="module")
 def trained(root, compiled, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("trained")
-    finish(launch(root, workdir, compiled))
+    finish(launch(f"tests/tiny_images.py:{root}", workdir, compiled))
     return workdir
 
 
 def test_a_run_killed_in_its_second_stage_ends_as_if_nothing_had_happened(
     root, trained, compiled, tmp_path
 ):
-    process = launch(root, tmp_path, compiled)
-    wait_for(lambda: saved(tmp_path, 9), process, "the second stage")  # 3 updates an epoch
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    finish(launch(root, tmp_path, compiled))
+    config = f"tests/tiny_images.py:{root}"
+    second_stage = ("os.mkdir", r"/checkpoints/12\.")  # 3 updates an epoch, 2 epochs a stage
+    killed = launch(interrupted.at(second_stage, config), tmp_path, compiled)
+    finish(killed, status=-signal.SIGKILL)
+    finish(launch(config, tmp_path, compiled))
     assert_same_end(tmp_path, trained)
     for program in ("train_step", "evaluate", "network"):
         assert len(list(compiled.glob(f"jit_{program}-*-cache"))) == 1, program

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -12,16 +11,12 @@ import pytest
 
 from jax_seg.runs import checkpoints
 from jax_seg.runs.events import read_events
-from tests.conftest import ROOT
+from tests import interrupted
+from tests.conftest import ROOT, TIME_LIMIT
 
 
-def start(volumes_folder, workdir):
-    command = [
-        sys.executable,
-        "launch.py",
-        f"--config=tests/tiny.py:{volumes_folder}",
-        f"--workdir={workdir}",
-    ]
+def start(config, workdir):
+    command = [sys.executable, "launch.py", f"--config={config}", f"--workdir={workdir}"]
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -32,24 +27,21 @@ def start(volumes_folder, workdir):
     )
 
 
-def finish(process):
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
+def finish(process, status=0):
+    output, _ = process.communicate(timeout=TIME_LIMIT)
+    assert process.returncode == status, output
     return output
 
 
-def wait_for(condition, process, what):
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert process.poll() is None, f"ended before {what}: {process.stdout.read()}"
-        assert time.monotonic() < deadline, what
-        time.sleep(0.001)
+@pytest.fixture(scope="module")
+def tiny(volumes_folder):
+    return f"tests/tiny.py:{volumes_folder}"
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(volumes_folder, tmp_path_factory):
+def uninterrupted(tiny, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("uninterrupted")
-    finish(start(volumes_folder, workdir))
+    finish(start(tiny, workdir))
     return workdir
 
 
@@ -68,40 +60,25 @@ def assert_same_end(workdir, expected):
     assert figures(workdir) == figures(expected)
 
 
-def saved(workdir, step):
-    numbers = (2 * step, 2 * step + 1)  # within an epoch, and at its end
-    return any((workdir / "checkpoints" / f"save_{n}").is_dir() for n in numbers)
-
-
-def saving(workdir, step):
-    folder = workdir / "checkpoints"
-    numbers = (2 * step, 2 * step + 1)
-    return any(list(folder.glob(f"save_{n}.orbax-checkpoint-tmp*")) for n in numbers)
-
-
-MOMENTS = {
-    "before the first save": lambda workdir: (workdir / "config.json").exists(),
-    "during the second save": lambda workdir: saving(workdir, 2),
-    "in the second epoch": lambda workdir: saved(workdir, 6),
-    "as the second epoch is saved": lambda workdir: saving(workdir, 8),
+MOMENTS = {  # of 12 updates, 4 an epoch, with checkpoint 2n after update n, 2n + 1 after an epoch
+    "before the first save": ("os.mkdir", r"/checkpoints/save_2\."),
+    "during the second save": ("os.mkdir", r"/checkpoints/save_4\.[^/]*/."),
+    "in the second epoch": ("os.mkdir", r"/checkpoints/save_14\."),
+    "as the second epoch is saved": ("os.rename", r"/checkpoints/save_17\.[^/]*$"),
 }
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_run_ends_bit_identical(moment, volumes_folder, uninterrupted, tmp_path):
-    process = start(volumes_folder, tmp_path)
-    wait_for(lambda: MOMENTS[moment](tmp_path), process, moment)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    finish(start(volumes_folder, tmp_path))
+def test_killed_run_ends_bit_identical(moment, tiny, uninterrupted, tmp_path):
+    killed = start(interrupted.at(MOMENTS[moment], tiny), tmp_path)
+    finish(killed, status=-signal.SIGKILL)
+    finish(start(tiny, tmp_path))
     assert_same_end(tmp_path, uninterrupted)
 
 
-def test_sigterm_saves_exits_cleanly_and_resumes(volumes_folder, uninterrupted, tmp_path):
-    process = start(volumes_folder, tmp_path)
-    wait_for(lambda: saved(tmp_path, 5), process, "step 5")
-    process.send_signal(signal.SIGTERM)
-    output = finish(process)
+def test_sigterm_saves_exits_cleanly_and_resumes(tiny, uninterrupted, tmp_path):
+    moment = ("os.mkdir", r"/checkpoints/save_12\.")
+    output = finish(start(interrupted.at(moment, tiny, signal.SIGTERM), tmp_path))
     assert "Stopped by SIGTERM" in output and "Run the same command to resume" in output
-    finish(start(volumes_folder, tmp_path))
+    finish(start(tiny, tmp_path))
     assert_same_end(tmp_path, uninterrupted)

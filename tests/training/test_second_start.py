@@ -1,6 +1,7 @@
 """What a second start of a run may do, and what it refuses."""
 
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -145,6 +146,17 @@ def test_a_validation_loss_that_is_not_finite_has_no_error(monkeypatch):
 def test_without_git_the_version_is_the_packages(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert "+" not in checkpoints.code_version()
+
+
+def test_an_installed_package_takes_no_commit_of_the_repository_around_it(tmp_path, monkeypatch):
+    site_packages = tmp_path / "project" / "packages"
+    (tmp_path / "project" / ".git").mkdir(parents=True)
+    monkeypatch.setattr(checkpoints, "__file__", f"{site_packages}/jax_seg/runs/checkpoints.py")
+    git = SimpleNamespace(returncode=0, stdout="of-another-project")
+    monkeypatch.setattr(checkpoints.subprocess, "run", lambda *_, **__: git)
+    assert "+" not in checkpoints.code_version()
+    (site_packages / ".git").mkdir(parents=True)
+    assert checkpoints.code_version().endswith("+of-another-project")
 
 
 def test_the_clock_counts_the_time_of_an_epoch_under_way(volumes_folder, tmp_path, monkeypatch):

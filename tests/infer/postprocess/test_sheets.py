@@ -129,7 +129,7 @@ def test_patch_sheets_leaves_open_what_would_merge_or_jump():
 
 
 @given(MASKS)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_sheet_repairs_only_add(mask):
     parts = ndimage.label(mask, FULL)[1]
     for repaired in (plug_holes(mask), patch_sheets(mask)):

@@ -226,7 +226,7 @@ def test_closing_and_opening_equal_scipy_with_an_ellipsoid(radii):
 
 
 @given(MASKS, st.tuples(*[st.integers(0, 2)] * 3))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_closing_grows_opening_shrinks_and_twice_is_once(mask, radii):
     names = dict(zip(("depth", "height", "width"), radii, strict=True))
     closed, opened = closing(mask, **names), opening(mask, **names)
