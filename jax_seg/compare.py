@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from jax_seg.evaluate import OVERLAP, score_volume
+from jax_seg.infer.logits import foreground, require_numbers
 from jax_seg.metrics.comparison import adjusted, compare, interval, number, verdict
 from jax_seg.metrics.competition import CompetitionScore
 from jax_seg.runs import checkpoints, held_out, members
@@ -129,11 +130,11 @@ def _segment_and_score(texts, weights, metric, images, labels):
         try:
             image, label = held_out.read_labelled(networks[0], volume)
             logits = np.asarray(segment(image))
-            held_out.require_numbers(logits, volume)
+            require_numbers(logits, volume.image)
         except (ValueError, OSError) as error:
             errors[volume.id] = str(error)
             continue
-        prediction = np.uint8(logits > np.log(threshold / (1 - threshold)))
+        prediction = np.uint8(foreground(logits, threshold))
         _, found = score_volume(prediction, label, thin=thin, competition=competition)
         scores[volume.id] = float(found[metric])
         print(f"{volume.id}: {metric} {number(scores[volume.id])}", flush=True)

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from jax_seg.data import intensities
 from jax_seg.data.folder import find_images
 from jax_seg.data.preprocess import Preprocessing, fit_preprocessing
-from jax_seg.data.readers import open_volume
+from jax_seg.data.readers import read_volume
 from jax_seg.models import unet
 from jax_seg.runs import checkpoints
 from jax_seg.runs import config as configuration
@@ -177,10 +178,7 @@ def main(argv=None):
                 "for the parameters alone."
             )
         if arguments.images:
-            sample = np.concatenate([_intensities(v.image) for v in find_images(arguments.images)])
-            preprocessing = fit_preprocessing(
-                sample, name="percentile", low_percentile=0.5, high_percentile=99.5
-            )
+            preprocessing = _fit_to(find_images(arguments.images))
         else:
             low, high = arguments.range
             if not low < high:
@@ -201,12 +199,18 @@ def main(argv=None):
     return 0
 
 
-def _intensities(path):
-    reader = open_volume(path)
-    voxels = reader.read((0,) * len(reader.shape), reader.shape).reshape(-1)
-    # Not every n-th: where rows are as long as n, that is a single column of the volume.
-    drawn = np.random.default_rng(0).integers(0, voxels.size, 100_000)
-    return voxels[np.sort(drawn)].astype(np.float32)
+def _fit_to(volumes):
+    """The `Preprocessing` of some volumes; prints what is unusual about them."""
+    samples = {v.id: intensities.sample(read_volume(v.image)) for v in volumes}
+    preprocessing = fit_preprocessing(
+        np.concatenate([*samples.values()]),
+        name="percentile",
+        low_percentile=0.5,
+        high_percentile=99.5,
+    )
+    for remark in intensities.remarks(samples, {}, preprocessing.low, preprocessing.high):
+        print(f"Warning: {remark}", file=sys.stderr)
+    return preprocessing
 
 
 if __name__ == "__main__":

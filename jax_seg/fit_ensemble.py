@@ -17,6 +17,7 @@ import numpy as np
 from jax_seg.data.fingerprint import random_places
 from jax_seg.data.labels import MASKED
 from jax_seg.infer.ensemble import cross_entropy, fit_weights
+from jax_seg.infer.logits import require_numbers
 from jax_seg.runs import held_out, members
 from jax_seg.system import startup
 from jax_seg.system.files import write_json
@@ -53,7 +54,7 @@ def sample(networks, volumes, seed=0):
 
 def _answer(network, volume, image, places):
     logits = np.asarray(network.segment(image))
-    held_out.require_numbers(logits, volume)
+    require_numbers(logits, volume.image)
     return np.asarray(jax.nn.sigmoid(logits.reshape(-1)[places]))
 
 

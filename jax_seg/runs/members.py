@@ -52,7 +52,7 @@ class Network(NamedTuple):
         of images, image uint8 [1, H, W, 3] -> logits [1, H, W].
       fields: every field of its run's configuration by its dotted path.
       facts: what names it: workdir, step, epoch, weights, their digest, trained_with (code
-        version), overlap.
+        version), preprocessing, and of volumes patch and overlap.
       held_out: ids of the volumes or images that its run held out; None where it says nothing.
     """
 
@@ -135,6 +135,7 @@ def load(member, *, overlap=None, windows=None):
         "weights": member.weights or "raw",
         "digest": _digest(variables),
         "trained_with": stored["code_version"],
+        "preprocessing": stored["preprocessing"],
     }
     held_out = stored.get("split", {}).get("validation")
     if of_images(fields):
@@ -158,7 +159,7 @@ def load(member, *, overlap=None, windows=None):
         placed = functools.partial(network, _on_device(facts["digest"], variables))
         return predict_volume(placed, volume, patch=patch, overlap=overlap, batch=windows)
 
-    return Network(segment, fields, facts | {"overlap": overlap}, held_out)
+    return Network(segment, fields, facts | {"patch": list(patch), "overlap": overlap}, held_out)
 
 
 _placed = {}

@@ -53,6 +53,7 @@ def prepare(read, workdir, preprocessing):
         samples="images",
         wholes="images",
         about=f"{len(training)} training and {len(validation)} validation images",
+        remarks=[],
     )
 
 

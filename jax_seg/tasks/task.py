@@ -23,6 +23,7 @@ class Task(NamedTuple):
         workdir=…, log=…) -> {name: pooled scores with their 'step'}; writes what was seen.
       samples, wholes: what the log calls them: 'patches' of 'volumes', or 'images'.
       about: the data in words, for the opening line.
+      remarks: sentences on what is unusual about the data, for the log.
     """
 
     train: object
@@ -37,3 +38,4 @@ class Task(NamedTuple):
     samples: str
     wholes: str
     about: str
+    remarks: list

@@ -36,6 +36,7 @@ def prepare(read, workdir, preprocessing):
         samples="patches",
         wholes="volumes",
         about=console.about_volumes(data),
+        remarks=data.remarks,
     )
 
 

@@ -159,6 +159,8 @@ def _run(config, workdir, cleanup):
     events = Events(workdir, loop.epoch, int(state.step))
     cleanup.callback(events.close)
     log.info(console.opening(workdir, state, loop.epoch, data.about))
+    for remark in data.remarks:
+        log.warning(f"Warning: {remark}")
     if stored is not None and (told := start.prolonged(stored, config)):
         log.warning(told)
 

@@ -6,15 +6,16 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tifffile
 
 from jax_seg.data import pipeline
 from jax_seg.data.fingerprint import read_pair
+from jax_seg.data.writers import write_tiff
 from jax_seg.infer import postprocess
+from jax_seg.infer.logits import foreground
 from jax_seg.infer.sliding_window import predict_volume
 from jax_seg.metrics import segmentation
 from jax_seg.models.camouflage import MOMENTUM
-from jax_seg.system.files import replacing, write_json
+from jax_seg.system.files import write_json
 from jax_seg.training import console, plateau
 
 
@@ -95,7 +96,7 @@ def validate_volumes(network, variables, data, *, patch, overlap, windows, thres
             overlap=overlap,
             batch=windows,
         )
-        prediction = np.asarray(logits > np.log(threshold / (1 - threshold)))
+        prediction = np.asarray(foreground(logits, threshold))
         yield volume, segmentation.confusion(prediction, label), logits
 
 
@@ -165,5 +166,4 @@ def scored_already(workdir, at, log):
 
 
 def _keep_probabilities(probability, folder, name):
-    with replacing(folder / "probabilities" / f"{name}.tif") as beside:
-        tifffile.imwrite(beside, probability, photometric="minisblack", compression="zlib")
+    write_tiff(folder / "probabilities" / f"{name}.tif", probability, compression="zlib")

@@ -3,7 +3,7 @@
 import contextlib
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from jax_seg.system.files import replacing
 
@@ -90,10 +90,13 @@ def read_map(path):
         return np.asarray(image.convert("L"))
 
 
-def write_map(path, prediction):
-    """Write uint8 [H, W] as a PNG file, whole or not at all."""
+def write_map(path, prediction, origin=None):
+    """Write uint8 [H, W] as a PNG file, whole or not at all; `origin`, a text, as its Software."""
+    about = PngImagePlugin.PngInfo()
+    if origin:
+        about.add_text("Software", origin)
     with replacing(path) as beside:
-        Image.fromarray(prediction).save(beside, "PNG")
+        Image.fromarray(prediction).save(beside, "PNG", pnginfo=about)
 
 
 @contextlib.contextmanager
