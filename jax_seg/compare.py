@@ -21,7 +21,8 @@ from jax_seg.metrics.comparison import adjusted, compare, interval, number, verd
 from jax_seg.metrics.competition import CompetitionScore
 from jax_seg.runs import checkpoints, held_out, members
 from jax_seg.runs import config as configuration
-from jax_seg.system import startup
+from jax_seg.system import outputs, startup
+from jax_seg.system.commands import exit_status
 from jax_seg.system.files import read_json, write_json
 
 LOWER_IS_BETTER = ("loss", "surface_mean", "surface_95", "voi_split", "voi_merge")
@@ -157,11 +158,7 @@ def main(argv=None):
     parser.add_argument("--output", type=Path, help="JSON file for what was found")
     arguments = parser.parse_args(argv)
     startup.prepare()
-    try:
-        return _compare(arguments)
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+    return exit_status(lambda: _compare(arguments))
 
 
 def _compare(arguments):
@@ -172,6 +169,8 @@ def _compare(arguments):
         raise ValueError("--images and --labels belong together: give both or neither.")
     if metric.endswith(NO_ORDER):
         raise ValueError(f"More of {metric} is neither better nor worse: choose another --metric.")
+    inputs = [folder for folder in (arguments.images, arguments.labels) if folder]
+    outputs.require_file(arguments.output, "compare", inside=inputs)
     higher_is_better = metric not in LOWER_IS_BETTER
     scores, errors = {}, {}
     for model in models:
@@ -219,7 +218,7 @@ def _compare(arguments):
             | {"adjusted_p_value": p_value, "sentence": sentence}
         )
     if arguments.output:
-        write_json(arguments.output, content)
+        write_json(arguments.output, outputs.marked(content, "compare"))
     for name, error in errors.items():
         print(f"Error: {name}: {error}", file=sys.stderr)
     return 1 if errors else 0

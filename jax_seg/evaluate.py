@@ -13,11 +13,13 @@ import numpy as np
 
 from jax_seg.data.folder import find_images
 from jax_seg.data.labels import encode, label_table
-from jax_seg.data.readers import open_volume
+from jax_seg.data.readers import open_volume, read_volume, read_whole
 from jax_seg.metrics.balance import BACKGROUND_TARGET, CONSTANTS, JUDGED, class_balance
 from jax_seg.metrics.competition import competition_score
 from jax_seg.metrics.foreground import foreground_scores, share_statistics
 from jax_seg.metrics.segmentation import UNLABELED, confusion, scores
+from jax_seg.system import outputs
+from jax_seg.system.commands import exit_status
 from jax_seg.system.files import write_json
 from jax_seg.tasks import score_images
 
@@ -58,7 +60,7 @@ def read_prediction(path, threshold=0.5):
       FileNotFoundError: nothing at `path`.
       ValueError: not a volume, or a value is no probability and neither 0 nor 1.
     """
-    voxels = _read(open_volume(path))
+    voxels = read_volume(path)
     wrong = (voxels < 0) | (voxels > 1)
     if wrong.any():
         raise ValueError(
@@ -91,7 +93,7 @@ def evaluate_volume(prediction_path, label_path, table, *, threshold=0.5, **opti
             "predict the whole volume that was labelled."
         )
     prediction = read_prediction(prediction_path, threshold)
-    label = encode(_read(reader), table, label_path, prefix="--")
+    label = encode(read_whole(reader), table, label_path, prefix="--")
     if (label == UNLABELED).all():
         raise ValueError(f"{label_path} has no labelled voxel: leave this volume out.")
     return score_volume(prediction, label, **options)
@@ -158,10 +160,6 @@ def evaluate_folders(predictions, labels, table, **options):
             yield name, error
 
 
-def _read(reader):
-    return reader.read((0, 0, 0), reader.shape)
-
-
 def _row(name, cells, width=9):
     print("  ".join([f"{name:24}", *(f"{cell:>{width}}" for cell in cells)]), flush=True)
 
@@ -223,13 +221,15 @@ def main(argv=None):
         help="score grey maps of images against masks, by the measures of camouflaged objects",
     )
     arguments = parser.parse_args(argv)
-    try:
-        if arguments.camouflage:
-            return score_images.run(arguments.predictions, arguments.labels, arguments.output)
-        return _evaluate(arguments)
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+    return exit_status(lambda: _run(arguments))
+
+
+def _run(arguments):
+    inputs = arguments.predictions, arguments.labels
+    outputs.require_file(arguments.output, "evaluate", inside=inputs)
+    if arguments.camouflage:
+        return score_images.run(*inputs, arguments.output)
+    return _evaluate(arguments)
 
 
 def _evaluate(arguments):
@@ -288,7 +288,7 @@ def _evaluate(arguments):
         )
         _print_balance(content["balance"])
     if arguments.output:
-        write_json(arguments.output, content)
+        write_json(arguments.output, outputs.marked(content, "evaluate"))
     for sentence in warnings.values():
         print(f"Warning: {sentence}", file=sys.stderr)
     for sentence in errors.values():

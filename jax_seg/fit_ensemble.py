@@ -19,7 +19,8 @@ from jax_seg.data.labels import MASKED
 from jax_seg.infer.ensemble import cross_entropy, fit_weights
 from jax_seg.infer.logits import require_numbers
 from jax_seg.runs import held_out, members
-from jax_seg.system import startup
+from jax_seg.system import outputs, startup
+from jax_seg.system.commands import exit_status
 from jax_seg.system.files import write_json
 
 VOXELS = 100_000  # drawn of each volume: the memory needed does not depend on the volumes' size
@@ -113,11 +114,7 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, default=0, help="of the voxels that are drawn")
     arguments = parser.parse_args(argv)
     startup.prepare()
-    try:
-        return _fit(arguments)
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+    return exit_status(lambda: _fit(arguments))
 
 
 def _fit(arguments):
@@ -125,6 +122,8 @@ def _fit(arguments):
         raise ValueError("An ensemble has at least two members: name another.")
     if (arguments.images is None) != (arguments.labels is None):
         raise ValueError("--images and --labels belong together: give both or neither.")
+    inputs = [folder for folder in (arguments.images, arguments.labels) if folder]
+    outputs.require_file(arguments.output, "fit_ensemble", inside=inputs)
     networks = [members.load(members.parse(text)) for text in arguments.members]
     volumes = held_out.common_volumes(networks, arguments.images, arguments.labels)
     probabilities, labels, errors = sample(networks, volumes, arguments.seed)
@@ -154,7 +153,7 @@ def _fit(arguments):
     print(f"Weights ({chosen}):")
     for text, weight in zip(arguments.members, weights, strict=True):
         print(f"{weight:.4f}  {text}")
-    write_json(arguments.output, content)
+    write_json(arguments.output, outputs.marked(content, "fit_ensemble"))
     print(f"Ensemble: {arguments.output}")
     return 1 if errors else 0
 

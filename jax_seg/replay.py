@@ -16,7 +16,9 @@ from pathlib import Path
 from jax_seg.data.labels import label_table
 from jax_seg.report import versions
 from jax_seg.runs import config as configuration
-from jax_seg.system import startup
+from jax_seg.runs.data_folders import data_folders
+from jax_seg.system import outputs, startup
+from jax_seg.system.commands import exit_status
 from jax_seg.training import run as training
 
 # What the original computed whatever its configuration said; its labels, too: unlabeled voxels
@@ -92,6 +94,9 @@ def replay(names, output, *, kinds=KINDS, minutes=3.0, full=False, overrides=Non
         for name in names
         for kind in kinds
     }
+    outputs.require_apart(output, inside=data_folders(overrides or {}))
+    outputs.require_own([output / name for name in versions.PAGES], "replay")
+    outputs.require_folder(output)
     plain = configure(names[0], "as written", minutes=minutes, full=full, overrides=overrides or {})
     honest = label_table(plain.data.foreground, plain.data.ignore, plain.data.background)
     for (name, kind), config in configured.items():
@@ -122,22 +127,23 @@ def main(argv=None):
     given = sys.argv[1:] if argv is None else argv
     arguments, rest = parser.parse_known_args(given)
     startup.prepare()
+    command = "python -m jax_seg.replay " + " ".join(given)
+    return exit_status(lambda: _replay(arguments, rest, command), "run the same command to resume")
+
+
+def _replay(arguments, rest, command):
     try:
-        overrides = dict(_override(text) for text in rest)
         replay(
             arguments.versions.split(","),
             arguments.output,
             kinds=(arguments.kind,) if arguments.kind else KINDS,
             minutes=arguments.minutes,
             full=arguments.full,
-            overrides=overrides,
-            command="python -m jax_seg.replay " + " ".join(given),
+            overrides=dict(_override(text) for text in rest),
+            command=command,
         )
     except training.Stopped as stopped:
         print(stopped)
-        return 1
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
         return 1
     return 0
 

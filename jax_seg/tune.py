@@ -20,6 +20,8 @@ from jax_seg.infer.postprocess import search
 from jax_seg.metrics import threshold
 from jax_seg.runs import config as configuration
 from jax_seg.runs import tuning_volumes
+from jax_seg.system import outputs
+from jax_seg.system.commands import exit_status
 from jax_seg.system.files import read_json, write_json
 
 SHOWN = ("dice", "iou", "precision", "recall")
@@ -94,6 +96,9 @@ def tune(
       ValueError, OSError: nothing can be tuned.
     """
     found, errors, table = tuning_volumes.find(workdir, probabilities, labels, images)
+    report, chosen_steps = workdir / "tune" / "report.json", workdir / "postprocess.json"
+    for path in (report, chosen_steps):
+        outputs.require_file(path, "tune", flag="WORKDIR")
     volumes = {}
     for paths in found:
         try:
@@ -146,8 +151,8 @@ def tune(
             {"volume": name, "baseline": before, "score": after, "steps": steps}
             for name, before, after in zip(scored, both[own], both[steps], strict=True)
         ]
-    write_json(workdir / "tune" / "report.json", content)
-    write_json(workdir / "postprocess.json", _decide(content, workdir))
+    write_json(report, outputs.marked(content, "tune"))
+    write_json(chosen_steps, outputs.marked(_decide(content, workdir), "tune"))
     return errors
 
 
@@ -258,13 +263,13 @@ def main(argv=None):
     parser.add_argument("--force", action="store_true", help="allow steps that the guard refuses")
     arguments = vars(parser.parse_args(argv))
     steps = arguments.pop("steps")
-    try:
-        if steps:
-            arguments["candidates"] = _candidates(steps)
-        errors = tune(**arguments)
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+    return exit_status(lambda: _tune(arguments, steps), "run the same command to resume the search")
+
+
+def _tune(arguments, steps):
+    if steps:
+        arguments["candidates"] = _candidates(steps)
+    errors = tune(**arguments)
     for sentence in errors.values():
         print(f"Error: {sentence}", file=sys.stderr)
     if errors:

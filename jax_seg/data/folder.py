@@ -104,7 +104,7 @@ def _folders(root, images, labels):
 def _volumes_in(path):
     """The volume at `path`, or all volumes of the folder `path`."""
     if path.is_file() or is_zarr(path):
-        return [path]
+        return [path if path.name.strip(".") else path.resolve()]  # '.' and '..' are no names
     found = [
         child
         for child in path.iterdir()
@@ -122,8 +122,10 @@ def _volumes_in(path):
 def _by_id(paths):
     ids = [_id(path) for path in paths]
     if repeated := sorted(id for id, count in Counter(ids).items() if count > 1):
+        folders = dict.fromkeys(str(p.parent) for p in paths if _id(p) in repeated)
         raise ValueError(
-            f"{paths[0].parent} has {_some(repeated)} more than once: keep one file of each id."
+            f"{' and '.join(folders)} {'have' if len(folders) > 1 else 'has'} {_some(repeated)} "
+            "more than once: keep one file of each id."
         )
     return dict(zip(ids, paths, strict=True))
 

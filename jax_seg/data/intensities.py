@@ -62,7 +62,7 @@ def clipping(values, low, high):
         to = "one value" if min(below, above) < 0.01 else "the two ends"
         return f"{100 * (below + above):.0f} % of its voxels are clipped to {to}"
     filled = _filled(span(values), low, high)
-    return f"it fills {100 * filled:.1g} % of that range" if filled < FILLED else ""
+    return f"it fills {100 * filled:.2g} % of that range" if filled < FILLED else ""
 
 
 def compare(name, values, low, high):
@@ -139,7 +139,7 @@ def _differing(name, values, typical, run):
     if not clipping(values, *typical):
         return ""
     if (filled := _filled(typical, *run)) < FILLED:
-        effect = f"the typical volume fills {100 * filled:.1g} %"
+        effect = f"the typical volume fills {100 * filled:.2g} %"
     else:
         effect = clipping(values, *run)
     return (

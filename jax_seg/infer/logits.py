@@ -25,6 +25,6 @@ def require_numbers(logits, image):
     """
     if bool(jnp.isnan(logits).any()):
         raise ValueError(
-            f"The network's output for {image} is not a number (NaN): choose another checkpoint; "
+            f"The network's output for {image} is not a number: choose another checkpoint; "
             "this one diverged, or the image exceeds the range of the network's number type."
         )

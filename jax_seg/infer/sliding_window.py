@@ -77,6 +77,8 @@ def predict_volume(network, volume, *, patch, overlap=0.5, batch=1):
         for s, p, starts in zip(volume.shape, patch, starts_per_axis, strict=True)
     ]
     windows, empty = _split(volume, patch, starts_per_axis)
+    if volume.dtype.itemsize > 4:  # JAX would keep 32 of 64 bits, and integers wrap
+        volume = volume.astype(np.float32)
     device_volume = jnp.asarray(volume)
     total = jnp.zeros(volume.shape, jnp.float32)
 

@@ -29,6 +29,7 @@ def require(needed, path, what):
     """
     if needed > (left := available()):
         raise ValueError(
-            f"{path} needs {needed / 2**30:.3g} GiB of memory to {what}, but {left / 2**30:.3g} "
-            "GiB are available: cut it into parts, or use a machine with more memory."
+            f"{path} needs {needed / 2**30:,.1f} GiB of memory to {what}, but "
+            f"{left / 2**30:,.1f} GiB are available: cut it into parts, or use a machine with more "
+            "memory."
         )

@@ -78,20 +78,19 @@ def require_apart(path, *, inside=(), same=(), flag="--output"):
 
 
 def require_folder(folder, flag="--output"):
-    """Make a folder where there is none, and try to write in it.
+    """Require that a folder can be written, or made and written; nothing is made yet.
 
     Raises:
-      OSError: it is a file, or cannot be written.
+      NotADirectoryError: it is something else, or lies below a file.
+      OSError: it cannot be written.
     """
     folder = Path(folder)
+    nearest = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"{flag} {folder}: {nearest} is not a folder; name a folder.")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=nearest):
             pass
-    except FileExistsError as error:
-        raise FileExistsError(
-            f"{flag} {folder} exists and is not a folder: name a folder."
-        ) from error
     except OSError as error:
         raise type(error)(
             f"{flag} {folder} cannot be written ({error.strerror}): choose another place."

@@ -8,6 +8,7 @@ from jax_seg.data import images
 from jax_seg.data.readers import pictures
 from jax_seg.metrics import camouflage
 from jax_seg.system.files import write_json
+from jax_seg.system.outputs import marked
 
 CONSTANTS = {"object everywhere": 255, "object nowhere": 0}
 
@@ -84,7 +85,7 @@ def run(predictions, labels, output=None):
             kept = {k: v for k, v in one["maps"].items() if k in camouflage.COLUMNS}
             content["images"][example.id] = kept
     if output:
-        write_json(output, content)
+        write_json(output, marked(content, "evaluate"))
     for sentence in errors.values():
         print(f"Error: {sentence}", file=sys.stderr)
     if errors:

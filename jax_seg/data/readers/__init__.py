@@ -4,8 +4,11 @@ A reader has `path`, `shape` (D, H, W), `dtype`, `random_access` and `read(start
 one looks at headers only; `read` decodes. Readers pickle by their path and so travel to workers.
 """
 
+import math
+
 from jax_seg.data.readers.tiff import TiffReader
 from jax_seg.data.readers.zarr import ZarrReader
+from jax_seg.system import memory
 from jax_seg.system.files import existing
 
 
@@ -33,7 +36,16 @@ def open_volume(path):
 
 def read_volume(path):
     """All voxels of a volume [D, H, W], as its reader gives them; errors as of `open_volume`."""
-    reader = open_volume(path)
+    return read_whole(open_volume(path))
+
+
+def read_whole(reader):
+    """All voxels of a reader's volume [D, H, W].
+
+    Raises:
+        ValueError: they cannot be decoded, or memory cannot hold them.
+    """
+    memory.require(math.prod(reader.shape) * reader.dtype.itemsize, reader.path, "read it")
     return reader.read((0, 0, 0), reader.shape)
 
 
