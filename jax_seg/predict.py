@@ -3,7 +3,8 @@
 python -m jax_seg.predict --workdir runs/v6 --input FOLDER --output FOLDER
 python -m jax_seg.predict --workdir runs/fold_0 runs/fold_1@swa --flips height width …
 
-Volumes become masks, images grey maps of the probability, each kind as `infer/kinds.py` says.
+Volumes become masks, images grey maps of the probability, see `tasks/kinds.py`. Beside each lies a
+JSON file that says how it was made; what is finished is skipped.
 """
 
 import argparse
@@ -39,35 +40,47 @@ def main(argv=None):
     chosen.add_argument(
         "--workdir",
         nargs="+",
-        help="folder of the training run; WORKDIR@STEP, @latest, @swa or @ema chooses from it; "
-        "several are averaged",
+        help="folder of a training run; WORKDIR@STEP, @latest, @swa or @ema selects weights; "
+        "the probabilities of several are averaged",
     )
-    chosen.add_argument("--ensemble", type=Path, help="members and weights of jax_seg.fit_ensemble")
+    chosen.add_argument("--ensemble", type=Path, help="file that jax_seg.fit_ensemble wrote")
     parser.add_argument(
-        "--input", required=True, nargs="+", help="folder of volumes or images, or files"
+        "--input", required=True, nargs="+", help="folders of volumes or images, or files"
     )
     parser.add_argument("--output", required=True, type=Path, help="folder for the predictions")
     parser.add_argument("--checkpoint", default="", help="best, latest or a step")
     parser.add_argument("--weights", default="", choices=members.WEIGHTS)
-    parser.add_argument("--member_weights", type=float, nargs="+", help="of the average")
     parser.add_argument(
-        "--flips", nargs="+", default=(), choices=ensemble.AXES, help="average over these too"
+        "--member_weights", type=float, nargs="+", help="weights of the members' average"
     )
     parser.add_argument(
-        "--rotations", action="store_true", help="and over quarter turns of height and width"
+        "--flips", nargs="+", default=(), choices=ensemble.AXES, help="also average over flips"
     )
-    parser.add_argument("--threshold", type=float, help="on the probability; by default the run's")
-    parser.add_argument("--overlap", type=float, help="of windows, in [0, 1); by default the run's")
-    parser.add_argument("--windows", type=int, help="windows per call; by default the run's")
+    parser.add_argument(
+        "--rotations",
+        action="store_true",
+        help="also average over quarter turns in height and width",
+    )
+    parser.add_argument(
+        "--threshold", type=float, help="probability threshold (default: the run's)"
+    )
+    parser.add_argument(
+        "--overlap", type=float, help="window overlap in [0, 1) (default: the run's)"
+    )
+    parser.add_argument("--windows", type=int, help="windows per batch (default: the run's)")
     parser.add_argument(
         "--postprocess",
         nargs="+",
         metavar="STEP",
-        help="as remove_small:voxels=100, or 'none'; by default what was tuned for the run",
+        help="such as remove_small:voxels=100, or 'none' (default: the steps tuned for the run)",
     )
-    parser.add_argument("--probabilities", action="store_true", help="write them too, float16")
-    parser.add_argument("--submission", type=Path, help="zip of all predictions")
-    parser.add_argument("--overwrite", action="store_true", help="make finished volumes again")
+    parser.add_argument(
+        "--probabilities", action="store_true", help="also write probabilities, float16"
+    )
+    parser.add_argument("--submission", type=Path, help="also write a zip of all masks")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="predict again what predict itself has written"
+    )
     arguments = parser.parse_args(argv)
     startup.prepare()
     kept = f"finished predictions stay in {arguments.output}; run the same command for the rest"
@@ -115,7 +128,7 @@ def _predict(arguments):
     if errors:
         print(f"{len(errors)} of {len(found)} {kind.name} failed.", file=sys.stderr)
     if arguments.submission and errors:
-        print(f"{arguments.submission} is not written: it would lack them.", file=sys.stderr)
+        print(f"{arguments.submission} is not written: it would be incomplete.", file=sys.stderr)
     elif arguments.submission:
         _write_submission(arguments.submission, output, [v.id for v in found])
         print(f"Submission: {arguments.submission} ({len(found)} volumes)")
@@ -184,8 +197,8 @@ def _networks(arguments):
         return members.load_together(chosen, arguments.member_weights, **options)
     if arguments.checkpoint or arguments.weights or arguments.member_weights:
         raise ValueError(
-            "--ensemble says which checkpoints are averaged, and how: leave --checkpoint, "
-            "--weights and --member_weights out, or name the members with --workdir."
+            "--ensemble names the checkpoints and their weights: drop --checkpoint, --weights and "
+            "--member_weights, or name the members with --workdir."
         )
     return members.load_together(*members.read_ensemble(arguments.ensemble), **options)
 
@@ -194,7 +207,9 @@ def _decision(arguments, networks):
     """(Kind, (logits, image) -> prediction, facts): what the command line and the networks mean."""
     kinds = {members.of_images(network.fields) for network in networks}
     if kinds == {True, False}:
-        raise ValueError("Some of the members are of images, others of volumes: name one kind.")
+        raise ValueError(
+            "Some members segment images, others volumes: name members of one kind only."
+        )
     if kinds == {True}:
         for flag in ("threshold", "postprocess", "probabilities", "submission"):
             if getattr(arguments, flag):
@@ -217,7 +232,7 @@ def _decision(arguments, networks):
     if not steps or postprocess.parse(steps[0])[0] not in postprocess.FIRST:
         steps = postprocess.after_threshold(steps, _threshold(arguments, networks))
     elif arguments.threshold is not None:
-        print(f"--threshold {arguments.threshold:g} takes the place of the step {steps[0]}.")
+        print(f"--threshold {arguments.threshold:g} replaces the step {steps[0]}.")
         steps = postprocess.after_threshold(steps[1:], arguments.threshold)
     (first, parameters), *_ = postprocess.parse_all(steps)
 

@@ -374,8 +374,8 @@ def test_post_processing_is_the_tuned_one_by_default(tuned, image, tmp_path, cap
         expected = postprocess.apply(probability, tifffile.imread(image), steps)
         np.testing.assert_array_equal(mask, expected)
     printed = capsys.readouterr().out
-    assert printed.count("takes the place of the step") == 1
-    assert "--threshold 0.6 takes the place of the step threshold:value=0.4" in printed
+    assert printed.count("replaces the step") == 1
+    assert "--threshold 0.6 replaces the step threshold:value=0.4" in printed
 
 
 def test_post_processing_of_the_configuration_and_none(tuned, image, tmp_path):
@@ -445,7 +445,7 @@ def narrow(config):
         (["--workdir", "{a}", "--threshold", "1"], "--threshold is 1.0"),
         (["--ensemble", "{file}"], "holds no ensemble"),
         (["--ensemble", "nowhere.json"], "nowhere.json does not exist"),
-        (["--ensemble", "{file}", "--weights", "swa"], "leave --checkpoint, --weights"),
+        (["--ensemble", "{file}", "--weights", "swa"], "drop --checkpoint, --weights"),
     ],
 )
 def test_bad_flags(runs, image, volumes_folder, tmp_path, capsys, flags, message):

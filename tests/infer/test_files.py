@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from PIL import Image
 
 from jax_seg.data.folder import Volume
 from jax_seg.data.readers import open_volume
 from jax_seg.infer import files
 from jax_seg.infer.files import Unwritable, predict_files
+from jax_seg.system.outputs import require_own
 from jax_seg.tasks import kinds
-from jax_seg.tasks.kinds import VOLUMES
+from jax_seg.tasks.kinds import IMAGES, VOLUMES
 
 
 @pytest.fixture
@@ -129,3 +131,23 @@ def test_a_kill_while_files_are_replaced_leaves_no_sidecar_of_others(found, tmp_
     with pytest.raises(KeyboardInterrupt):
         predict(found[:1], tmp_path / "out")
     assert not (tmp_path / "out" / "a.json").exists()
+
+
+def test_maps_of_images_carry_the_mark_too(tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (6, 5, 3), np.uint8)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(image).save(tmp_path / "in" / "a.png")
+    results = predict_files(
+        IMAGES,
+        lambda image: jnp.zeros(image.shape[:3]),
+        lambda logits, image: image[..., 0],
+        lambda path, image: {},
+        IMAGES.find([tmp_path / "in"]),
+        tmp_path / "out",
+        settings={},
+        probabilities=False,
+    )
+    ((name, facts),) = results
+    assert name == "a" and facts["foreground_share"] == pytest.approx(image[..., 0].mean() / 255)
+    assert (np.asarray(Image.open(tmp_path / "out" / "a.png")) == image[..., 0]).all()
+    require_own([tmp_path / "out" / "a.png", tmp_path / "out" / "a.json"], "predict")

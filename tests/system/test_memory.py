@@ -1,8 +1,11 @@
 """Memory is asked before it is taken."""
 
+import numpy as np
 import psutil
 import pytest
+import tifffile
 
+from jax_seg.data.readers import read_volume
 from jax_seg.system import memory
 
 
@@ -21,3 +24,12 @@ def test_a_container_has_less_than_its_machine(monkeypatch, tmp_path):
     assert memory.available() > machine / 2
     limit.write_text(f"{own + 2**20}\n")
     assert memory.available() < 2**25  # the process may have grown or shrunk meanwhile
+
+
+def test_a_whole_volume_is_read_only_where_it_fits(monkeypatch, tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((4, 8, 8), np.uint16), photometric="minisblack")
+    monkeypatch.setattr(memory, "available", lambda: 512)
+    assert read_volume(tmp_path / "a.tif").sum() == 256
+    monkeypatch.setattr(memory, "available", lambda: 511)
+    with pytest.raises(ValueError, match=r"a\.tif needs .* of memory to read it"):
+        read_volume(tmp_path / "a.tif")
