@@ -19,10 +19,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jax_seg.infer.logits import foreground, require_numbers
 from jax_seg.metrics.comparison import adjusted, compare, interval, number, verdict
 from jax_seg.metrics.competition import CompetitionScore
 from jax_seg.runs import checkpoints, held_out, members, seen
-from jax_seg.system import configuration, startup
+from jax_seg.system import configuration, outputs, startup
+from jax_seg.system.commands import exit_status
 from jax_seg.system.files import read_json, write_json
 from jax_seg.system.program import program
 from jax_seg.tasks import judged
@@ -167,11 +169,11 @@ def _segment_and_score(texts, weights, metric, images, labels, fitted_to=()):
         try:
             image, label = held_out.read_labelled(networks[0], volume)
             logits = np.asarray(segment(image))
-            held_out.require_numbers(logits, volume)
+            require_numbers(logits, volume.image)
         except (ValueError, OSError) as error:
             errors[volume.id] = str(error)
             continue
-        prediction = np.uint8(logits > np.log(threshold / (1 - threshold)))
+        prediction = np.uint8(foreground(logits, threshold))
         _, found = score_volume(prediction, label, thin=thin, competition=competition)
         scores[volume.id] = float(found[metric])
         print(f"{volume.id}: {metric} {number(scores[volume.id])}", flush=True)
@@ -194,11 +196,7 @@ def main(argv=None):
     parser.add_argument("--output", type=Path, help="JSON file for what was found")
     arguments = parser.parse_args(argv)
     startup.prepare()
-    try:
-        return _compare(arguments)
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+    return exit_status(lambda: _compare(arguments))
 
 
 def _compare(arguments):
@@ -209,6 +207,8 @@ def _compare(arguments):
         raise ValueError("--images and --labels belong together: give both or neither.")
     if metric.endswith(NO_ORDER):
         raise ValueError(f"More of {metric} is neither better nor worse: choose another --metric.")
+    inputs = [folder for folder in (arguments.images, arguments.labels) if folder]
+    outputs.require_file(arguments.output, "compare", inside=inputs)
     scored = {m: scores_of(m, metric, arguments.images, arguments.labels) for m in models}
     volumes = _in_common({model: one.values for model, one in scored.items()})
     _tell_other_data(models)
@@ -218,7 +218,7 @@ def _compare(arguments):
     content["models"] = _summarise(columns, on, metric, arguments.seed)
     content["pairs"] = _judge_pairs(columns, on, metric not in LOWER_IS_BETTER, arguments.seed)
     if arguments.output:
-        write_json(arguments.output, content)
+        write_json(arguments.output, outputs.marked(content, "compare"))
     errors = {f"{m}: {name}": e for m, one in scored.items() for name, e in one.errors.items()}
     for name, error in errors.items():
         print(f"Error: {name}: {error}", file=sys.stderr)

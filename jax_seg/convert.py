@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from jax_seg.data import intensities
 from jax_seg.data.folder import find_images
 from jax_seg.data.preprocess import Preprocessing, fit_preprocessing
-from jax_seg.data.readers import open_volume
+from jax_seg.data.readers import read_volume
 from jax_seg.models import unet
 from jax_seg.runs import checkpoints
-from jax_seg.system import configuration, startup
+from jax_seg.system import configuration, outputs, startup
+from jax_seg.system.commands import exit_status
 from jax_seg.system.files import write_json
 from jax_seg.system.program import program
 from jax_seg.weights.timm import from_timm as from_timm
@@ -115,8 +117,7 @@ def write_workdir(workdir, model, params, *, preprocessing, patch):
       ValueError: the folder holds something.
     """
     workdir = Path(workdir)
-    if workdir.exists() and any(workdir.iterdir()):
-        raise ValueError(f"{workdir} is not empty; choose another folder.")
+    _require_empty(workdir)
     fields = {name: getattr(model, name) for name in model.__dataclass_fields__}
     fields = {k: v for k, v in fields.items() if k not in ("parent", "name")}
     config = ml_collections.ConfigDict(
@@ -139,6 +140,11 @@ def write_workdir(workdir, model, params, *, preprocessing, patch):
             "code_version": checkpoints.code_version(),
         },
     )
+
+
+def _require_empty(workdir):
+    if workdir.exists() and any(workdir.iterdir()):
+        raise ValueError(f"{workdir} is not empty; choose another folder.")
 
 
 def main(argv=None):
@@ -167,31 +173,32 @@ def main(argv=None):
     )
     arguments = parser.parse_args(argv)
     startup.prepare()
-    try:
-        model, params = from_torch(arguments.source)
-        if (model.in_channels, model.out_channels, model.dimensions) != (1, 1, 3):
-            raise ValueError(
-                f"{arguments.source} is a network of {model.dimensions} dimensions, "
-                f"{model.in_channels} input channels and {model.out_channels} logits; prediction "
-                "is of volumes with one channel, and of one logit: use `from_torch` of this module "
-                "for the parameters alone."
-            )
-        if arguments.images:
-            sample = np.concatenate([_intensities(v.image) for v in find_images(arguments.images)])
-            preprocessing = fit_preprocessing(
-                sample, name="percentile", low_percentile=0.5, high_percentile=99.5
-            )
-        else:
-            low, high = arguments.range
-            if not low < high:
-                raise ValueError(f"--range is {low} {high}; the second number must be the larger.")
-            preprocessing = Preprocessing(low, high, low, 1 / (high - low))
-        write_workdir(
-            arguments.workdir, model, params, preprocessing=preprocessing, patch=arguments.patch
+    return exit_status(lambda: _convert(arguments))
+
+
+def _convert(arguments):
+    inputs = [Path(arguments.images)] if arguments.images else []
+    outputs.require_apart(arguments.workdir, inside=inputs, flag="WORKDIR")
+    outputs.require_folder(arguments.workdir, flag="WORKDIR")
+    _require_empty(arguments.workdir)
+    model, params = from_torch(arguments.source)
+    if (model.in_channels, model.out_channels, model.dimensions) != (1, 1, 3):
+        raise ValueError(
+            f"{arguments.source} is a network of {model.dimensions} dimensions, "
+            f"{model.in_channels} input channels and {model.out_channels} logits; prediction "
+            "is of volumes with one channel, and of one logit: use `from_torch` of this module "
+            "for the parameters alone."
         )
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+    if arguments.images:
+        preprocessing = _fit_to(find_images(arguments.images))
+    else:
+        low, high = arguments.range
+        if not low < high:
+            raise ValueError(f"--range is {low} {high}; the second number must be the larger.")
+        preprocessing = Preprocessing(low, high, low, 1 / (high - low))
+    write_workdir(
+        arguments.workdir, model, params, preprocessing=preprocessing, patch=arguments.patch
+    )
     size = sum(p.size for p in jax.tree.leaves(params))
     print(
         f"{arguments.workdir}: U-Net of {model.filters} filters and {model.poolings} poolings, "
@@ -201,12 +208,18 @@ def main(argv=None):
     return 0
 
 
-def _intensities(path):
-    reader = open_volume(path)
-    voxels = reader.read((0,) * len(reader.shape), reader.shape).reshape(-1)
-    # Not every n-th: where rows are as long as n, that is a single column of the volume.
-    drawn = np.random.default_rng(0).integers(0, voxels.size, 100_000)
-    return voxels[np.sort(drawn)].astype(np.float32)
+def _fit_to(volumes):
+    """The `Preprocessing` of some volumes; prints what is unusual about them."""
+    samples = {v.id: intensities.sample(read_volume(v.image)) for v in volumes}
+    preprocessing = fit_preprocessing(
+        np.concatenate([*samples.values()]),
+        name="percentile",
+        low_percentile=0.5,
+        high_percentile=99.5,
+    )
+    for remark in intensities.remarks(samples, {}, preprocessing.low, preprocessing.high):
+        print(f"Warning: {remark}", file=sys.stderr)
+    return preprocessing
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from jax_seg.data.labels import label_table, label_value
 from jax_seg.metrics.balance import CONSTANTS, SHOWN, class_balance, require_target
 from jax_seg.metrics.foreground import share_statistics
 from jax_seg.metrics.segmentation import scores
+from jax_seg.system import outputs
+from jax_seg.system.commands import exit_status
 from jax_seg.system.files import write_json
 from jax_seg.system.program import program
 from jax_seg.tasks import judged, score_images
@@ -61,13 +63,15 @@ def main(argv=None):
         help="score grey maps of images against masks, by the measures of camouflaged objects",
     )
     arguments = parser.parse_args(argv)
-    try:
-        if arguments.camouflage:
-            return score_images.run(arguments.predictions, arguments.labels, arguments.output)
-        return _evaluate(arguments)
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+    return exit_status(lambda: _run(arguments))
+
+
+def _run(arguments):
+    inputs = arguments.predictions, arguments.labels
+    outputs.require_file(arguments.output, "evaluate", inside=inputs)
+    if arguments.camouflage:
+        return score_images.run(*inputs, arguments.output)
+    return _evaluate(arguments)
 
 
 def _evaluate(arguments):
@@ -92,7 +96,7 @@ def _evaluate(arguments):
                 "fits, and nothing about other volumes."
             )
     if arguments.output:
-        write_json(arguments.output, content)
+        write_json(arguments.output, outputs.marked(content, "evaluate"))
     return _report_failures(warnings, errors, len(scored))
 
 

@@ -17,9 +17,11 @@ import numpy as np
 
 from jax_seg.data.fingerprint import random_places
 from jax_seg.infer.ensemble import cross_entropy, fit_weights
+from jax_seg.infer.logits import require_numbers
 from jax_seg.ops.classes import MASKED
 from jax_seg.runs import held_out, members, seen
-from jax_seg.system import startup
+from jax_seg.system import outputs, startup
+from jax_seg.system.commands import exit_status
 from jax_seg.system.files import write_json
 from jax_seg.system.program import program
 from jax_seg.tasks import judged
@@ -56,7 +58,7 @@ def sample(networks, volumes, seed=0):
 
 def _answer(network, volume, image, places):
     logits = np.asarray(network.segment(image))
-    held_out.require_numbers(logits, volume)
+    require_numbers(logits, volume.image)
     return np.asarray(jax.nn.sigmoid(logits.reshape(-1)[places]))
 
 
@@ -115,11 +117,7 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, default=0, help="of the voxels that are drawn")
     arguments = parser.parse_args(argv)
     startup.prepare()
-    try:
-        return _fit(arguments)
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+    return exit_status(lambda: _fit(arguments))
 
 
 def _fit(arguments):
@@ -127,6 +125,8 @@ def _fit(arguments):
         raise ValueError("An ensemble has at least two members: name another.")
     if (arguments.images is None) != (arguments.labels is None):
         raise ValueError("--images and --labels belong together: give both or neither.")
+    inputs = [folder for folder in (arguments.images, arguments.labels) if folder]
+    outputs.require_file(arguments.output, "fit_ensemble", inside=inputs)
     networks = [members.load(members.parse(text)) for text in arguments.members]
     volumes = held_out.common_volumes(networks, arguments.images, arguments.labels)
     on = seen.by_any(networks, volumes)
@@ -153,7 +153,7 @@ def _fit(arguments):
         "fitted_to": list(on),
     }
     _report(arguments.members, content, on)
-    write_json(arguments.output, content)
+    write_json(arguments.output, outputs.marked(content, "fit_ensemble"))
     print(f"Ensemble: {arguments.output}")
     return 1 if errors else 0
 

@@ -3,158 +3,32 @@
 python -m jax_seg.predict --workdir runs/v6 --input FOLDER --output FOLDER
 python -m jax_seg.predict --workdir runs/fold_0 runs/fold_1@swa --flips height width …
 
-Volumes become masks, images grey maps of the probability, each kind as `infer/kinds.py` says.
+Volumes become masks, images grey maps of the probability, see `tasks/kinds.py`. Beside each lies a
+JSON file that says how it was made; what is finished is skipped.
 """
 
 import argparse
-import concurrent.futures
-import json
+import functools
 import sys
-import time
 import zipfile
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import tifffile
 
 from jax_seg.data.readers import pictures
-from jax_seg.infer import ensemble, postprocess
+from jax_seg.infer import ensemble, postprocess, sidecar
+from jax_seg.infer.files import predict_files
+from jax_seg.infer.inspection import inspect
+from jax_seg.infer.logits import foreground
 from jax_seg.runs import checkpoints, members, seen
-from jax_seg.system import startup
-from jax_seg.system.files import replacing, stamp, write_json
+from jax_seg.runs.data_folders import data_folders
+from jax_seg.system import outputs, startup
+from jax_seg.system.commands import exit_status
+from jax_seg.system.files import replacing
 from jax_seg.system.program import program
 from jax_seg.tasks import judged
 from jax_seg.tasks.kinds import IMAGES, VOLUMES
-
-DECISIVE = (
-    "workdir",
-    "step",
-    "weights",
-    "digest",
-    "overlap",
-    "members",
-    "flips",
-    "rotations",
-    "threshold",
-    "postprocess",
-)
-FAILURES = (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError)
-"""Of one file; the others are segmented all the same."""
-
-
-def predict_files(kind, segment, decide, found, output, *, settings, probabilities, on=None):
-    """Segment files one after another; meanwhile the next is read and the last written.
-
-    Of a volume it writes `output/<id>.tif` (uint8 0 or 1, LZW, the input's shape), with
-    `probabilities` also `output/probabilities/<id>.tif` (float16); of an image `output/<id>.png`
-    (8 bits, 255 where the object is certain); and last `output/<id>.json`, which says how they were
-    made.
-
-    Args:
-      kind: `kinds.Kind`.
-      segment: array as read -> logits [D, H, W] on the device.
-      decide: (logits, array) -> uint8 [D, H, W].
-      found: list of what `kind.find` gives.
-      output: folder.
-      settings: JSON dict for the sidecar.
-      probabilities: write them too.
-      on: {id: JudgedOn} for the sidecar: what a volume is to the networks; None for not known.
-
-    Yields:
-      (id, dict of the sidecar or the error) for each volume, in order.
-    """
-
-    def read(volume):
-        # The stamp first: a file that is replaced meanwhile counts as another.
-        return stamp(volume.image), kind.read(volume.image)
-
-    def finish(volume, stamped, image, logits, started):
-        if bool(jnp.isnan(logits).any()):
-            raise ValueError(
-                f"The network's answer to {volume.image} is not a number: choose another "
-                "checkpoint; this one diverged, or computes in a type too small for the image."
-            )
-        prediction = decide(logits, image)
-        facts = {
-            "image": str(volume.image),
-            "image_stamp": stamped,
-            "shape": list(prediction.shape),
-            "foreground_share": float(prediction.mean()) / (255 if kind is IMAGES else 1),
-            "seconds": round(time.monotonic() - started, 2),
-            "judged_on": (on or {}).get(volume.id, judged.JudgedOn()).as_json(),
-            **settings,
-        }
-        maps = np.asarray(jax.nn.sigmoid(logits), np.float16) if probabilities else None
-        kind.write(output / (volume.id + kind.suffix), prediction)
-        if maps is not None:
-            with replacing(output / "probabilities" / f"{volume.id}.tif") as beside:
-                tifffile.imwrite(beside, maps, photometric="minisblack", compression="zlib")
-        write_json(output / f"{volume.id}.json", facts)
-        return facts
-
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        reading = [pool.submit(read, found[0])] if found else []
-        writing = []
-        for number, volume in enumerate(found):
-            if number + 1 < len(found):
-                reading.append(pool.submit(read, found[number + 1]))
-            try:
-                stamped, image = reading.pop(0).result()
-                started = time.monotonic()
-                logits = segment(image).block_until_ready()
-                task = pool.submit(finish, volume, stamped, image, logits, started)
-                writing.append((volume.id, task))
-            except FAILURES as error:
-                writing.append((volume.id, error))
-            if len(writing) > 1:
-                yield _written(*writing.pop(0))
-        for waiting in writing:
-            yield _written(*waiting)
-
-
-def _written(name, result):
-    if not isinstance(result, Exception):
-        try:
-            return name, result.result()
-        except FAILURES as error:
-            result = error
-    if isinstance(result, MemoryError | jax.errors.JaxRuntimeError):
-        first, *_ = (str(result) or "no memory").splitlines()
-        result = ValueError(
-            f"The device or the machine refused it ({first}): where memory ended, try --windows 1, "
-            "fewer --flips, or a part of the volume."
-        )
-    return name, result
-
-
-def _unfinished(kind, found, output, settings, probabilities):
-    """(files to do, errors): a finished one is left out, one made otherwise is an error."""
-    to_do, errors = [], {}
-    for volume in found:
-        sidecar = output / f"{volume.id}.json"
-        wanted = [output / (volume.id + kind.suffix)]
-        wanted += [output / "probabilities" / f"{volume.id}.tif"] if probabilities else []
-        if not sidecar.exists() or not all(path.exists() for path in wanted):
-            to_do.append(volume)
-            continue
-        made = json.loads(sidecar.read_text())
-        changed = [key for key in DECISIVE if made.get(key) != settings.get(key)]
-        if made.get("image_stamp") != stamp(volume.image):
-            changed.append("image")
-        if changed:
-            errors[volume.id] = ValueError(
-                f"{wanted[0]} was made with another {', '.join(changed)}; pass --overwrite to make "
-                "it again, or another --output."
-            )
-    return to_do, errors
-
-
-def _write_submission(path, output, names):
-    with replacing(path) as beside, zipfile.ZipFile(beside, "w") as archive:
-        for name in names:
-            archive.write(output / f"{name}.tif", f"{name}.tif")
 
 
 def main(argv=None):
@@ -168,42 +42,51 @@ def main(argv=None):
     chosen.add_argument(
         "--workdir",
         nargs="+",
-        help="folder of the training run; WORKDIR@STEP, @latest, @swa or @ema chooses from it; "
-        "several are averaged",
+        help="folder of a training run; WORKDIR@STEP, @latest, @swa or @ema selects weights; "
+        "the probabilities of several are averaged",
     )
-    chosen.add_argument("--ensemble", type=Path, help="members and weights of jax_seg.fit_ensemble")
+    chosen.add_argument("--ensemble", type=Path, help="file that jax_seg.fit_ensemble wrote")
     parser.add_argument(
-        "--input", required=True, nargs="+", help="folder of volumes or images, or files"
+        "--input", required=True, nargs="+", help="folders of volumes or images, or files"
     )
     parser.add_argument("--output", required=True, type=Path, help="folder for the predictions")
     parser.add_argument("--checkpoint", default="", help="best, latest or a step")
     parser.add_argument("--weights", default="", choices=members.WEIGHTS)
-    parser.add_argument("--member_weights", type=float, nargs="+", help="of the average")
     parser.add_argument(
-        "--flips", nargs="+", default=(), choices=ensemble.AXES, help="average over these too"
+        "--member_weights", type=float, nargs="+", help="weights of the members' average"
     )
     parser.add_argument(
-        "--rotations", action="store_true", help="and over quarter turns of height and width"
+        "--flips", nargs="+", default=(), choices=ensemble.AXES, help="also average over flips"
     )
-    parser.add_argument("--threshold", type=float, help="on the probability; by default the run's")
-    parser.add_argument("--overlap", type=float, help="of windows, in [0, 1); by default the run's")
-    parser.add_argument("--windows", type=int, help="windows per call; by default the run's")
+    parser.add_argument(
+        "--rotations",
+        action="store_true",
+        help="also average over quarter turns in height and width",
+    )
+    parser.add_argument(
+        "--threshold", type=float, help="probability threshold (default: the run's)"
+    )
+    parser.add_argument(
+        "--overlap", type=float, help="window overlap in [0, 1) (default: the run's)"
+    )
+    parser.add_argument("--windows", type=int, help="windows per batch (default: the run's)")
     parser.add_argument(
         "--postprocess",
         nargs="+",
         metavar="STEP",
-        help="as remove_small:voxels=100, or 'none'; by default what was tuned for the run",
+        help="such as remove_small:voxels=100, or 'none' (default: the steps tuned for the run)",
     )
-    parser.add_argument("--probabilities", action="store_true", help="write them too, float16")
-    parser.add_argument("--submission", type=Path, help="zip of all predictions")
-    parser.add_argument("--overwrite", action="store_true", help="make finished volumes again")
+    parser.add_argument(
+        "--probabilities", action="store_true", help="also write probabilities, float16"
+    )
+    parser.add_argument("--submission", type=Path, help="also write a zip of all masks")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="predict again what predict itself has written"
+    )
     arguments = parser.parse_args(argv)
     startup.prepare()
-    try:
-        return _predict(arguments)
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+    kept = f"finished predictions stay in {arguments.output}; run the same command for the rest"
+    return exit_status(lambda: _predict(arguments), kept)
 
 
 def _predict(arguments):
@@ -213,42 +96,96 @@ def _predict(arguments):
     kind, decide, facts = _decision(arguments, networks)
     found, output = kind.find(arguments.input), arguments.output
     settings |= facts | {"predicted_with": checkpoints.code_version()}
+    _protect(arguments, networks, kind, found)
     to_do, errors = found, {}
     if not arguments.overwrite:
-        to_do, errors = _unfinished(kind, found, output, settings, arguments.probabilities)
-    done = len(found) - len(to_do) - len(errors)
-    if done:
+        to_do, errors = sidecar.unfinished(
+            found, output, kind.suffix, settings, arguments.probabilities
+        )
+    if done := len(found) - len(to_do) - len(errors):
         print(f"{done} of {len(found)} {kind.name} are finished already and are skipped.")
     on = seen.by_any(networks, to_do)
+    if to_do:
+        outputs.require_folder(output)
     results = predict_files(
         kind,
         segment,
         decide,
+        _inspection(kind, networks),
         to_do,
         output,
         settings=settings,
         probabilities=arguments.probabilities,
-        on=on,
+        judged_on={name: one.as_json() for name, one in on.items()},
     )
-    for number, (name, result) in enumerate(results, done + len(errors) + 1):
+    passed = done + len(errors)
+    for name, result in results:
+        passed += 1
         if isinstance(result, Exception):
             errors[name] = result
-            continue
-        trained_on = on[name].volumes == judged.TRAINING
-        print(
-            f"[{number}/{len(found)}] {output / name}{kind.suffix}: "
-            f"{100 * result['foreground_share']:.2f} % foreground, {result['seconds']} s"
-            f"{on[name].suffix(kind.name.removesuffix('s')) if trained_on else ''}",
-            flush=True,
-        )
+        else:
+            trained_on = on[name].volumes == judged.TRAINING
+            mark = on[name].suffix(kind.name.removesuffix("s")) if trained_on else ""
+            _report(f"[{passed}/{len(found)}] {output / name}{kind.suffix}", result, mark)
     for name, error in errors.items():
         print(f"Error: {name}: {error}", file=sys.stderr)
+    if passed < len(found):
+        print(f"{len(found) - passed} {kind.name} were not predicted.", file=sys.stderr)
     if errors:
         print(f"{len(errors)} of {len(found)} {kind.name} failed.", file=sys.stderr)
+    if arguments.submission and errors:
+        print(f"{arguments.submission} is not written: it would be incomplete.", file=sys.stderr)
     elif arguments.submission:
         _write_submission(arguments.submission, output, [v.id for v in found])
         print(f"Submission: {arguments.submission} ({len(found)} volumes)")
     return 1 if errors else 0
+
+
+def _protect(arguments, networks, kind, found):
+    """Refuse an --output or --submission among the inputs, or over files of others."""
+    inputs = [Path(path) for path in arguments.input if Path(path).is_dir()]
+    for network in networks:
+        inputs += data_folders(network.fields, network.facts["workdir"])
+    beside = sorted({Path(image.image).parent for image in found})
+    outputs.require_apart(arguments.output, inside=inputs, same=beside)
+    names = [
+        name
+        for image in found
+        for name in sidecar.files_of(image.id, kind.suffix, arguments.probabilities)
+    ]
+    written = [arguments.output / name for name in names]
+    written += [sidecar.path_of(arguments.output, image.id) for image in found]
+    outputs.require_own(written, "predict")
+    outputs.require_file(arguments.submission, "predict", inside=inputs, flag="--submission")
+
+
+def _inspection(kind, networks):
+    """(path, array) -> facts of an input: of volumes those of `inspect`, of images none."""
+    if kind is IMAGES:
+        return lambda path, image: {}
+    facts = [network.facts for network in networks]
+    return functools.partial(
+        inspect,
+        grids={(tuple(each["patch"]), each["overlap"]) for each in facts},
+        ranges={(each["preprocessing"]["low"], each["preprocessing"]["high"]) for each in facts},
+    )
+
+
+def _report(name, facts, mark):
+    empty = ""
+    if facts.get("empty_windows"):
+        empty = f"{facts['empty_windows']} of {facts['windows']} windows without input, "
+    share = f"{100 * facts['foreground_share']:.2f} % foreground"
+    print(f"{name}: {share}, {empty}{facts['seconds']} s{mark}", flush=True)
+    for warning in facts.get("warnings", ()):
+        print(f"Warning: {warning}", file=sys.stderr)
+
+
+def _write_submission(path, output, names):
+    with replacing(path) as beside, zipfile.ZipFile(beside, "w") as archive:
+        archive.comment = outputs.written_by("predict").encode()
+        for name in names:
+            archive.write(output / f"{name}.tif", f"{name}.tif")
 
 
 def _networks(arguments):
@@ -266,8 +203,8 @@ def _networks(arguments):
         return members.load_together(chosen, arguments.member_weights, **options)
     if arguments.checkpoint or arguments.weights or arguments.member_weights:
         raise ValueError(
-            "--ensemble says which checkpoints are averaged, and how: leave --checkpoint, "
-            "--weights and --member_weights out, or name the members with --workdir."
+            "--ensemble names the checkpoints and their weights: drop --checkpoint, --weights and "
+            "--member_weights, or name the members with --workdir."
         )
     texts, weights = members.read_ensemble(arguments.ensemble)
     print(seen.reservation(arguments.ensemble, "weights"), end="")
@@ -278,7 +215,9 @@ def _decision(arguments, networks):
     """(Kind, (logits, image) -> prediction, facts): what the command line and the networks mean."""
     kinds = {members.of_images(network.fields) for network in networks}
     if kinds == {True, False}:
-        raise ValueError("Some of the members are of images, others of volumes: name one kind.")
+        raise ValueError(
+            "Some members segment images, others volumes: name members of one kind only."
+        )
     if kinds == {True}:
         for flag in ("threshold", "postprocess", "probabilities", "submission"):
             if getattr(arguments, flag):
@@ -292,17 +231,16 @@ def _decision(arguments, networks):
         steps = _agreed("post-processing", "--postprocess", [_own_steps(n) for n in networks])
     if steps is None:
         threshold = _threshold(arguments, networks)
-        logit = np.log(threshold / (1 - threshold))
         return (
             VOLUMES,
-            lambda logits, _: np.asarray(logits > logit, np.uint8),
+            lambda logits, _: np.asarray(foreground(logits, threshold), np.uint8),
             {"threshold": threshold},
         )
 
     if not steps or postprocess.parse(steps[0])[0] not in postprocess.FIRST:
         steps = postprocess.after_threshold(steps, _threshold(arguments, networks))
     elif arguments.threshold is not None:
-        print(f"--threshold {arguments.threshold:g} takes the place of the step {steps[0]}.")
+        print(f"--threshold {arguments.threshold:g} replaces the step {steps[0]}.")
         steps = postprocess.after_threshold(steps[1:], arguments.threshold)
     (first, parameters), *_ = postprocess.parse_all(steps)
 

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from jax_seg.data.labels import label_table
 from jax_seg.report import versions
-from jax_seg.system import config_file, configuration, startup
+from jax_seg.runs.data_folders import data_folders
+from jax_seg.system import config_file, configuration, outputs, startup
+from jax_seg.system.commands import exit_status
 from jax_seg.system.program import program
 from jax_seg.training import run as training
 
@@ -120,6 +122,9 @@ def replay(paths, output, *, kinds=KINDS, minutes=3.0, full=False, overrides=Non
         for name, path in paths.items()
         for kind in kinds
     }
+    outputs.require_apart(output, inside=data_folders(overrides or {}))
+    outputs.require_own([output / name for name in versions.PAGES], "replay")
+    outputs.require_folder(output)
     plain = configure(next(iter(paths.values())), "as written", **settings)
     honest = label_table(plain.data.foreground, plain.data.ignore, plain.data.background)
     for (name, kind), config in configured.items():
@@ -164,22 +169,23 @@ def main(argv=None):
     given = sys.argv[1:] if argv is None else argv
     arguments, rest = parser.parse_known_args(given)
     startup.prepare()
+    command = f"{program('replay')} {shlex.join(given)}"
+    return exit_status(lambda: _replay(arguments, rest, command), "run the same command to resume")
+
+
+def _replay(arguments, rest, command):
     try:
-        overrides = dict(_override(text) for text in rest)
         replay(
             find_versions(arguments.versions.split(","), arguments.configs),
             arguments.output,
             kinds=(arguments.kind,) if arguments.kind else KINDS,
             minutes=arguments.minutes,
             full=arguments.full,
-            overrides=overrides,
-            command=f"{program('replay')} {shlex.join(given)}",
+            overrides=dict(_override(text) for text in rest),
+            command=command,
         )
     except training.Stopped as stopped:
         print(stopped)
-        return 1
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -19,7 +19,8 @@ import numpy as np
 from jax_seg.infer import postprocess
 from jax_seg.infer.postprocess import choice, search
 from jax_seg.runs import tuning_volumes
-from jax_seg.system import configuration
+from jax_seg.system import configuration, outputs
+from jax_seg.system.commands import exit_status
 from jax_seg.system.files import read_json, write_json
 from jax_seg.system.program import program
 from jax_seg.tasks import judged
@@ -55,6 +56,9 @@ def tune(
     Raises:
       ValueError, OSError: nothing can be tuned.
     """
+    report, chosen_steps = workdir / "tune" / "report.json", workdir / "postprocess.json"
+    for path in (report, chosen_steps):
+        outputs.require_file(path, "tune", flag="WORKDIR")
     volumes, errors, table = _readable(workdir, probabilities, labels, images)
     without_image = [name for name, paths in volumes.items() if not paths.image]
     if without_image:
@@ -83,8 +87,8 @@ def tune(
         rows = content if hold_out else choice.choose(score, searched, candidates, force)
         steps = rows["ablation"][-1]["steps"]
         content["held_out"] += _beside_own(score, scored, own, steps, volumes)
-    write_json(workdir / "tune" / "report.json", content)
-    write_json(workdir / "postprocess.json", _decide(content, workdir))
+    write_json(report, outputs.marked(content, "tune"))
+    write_json(chosen_steps, outputs.marked(_decide(content, workdir), "tune"))
     return errors
 
 
@@ -258,13 +262,13 @@ def main(argv=None):
     parser.add_argument("--force", action="store_true", help="allow steps that the guard refuses")
     arguments = vars(parser.parse_args(argv))
     steps = arguments.pop("steps")
-    try:
-        if steps:
-            arguments["candidates"] = _candidates(steps)
-        errors = tune(**arguments)
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+    return exit_status(lambda: _tune(arguments, steps), "run the same command to resume the search")
+
+
+def _tune(arguments, steps):
+    if steps:
+        arguments["candidates"] = _candidates(steps)
+    errors = tune(**arguments)
     for sentence in errors.values():
         print(f"Error: {sentence}", file=sys.stderr)
     if errors:

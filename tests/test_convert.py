@@ -13,11 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tifffile
 from scipy.special import logit
 
 from jax_seg import convert
-from jax_seg.convert import _intensities, from_torch
+from jax_seg.convert import from_torch
 from jax_seg.models.unet import Model
 from jax_seg.weights.torch_checkpoint import read_state_dict
 from tests.conftest import GOLDEN
@@ -302,15 +301,6 @@ def test_what_cannot_be_read_is_named(tmp_path, write, message):
 def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
         from_torch(tmp_path / "absent.pth")
-
-
-@pytest.mark.parametrize("size", [50, 128])
-def test_intensities_are_drawn_from_everywhere(tmp_path, size):
-    """Every n-th voxel would be one column of a volume whose rows are n long."""
-    voxels = np.zeros((size,) * 3, np.uint8)
-    voxels[:, :, size // 2 :] = 200
-    tifffile.imwrite(tmp_path / "a.tif", voxels)
-    assert _intensities(tmp_path / "a.tif").mean() == pytest.approx(100, abs=2)
 
 
 def test_a_network_that_prediction_cannot_run_is_refused(tmp_path, capsys):

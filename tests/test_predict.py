@@ -3,24 +3,23 @@
 import functools
 import json
 import os
+import shutil
+import zipfile
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from scipy.special import expit
 
 from jax_seg import fit_ensemble, models, predict
-from jax_seg.data.folder import Volume
 from jax_seg.data.preprocess import Preprocessing
-from jax_seg.data.readers import open_volume
 from jax_seg.infer import postprocess
 from jax_seg.infer.network import make_network
 from jax_seg.infer.sliding_window import predict_volume
 from jax_seg.runs import checkpoints, members
-from jax_seg.tasks.kinds import VOLUMES
-from tests.conftest import tiny_config
+from tests.conftest import tiny_config, write_volumes
 from tests.workdirs import write_run
 
 
@@ -53,8 +52,7 @@ def logits_of(image, workdir, name="best", weights="raw"):
 
 def run(image, output, *flags):
     """(exit status, mask, float16 probabilities, sidecar)."""
-    command = ["--input", str(image), "--output", str(output), "--probabilities", *map(str, flags)]
-    status = predict.main(command)
+    status = run_status(image, output, *flags)
     name = image.stem
     if not (output / f"{name}.tif").exists():
         return status, None, None, None
@@ -64,6 +62,12 @@ def run(image, output, *flags):
         tifffile.imread(output / "probabilities" / f"{name}.tif"),
         json.loads((output / f"{name}.json").read_text()),
     )
+
+
+def run_status(image, output, *flags):
+    """The exit status of the same command."""
+    command = ["--input", str(image), "--output", str(output), "--probabilities", *map(str, flags)]
+    return predict.main(command)
 
 
 def test_one_member_is_bit_identical_to_its_network(runs, image, tmp_path):
@@ -146,28 +150,191 @@ def test_what_was_made_otherwise_is_not_taken_for_finished(runs, image, tmp_path
     run(image, tmp_path, "--workdir", a)
     written = (tmp_path / "v0.tif").stat().st_mtime_ns
     for flags, what in [
-        (["--workdir", b], "workdir, digest"),
-        (["--workdir", f"{a}@2"], "step, digest"),
-        (["--workdir", a, b], "workdir, step, weights, digest, overlap, members"),
+        (["--workdir", b], "checkpoint"),
+        (["--workdir", f"{a}@2"], "checkpoint"),
+        (["--workdir", a, b], "number of members"),
         (["--workdir", a, "--flips", "height"], "flips"),
         (["--workdir", a, "--rotations"], "rotations"),
         (["--workdir", a, "--overlap", "0.25"], "overlap"),
-        (["--workdir", a, "--postprocess", "remove_small"], "postprocess"),
+        (["--workdir", a, "--postprocess", "remove_small"], "post-processing"),
     ]:
         assert run(image, tmp_path, *flags)[0] == 1
-        assert f"made with another {what};" in capsys.readouterr().err
+        assert f"made with another {what}: pass --overwrite" in capsys.readouterr().err
     assert run(image, tmp_path, "--workdir", a, "--postprocess", "none")[0] == 0
     assert "finished already" in capsys.readouterr().out
     assert (tmp_path / "v0.tif").stat().st_mtime_ns == written
 
     os.utime(image, ns=(0, image.stat().st_mtime_ns + 1))
     assert run(image, tmp_path, "--workdir", a)[0] == 1
-    assert "made with another image;" in capsys.readouterr().err
+    assert "made with another image: " in capsys.readouterr().err
 
     run(image, tmp_path / "both", "--workdir", a, b)
     assert run(image, tmp_path / "both", "--workdir", a, b)[0] == 0
     assert run(image, tmp_path / "both", "--workdir", a, b, "--member_weights", 2, 1)[0] == 1
-    assert "another members" in capsys.readouterr().err
+    assert "another member weight: " in capsys.readouterr().err
+
+
+def test_a_run_that_moved_made_the_same_predictions(runs, image, tmp_path, capsys):
+    a, b = runs
+    for number, names in enumerate(((a,), (a, b))):
+        out = tmp_path / str(number)
+        run(image, out, "--workdir", *names)
+        moved = [shutil.copytree(w, tmp_path / f"{number}{n}") for n, w in enumerate(names)]
+        assert run(image, out, "--workdir", *moved)[0] == 0
+        assert "1 of 1 volumes are finished already" in capsys.readouterr().out
+
+
+def test_a_cut_mask_is_neither_finished_nor_submitted(runs, image, tmp_path, capsys):
+    out, submission = tmp_path / "out", tmp_path / "all.zip"
+    flags = ["--workdir", runs[0], "--submission", submission]
+    assert run(image, out, *flags)[0] == 0
+    whole = (out / "v0.tif").read_bytes()
+    with zipfile.ZipFile(submission) as archive:
+        assert archive.namelist() == ["v0.tif"] and archive.read("v0.tif") == whole
+    submission.unlink()
+    (out / "v0.tif").write_bytes(whole[:-9])
+    assert run_status(image, out, *flags) == 1
+    error = capsys.readouterr().err
+    assert "v0.tif is not as it was written: it was cut or edited" in error
+    assert "all.zip is not written" in error and not submission.exists()
+    assert run_status(image, out, *flags, "--overwrite") == 0
+    assert (out / "v0.tif").read_bytes() == whole and submission.exists()
+    assert run_status(image, out, *flags) == 0  # its own submission is replaced
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Volumes, a link to the folder of their images, and a run that was trained on them."""
+    root = write_volumes(tmp_path / "data", count=4)
+    (tmp_path / "link").symlink_to(root / "train_images")
+    write_run(tmp_path / "run", root, change=lambda config: config.data.update(folds=2))
+    return root
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_inputs_are_never_written_over(data, runs, tmp_path, capsys, overwrite):
+    images, labels, run_ = data / "train_images", data / "train_labels", tmp_path / "run"
+    own = tmp_path / "own"  # somebody's masks, and other files under the names of predictions
+    own.mkdir()
+    (own / "v0.tif").write_bytes((labels / "v0.tif").read_bytes())
+    json_ = tmp_path / "json"
+    json_.mkdir()
+    (json_ / "v1.json").write_text('{"notes": "mine"}')
+    probabilities = tmp_path / "maps"
+    (probabilities / "probabilities").mkdir(parents=True)
+    (probabilities / "probabilities" / "v1.tif").touch()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for given, output, message in [
+        (images, images, "which holds inputs"),
+        (images, tmp_path / "link", "which holds inputs"),
+        (tmp_path / "link", images / "predictions", "which holds inputs"),
+        (images / "v0.tif", tmp_path / "link", "which holds inputs"),  # known from the run
+        (images, labels, "which holds inputs"),
+        (images, labels / "new", "which holds inputs"),
+        (images, run_ / "checkpoints", "which holds inputs"),
+        (images, own, "own/v0.tif was not written by jax_seg.predict"),
+        (images, json_, "json/v1.json was not written by jax_seg.predict"),
+        (images, probabilities, "probabilities/v1.tif was not written by jax_seg.predict"),
+    ]:
+        flags = ["--workdir", str(run_), "--probabilities", *overwrite]
+        status = predict.main(["--input", str(given), "--output", str(output), *flags])
+        error = capsys.readouterr().err
+        assert status == 1 and message in error and error.count("\n") == 1
+    flags = ["--workdir", runs[0], "--input", str(images / "v0.tif"), *overwrite]  # of other data
+    assert predict.main([*flags, "--output", str(tmp_path / "link")]) == 1
+    assert "of the inputs: choose another folder" in capsys.readouterr().err
+    for zip_ in (images / "v0.tif", own / "v0.tif", tmp_path):
+        command = [*flags, "--output", str(tmp_path / "out"), "--submission", str(zip_)]
+        assert predict.main(command) == 1
+        assert str(zip_) in capsys.readouterr().err
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_network_runs(
+    runs, volumes_folder, tmp_path, capsys
+):
+    (tmp_path / "file").touch()
+    images = str(volumes_folder / "train_images")
+    for output in (tmp_path / "file", tmp_path / "file" / "deep"):
+        command = ["--workdir", runs[0], "--input", images, "--output", str(output)]
+        assert predict.main(command) == 1
+        printed = capsys.readouterr()
+        assert printed.err.count("\n") == 1 and "file is not a folder" in printed.err
+        assert printed.out == ""
+
+
+def test_volumes_on_another_scale_and_without_input_are_reported(runs, image, tmp_path, capsys):
+    """The runs clip to 0 to 255; of the windows of 16, the scan of 20 voxels needs 2 × 2 × 2."""
+    voxels = tifffile.imread(image)
+    empty = np.zeros((20, 20, 44), np.uint8)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, volume in [
+        ("sixteen", voxels.astype(np.uint16) * 257 + 1000),
+        ("constant", np.full_like(voxels, 80)),
+        ("masked", np.concatenate([voxels, empty], -1)),
+        ("nothing", empty),
+    ]:
+        tifffile.imwrite(folder / f"{name}.tif", volume, photometric="minisblack")
+    command = ["--workdir", runs[0], "--input", str(folder), "--output", str(tmp_path / "out")]
+    assert predict.main(command) == 0
+    printed = capsys.readouterr()
+    for sentence in (
+        "where 100 % of its voxels are clipped to one value",
+        "constant.tif is constant (99 % of its voxels are 80)",
+        "nothing.tif is constant (99 % of its voxels are 0)",
+    ):
+        assert printed.err.count(sentence) == 1
+    assert printed.err.count("Warning: ") == 3 and "sixteen.tif has intensities" in printed.err
+    facts = {p.stem: json.loads(p.read_text()) for p in (tmp_path / "out").glob("*.json")}
+    assert "clips to 0 to 255" in facts["sixteen"]["warnings"][0]
+    # Along the last axis 64 voxels are covered from 0, 8, … 48: from 24 on there is no scan.
+    assert (facts["masked"]["empty_windows"], facts["masked"]["windows"]) == (16, 28)
+    assert "16 of 28 windows without input" in printed.out
+    mask = tifffile.imread(tmp_path / "out" / "masked.tif")
+    assert mask[..., :20].any() and not mask[..., 40:].any()
+    assert facts["nothing"]["foreground_share"] == 0
+
+
+def test_ctrl_c_ends_in_one_sentence(runs, volumes_folder, tmp_path, capsys, monkeypatch):
+    load, seen = members.load, []
+
+    def load_and_stop(member, **options):
+        network = load(member, **options)
+
+        def segment(volume):
+            seen.append(volume)
+            if len(seen) == 3:
+                raise KeyboardInterrupt
+            return network.segment(volume)
+
+        return network._replace(segment=segment)
+
+    monkeypatch.setattr(members, "load", load_and_stop)
+    out, images = tmp_path / "out", str(volumes_folder / "train_images")
+    command = ["--workdir", runs[0], "--input", images, "--output", str(out)]
+    assert predict.main(command) == 130
+    error = capsys.readouterr().err
+    assert error.startswith("Interrupted: ") and error.count("\n") == 1
+    left = sorted(path.name for path in out.iterdir())
+    assert left == ["v0.json", "v0.tif", "v1.json", "v1.tif"]
+    assert predict.main(command) == 0
+    assert "2 of 6 volumes are finished already" in capsys.readouterr().out
+
+
+def test_two_inputs_and_an_input_without_a_name(runs, tmp_path, capsys, monkeypatch):
+    for folder in "AB":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.tif").touch()
+    both = [str(tmp_path / folder) for folder in "AB"]
+    command = ["--workdir", runs[0], "--output", str(tmp_path / "out"), "--input"]
+    assert predict.main([*command, *both]) == 1
+    assert f"{both[0]} and {both[1]} have 1 id (x) more than once" in capsys.readouterr().err
+    zarr.create_array(tmp_path / "v.zarr", data=np.ones((4, 8, 8), np.uint8))
+    monkeypatch.chdir(tmp_path / "v.zarr")
+    assert predict.main([*command, "."]) == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["v.json", "v.tif"]
 
 
 @pytest.fixture
@@ -207,8 +374,8 @@ def test_post_processing_is_the_tuned_one_by_default(tuned, image, tmp_path, cap
         expected = postprocess.apply(probability, tifffile.imread(image), steps)
         np.testing.assert_array_equal(mask, expected)
     printed = capsys.readouterr().out
-    assert printed.count("takes the place of the step") == 1
-    assert "--threshold 0.6 takes the place of the step threshold:value=0.4" in printed
+    assert printed.count("replaces the step") == 1
+    assert "--threshold 0.6 replaces the step threshold:value=0.4" in printed
 
 
 def test_post_processing_of_the_configuration_and_none(tuned, image, tmp_path):
@@ -307,7 +474,7 @@ def narrow(config):
         (["--workdir", "{a}", "--threshold", "1"], "--threshold is 1.0"),
         (["--ensemble", "{file}"], "holds no ensemble"),
         (["--ensemble", "nowhere.json"], "nowhere.json does not exist"),
-        (["--ensemble", "{file}", "--weights", "swa"], "leave --checkpoint, --weights"),
+        (["--ensemble", "{file}", "--weights", "swa"], "drop --checkpoint, --weights"),
     ],
 )
 def test_bad_flags(runs, image, volumes_folder, tmp_path, capsys, flags, message):
@@ -354,33 +521,3 @@ def test_names_of_members(tmp_path):
     folder.mkdir()
     assert members.parse(str(folder)) == (str(folder), "", "")
     assert members.parse(f"{folder}@swa") == (str(folder), "", "swa")
-
-
-def test_a_volume_that_memory_cannot_hold_leaves_the_others(tmp_path):
-    found = [Volume(name, tmp_path / f"{name}.tif", None, name) for name in "ab"]
-    for number, volume in enumerate(found):
-        # Three slices: a TIFF that tifffile would take for colours.
-        tifffile.imwrite(
-            volume.image, np.full((3, 8, 8), number, np.uint8), photometric="minisblack"
-        )
-
-    def segment(image):
-        if not image.any():
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nlong list")
-        return jnp.zeros(image.shape)
-
-    results = dict(
-        predict.predict_files(
-            VOLUMES,
-            segment,
-            lambda logits, image: np.asarray(image, np.uint8),
-            found,
-            tmp_path / "out",
-            settings={},
-            probabilities=True,
-        )
-    )
-    message = str(results["a"])
-    assert "Out of memory" in message and "--windows 1" in message and "long list" not in message
-    for written in ("b.tif", "probabilities/b.tif"):
-        assert open_volume(tmp_path / "out" / written).shape == (3, 8, 8)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_seg.data import cache as volume_cache
-from jax_seg.data import folder, folds, labels, synthetic
+from jax_seg.data import folder, folds, intensities, labels, synthetic
 from jax_seg.data.fingerprint import fingerprint
 from jax_seg.data.preprocess import Preprocessing, fit_preprocessing
 from jax_seg.data.readers import check_pair, open_volume
@@ -22,6 +22,7 @@ class Dataset(NamedTuple):
       table: of `labels.label_table`.
       dtype: of the images, uint8 when all of them are, else float32.
       preprocessing: `Preprocessing`, fitted to the training volumes.
+      remarks: sentences on volumes whose intensities are unusual, of `intensities.remarks`.
     """
 
     train: list
@@ -32,6 +33,7 @@ class Dataset(NamedTuple):
     table: labels.LabelTable
     dtype: np.dtype
     preprocessing: Preprocessing
+    remarks: list
 
 
 def prepare(
@@ -113,6 +115,12 @@ def prepare(
         table=table,
         dtype=sample_type(by_id[i].image for i in used),
         preprocessing=preprocessing,
+        remarks=intensities.remarks(
+            {i: facts[i].intensities for i in train_ids},
+            {i: facts[i].intensities for i in validation_ids},
+            preprocessing.low,
+            preprocessing.high,
+        ),
     )
 
 

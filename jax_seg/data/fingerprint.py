@@ -22,7 +22,8 @@ class Fingerprint(NamedTuple):
       shape: [3] voxels.
       counts: [3] voxels of background, foreground and masked.
       intensities: [<= INTENSITIES] float32 sample of the image.
-      labelled, foreground: [<= COORDINATES, 3] sampled coordinates of such voxels.
+      labelled, foreground: [<= COORDINATES, 3] sampled coordinates of such voxels, of those where
+        the image is not zero: a patch around one has input. Where all are zero, of all.
     """
 
     shape: np.ndarray
@@ -45,11 +46,15 @@ def measure(image, label, seed=0):
     """
     generator = np.random.Generator(np.random.Philox(seed))
 
+    label, image = np.asarray(label), np.asarray(image)
+    seen = np.where(image != 0, label, labels.MASKED)
+
     def places(condition):
-        chosen = random_places(label, condition, COORDINATES, generator)
+        chosen = random_places(seen, condition, COORDINATES, generator)
+        if not chosen.size:
+            chosen = random_places(label, condition, COORDINATES, generator)
         return np.stack(np.unravel_index(chosen, label.shape), -1).astype(np.int32)
 
-    label = np.asarray(label)
     if image.size <= INTENSITIES:
         voxels = np.arange(image.size)
     else:  # with replacement: a permutation would cost eight times the volume's memory
@@ -57,7 +62,7 @@ def measure(image, label, seed=0):
     return Fingerprint(
         shape=np.array(label.shape),
         counts=np.array(labels.count(label)),
-        intensities=np.asarray(image).reshape(-1)[voxels].astype(np.float32),
+        intensities=image.reshape(-1)[voxels].astype(np.float32),
         labelled=places(lambda section: section != MASKED),
         foreground=places(lambda section: section == FOREGROUND),
     )
@@ -140,5 +145,5 @@ def read_pair(volume, cache, table):
 
 def _identity(volume, table):
     files = (volume.image, volume.label)
-    text = repr([(str(path), stamp(path)) for path in files])
+    text = repr(["places with input", *((str(path), stamp(path)) for path in files)])
     return hashlib.sha256(text.encode() + table.tobytes()).hexdigest()[:16]

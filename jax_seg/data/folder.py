@@ -131,7 +131,7 @@ def _require_pairs(images, labels, image_of, label_of):
 def _volumes_in(path):
     """The volume at `path`, or all volumes of the folder `path`, with a warning of what is none."""
     if path.is_file() or recognised(path):
-        return [path]
+        return [path if path.name.strip(".") else path.resolve()]  # '.' and '..' are no names
     children = entries(path)
     found = [child for child in children if recognised(child)]
     rest = [child for child in children if child not in found and child.name != "train.csv"]

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jax_seg.data import intensities
+
 
 class Preprocessing(NamedTuple):
     """`(clip(x, low, high) - shift) * scale`, in the units of the stored image.
@@ -37,6 +39,9 @@ def stored(fields):
 def fit_preprocessing(sample, *, name, low_percentile, high_percentile):
     """Fit the numbers to a sample of intensities.
 
+    Of masked scans, which are zero outside of the object, the other voxels alone count
+    (`intensities.scan`): nnU-Net crops to them (Isensee et al. 2021).
+
     Args:
       sample: [N] intensities of the training volumes, finite.
       name: 'percentile' clips to the two percentiles and scales to [0, 1]; 'zscore' clips alike and
@@ -56,9 +61,12 @@ def fit_preprocessing(sample, *, name, low_percentile, high_percentile):
             f"preprocess.low_percentile and high_percentile are {low_percentile} and "
             f"{high_percentile}; they must rise within 0 to 100."
         )
-    sample = np.asarray(sample, np.float64)
-    low, high = np.percentile(sample, (low_percentile, high_percentile))
-    if not high > low:
+    everything = np.asarray(sample, np.float64)
+    for sample in (intensities.scan(everything), everything):
+        low, high = np.percentile(sample, (low_percentile, high_percentile))
+        if high > low:
+            break
+    else:
         raise ValueError(
             f"The training images are constant between the percentiles {low_percentile} and "
             f"{high_percentile} (value {low:g}); check that data.images names the images."

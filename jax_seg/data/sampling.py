@@ -13,8 +13,9 @@ class PatchSampler:
     """A random-access source of training patches.
 
     Patch `i` belongs to epoch `i // len(self)`. An epoch visits every volume `patches_per_volume`
-    times in an order of its own. Each patch holds at least one labelled voxel; a share of them is
-    made to hold foreground (nnU-Net's oversampling), where the volume has any.
+    times in an order of its own. Each patch holds at least one labelled voxel, and one that is not
+    zero, where the volume has any; a share of them is made to hold foreground (nnU-Net's
+    oversampling), where the volume has any.
 
     Attributes:
       volumes: list of labelled `Volume`.

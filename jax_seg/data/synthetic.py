@@ -13,8 +13,11 @@ import numpy as np
 import tifffile
 
 from jax_seg.data.scroll import scroll_volume, volume_shape
+from jax_seg.system.files import read_json, write_json
+from jax_seg.system.outputs import is_own, marked
 
-FOLDER_CONTENT = {"train_images", "train_labels", "test_images", "train.csv"}
+RECORD = "synthetic.json"
+"""Lists the files of a generated folder with their bytes: no others are replaced."""
 
 
 def volumes(count, size=96, seed=0, *, scrolls=4, **parameters):
@@ -53,7 +56,7 @@ def write_folder(
     """Write volumes in the competition's layout; the folder appears whole or not at all.
 
     train_images/<id>.tif, train_labels/<id>.tif, train.csv (id, scroll_id) and, with `test`,
-    test_images/<id>.tif: uint8, one page per slice, LZW.
+    test_images/<id>.tif: uint8, one page per slice, LZW. And RECORD.
 
     Args:
       out: folder, absent or empty.
@@ -61,7 +64,7 @@ def write_folder(
       size: as in `scroll_volume`.
       seed: non-negative int.
       test: number of further volumes, images only.
-      overwrite: replace a folder that this function wrote.
+      overwrite: replace a folder that this function wrote, and that is as it was written.
       report: called with one line of text per file.
 
     Returns:
@@ -69,7 +72,8 @@ def write_folder(
 
     Raises:
       ValueError: nothing to write, or a size or seed that does not fit.
-      FileExistsError: `out` is a file, holds files, or holds files of another kind.
+      FileExistsError: `out` is a file, holds files, or holds files that are not as they were
+        generated.
       PermissionError: the folder around `out` cannot be written.
     """
     out = Path(out).resolve()
@@ -106,6 +110,7 @@ def write_folder(
             write(f"train_labels/{identifier}.tif", label, describe_mix(mix))
         (partial / "train.csv").write_text("".join(rows))
         report(f"train.csv  {count} volumes")
+        write_json(partial / RECORD, marked({"files": _sizes(partial)}, "data.synthetic"))
         if out.exists():
             out.replace(replaced)
         partial.replace(out)
@@ -125,15 +130,27 @@ def describe_mix(counts):
 def _check_replaceable(out, overwrite):
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file; name a folder.")
-    content = {path.name for path in out.iterdir()} if out.exists() else set()
-    if content and not overwrite:
+    if not out.exists():
+        return
+    if any(out.iterdir()) and not overwrite:
         raise FileExistsError(f"{out} is not empty; name another folder or ask to overwrite it.")
-    foreign = sorted(content - FOLDER_CONTENT)
+    content = _sizes(out)
+    own = RECORD in content and is_own(out / RECORD, "data.synthetic")
+    generated = read_json(out / RECORD).get("files", {}) if own else {}
+    foreign = [name for name, size in content.items() if generated.get(name) != size]
+    if own:
+        foreign.remove(RECORD)
     if foreign:
         raise FileExistsError(
-            f"{out} holds {foreign[0]}, which is no part of a generated data set; "
-            "name another folder."
+            f"{out} holds {foreign[0]}, which is no part of the generated data set, or was changed "
+            "since; name another folder."
         )
+
+
+def _sizes(folder):
+    """{path in the folder: bytes} of all its files and links."""
+    files = sorted(p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir())
+    return {str(path.relative_to(folder)): path.lstat().st_size for path in files}
 
 
 def _scroll_look(seed):

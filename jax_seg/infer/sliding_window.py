@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jax_seg.infer.logits import BACKGROUND
+
 
 def window_starts(length, window, overlap):
     """First voxels of the windows along one axis: evenly spread, both borders met exactly.
@@ -49,6 +51,11 @@ def predict_volume(network, volume, *, patch, overlap=0.5, batch=1):
     partitions of unity: they are normalised before, and a voxel's output is a plain sum.
     Volumes smaller than the window are extended by repeating their border, as in training.
 
+    A window of zeros alone, as outside of a masked scan, holds no input: normalised, it would be an
+    image like others, in which networks find objects. It counts as `logits.BACKGROUND` instead,
+    and the network does not run. Every voxel of such a window is zero, so the output of no other
+    voxel changes.
+
     Args:
       network: jitted [batch, *patch, 1] of the volume's dtype -> float32 [batch, *patch, 1]. It is
         compiled once, whatever the volumes' shapes are.
@@ -63,35 +70,73 @@ def predict_volume(network, volume, *, patch, overlap=0.5, batch=1):
     Raises:
       ValueError: overlap outside [0, 1).
     """
-    shape = volume.shape
-    room = [max(p - s, 0) for s, p in zip(shape, patch, strict=True)]
-    if any(room):
-        volume = np.pad(volume, [(r // 2, r - r // 2) for r in room], mode="edge")
-    starts_per_axis = [
-        window_starts(s, p, overlap) for s, p in zip(volume.shape, patch, strict=True)
-    ]
+    shape, volume = volume.shape, _extended(volume, patch)
+    starts_per_axis = _grid(volume, patch, overlap)
     weights = [
         _partition_of_unity(s, p, starts)
         for s, p, starts in zip(volume.shape, patch, starts_per_axis, strict=True)
     ]
-    windows = list(itertools.product(*(range(len(s)) for s in starts_per_axis)))
+    windows, empty = _split(volume, patch, starts_per_axis)
     if volume.dtype.itemsize > 4:  # JAX would keep 32 of 64 bits, and integers wrap
         volume = volume.astype(np.float32)
     device_volume = jnp.asarray(volume)
     total = jnp.zeros(volume.shape, jnp.float32)
-    for first in range(0, len(windows), batch):
-        chosen = windows[first : first + batch]
+
+    def place(chosen):
+        """First voxels and weights along each axis of a batch, filled up with weight zero."""
         starts = [[s[i] for s, i in zip(starts_per_axis, w, strict=True)] for w in chosen]
-        profiles = tuple(
-            np.stack([weights[axis][w[axis]] for w in chosen]) for axis in range(len(patch))
+        profiles = (np.stack([weights[a][w[a]] for w in chosen]) for a in range(len(patch)))
+        missing = batch - len(chosen)
+        return (
+            np.array(starts + starts[:1] * missing, np.int32),
+            tuple(np.pad(p, ((0, missing), (0, 0))) for p in profiles),
         )
-        missing = batch - len(chosen)  # the last batch is filled up with windows of weight zero
-        starts = np.array(starts + starts[:1] * missing, np.int32)
-        profiles = tuple(np.pad(p, ((0, missing), (0, 0))) for p in profiles)
+
+    for chosen in _batches(windows, batch):
+        starts, profiles = place(chosen)
         patches = _gather(device_volume, starts, patch=tuple(patch))
         total = _blend(total, network(patches), starts, profiles)
-    inside = tuple(slice(r // 2, r // 2 + s) for r, s in zip(room, shape, strict=True))
-    return total[inside] if any(room) else total
+    if empty:
+        background = jnp.full((batch, *patch, 1), BACKGROUND)
+    for chosen in _batches(empty, batch):
+        total = _blend(total, background, *place(chosen))
+    before = [(t - s) // 2 for s, t in zip(shape, volume.shape, strict=True)]
+    inside = tuple(slice(b, b + s) for b, s in zip(before, shape, strict=True))
+    return total if shape == volume.shape else total[inside]
+
+
+def count_empty(volume, *, patch, overlap=0.5):
+    """(windows of `predict_volume` that hold zeros alone, all its windows)."""
+    volume = _extended(volume, patch)
+    windows, empty = _split(volume, patch, _grid(volume, patch, overlap))
+    return len(empty), len(windows) + len(empty)
+
+
+def _extended(volume, patch):
+    """The volume, at least as large as a window: its border is repeated."""
+    room = [max(p - s, 0) for s, p in zip(volume.shape, patch, strict=True)]
+    if not any(room):
+        return volume
+    return np.pad(volume, [(r // 2, r - r // 2) for r in room], mode="edge")
+
+
+def _grid(volume, patch, overlap):
+    return [window_starts(s, p, overlap) for s, p in zip(volume.shape, patch, strict=True)]
+
+
+def _split(volume, patch, starts_per_axis):
+    """(windows with input, windows without), as their numbers along each axis."""
+    windows, empty = [], []
+    voxels = np.asarray(volume)
+    for numbers in itertools.product(*(range(len(starts)) for starts in starts_per_axis)):
+        corner = [starts[n] for starts, n in zip(starts_per_axis, numbers, strict=True)]
+        inside = tuple(slice(c, c + p) for c, p in zip(corner, patch, strict=True))
+        (windows if voxels[inside].any() else empty).append(numbers)
+    return windows, empty
+
+
+def _batches(windows, batch):
+    return (windows[first : first + batch] for first in range(0, len(windows), batch))
 
 
 def _partition_of_unity(length, window, starts):

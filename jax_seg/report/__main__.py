@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 from jax_seg.report.page import write_page
+from jax_seg.system.commands import exit_status
+from jax_seg.system.outputs import require_file
 from jax_seg.system.program import program
 
 
@@ -23,11 +25,12 @@ def main(argv=None):
     )
     arguments = parser.parse_args(argv)
     output = arguments.output or arguments.workdirs[0] / "report.html"
-    try:
-        write_page(arguments.workdirs, output)
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+    return exit_status(lambda: _report(arguments.workdirs, output))
+
+
+def _report(workdirs, output):
+    require_file(output, "report")
+    write_page(workdirs, output)
     print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
     return 0
 

@@ -14,6 +14,7 @@ from jax_seg.report import charts, markup, sections, tuning
 from jax_seg.report.views import views
 from jax_seg.runs import gather
 from jax_seg.system.files import replacing
+from jax_seg.system.outputs import written_by
 
 ASSETS = {
     "style": "page.css",
@@ -71,6 +72,7 @@ def make_page(runs):
             _section(title, anchors[title], content) for title, content in written.items()
         ),
         "footer": _footer(runs),
+        "generator": written_by("report"),
         "data": as_script({"runs": [run.name for run in runs], "charts": drawn, "views": pictures}),
     }
     template = assets.joinpath("page.html").read_text("utf-8")

@@ -17,8 +17,11 @@ from jax_seg.runs import held_out
 from jax_seg.runs.events import read_events
 from jax_seg.system import configuration
 from jax_seg.system.files import read_json, replacing
+from jax_seg.system.outputs import written_by
 from jax_seg.tasks import judged
 
+PAGES = ("README.md", "curves.png")
+"""What `write_page` writes."""
 OVER_PREDICTION = 10.0  # percentage points that a verdict mentions
 
 
@@ -197,8 +200,10 @@ def write_page(runs, output, command):
       command: that made them.
     """
     output = Path(output)
-    _draw_curves(runs, output / "curves.png")
+    page, curves = (output / name for name in PAGES)
+    _draw_curves(runs, curves)
     lines = [
+        f"<!-- {written_by('replay')} -->",
         "# Versions of the plan, on the same data",
         "",
         "```",
@@ -230,7 +235,7 @@ def write_page(runs, output, command):
     for run in runs:
         lines.append(f"- **{run.title}.** {verdict(run, last.get(run.kind))}.")
         last[run.kind] = run
-    with replacing(output / "README.md") as beside:
+    with replacing(page) as beside:
         beside.write_text("\n".join(lines) + "\n")
 
 
@@ -247,5 +252,5 @@ def _draw_curves(runs, path):
         axis.grid(alpha=0.3)
         axis.legend()
     with replacing(path) as beside:
-        figure.savefig(beside, dpi=80)
+        figure.savefig(beside, dpi=80, metadata={"Software": written_by("replay")})
     plt.close(figure)

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from jax_seg.data import dataset, folds
 from jax_seg.data.folder import find_volumes
 from jax_seg.data.labels import encode, label_table
@@ -139,18 +137,6 @@ def read_label(path, table):
     if (label == MASKED).all():
         raise ValueError(f"{path} has no labelled voxel: leave this volume out.")
     return label
-
-
-def require_numbers(logits, volume):
-    """Raise a ValueError where a network's answer to a `Volume` is not a number.
-
-    Such a voxel is above no threshold, so it would pass for background.
-    """
-    if np.isnan(logits).any():
-        raise ValueError(
-            f"The network's answer to {volume.image} is not a number: choose another checkpoint; "
-            "this one diverged, or computes in a type too small for the image."
-        )
 
 
 def read_labelled(network, volume):

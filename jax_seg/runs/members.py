@@ -50,7 +50,7 @@ class Network(NamedTuple):
         of images, image uint8 [1, H, W, 3] -> logits [1, H, W].
       fields: every field of its run's configuration by its dotted path.
       facts: what names it: workdir, step, epoch, weights, their digest, trained_with (code
-        version), overlap.
+        version), preprocessing, and of volumes patch and overlap.
       held_out: ids of the volumes or images that its run held out; None where it says nothing.
       trained_on: ids of those that its weights were trained on; None where it says nothing.
       judged_on: `JudgedOn` of what its run held out.
@@ -151,6 +151,7 @@ def load(member, *, overlap=None, windows=None, device=None, programs=None):
         "weights": member.weights or "raw",
         "digest": _digest(variables),
         "trained_with": stored["code_version"],
+        "preprocessing": stored["preprocessing"],
     }
     segment, chosen = _kind(config).segmenter(
         network, config, overlap=overlap, windows=windows, name=member.workdir

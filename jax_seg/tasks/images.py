@@ -70,6 +70,7 @@ def prepare(workdir, preprocessing, *, seed, data, augment, colour, validate):
         samples="images",
         wholes="images",
         about=f"{len(training)} training and {len(validation)} validation images",
+        remarks=[],
     )
 
 

@@ -1,13 +1,19 @@
 """What can be segmented, volumes and images: how each is found, read and written."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import tifffile
+import jax
 
 from jax_seg.data import folder, images
 from jax_seg.data.readers import open_volume, pictures
-from jax_seg.system.files import replacing
+from jax_seg.data.writers import write_tiff
+from jax_seg.system import memory
+from jax_seg.system.outputs import written_by
+
+MASK_BYTES = 2  # of each voxel, in the machine's memory: the mask as bool and as uint8
+LOGIT_BYTES = 4  # and float32 logits, where the machine is the device
 
 
 class Kind(NamedTuple):
@@ -19,6 +25,7 @@ class Kind(NamedTuple):
       write: (path, prediction [D, H, W]).
       suffix: of the files that are written.
       name: in the plural.
+      certain: value of a prediction where the object is certain.
     """
 
     find: Callable
@@ -26,23 +33,35 @@ class Kind(NamedTuple):
     write: Callable
     suffix: str
     name: str
+    certain: int
 
 
 def _read_volume(path):
+    """A whole volume [D, H, W]; ValueError where memory cannot hold it and its prediction.
+
+    Asked before: the allocator of a reader may end the process, and the other volumes with it.
+    """
     reader = open_volume(path)
+    on_host = LOGIT_BYTES if jax.default_backend() == "cpu" else 0
+    each = reader.dtype.itemsize + MASK_BYTES + on_host
+    memory.require(each * math.prod(reader.shape), path, "predict it")
     return reader.read((0, 0, 0), reader.shape)
 
 
 def _write_mask(path, prediction):
-    with replacing(path) as beside:
-        tifffile.imwrite(beside, prediction, photometric="minisblack", compression="lzw")
+    write_tiff(path, prediction, compression="lzw", origin=written_by("predict"))
 
 
-VOLUMES = Kind(folder.find_images, _read_volume, _write_mask, ".tif", "volumes")
+def _write_map(path, prediction):
+    pictures.write_map(path, prediction[0], origin=written_by("predict"))
+
+
+VOLUMES = Kind(folder.find_images, _read_volume, _write_mask, ".tif", "volumes", certain=1)
 IMAGES = Kind(
     find=images.find_images,
     read=lambda path: pictures.read_image(path)[None],
-    write=lambda path, prediction: pictures.write_map(path, prediction[0]),
+    write=_write_map,
     suffix=".png",
     name="images",
+    certain=255,
 )

@@ -10,6 +10,7 @@ from jax_seg.data.names import require_two_folders
 from jax_seg.data.readers import pictures
 from jax_seg.metrics import camouflage
 from jax_seg.system.files import write_json
+from jax_seg.system.outputs import marked
 from jax_seg.tasks import judged
 
 CONSTANTS = {"object everywhere": 255, "object nowhere": 0}
@@ -95,7 +96,7 @@ def run(predictions, labels, output=None):
             kept = {k: v for k, v in one["maps"].items() if k in camouflage.COLUMNS}
             content["images"][example.id] = kept | on[example.id].as_json()
     if output:
-        write_json(output, content)
+        write_json(output, marked(content, "evaluate"))
     for sentence in errors.values():
         print(f"Error: {sentence}", file=sys.stderr)
     if errors:

@@ -25,6 +25,7 @@ class Task(NamedTuple):
         were judged on}; writes the results.
       samples, wholes: what the log calls them: 'patches' of 'volumes', or 'images'.
       about: a description of the data for the opening line.
+      remarks: sentences on what is unusual about the data, for the log.
     """
 
     train: object
@@ -39,6 +40,7 @@ class Task(NamedTuple):
     samples: str
     wholes: str
     about: str
+    remarks: list
 
 
 def stored_scores(workdir, steps):

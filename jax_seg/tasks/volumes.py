@@ -5,7 +5,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import tifffile
 
 from jax_seg.data import dataset, folder, labels
 from jax_seg.data.augment import augment as augment_batch
@@ -13,11 +12,13 @@ from jax_seg.data.fingerprint import read_pair as read_encoded
 from jax_seg.data.preprocess import stored as stored_preprocessing
 from jax_seg.data.readers import read_volume
 from jax_seg.data.sampling import PatchSampler
+from jax_seg.data.writers import write_tiff
 from jax_seg.infer import postprocess as postprocessing
+from jax_seg.infer.logits import foreground
 from jax_seg.infer.sliding_window import predict_volume
 from jax_seg.metrics import segmentation
 from jax_seg.metrics.balance import class_balance, remarks, require_target
-from jax_seg.system.files import replacing, write_json
+from jax_seg.system.files import write_json
 from jax_seg.tasks.task import Task, stored_scores
 
 NOUN = "volume"
@@ -80,6 +81,7 @@ def prepare(
         samples="patches",
         wholes="volumes",
         about=_about(found),
+        remarks=found.remarks,
     )
 
 
@@ -193,7 +195,7 @@ def segmenter(network, config, *, overlap=None, windows=None, name=""):
     def segment(variables, volume):
         return predict_volume(functools.partial(network, variables), volume, **options)
 
-    return segment, {"overlap": overlap}
+    return segment, {"patch": list(config.data.patch), "overlap": overlap}
 
 
 def segment_volumes(network, variables, *, data, patch, overlap, windows, threshold):
@@ -219,7 +221,7 @@ def segment_volumes(network, variables, *, data, patch, overlap, windows, thresh
             overlap=overlap,
             batch=windows,
         )
-        prediction = np.asarray(logits > np.log(threshold / (1 - threshold)))
+        prediction = np.asarray(foreground(logits, threshold))
         yield volume, segmentation.confusion(prediction, label), logits
 
 
@@ -294,8 +296,8 @@ def _keep(volume, logits, data, steps, workdir, draw):
     """Write a volume's probabilities; the Confusion of its post-processed prediction."""
     image, label = read_encoded(volume, data.cache, data.table)
     probability = np.asarray(jax.nn.sigmoid(logits), np.float16)
-    with replacing(workdir / "validation" / "probabilities" / f"{volume.id}.tif") as beside:
-        tifffile.imwrite(beside, probability, photometric="minisblack", compression="zlib")
+    path = workdir / "validation" / "probabilities" / f"{volume.id}.tif"
+    write_tiff(path, probability, compression="zlib")
     prediction = postprocessing.apply(probability, image, steps)
     if draw:
         picture = workdir / "plots" / f"{volume.id}.png"

@@ -145,6 +145,8 @@ def restore_state(run, step):
 def _announce(run, state, progress):
     run.journal.open(progress.epoch, int(state.step))
     run.journal.say(console.opening(run.workdir, state, progress.epoch, run.data.about))
+    for remark in run.data.remarks:
+        run.journal.warn(f"Warning: {remark}")
     if warning := console.judged_on(run.judged_on, run.data.wholes):
         run.journal.warn(warning)
 

@@ -42,3 +42,27 @@ def test_same_result_under_jit_and_float32_whatever_the_dtype():
 def test_refusals(fields, sample, message):
     with pytest.raises(ValueError, match=message):
         fit_preprocessing(sample, **{"name": "percentile"} | PERCENTILES | fields)
+
+
+@pytest.mark.parametrize("name", ["percentile", "zscore"])
+@pytest.mark.parametrize("zeros", [102, 100_000])
+def test_the_zeros_of_masked_scans_do_not_count(name, zeros):
+    """More zeros than others, up to 99.9 %, which used to be called constant."""
+    scan = np.arange(1, 102)
+    masked = np.concatenate([np.zeros(zeros), scan])
+    alone = fit_preprocessing(scan, name=name, **PERCENTILES)
+    assert fit_preprocessing(masked, name=name, **PERCENTILES) == alone
+    assert (alone.low, alone.high) == (11, 91)
+
+
+def test_fewer_zeros_are_intensities_like_others():
+    """As many zeros as others: percentile 90 lies at place 179.1 of 0 to 199, by the 80 and 81."""
+    sample = np.concatenate([np.zeros(100), np.arange(1, 101)])
+    fitted = fit_preprocessing(sample, name="percentile", **PERCENTILES)
+    assert (fitted.low, fitted.high) == pytest.approx((0, 80.1))
+
+
+def test_images_of_two_values_are_not_taken_for_masked_scans():
+    for others in ([1] * 30, [1] * 30 + [2]):
+        fitted = fit_preprocessing([0] * 70 + others, name="percentile", **PERCENTILES)
+        assert (fitted.low, fitted.high) == (0, 1)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tifffile
 
 from jax_seg.data import labels, pipeline
 from jax_seg.data.cache import Cache
@@ -65,6 +66,40 @@ def test_fingerprint_samples_large_volumes_and_repeats_itself():
     assert abs(np.median(first.intensities)) < 0.02
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_places_have_input_where_the_volume_has_any():
+    """Labels reach beyond a masked scan, which is zero there."""
+    generator = np.random.default_rng(0)
+    image, label = (
+        np.zeros((10, 12, 40), np.uint8),
+        generator.integers(0, 3, (10, 12, 40), np.uint8),
+    )
+    image[..., :3] = generator.integers(0, 3, (10, 12, 3))
+    facts = measure(image, label)
+    for places, wanted in (
+        (facts.labelled, (image > 0) & (label != labels.MASKED)),
+        (facts.foreground, (image > 0) & (label == labels.FOREGROUND)),
+    ):
+        np.testing.assert_array_equal(places, np.argwhere(wanted))
+    assert facts.counts.sum() == label.size  # all voxels are counted
+    label[..., :3] = labels.MASKED  # now only nothing is labelled
+    facts = measure(image, label)
+    np.testing.assert_array_equal(facts.labelled, np.argwhere(label != labels.MASKED))
+
+
+def test_patches_of_a_masked_scan_have_input(tmp_path):
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+    image = np.zeros((20, 20, 200), np.uint8)
+    image[..., :20] = np.random.default_rng(0).integers(1, 255, (20, 20, 20))
+    for part, voxels in (("images", image), ("labels", np.tile(np.uint8([0, 1]), image.size // 2))):
+        voxels = voxels.reshape(image.shape)
+        tifffile.imwrite(tmp_path / part / "a.tif", voxels, photometric="minisblack")
+    volumes, table = find_volumes(tmp_path), labels.label_table()
+    cache = Cache(tmp_path / "cache", 2**30)
+    patches = sampler((volumes, cache, table, tmp_path), patches_per_volume=60)
+    assert all(patches[index]["image"].any() for index in range(60))
 
 
 def test_places_are_drawn_slice_by_slice_as_from_all_at_once():

@@ -13,6 +13,7 @@ from scipy import ndimage
 from skimage import measure
 
 from jax_seg.data import scroll, synthetic
+from tests.conftest import write_volumes
 
 # Without what hides the sheet, its voxels are those above the middle of the two grey levels.
 CLEAN = {
@@ -168,7 +169,13 @@ def test_folder_layout(tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["scroll_id"] for row in rows] == [f"scroll{i}" for i in (0, 1, 2, 3, 0)]
     train = {f"{row['id']}.tif" for row in rows}
-    assert {path.name for path in out.iterdir()} == synthetic.FOLDER_CONTENT
+    assert {path.name for path in out.iterdir()} == {
+        "train_images",
+        "train_labels",
+        "test_images",
+        "train.csv",
+        "synthetic.json",
+    }
     assert {path.name for path in (out / "train_images").iterdir()} == train
     assert {path.name for path in (out / "train_labels").iterdir()} == train
     test = {path.name for path in (out / "test_images").iterdir()}
@@ -219,8 +226,25 @@ def test_overwriting_must_be_asked_for(tmp_path):
     (out / "thesis.tex").touch()
     with pytest.raises(FileExistsError, match=r"thesis\.tex"):
         synthetic.write_folder(out, 1, 32, overwrite=True)
+    (out / "thesis.tex").replace(out / "train_labels" / "mine.tif")
+    with pytest.raises(FileExistsError, match=r"train_labels/mine\.tif"):
+        synthetic.write_folder(out, 1, 32, overwrite=True)
+    (out / "train_labels" / "mine.tif").unlink()
+    label = out / "train_labels" / "100000.tif"
+    label.write_bytes(label.read_bytes() + b"edited")
+    with pytest.raises(FileExistsError, match=r"100000\.tif.* was changed since"):
+        synthetic.write_folder(out, 1, 32, overwrite=True)
+    assert label.read_bytes().endswith(b"edited")
     with pytest.raises(FileExistsError, match="is a file"):
-        synthetic.write_folder(out / "thesis.tex", 1, 32, overwrite=True)
+        synthetic.write_folder(label, 1, 32, overwrite=True)
+
+
+def test_a_data_set_of_somebody_in_the_same_layout_is_never_replaced(tmp_path):
+    write_volumes(tmp_path, count=2)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(FileExistsError, match=r"train.*no part of the generated data set"):
+        synthetic.write_folder(tmp_path, 1, 32, overwrite=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_bad_requests_are_named(tmp_path):

@@ -14,6 +14,7 @@ sentence of `notes` to `warnings.warn`, once in a process; a copy that was unpic
 """
 
 import functools
+import math
 import re
 import warnings
 from pathlib import Path
@@ -23,6 +24,7 @@ from jax_seg.data.readers.slices import SlicesReader, is_folder_of_slices
 from jax_seg.data.readers.tiff import TiffReader
 from jax_seg.data.readers.zarr import ZarrReader
 from jax_seg.data.readers.zarr_metadata import is_zarr
+from jax_seg.system import memory
 from jax_seg.system.files import existing
 
 _NAMED_AS_VOLUME = re.compile(r"\.(tiff?|zarr)$", re.IGNORECASE)
@@ -86,7 +88,16 @@ def recognised(path):
 
 def read_volume(path):
     """All voxels of a volume [D, H, W], as its reader gives them; errors as of `open_volume`."""
-    reader = open_volume(path)
+    return read_whole(open_volume(path))
+
+
+def read_whole(reader):
+    """All voxels of a reader's volume [D, H, W].
+
+    Raises:
+        ValueError: they cannot be decoded, or memory cannot hold them.
+    """
+    memory.require(math.prod(reader.shape) * reader.dtype.itemsize, reader.path, "read it")
     return reader.read((0, 0, 0), reader.shape)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import imagecodecs
 import numpy as np
 import tifffile
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from jax_seg.system.files import replacing
 
@@ -130,10 +130,13 @@ def as_map(probability):
     return np.rint(255 * probability).astype(np.uint8)
 
 
-def write_map(path, prediction):
-    """Write uint8 [H, W] as a PNG file, whole or not at all."""
+def write_map(path, prediction, origin=None):
+    """Write uint8 [H, W] as a PNG file, whole or not at all; `origin`, a text, as its Software."""
+    about = PngImagePlugin.PngInfo()
+    if origin:
+        about.add_text("Software", origin)
     with replacing(path) as beside:
-        Image.fromarray(prediction).save(beside, "PNG")
+        Image.fromarray(prediction).save(beside, "PNG", pnginfo=about)
 
 
 class _Levels(NamedTuple):

@@ -149,7 +149,7 @@ def test_connectivity_decides_what_is_small(connectivity, left):
 
 
 def test_sizes_are_counted_block_by_block(monkeypatch):
-    monkeypatch.setattr(components, "BLOCK", 7)
+    monkeypatch.setattr("jax_seg.ops.components.BLOCK", 7)
     component = np.random.default_rng(0).integers(0, 9, (5, 4, 3)).astype(np.uint16)
     for order in "CF":
         found = components.sizes_of(np.asarray(component, order=order))

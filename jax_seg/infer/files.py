@@ -1,0 +1,122 @@
+"""Segment files one after another: the next is read, and the last written, meanwhile."""
+
+import concurrent.futures
+import time
+
+import jax
+import numpy as np
+
+from jax_seg.data.writers import write_tiff
+from jax_seg.infer import sidecar
+from jax_seg.infer.logits import require_numbers
+from jax_seg.system.files import stamp
+from jax_seg.system.outputs import written_by
+
+FAILURES = (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError)
+"""Of one file; the others are segmented all the same."""
+
+
+class Unwritable(OSError):
+    """A prediction could not be written; neither could the next."""
+
+
+def predict_files(
+    kind, segment, decide, inspect, found, output, *, settings, probabilities, judged_on
+):
+    """Segment files one after another; meanwhile the next is read and the last written.
+
+    Of a volume it writes `output/<id>.tif` (uint8 0 or 1, LZW, the input's shape), with
+    `probabilities` also `output/probabilities/<id>.tif` (float16); of an image `output/<id>.png`
+    (8 bits, 255 where the object is certain); and last `output/<id>.json`, the sidecar.
+
+    Args:
+      kind: `kinds.Kind`.
+      segment: array as read -> logits [D, H, W] on the device.
+      decide: (logits, array) -> uint8 [D, H, W].
+      inspect: (path, array) -> dict of JSON types about the input, for the sidecar.
+      found: list of what `kind.find` gives.
+      output: folder.
+      settings: JSON dict for the sidecar.
+      probabilities: write them too.
+      judged_on: {id: JSON dict of the sidecar that says what an input is to the networks}.
+
+    Yields:
+      (id, dict of the sidecar or the error) for each, in order. An `Unwritable` ends it: those
+      that follow are not segmented.
+    """
+
+    def read(volume):
+        # The stamp first: a file that is replaced meanwhile counts as another.
+        stamped, image = stamp(volume.image), kind.read(volume.image)
+        return {"image_stamp": stamped, **inspect(volume.image, image)}, image
+
+    def finish(volume, about, image, logits, started):
+        require_numbers(logits, volume.image)
+        prediction = decide(logits, image)
+        maps = np.asarray(jax.nn.sigmoid(logits), np.float16) if probabilities else None
+        facts = {
+            "image": str(volume.image),
+            "shape": list(prediction.shape),
+            "foreground_share": float(prediction.mean()) / kind.certain,
+            "seconds": round(time.monotonic() - started, 2),
+            "judged_on": judged_on[volume.id],
+            **about,
+            **settings,
+        }
+        return _write(kind, output, volume.id, prediction, maps, facts)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        reading = [pool.submit(read, found[0])] if found else []
+        writing = []
+        for number, volume in enumerate(found):
+            if number + 1 < len(found):
+                reading.append(pool.submit(read, found[number + 1]))
+            try:
+                about, image = reading.pop(0).result()
+                started = time.monotonic()
+                logits = segment(image).block_until_ready()
+                task = pool.submit(finish, volume, about, image, logits, started)
+                writing.append((volume.id, task))
+            except FAILURES as error:
+                writing.append((volume.id, error))
+            if len(writing) > 1:
+                name, result = _result(*writing.pop(0))
+                yield name, result
+                if isinstance(result, Unwritable):
+                    break
+        for waiting in writing:
+            yield _result(*waiting)
+
+
+def _write(kind, output, name, prediction, maps, facts):
+    """Write the files of one prediction; returns the sidecar's content."""
+    files = sidecar.files_of(name, kind.suffix, maps is not None)
+    try:
+        # First, so that a kill in between leaves no sidecar that speaks of other files.
+        sidecar.path_of(output, name).unlink(missing_ok=True)
+        kind.write(output / files[0], prediction)
+        if maps is not None:
+            origin = written_by("predict")
+            write_tiff(output / files[1], maps, compression="zlib", origin=origin)
+        return sidecar.write(output, name, files, facts)
+    except OSError as error:
+        raise Unwritable(
+            f"{output / files[0]} cannot be written ({error.strerror or error}): make room there, "
+            "then run the same command for this and the following ones."
+        ) from error
+
+
+def _result(name, result):
+    """(name, the facts that a task returns, or its error as a sentence)."""
+    if not isinstance(result, Exception):
+        try:
+            return name, result.result()
+        except FAILURES as error:
+            result = error
+    if isinstance(result, MemoryError | jax.errors.JaxRuntimeError):
+        first, *_ = (str(result) or "no memory").splitlines()
+        result = ValueError(
+            f"The device or the machine failed ({first}): if memory ran out, try --windows 1, "
+            "fewer --flips, or a part of the volume."
+        )
+    return name, result

@@ -1,0 +1,132 @@
+"""The JSON file beside a prediction: how it was made, and how its files looked when written.
+
+A prediction is finished when sidecar and files agree. It is known by what decides it, the weights
+and the settings, not by where the run lies: a run may move.
+"""
+
+import hashlib
+from pathlib import Path
+
+from jax_seg.system.files import read_json, stamp, write_json
+from jax_seg.system.outputs import marked
+
+MEMBER = {
+    "digest": "checkpoint",
+    "preprocessing": "preprocessing",
+    "patch": "window size",
+    "overlap": "overlap",
+    "weight": "member weight",
+}
+"""What decides the output of each network, with its name in messages."""
+TOGETHER = {
+    "flips": "flips",
+    "rotations": "rotations",
+    "threshold": "threshold",
+    "postprocess": "post-processing",
+}
+"""And that of all together."""
+
+
+def path_of(output, name):
+    """The sidecar of a prediction in a folder."""
+    return Path(output) / f"{name}.json"
+
+
+def files_of(name, suffix, probabilities):
+    """Names of a prediction's files in its folder, the mask first."""
+    return [name + suffix, *([f"probabilities/{name}.tif"] if probabilities else [])]
+
+
+def write(output, name, files, facts):
+    """Write the sidecar of files that lie in `output`; returns its content.
+
+    Args:
+      output: folder.
+      name: of the prediction.
+      files: names in that folder.
+      facts: dict of JSON types.
+    """
+    content = marked(facts, "predict") | {"files": {f: _record(Path(output) / f) for f in files}}
+    write_json(path_of(output, name), content)
+    return content
+
+
+def changes(made, settings):
+    """In what two predictions differ that decides what they hold.
+
+    Args:
+      made: content of a sidecar.
+      settings: what another would say.
+
+    Returns:
+      List of words, empty where both are the same.
+    """
+    before, now = (facts.get("members", [facts]) for facts in (made, settings))
+    if len(before) != len(now):
+        return ["number of members"]
+    changed = [
+        word
+        for key, word in MEMBER.items()
+        if any(a.get(key) != b.get(key) for a, b in zip(before, now, strict=True))
+    ]
+    return changed + [word for key, word in TOGETHER.items() if made.get(key) != settings.get(key)]
+
+
+def unfinished(found, output, suffix, settings, probabilities):
+    """Which of some images are still to be predicted.
+
+    Args:
+      found: what has an 'id' and the path 'image'.
+      output: folder of the predictions; those that are there are of this command (`is_own`).
+      suffix: of the masks or maps.
+      settings: what the sidecar of a new prediction would say.
+      probabilities: whether they are wanted, too.
+
+    Returns:
+      (the images to predict, {id: error}): an error where a prediction was made otherwise, or is
+      not as it was written.
+    """
+    to_do, errors = [], {}
+    for volume in found:
+        if not (made := _read(path_of(output, volume.id))):
+            to_do.append(volume)
+            continue
+        wanted = files_of(volume.id, suffix, probabilities)
+        changed = changes(made, settings)
+        if made.get("image_stamp") != stamp(volume.image):
+            changed.append("image")
+        damaged = [f for f in wanted if _is_damaged(Path(output) / f, made["files"].get(f))]
+        if changed:
+            errors[volume.id] = ValueError(
+                f"{Path(output) / wanted[0]} was made with another {', '.join(changed)}: pass "
+                "--overwrite to predict it again, or choose another --output."
+            )
+        elif damaged:
+            errors[volume.id] = ValueError(
+                f"{Path(output) / damaged[0]} is not as it was written: it was cut or edited; move "
+                "it away, or pass --overwrite to predict it again."
+            )
+        elif not all(f in made["files"] and (Path(output) / f).is_file() for f in wanted):
+            to_do.append(volume)
+    return to_do, errors
+
+
+def _read(path):
+    """The content of a sidecar; {} where there is none, or it is no longer whole."""
+    try:
+        made = read_json(path) if path.is_file() else {}
+    except ValueError:
+        return {}
+    return made if isinstance(made, dict) and isinstance(made.get("files"), dict) else {}
+
+
+def _record(path):
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return {"bytes": path.stat().st_size, "blake2b": digest}
+
+
+def _is_damaged(path, recorded):
+    if recorded is None or not path.is_file():
+        return False
+    return path.stat().st_size != recorded["bytes"] or _record(path) != recorded

@@ -1,0 +1,22 @@
+"""How a command ends: with an exit status, and one sentence where something was wrong."""
+
+import sys
+
+INTERRUPTED = 130  # as a shell reports a process that SIGINT ended
+
+
+def exit_status(run, after_interrupt="nothing was written"):
+    """The exit status of a command.
+
+    Args:
+      run: () -> exit status; a ValueError or OSError of it is printed, and the status is 1.
+      after_interrupt: what Ctrl-C leaves behind, as a clause.
+    """
+    try:
+        return run()
+    except (ValueError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"Interrupted: {after_interrupt}.", file=sys.stderr)
+        return INTERRUPTED

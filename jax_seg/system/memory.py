@@ -1,0 +1,35 @@
+"""Memory that is left, asked before something large is read: an allocator may end the process."""
+
+from pathlib import Path
+
+import psutil
+
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def available():
+    """Bytes that this process may still take: of the machine, or of its container."""
+    left = psutil.virtual_memory().available
+    for path in map(Path, LIMITS):
+        if path.is_file() and (limit := path.read_text().strip()).isdigit():
+            left = min(left, int(limit) - psutil.Process().memory_info().rss)
+    return left
+
+
+def require(needed, path, what):
+    """Refuse what memory cannot hold.
+
+    Args:
+      needed: bytes, at least.
+      path: of the file that needs them.
+      what: is to be done with it, as 'read it'.
+
+    Raises:
+      ValueError: it is more than `available`.
+    """
+    if needed > (left := available()):
+        raise ValueError(
+            f"{path} needs {needed / 2**30:,.1f} GiB of memory to {what}, but "
+            f"{left / 2**30:,.1f} GiB are available: cut it into parts, or use a machine with more "
+            "memory."
+        )

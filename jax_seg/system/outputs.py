@@ -1,0 +1,121 @@
+"""Where a command may write: not among its inputs, and over no file that it did not write itself.
+
+Every file that a command writes carries a mark, `written_by(command)`: JSON as its first field
+"origin" (`marked`), TIFF and PNG as the tag Software, HTML as its generator, zips as their comment.
+A file without the mark of the command is somebody's work, and no flag allows to replace it.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+HEAD, TAIL = 65536, 1024  # bytes of a file in which its mark stands
+
+
+def written_by(command):
+    """The mark of a command, such as 'predict'."""
+    return f"written by jax_seg.{command}"
+
+
+def marked(content, command):
+    """A dict of JSON types with the mark as its first field."""
+    return {"origin": written_by(command)} | content
+
+
+def is_own(path, command):
+    """Whether a file carries the mark of a command."""
+    mark = written_by(command).encode()
+    with Path(path).open("rb") as file:
+        if mark in file.read(HEAD):
+            return True
+        file.seek(max(os.fstat(file.fileno()).st_size - TAIL, 0))
+        return mark in file.read()
+
+
+def require_own(paths, command, flag="--output"):
+    """Refuse to replace files that a command did not write.
+
+    Args:
+      paths: that will be written; those that do not exist are free.
+      command: name of the command.
+      flag: of the command line that names the place.
+
+    Raises:
+      FileExistsError: naming the first such file.
+    """
+    foreign = [p for p in map(Path, paths) if os.path.lexists(p) and not _own_file(p, command)]
+    if foreign:
+        others = f" (and {len(foreign) - 1} more files)" if foreign[1:] else ""
+        raise FileExistsError(
+            f"{foreign[0]}{others} was not written by jax_seg.{command}, which replaces only its "
+            f"own files: move it away, or choose another {flag}."
+        )
+
+
+def require_apart(path, *, inside=(), same=(), flag="--output"):
+    """Refuse to write among the inputs; links are followed.
+
+    Args:
+      path: file or folder that will be written.
+      inside: folders of inputs, in which it must not lie.
+      same: folders that it must not be; it may lie in them.
+      flag: of the command line that names the place.
+
+    Raises:
+      ValueError: naming the folder.
+    """
+    target = Path(path).resolve()
+    for folder in map(Path, inside):
+        if folder.resolve() in (target, *target.parents):
+            raise ValueError(
+                f"{flag} {path} lies in {folder}, which holds inputs: choose a place outside of it."
+            )
+    for folder in map(Path, same):
+        if folder.resolve() == target:
+            raise ValueError(
+                f"{flag} {path} is the folder {folder} of the inputs: choose another folder."
+            )
+
+
+def require_folder(folder, flag="--output"):
+    """Require that a folder can be written, or made and written; nothing is made yet.
+
+    Raises:
+      NotADirectoryError: it is something else, or lies below a file.
+      OSError: it cannot be written.
+    """
+    folder = Path(folder)
+    nearest = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"{flag} {folder}: {nearest} is not a folder; name a folder.")
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise type(error)(
+            f"{flag} {folder} cannot be written ({error.strerror}): choose another place."
+        ) from error
+
+
+def require_file(path, command, *, inside=(), flag="--output"):
+    """All of these for one file: before the work whose result it will hold.
+
+    Args:
+      path: that will be written; None is no file, and fine.
+      command, inside, flag: of `require_own` and `require_apart`.
+
+    Raises:
+      ValueError, OSError: it cannot be written, or must not be.
+    """
+    if path is None:
+        return
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{flag} {path} is a folder: name a file.")
+    require_apart(path, inside=inside, flag=flag)
+    require_own([path], command, flag)
+    require_folder(path.parent, flag)
+
+
+def _own_file(path, command):
+    return path.is_file() and is_own(path, command)

@@ -1,0 +1,79 @@
+"""A data set that is ready to train on: what is said of its volumes."""
+
+import numpy as np
+import pytest
+import tifffile
+
+from jax_seg.data import dataset
+from tests.conftest import write_volumes
+
+
+def prepare(root, cache):
+    return dataset.prepare(
+        root,
+        images="",
+        labels_folder="",
+        background=(0,),
+        foreground=(1,),
+        ignore=(2,),
+        fold=0,
+        fold_count=3,
+        group="scroll_id",
+        seed=0,
+        cache_directory=cache,
+        cache_gb=1,
+        threads=1,
+        preprocess={"name": "percentile", "low_percentile": 0.5, "high_percentile": 99.5},
+    )
+
+
+def change(root, name, function):
+    path = root / "train_images" / f"{name}.tif"
+    tifffile.imwrite(path, function(tifffile.imread(path)), photometric="minisblack")
+
+
+def test_ordinary_volumes_leave_nothing_to_remark(tmp_path):
+    assert prepare(write_volumes(tmp_path / "data"), tmp_path).remarks == []
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_a_volume_on_another_scale_is_named(tmp_path, part):
+    root = write_volumes(tmp_path / "data")
+    name = getattr(prepare(root, tmp_path), part)[0].id
+    change(root, name, lambda voxels: voxels.astype(np.uint16) * 256)
+    found = prepare(root, tmp_path)
+    (remark,) = found.remarks
+    assert remark.startswith(f"{name} has intensities from 1") and f"convert {name}" in remark
+    low, high = found.preprocessing.low, found.preprocessing.high
+    assert f"the run clips to {low:g} to {high:g}" in remark
+    if part == "train":  # the percentiles are those of all training volumes, as they were
+        assert high > 10_000 and "where the typical volume fills 0." in remark
+    else:
+        assert high < 256 and "100 % of its voxels are clipped to one value" in remark
+
+
+def test_a_constant_volume_is_named_and_leaves_the_others_their_range(tmp_path):
+    root = write_volumes(tmp_path / "data")
+    ordinary = prepare(root, tmp_path)
+    name = ordinary.train[0].id
+    change(root, name, lambda voxels: np.full_like(voxels, 80))
+    found = prepare(root, tmp_path)
+    assert found.remarks == [f"{name} is constant (99 % of its voxels are 80): check the file."]
+    assert found.preprocessing.high == pytest.approx(ordinary.preprocessing.high, abs=9)
+
+
+def test_masked_scans_are_fitted_to_their_scan(tmp_path):
+    """20³ voxels of scan in a volume of zeros, 99.6 % of it, used to be "constant"."""
+    root = write_volumes(tmp_path / "data", count=6)
+    alone = prepare(root, tmp_path)
+    for part in ("train_images", "train_labels"):
+        for path in (root / part).iterdir():
+            voxels = np.zeros((20, 20, 5600), np.uint8)
+            voxels[..., :20] = tifffile.imread(path)
+            tifffile.imwrite(path, voxels, photometric="minisblack")
+    found = prepare(root, tmp_path)
+    (remark,) = found.remarks
+    assert remark.startswith("99.6 % of the training volumes' voxels are exactly zero")
+    assert found.preprocessing.low == pytest.approx(alone.preprocessing.low, abs=9)
+    assert found.preprocessing.high == pytest.approx(alone.preprocessing.high, abs=9)
+    assert all(facts.labelled[:, 2].max() < 20 for facts in found.train_facts)
