@@ -8,7 +8,6 @@ JSON file that says how it was made; what is finished is skipped.
 """
 
 import argparse
-import functools
 import sys
 import zipfile
 from pathlib import Path
@@ -160,15 +159,13 @@ def _protect(arguments, networks, kind, found):
 
 
 def _inspection(kind, networks):
-    """(path, array) -> facts of an input: of volumes those of `inspect`, of images none."""
+    """(volume, array) -> facts of an input: of volumes those of `inspect`, of images none."""
     if kind is IMAGES:
-        return lambda path, image: {}
+        return lambda image, array: {}
     facts = [network.facts for network in networks]
-    return functools.partial(
-        inspect,
-        grids={(tuple(each["patch"]), each["overlap"]) for each in facts},
-        ranges={(each["preprocessing"]["low"], each["preprocessing"]["high"]) for each in facts},
-    )
+    grids = {(tuple(each["patch"]), each["overlap"]) for each in facts}
+    ranges = {(each["preprocessing"]["low"], each["preprocessing"]["high"]) for each in facts}
+    return lambda volume, array: inspect(volume.image, array, grids=grids, ranges=ranges)
 
 
 def _report(name, facts, mark):

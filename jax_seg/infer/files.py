@@ -33,7 +33,7 @@ def predict_files(
       kind: `kinds.Kind`.
       segment: array as read -> logits [D, H, W] on the device.
       decide: (logits, array) -> uint8 [D, H, W].
-      inspect: (path, array) -> dict of JSON types about the input, for the sidecar.
+      inspect: (one of `found`, array) -> dict of JSON types about the input, for the sidecar.
       found: list of what `kind.find` gives.
       output: folder.
       settings: JSON dict for the sidecar.
@@ -48,7 +48,7 @@ def predict_files(
     def read(volume):
         # The stamp first: a file that is replaced meanwhile counts as another.
         stamped, image = stamp(volume.image), kind.read(volume.image)
-        return {"image_stamp": stamped, **inspect(volume.image, image)}, image
+        return {"image_stamp": stamped, **inspect(volume, image)}, image
 
     def finish(volume, about, image, logits, started):
         require_numbers(logits, volume.image)
