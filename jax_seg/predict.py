@@ -110,12 +110,11 @@ def _predict(arguments):
         kind,
         segment,
         decide,
-        _inspection(kind, networks),
+        _inspection(kind, networks, on),
         to_do,
         output,
         settings=settings,
         probabilities=arguments.probabilities,
-        judged_on={name: one.as_json() for name, one in on.items()},
     )
     passed = done + len(errors)
     for name, result in results:
@@ -158,14 +157,25 @@ def _protect(arguments, networks, kind, found):
     outputs.require_file(arguments.submission, "predict", inside=inputs, flag="--submission")
 
 
-def _inspection(kind, networks):
-    """(volume, array) -> facts of an input: of volumes those of `inspect`, of images none."""
+def _inspection(kind, networks, on):
+    """(volume, array) -> facts of an input for its sidecar: of volumes those of `inspect`, too.
+
+    Args:
+      kind: `kinds.Kind`.
+      networks: list of `members.Network`.
+      on: {id: `JudgedOn`}: what an input is to the networks.
+    """
     if kind is IMAGES:
-        return lambda image, array: {}
+        return lambda image, _: {"judged_on": on[image.id].as_json()}
     facts = [network.facts for network in networks]
     grids = {(tuple(each["patch"]), each["overlap"]) for each in facts}
     ranges = {(each["preprocessing"]["low"], each["preprocessing"]["high"]) for each in facts}
-    return lambda volume, array: inspect(volume.image, array, grids=grids, ranges=ranges)
+
+    def facts_of(volume, array):
+        found = inspect(volume.image, array, grids=grids, ranges=ranges)
+        return found | {"judged_on": on[volume.id].as_json()}
+
+    return facts_of
 
 
 def _report(name, facts, mark):

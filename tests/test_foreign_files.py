@@ -8,7 +8,10 @@ import tifffile
 
 from jax_seg import compare, convert, evaluate, fit_ensemble, replay, tune
 from jax_seg.report import __main__ as report
+from tests.conftest import ROOT
 from tests.workdirs import write_run
+
+DEMO = str(ROOT / "configs" / "demo.py")
 
 NOTES = '{"notes": "mine"}'
 
@@ -45,10 +48,10 @@ CHOSEN = ["a", "b", "--images", "images", "--labels", "labels", "--output"]
         (convert.main, ["a.pth", "out"], "out is not empty"),
         (convert.main, ["a.pth", "images/new", "--images", "images"], "which holds inputs"),
         (convert.main, ["a.pth", "notes.json"], "notes.json is not a folder"),
-        (replay.main, ["--versions", "demo", "--output", "out"], "README.md was not written by"),
+        (replay.main, ["--versions", DEMO, "--output", "out"], "README.md was not written by"),
         (
             replay.main,
-            ["--versions", "demo", "--output", "images", "--config.data.root=."],
+            ["--versions", DEMO, "--output", "images", "--config.data.root=."],
             "lies in images, which holds inputs",
         ),
     ],

@@ -47,7 +47,7 @@ def measure(image, label, seed=0):
     generator = np.random.Generator(np.random.Philox(seed))
 
     label, image = np.asarray(label), np.asarray(image)
-    seen = np.where(image != 0, label, labels.MASKED)
+    seen = np.where(image != 0, label, MASKED)
 
     def places(condition):
         chosen = random_places(seen, condition, COORDINATES, generator)

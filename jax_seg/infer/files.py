@@ -20,9 +20,7 @@ class Unwritable(OSError):
     """A prediction could not be written; neither could the next."""
 
 
-def predict_files(
-    kind, segment, decide, inspect, found, output, *, settings, probabilities, judged_on
-):
+def predict_files(kind, segment, decide, inspect, found, output, *, settings, probabilities):
     """Segment files one after another; meanwhile the next is read and the last written.
 
     Of a volume it writes `output/<id>.tif` (uint8 0 or 1, LZW, the input's shape), with
@@ -38,7 +36,6 @@ def predict_files(
       output: folder.
       settings: JSON dict for the sidecar.
       probabilities: write them too.
-      judged_on: {id: JSON dict of the sidecar that says what an input is to the networks}.
 
     Yields:
       (id, dict of the sidecar or the error) for each, in order. An `Unwritable` ends it: those
@@ -59,7 +56,6 @@ def predict_files(
             "shape": list(prediction.shape),
             "foreground_share": float(prediction.mean()) / kind.certain,
             "seconds": round(time.monotonic() - started, 2),
-            "judged_on": judged_on[volume.id],
             **about,
             **settings,
         }

@@ -7,7 +7,7 @@ from jax_seg.data.cache import Cache
 from jax_seg.data.fingerprint import fingerprint, measure, random_places, read_pair
 from jax_seg.data.folder import find_volumes
 from jax_seg.data.sampling import PatchSampler, pad_patch, read_patch
-from jax_seg.ops.classes import FOREGROUND, MASKED
+from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
 
 
 class Array:
@@ -71,21 +71,19 @@ def test_fingerprint_samples_large_volumes_and_repeats_itself():
 def test_places_have_input_where_the_volume_has_any():
     """Labels reach beyond a masked scan, which is zero there."""
     generator = np.random.default_rng(0)
-    image, label = (
-        np.zeros((10, 12, 40), np.uint8),
-        generator.integers(0, 3, (10, 12, 40), np.uint8),
-    )
+    image = np.zeros((10, 12, 40), np.uint8)
+    label = generator.choice([BACKGROUND, FOREGROUND, MASKED], image.shape).astype(np.uint8)
     image[..., :3] = generator.integers(0, 3, (10, 12, 3))
     facts = measure(image, label)
     for places, wanted in (
-        (facts.labelled, (image > 0) & (label != labels.MASKED)),
-        (facts.foreground, (image > 0) & (label == labels.FOREGROUND)),
+        (facts.labelled, (image > 0) & (label != MASKED)),
+        (facts.foreground, (image > 0) & (label == FOREGROUND)),
     ):
         np.testing.assert_array_equal(places, np.argwhere(wanted))
     assert facts.counts.sum() == label.size  # all voxels are counted
-    label[..., :3] = labels.MASKED  # now only nothing is labelled
+    label[..., :3] = MASKED  # now only nothing is labelled
     facts = measure(image, label)
-    np.testing.assert_array_equal(facts.labelled, np.argwhere(label != labels.MASKED))
+    np.testing.assert_array_equal(facts.labelled, np.argwhere(label != MASKED))
 
 
 def test_patches_of_a_masked_scan_have_input(tmp_path):
