@@ -74,47 +74,61 @@ def prepare(
     Raises:
       ValueError, FileNotFoundError: bad input, naming the file or the field.
     """
-    if group not in ("scroll_id", ""):
-        raise ValueError(f"data.group is {group!r}; choose 'scroll_id', or '' for single volumes.")
     found = folder.find_volumes(root, images=images, labels=labels_folder)
     table = labels.label_table(foreground=foreground, ignore=ignore, background=background)
-    train_ids, validation_ids = folds.split(
+    train, validation = _split(found, fold=fold, fold_count=fold_count, group=group, seed=seed)
+    cache_directory = Path(cache_directory)
+    cache = volume_cache.Cache(cache_directory / "volumes", int(cache_gb * 2**30))
+    used = sorted({v.id: v for v in (*train, *validation)}.values(), key=lambda v: v.id)
+    facts = _measure(used, cache, table, cache_directory / "measured", threads)
+    train_facts = [facts[v.id] for v in train]
+    if preprocessing is None:
+        sample = np.concatenate([one.intensities for one in train_facts])
+        preprocessing = fit_preprocessing(sample, **preprocess)
+    if not any(len(one.foreground) for one in train_facts):
+        raise ValueError(
+            f"No training volume of {root} has a voxel of data.foreground {tuple(foreground)}; "
+            "correct data.foreground."
+        )
+    return Dataset(
+        train=train,
+        validation=validation,
+        train_facts=train_facts,
+        validation_facts=[facts[v.id] for v in validation],
+        cache=cache,
+        table=table,
+        dtype=_common_dtype(used),
+        preprocessing=preprocessing,
+    )
+
+
+def _split(found, *, fold, fold_count, group, seed):
+    """(training, validation): the volumes of either part of a fold."""
+    if group not in ("scroll_id", ""):
+        raise ValueError(f"data.group is {group!r}; choose 'scroll_id', or '' for single volumes.")
+    parts = folds.split(
         [v.id for v in found],
         [v.scroll_id for v in found] if group else None,
         fold=fold,
         folds=fold_count,
         seed=seed,
     )
-    cache_directory = Path(cache_directory)
-    cache = volume_cache.Cache(cache_directory / "volumes", int(cache_gb * 2**30))
     by_id = {v.id: v for v in found}
-    used = sorted(set(train_ids) | set(validation_ids))
-    for identifier in used:
-        volume = by_id[identifier]
+    return tuple([by_id[i] for i in ids] for ids in parts)
+
+
+def _measure(volumes, cache, table, directory, threads):
+    """{id: `Fingerprint`}, once every image and its label have been seen to fit."""
+    for volume in volumes:
         check_pair(open_volume(volume.image), open_volume(volume.label))
-    measured = fingerprint(
-        [by_id[i] for i in used], cache, table, cache_directory / "measured", threads
-    )
-    facts = dict(zip(used, measured, strict=True))
-    if preprocessing is None:
-        sample = np.concatenate([facts[i].intensities for i in train_ids])
-        preprocessing = fit_preprocessing(sample, **preprocess)
-    if not any(len(facts[i].foreground) for i in train_ids):
-        raise ValueError(
-            f"No training volume of {root} has a voxel of data.foreground {tuple(foreground)}; "
-            "correct data.foreground."
-        )
-    dtypes = {np.dtype(open_volume(by_id[i].image).dtype) for i in used}
-    return Dataset(
-        train=[by_id[i] for i in train_ids],
-        validation=[by_id[i] for i in validation_ids],
-        train_facts=[facts[i] for i in train_ids],
-        validation_facts=[facts[i] for i in validation_ids],
-        cache=cache,
-        table=table,
-        dtype=np.dtype(np.uint8) if dtypes == {np.dtype(np.uint8)} else np.dtype(np.float32),
-        preprocessing=preprocessing,
-    )
+    measured = fingerprint(volumes, cache, table, directory, threads)
+    return {volume.id: facts for volume, facts in zip(volumes, measured, strict=True)}
+
+
+def _common_dtype(volumes):
+    """uint8 when all images are, else float32."""
+    dtypes = {np.dtype(open_volume(v.image).dtype) for v in volumes}
+    return np.dtype(np.uint8) if dtypes == {np.dtype(np.uint8)} else np.dtype(np.float32)
 
 
 def write_synthetic(directory, *, volumes, size, seed):

@@ -115,16 +115,23 @@ def keep_frozen(old, new, learning_rates):
     An Adam that counted the updates through which a part was frozen would correct the moments of
     its first gradients too little (Kingma and Ba 2015, §3): several times the configured rate.
     """
-    (clip, parts), (_, parts_old) = new, old
-    kept = {
-        label: jax.tree.map(
-            functools.partial(jnp.where, learning_rates[label] == 0),
-            parts_old.inner_states[label],
-            state,
+
+    def keep(parts, before):
+        if not isinstance(parts, optax.PartitionState):
+            return parts
+        return parts._replace(
+            inner_states={
+                label: jax.tree.map(
+                    functools.partial(jnp.where, learning_rates[label] == 0),
+                    before.inner_states[label],
+                    state,
+                )
+                for label, state in parts.inner_states.items()
+            }
         )
-        for label, state in parts.inner_states.items()
-    }
-    return clip, parts._replace(inner_states=kept)
+
+    # Wherever in the chain the partition stands; only the outermost one is by the network's parts.
+    return jax.tree.map(keep, new, old, is_leaf=lambda node: isinstance(node, optax.PartitionState))
 
 
 def label_parameters(params, patterns):
