@@ -96,6 +96,14 @@ def get_config():
     loss.focal_gamma = 2.0
     loss.foreground_weight = 1.0  # class weights of the focal term
     loss.background_weight = 1.0
+    loss.dice_smooth = 1e-5  # added to both sides of the quotient, voxels
+    loss.variance_target_entropy = 0.5  # nats of entropy under which its second part starts
+    loss.entropy_target_entropy = 0.3  # nats of entropy under which the price starts
+    loss.boundary_smooth = 1e-5  # added to the sum of the weights, voxels
+    loss.cldice_iterations = 3  # sheets of up to 2 (iterations + 1) voxels have a skeleton
+    loss.cldice_smooth = 1e-5
+    loss.skeleton_recall_iterations = 3
+    loss.skeleton_recall_smooth = 1e-5
     loss.level_weights = ()  # of deep supervision, finest first; () halves them level by level
 
     config.optimizer = optimizer = ml_collections.ConfigDict()

@@ -81,6 +81,7 @@ def get_config():
 
         config.loss = loss = ml_collections.ConfigDict()
         loss.weights = ml_collections.ConfigDict(TERMS)  # 0 leaves a term out of the program
+        loss.dice_smooth = 1e-5  # added to both sides of the quotient, pixels
         loss.level_weights = (1.0, 0.0, 0.0, 0.0)  # finest first; the coarser have a term of theirs
 
         config.train.start_encoder = ""  # timm's EdgeNeXt (.safetensors or .pth) for the encoder

@@ -109,5 +109,7 @@ def test_verdict_says_what_was_measured():
     sentence = versions.verdict(run(good, variance=0.9), run(poor, name="v0"))
     assert "v1, as run is better than v0, as run by .444" in sentence
     assert "0.07 above the floor of 0.83" in sentence
+    other = versions.verdict(run(good, variance=0.6, floor=0.5625), None)
+    assert "0.04 above the floor of 0.56" in other
     assert "not distinguishable" in versions.verdict(run(good), run(good, name="v0"))
     assert "Stopped: Not finite" in versions.verdict(run({}, failure="Not finite"), None)

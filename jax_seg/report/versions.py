@@ -12,7 +12,7 @@ import numpy as np
 
 from jax_seg.data.fingerprint import read_pair
 from jax_seg.data.readers import open_volume
-from jax_seg.losses import VARIANCE_FLOOR
+from jax_seg.losses import VARIANCE_FLOOR, variance_floor
 from jax_seg.metrics import balance, comparison, segmentation
 from jax_seg.runs import config as configuration
 from jax_seg.runs.events import read_events
@@ -34,6 +34,7 @@ class Run(NamedTuple):
       counts: {volume id: Confusion} with unlabeled voxels masked, whatever the run took them for.
       predicted, labelled: share of foreground among *all* voxels, as the run's own labels count it.
       failure: why it ended, '' for a run that ended well.
+      floor: of the variance term with the run's options.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Run(NamedTuple):
     predicted: float
     labelled: float
     failure: str = ""
+    floor: float = VARIANCE_FLOOR
 
     @property
     def title(self):
@@ -81,7 +83,10 @@ def read_run(workdir, name, kind, honest):
         predicted += np.count_nonzero(prediction & known)
         labelled += np.count_nonzero(as_taken == 1)
         voxels += np.count_nonzero(known)
-    return Run(name, kind, *_history(workdir), counts, predicted / voxels, labelled / voxels)
+    shares = predicted / voxels, labelled / voxels
+    target = configuration.flat(stored).get("loss.variance_target_entropy")
+    floor = VARIANCE_FLOOR if target is None else variance_floor(target)
+    return Run(name, kind, *_history(workdir), counts, *shares, floor=floor)
 
 
 def diverged(workdir, name, kind, reason):
@@ -117,8 +122,8 @@ def verdict(run, before):
     if found["dice"] <= constant:
         parts.append(f"is no better than marking every voxel ({constant:.3f})")
     if run.variance is not None:
-        above = run.variance - VARIANCE_FLOOR
-        parts.append(f"its variance term is {above:.2f} above the floor of {VARIANCE_FLOOR:.2f}")
+        above = run.variance - run.floor
+        parts.append(f"its variance term is {above:.2f} above the floor of {run.floor:.2f}")
     best = int(np.argmin(run.losses))
     if best < len(run.losses) - 1:
         parts.append(f"its loss was lowest at epoch {best} of {run.epochs - 1}")
@@ -147,11 +152,12 @@ def conclusions(runs):
             f"foreground is predicted by {most.name}, {100 * most.predicted:.1f} % where that run "
             f"takes {100 * most.labelled:.1f} % for labelled."
         )
-    variances = [run.variance for run in ended if run.variance is not None]
-    if variances:
+    varied = [run for run in ended if run.variance is not None]
+    if varied:
+        variances = [run.variance for run in varied]
         found.append(
             f"The variance term ended between {min(variances):.3f} and {max(variances):.3f}; no "
-            f"prediction brings it below {VARIANCE_FLOOR:.3f}."
+            f"prediction brings it below {min(run.floor for run in varied):.3f}."
         )
     if ended:
         best = max(ended, key=lambda run: run.scores["dice"])

@@ -71,6 +71,7 @@ def build(read, shape, preprocessing, augment, terms):
     loss_fields = read.section("loss")
     del loss_fields["weights"]  # they belong to the stages
     level_weights = loss_fields.pop("level_weights") or None
+    options = losses.group_options(loss_fields)
     average, key = read.section("average"), random_key(read.seed)
     kept = [n for n, on in (("swa", average["swa_every"]), ("ema", average["ema_decay"])) if on]
 
@@ -83,8 +84,8 @@ def build(read, shape, preprocessing, augment, terms):
             mask,
             {name: weights[name] for name in own_terms},
             terms=own_terms,
+            options=options,
             level_weights=level_weights,
-            **loss_fields,
         )
 
     image = jnp.zeros((1, *shape), jnp.float32)

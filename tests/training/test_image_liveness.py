@@ -35,6 +35,7 @@ CHANGES = {
     "colour.contrast": (0.1, JITTERED),
     "colour.saturation": (0.1, JITTERED),
     "colour.hue": (0.2, JITTERED),
+    "loss.dice_smooth": (1.0, {"loss.weights.dice": 0.5}),
     "train.start_encoder": ("/nowhere", {}),
 }
 CHANGES |= {f"loss.weights.{term}": (0.7, {}) for term in images.TERMS}
