@@ -136,8 +136,8 @@ def with_encoder(params, encoder):
 
     Args:
       params: of the detector.
-      encoder: of an `edgenext.Model`, such as `jax_seg.convert.from_timm` returns; a classifier
-        ('head') is left behind.
+      encoder: of an `edgenext.Model`, such as `jax_seg.weights.timm.from_timm` returns; its
+        classifier ('head') is dropped.
 
     Returns:
       A new tree.

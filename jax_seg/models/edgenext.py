@@ -5,7 +5,7 @@ stage on its last block is a split depthwise transpose attention (SDTA) block: a
 depthwise convolutions over groups of channels, then attention whose map is channels × channels, so
 its cost grows with the number of pixels and not with its square.
 
-Names and shapes are timm's, so `jax_seg.convert.from_timm` fits published weights tensor by tensor.
+Names and shapes are timm's, so `jax_seg.weights.timm` fits published weights tensor by tensor.
 """
 
 import math

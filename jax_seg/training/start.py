@@ -172,7 +172,7 @@ def start_from(state, source):
 
 
 def start_encoder(state, path):
-    """`state` with the published encoder of a file, see `convert_timm.from_timm`.
+    """`state` with the published encoder of a file, see `weights.timm.from_timm`.
 
     Raises:
       FileNotFoundError, ValueError: no such file, or another network's than the run's encoder.
