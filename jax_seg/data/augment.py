@@ -255,10 +255,11 @@ def _check(flips, fields, axes):
             if not 0 <= value <= 1:
                 raise ValueError(f"augment.{name} is {value}, but a probability lies in [0, 1].")
             continue
-        (low, high), (_, least, most) = value, RANGES[name]
-        if not least <= low <= high <= most:
+        _, least, most = RANGES[name]
+        if len(value) != 2 or not least <= value[0] <= value[1] <= most:
             raise ValueError(
-                f"augment.{name} is {(low, high)}, but a range rises within [{least}, {most}]."
+                f"augment.{name} is {tuple(value)}, but a range is two numbers that rise within "
+                f"[{least}, {most}]."
             )
 
 

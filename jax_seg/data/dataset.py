@@ -1,5 +1,6 @@
 """A folder of labelled volumes made ready: split, decoded, measured, with its preprocessing."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from jax_seg.data import folder, folds, labels, synthetic
 from jax_seg.data.fingerprint import fingerprint
 from jax_seg.data.preprocess import Preprocessing, fit_preprocessing
 from jax_seg.data.readers import check_pair, open_volume
+from jax_seg.system.files import existing
 
 
 class Dataset(NamedTuple):
@@ -74,7 +76,9 @@ def prepare(
     Raises:
       ValueError, FileNotFoundError: bad input, naming the file or the field.
     """
-    found = folder.find_volumes(root, images=images, labels=labels_folder)
+    if not 0 <= cache_gb < math.inf:
+        raise ValueError(f"data.cache_gb is {cache_gb}; give GiB, 0 or more.")
+    found = folder.find_volumes(existing(root, "data.root"), images=images, labels=labels_folder)
     table = labels.label_table(foreground=foreground, ignore=ignore, background=background)
     train, validation = _split(found, fold=fold, fold_count=fold_count, group=group, seed=seed)
     cache_directory = Path(cache_directory)

@@ -59,7 +59,7 @@ def find_examples(root, part="Train", kind="CAM", super_classes=()):
     """
     if kind not in KINDS:
         raise ValueError(f"data.kind is {kind!r}; choose one of {', '.join(KINDS)}.")
-    folder = existing(Path(root)) / part
+    folder = existing(root, "data.root") / part
     found = find_images(folder / "Image")
     mask_of = _by_id(_images_in(folder / "GT_Object"))
     if without := [example.id for example in found if example.id not in mask_of]:

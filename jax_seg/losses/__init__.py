@@ -211,6 +211,10 @@ def _check_levels(terms, count, level_weights):
             f"loss.level_weights has {len(level_weights)} numbers for {count} levels of logits: "
             "give one per level, finest first."
         )
+    if min(level_weights) < 0 or not sum(level_weights):
+        raise ValueError(
+            f"loss.level_weights is {tuple(level_weights)}; give numbers from 0 on, and one above."
+        )
     deep = [name for name in terms if name in OF_COARSER]
     if deep and count == 1:
         raise ValueError(

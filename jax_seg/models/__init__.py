@@ -18,3 +18,22 @@ def build(name, **fields):
     if name not in MODELS:
         raise ValueError(f"model.name is {name!r}; choose one of {', '.join(MODELS)}.")
     return MODELS[name](**fields)
+
+
+def check_fields(fields, shape):
+    """Refuse a network that does not fit the samples of a run, or has more than its one logit.
+
+    Args:
+      fields: of a network, those that it has.
+      shape: of a sample's image, [*spatial, C].
+
+    Raises:
+      ValueError: naming the field.
+    """
+    for name, wanted, reason in (
+        ("dimensions", len(shape) - 1, f"a sample has {len(shape) - 1} axes"),
+        ("in_channels", shape[-1], f"a sample has {shape[-1]}"),
+        ("out_channels", 1, "a run has one class, the foreground"),
+    ):
+        if fields.get(name, wanted) != wanted:
+            raise ValueError(f"model.{name} is {fields[name]}, but {reason}; set it to {wanted}.")

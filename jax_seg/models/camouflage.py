@@ -121,6 +121,8 @@ class Model(nn.Module):
             raise ValueError(
                 f"model.last_features is {self.last_features}; give an even number from 2 on."
             )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout is {self.dropout}; set it in [0, 1).")
         if len(shape) != 4:
             raise ValueError(f"The detector's input has shape {shape}; give it [B, H, W, 3].")
 

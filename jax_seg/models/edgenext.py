@@ -117,8 +117,12 @@ class Model(nn.Module):
                     f"EdgeNeXt's {name} is {getattr(self, name)}; give one number for each of its "
                     "4 stages."
                 )
-        if min(self.depths) < 1:
-            raise ValueError(f"EdgeNeXt's depths is {self.depths}; give each stage a block.")
+            if min(getattr(self, name)) < 1:
+                raise ValueError(
+                    f"EdgeNeXt's {name} is {getattr(self, name)}; make each 1 or more."
+                )
+        if not all(size % 2 for size in self.kernel_sizes):
+            raise ValueError(f"EdgeNeXt's kernel_sizes is {self.kernel_sizes}; make each odd.")
         for channels, heads, scales in list(zip(self.dims, self.heads, self.scales, strict=True))[
             1:
         ]:

@@ -67,11 +67,12 @@ def write_json(path, content):
         beside.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def existing(path):
-    """`path` as a Path, or FileNotFoundError."""
+def existing(path, field=""):
+    """`path` as a Path, or FileNotFoundError that names it, and the field that gave it if any."""
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: check the path.")
+        named = f"{field} is {path}, which" if field else path
+        raise FileNotFoundError(f"{named} does not exist: check the path.")
     return path
 
 

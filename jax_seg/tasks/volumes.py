@@ -5,7 +5,7 @@ import functools
 from jax_seg.data import dataset
 from jax_seg.data.augment import augment
 from jax_seg.data.preprocess import stored as stored_preprocessing
-from jax_seg.data.sampling import PatchSampler
+from jax_seg.data.sampling import PatchSampler, check_patch
 from jax_seg.infer import postprocess
 from jax_seg.tasks.task import Task
 from jax_seg.training import console, validate
@@ -41,7 +41,7 @@ def prepare(read, workdir, preprocessing):
 
 def shape(read):
     """See `tasks.shape`."""
-    return (*read.data.patch, 1)
+    return (*check_patch(read.data.patch), 1)
 
 
 def augmentation(read, preprocessing):

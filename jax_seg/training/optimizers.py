@@ -76,7 +76,7 @@ def make_optimizer(
     if not 0 <= momentum < 1:
         raise ValueError(f"optimizer.momentum is {momentum}; set it in [0, 1).")
     for field, value in (("weight_decay", weight_decay), ("clip_norm", clip_norm)):
-        if value < 0:
+        if not 0 <= value < math.inf:
             raise ValueError(f"optimizer.{field} is {value}; set it to 0 or more.")
 
     if name == "sgd":
@@ -150,14 +150,15 @@ def label_parameters(params, patterns):
     for path in _paths(params):
         label = next((k for k, pattern in patterns.items() if re.search(pattern, path)), None)
         if label is None:
+            given = ", ".join(f"parts.{k}.pattern '{pattern}'" for k, pattern in patterns.items())
             raise ValueError(
-                f"The parameter '{path}' matches none of the patterns {list(patterns.values())}; "
-                "end them with one that matches the rest, such as ''."
+                f"The parameter '{path}' matches none of the patterns ({given}); end them with "
+                "one that matches the rest, such as ''."
             )
         labels[path] = label
     for label, pattern in patterns.items():
         if label not in labels.values():
-            _refuse_unmatched(pattern, labels)
+            _refuse_unmatched(f"parts.{label}.pattern", pattern, labels)
     return jax.tree_util.tree_map_with_path(lambda path, _: labels[_join(path)], params)
 
 
@@ -198,7 +199,7 @@ def add_noise(key, tree, std, patterns=("",)):
     paths = _paths(tree)
     for pattern in patterns:
         if not any(re.search(pattern, path) for path in paths):
-            _refuse_unmatched(pattern, paths)
+            _refuse_unmatched("noise.patterns", pattern, paths)
 
     def noisy(index, path, leaf):
         if not any(re.search(pattern, path) for pattern in patterns):
@@ -266,10 +267,10 @@ def _join(path):
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _refuse_unmatched(pattern, paths):
+def _refuse_unmatched(field, pattern, paths):
     names = {name for path in paths for name in (path, *path.split("/"))}
     nearest = difflib.get_close_matches(pattern, sorted(names), n=3, cutoff=0.0)
     raise ValueError(
-        f"The pattern '{pattern}' labels no parameter; the nearest names are "
+        f"{field}: the pattern '{pattern}' labels no parameter; the nearest names are "
         f"{', '.join(nearest)} (a parameter belongs to the first pattern that matches it)."
     )

@@ -67,7 +67,9 @@ def build(read, shape, preprocessing, augment, terms):
     Raises:
       ValueError: a field that does not fit.
     """
-    model = models.build(**read.section("model"))
+    model_fields = read.section("model")
+    models.check_fields(model_fields, shape)
+    model = models.build(**model_fields)
     loss_fields = read.section("loss")
     del loss_fields["weights"]  # they belong to the stages
     level_weights = loss_fields.pop("level_weights") or None

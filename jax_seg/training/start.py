@@ -149,8 +149,11 @@ def start_from(state, source):
     Raises:
       FileNotFoundError, ValueError: no such run or average, or another network's.
     """
-    member = members.parse(source)
-    variables, _, step = members.read(member)
+    try:
+        member = members.parse(source)
+        variables, _, step = members.read(member)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"train.start_from: {error}") from error
     ours, theirs = (
         {
             jax.tree_util.keystr(path[1:], simple=True, separator="/"): np.shape(leaf)
@@ -175,14 +178,18 @@ def start_encoder(state, path):
     """`state` with the published encoder of a file, see `weights.timm.from_timm`.
 
     Raises:
-      FileNotFoundError, ValueError: no such file, or another network's than the run's encoder.
+      ValueError: no such file, or another network's than the run's encoder.
     """
     if "encoder" not in state.params:
         raise ValueError(
             f"train.start_encoder is {path}, but this network has no encoder to be started from a "
             "file: leave it empty, or set model.name to 'camouflage'."
         )
-    params = camouflage.with_encoder(state.params, from_timm(path))
+    try:
+        encoder = from_timm(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"train.start_encoder: {error}") from error
+    params = camouflage.with_encoder(state.params, encoder)
     return _with_variables(state, state.variables | {"params": params})
 
 

@@ -153,6 +153,7 @@ def test_pretrained_encoder_takes_its_place(batch_norm):
         ({"norm": "instance"}, (1, 32, 32, 3), "norm is 'instance'"),
         ({"dims": (8, 8, 12, 16)}, (1, 32, 32, 3), "multiple of 8"),
         ({"last_features": 5}, (1, 32, 32, 3), "last_features is 5"),
+        ({"dropout": 1.0}, (1, 32, 32, 3), r"model\.dropout is 1\.0"),
         ({"active": 3}, (1, 32, 32, 3), "active is 3, but there are 2 experts"),
         ({}, (32, 32, 3), "B, H, W, 3"),
     ],

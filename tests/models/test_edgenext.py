@@ -126,7 +126,10 @@ def test_patches_are_a_strided_convolution():
     [
         ({"depths": (1, 1)}, (1, 32, 32, 3), "depths"),
         ({"depths": (1, 1, 0, 1)}, (1, 32, 32, 3), "depths"),
+        ({"dims": (4, 8, 8, 0)}, (1, 32, 32, 3), r"dims is \(4, 8, 8, 0\)"),
+        ({"heads": (1, 2, 2, -1)}, (1, 32, 32, 3), r"heads is \(1, 2, 2, -1\)"),
         ({"heads": (1, 3, 2, 3)}, (1, 32, 32, 3), "3 heads"),
+        ({"kernel_sizes": (3, 4, 3, 3)}, (1, 32, 32, 3), r"kernel_sizes is .*; make each odd"),
         ({"scales": (2, 1, 2, 2)}, (1, 32, 32, 3), "1 scales"),
         ({"dtype": "float16"}, (1, 32, 32, 3), "float16"),
         ({}, (1, 31, 32, 3), "sides of at least 32"),

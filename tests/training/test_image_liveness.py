@@ -86,7 +86,7 @@ def test_a_field_is_alive(field, before, root, tmp_path, monkeypatch):
     changed = configured(root, needed | {field: value})
     assert_alive(
         field,
-        value,
+        changed,
         lambda: observe(changed, tmp_path / "run", monkeypatch),
         lambda: before(needed),
     )
