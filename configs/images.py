@@ -73,6 +73,7 @@ def get_config():
         )
         model.active = 3  # experts that an image uses at a level
         model.norm = "batch"  # of the decoder; 'group' or 'layer' suit batches of 1 and 2
+        model.batch_momentum = 0.9  # share of batch norm's running statistics that an update keeps
         model.last_features = 64  # channels of the decoder's finest level
         model.deep_supervision = True  # logits of the decoder's coarser levels
         model.foreground_prior = 0.5  # share of foreground that the first logits stand for

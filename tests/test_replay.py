@@ -70,7 +70,7 @@ def test_two_versions_both_ways_and_again(volumes_folder, tmp_path, capsys):
         (["--versions", "v1", "--config.data.rot=3"], "data.rot.*no such field"),
         (["--versions", "v1", "--config.train.epochs=many"], "epochs='many' has another type"),
         (["--versions", "v1", "--epochs=3"], "Unknown argument '--epochs=3'"),
-        (["--versions", "v1", "--config.data.root=/nowhere"], "/nowhere"),
+        (["--versions", "v1", "--config.data.root=/nowhere"], "data.root is /nowhere"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, message, tmp_path, capsys):

@@ -1,7 +1,8 @@
 """The networks by name. A new one is a file here, with a `Model`, and an entry in this table.
 
 `Model(**fields).apply(variables, x, train=…)` gives logits, or a tuple of them, finest first; a
-network with gates gives the pair of that and a dict of what its gates say.
+network with gates gives the pair of that and a dict of what its gates say. A network with batch
+norm has `batch_momentum`, the share of the running statistics that an update keeps.
 """
 
 from jax_seg.models import camouflage, unet

@@ -6,7 +6,7 @@ transposed convolution halves the channels, the skip is appended, two normalised
 
 from flax import linen as nn
 
-from jax_seg.models.layers import DoubleConvolution, Upsample, max_pool, pointwise
+from jax_seg.models.layers import UNetLevel, Upsample, max_pool, pointwise
 
 MOST_POOLINGS = 12  # 4096 voxels along an axis become one
 
@@ -51,7 +51,7 @@ class Model(nn.Module):
         `train` makes no difference: nothing here is random or keeps statistics.
         """
         self._check(x_BDHWC.shape)
-        Level = nn.remat(DoubleConvolution) if self.rematerialise else DoubleConvolution
+        Level = nn.remat(UNetLevel) if self.rematerialise else UNetLevel
 
         skips = []
         for level in range(self.poolings):

@@ -80,33 +80,41 @@ def make_optimizer(
             raise ValueError(f"optimizer.{field} is {value}; set it to 0 or more.")
 
     if name == "sgd":
-        optimizer = optax.chain(
-            optax.trace(momentum, nesterov),
-            optax.add_decayed_weights(weight_decay),
-            optax.scale(-1.0),
-        )
+        optimizer = _sgd(momentum, nesterov, weight_decay)
     elif name == "muon":
-        optimizer = _stacked(
-            optax.contrib.muon(
-                1.0,
-                beta=momentum,
-                eps=epsilon,
-                nesterov=nesterov,
-                weight_decay=weight_decay,
-                adam_b1=b1,
-                adam_b2=b2,
-                adam_weight_decay=weight_decay,
-                muon_weight_dimension_numbers=_matrices,
-                consistent_rms=0.2,
-                ns_coeffs=NEWTON_SCHULZ,
-            )
-        )
+        optimizer = _muon(momentum, nesterov, weight_decay, b1, b2, epsilon)
     else:
         optimizer = optax.adamw(1.0, b1, b2, epsilon, weight_decay=weight_decay)
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     labels = part_of or (lambda params: jax.tree.map(lambda _: "all", params))
     parts = dict.fromkeys(jax.tree.leaves(part_of) or ["all"], optimizer)
     return optax.chain(clip, optax.partition(parts, labels))
+
+
+def _sgd(momentum, nesterov, weight_decay):
+    return optax.chain(
+        optax.trace(momentum, nesterov),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale(-1.0),
+    )
+
+
+def _muon(momentum, nesterov, weight_decay, b1, b2, epsilon):
+    return _stacked(
+        optax.contrib.muon(
+            1.0,
+            beta=momentum,
+            eps=epsilon,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            adam_b1=b1,
+            adam_b2=b2,
+            adam_weight_decay=weight_decay,
+            muon_weight_dimension_numbers=_matrices,
+            consistent_rms=0.2,
+            ns_coeffs=NEWTON_SCHULZ,
+        )
+    )
 
 
 def keep_frozen(old, new, learning_rates):
@@ -192,6 +200,10 @@ def add_noise(key, tree, std, patterns=("",)):
     For weights, `patterns` lists regular expressions (re.search) of the paths that receive it; the
     other leaves are returned as they are. For gradients it is the noise of Neelakantan et al. 2015
     (eq. 1), where std at update t is √(η / (1 + t)^0.55), η in {0.01, 0.3, 1}.
+
+    The caller draws the key from the number of the step, so a run that returns to its best weights
+    draws fresh noise. optax.add_noise keeps key and clock in the optimizer's state: going back
+    there would repeat both, and its noise of frozen parts would count in the clipping.
 
     Raises:
       ValueError: if an expression matches no path, with the nearest ones.

@@ -166,12 +166,18 @@ def make_patch_evaluation(model, loss, preprocessing):
 
 
 def make_statistics_pass(model, preprocessing, key):
-    """(variables, image as stored) -> variables whose running statistics have seen it, jitted."""
+    """(variables, image as stored) -> batch norm's statistics of this batch alone, jitted.
+
+    From zero, an update leaves 1 - momentum of the batch's own statistics: so much the network
+    says itself.
+    """
 
     @jax.jit
     def see(variables, image):
+        zero = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
         image = preprocess(image, preprocessing)
-        return variables | {"batch_stats": forward(model, variables, image, key)[2]}
+        updated = forward(model, variables | {"batch_stats": zero}, image, key)[2]
+        return jax.tree.map(lambda leaf: leaf / (1 - model.batch_momentum), updated)
 
     return see
 

@@ -13,7 +13,6 @@ from jax_seg.data.fingerprint import read_pair
 from jax_seg.infer import postprocess
 from jax_seg.infer.sliding_window import predict_volume
 from jax_seg.metrics import segmentation
-from jax_seg.models.camouflage import MOMENTUM
 from jax_seg.system.files import replacing, write_json
 from jax_seg.training import console, plateau
 
@@ -63,13 +62,10 @@ def measure_statistics(see, variables, sampler, *, batch, threads):
     """
     count = -(-len(sampler) // batch)
     reader = pipeline.batches(sampler, batch=batch, start=0, count=count, threads=threads)
-    # From zero a batch leaves 1 - momentum of its own statistics: every batch weighs the same.
-    zero = variables | {"batch_stats": jax.tree.map(jnp.zeros_like, variables["batch_stats"])}
-    total = zero["batch_stats"]
+    total = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
     for patches, _ in pipeline.on_device(reader):
-        total = jax.tree.map(jnp.add, total, see(zero, patches["image"])["batch_stats"])
-    mean = jax.tree.map(lambda leaf: leaf / (count * (1 - MOMENTUM)), total)
-    return variables | {"batch_stats": mean}
+        total = jax.tree.map(jnp.add, total, see(variables, patches["image"]))
+    return variables | {"batch_stats": jax.tree.map(lambda leaf: leaf / count, total)}
 
 
 def validate_volumes(network, variables, data, *, patch, overlap, windows, threshold):

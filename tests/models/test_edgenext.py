@@ -131,7 +131,7 @@ def test_patches_are_a_strided_convolution():
         ({"heads": (1, 3, 2, 3)}, (1, 32, 32, 3), "3 heads"),
         ({"kernel_sizes": (3, 4, 3, 3)}, (1, 32, 32, 3), r"kernel_sizes is .*; make each odd"),
         ({"scales": (2, 1, 2, 2)}, (1, 32, 32, 3), "1 scales"),
-        ({"dtype": "float16"}, (1, 32, 32, 3), "float16"),
+        ({"dtype": "float16"}, (1, 32, 32, 3), "dtype is 'float16'"),
         ({}, (1, 31, 32, 3), "sides of at least 32"),
         ({}, (32, 32, 3), "B, H, W"),
     ],

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from jax_seg.models.layers import NormalisedConvolution, Upsample, max_pool, pointwise
+from jax_seg.models.layers import ConvInstanceNorm, Upsample, max_pool, pointwise
 from jax_seg.models.unet import Model
 
 
@@ -116,7 +116,7 @@ def test_parameter_tree():
 def test_initialisation_is_uniform_in_the_fan_in():
     x = jnp.zeros((1, 2, 2, 16))
     for layer, fan_in in [
-        (NormalisedConvolution(8), 9 * 16),
+        (ConvInstanceNorm(8), 9 * 16),
         (Upsample(8), 4 * 8),  # four pixels of the window, eight output channels
         (pointwise(64, fan_in=16, name=None), 16),
     ]:

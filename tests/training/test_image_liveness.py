@@ -48,6 +48,7 @@ MODEL = {
     "experts": ("edge", "hybrid"),
     "active": 2,
     "norm": "group",
+    "batch_momentum": 0.5,
     "last_features": 4,
     "deep_supervision": True,
     "dtype": "bfloat16",
