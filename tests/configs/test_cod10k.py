@@ -41,6 +41,13 @@ def test_rates_and_effective_batches_are_those_of_the_notes(preset):
     assert effective == [batches[0], *[batches[1]] * 3]
 
 
+def test_the_rates_are_the_notes_decimals_so_that_older_runs_resume():
+    for preset, (first, second, *_) in NOTES.items():
+        config = cod10k.get_config(preset)
+        assert config.schedule.learning_rate == first
+        assert config.stages.thaw_encoder_3.schedule.learning_rate == second
+
+
 def test_the_encoder_thaws_from_the_last_level_on_at_a_tenth():
     rates = [stage.rates for stage in plan_of("conservative")]
     assert [r["encoder_3"] for r in rates] == [0, 0.1, 0.1, 0.1]

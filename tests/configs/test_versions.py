@@ -1,6 +1,7 @@
 """Every configuration of the plan against the table of its values."""
 
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -255,3 +256,16 @@ def test_the_demo_keeps_the_character(name):
 def test_another_argument_is_refused():
     with pytest.raises(ValueError, match=":fast"):
         load("v6", "fast")
+
+
+@pytest.mark.parametrize("name", [*ROWS, "demo"])
+def test_a_version_says_what_changed_why_how_to_run_it_and_what_came_of_it(name):
+    told = importlib.import_module(f"configs.{name}").__doc__
+    for part in (
+        rf"\A\S.*\.\n\n(?: .*\n)*    python launch\.py --config configs/{name}\.py "
+        r"--config\.data\.root=FOLDER",
+        r"^Changed(?: from .*)?: ",
+        r"^Why: ",
+        r"^(?:Observed\b.*: |Not run in the notes\.)",
+    ):
+        assert re.search(part, told, re.MULTILINE), part
