@@ -139,8 +139,8 @@ def _transposed(convolve):
 
 XLA = _transposed(_xla)
 _MATRIX = _transposed(_pointwise)
-# A matrix product wins where XLA's own gradient is poor: with respect to the kernel, and where there
-# is one output with respect to x.
+# A matrix product wins where XLA's own gradient is poor: with respect to the kernel, and with one
+# output with respect to x.
 POINTWISE = Form(XLA.convolve, XLA.input_gradient, _MATRIX.kernel_gradient)
 ONE_OUTPUT = Form(XLA.convolve, _MATRIX.input_gradient, XLA.kernel_gradient)
 PATCHES = Form(patches.convolve, patches.input_gradient, patches.kernel_gradient)

@@ -2,7 +2,7 @@
 
 XLA's grouped convolution on a CPU handles one channel after the other. A depthwise convolution has
 as many products as kernel entries and no sum over channels, so nine to eighty-one shifted copies of
-the image, each times a vector, is all there is, and XLA fuses them into one vectorised loop: 4 to
+the image, each times a vector, is all there is, and XLA fuses them into one vectorised loop: 5 to
 50 times as fast, figures in BUILD.md.
 """
 
