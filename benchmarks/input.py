@@ -55,6 +55,38 @@ def make_sampler(root, volumes, size, patch):
     )
 
 
+def make_step(model, patch):
+    """(fresh state, (state, batch) -> (state, metrics)) of a plain training step."""
+    optimizer = optimizers.make_optimizer(
+        "sgd", momentum=0.99, nesterov=True, weight_decay=0.0, clip_norm=1.0
+    )
+    key = jax.random.PRNGKey(0)
+
+    @jax.jit
+    def fresh_state():
+        return state.create(model.init(key, jnp.zeros((1, *patch, 1))), optimizer)
+
+    def loss(logits, label, mask, weights):
+        return losses.combine(logits, label, mask, weights, terms=("dice", "cross_entropy"))
+
+    fresh = fresh_state()
+    train_step = make_train_step(
+        model,
+        optimizer,
+        loss,
+        lambda _, b: b,
+        Preprocessing(0, 255, 0, 1 / 255),
+        key,
+        part_of=optimizers.label_parameters(fresh.params, {"all": ""}),
+    )
+    one = np.float32(1)
+    knobs = {
+        "learning_rates": {"all": np.float32(1e-3)},
+        "loss_weights": {"dice": one, "cross_entropy": one},
+    }
+    return fresh, lambda state, batch: train_step(state, batch, knobs)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--volumes", type=int, default=8)
@@ -70,35 +102,7 @@ def main(argv=None):
     arguments = parser.parse_args(argv)
     batch, steps = arguments.batch, arguments.steps
     model = Model(filters=arguments.filters, poolings=arguments.poolings, dtype=arguments.dtype)
-    optimizer = optimizers.make_optimizer(
-        "sgd", momentum=0.99, nesterov=True, weight_decay=0.0, clip_norm=1.0
-    )
-    key = jax.random.PRNGKey(0)
-
-    @jax.jit
-    def fresh_state():
-        x = jnp.zeros((1, *(arguments.patch,) * 3, 1))
-        return state.create(model.init(key, x), optimizer)
-
-    def loss(logits, label, mask, weights):
-        return losses.combine(logits, label, mask, weights, terms=("dice", "cross_entropy"))
-
-    current = fresh_state()
-    part_of = optimizers.label_parameters(current.params, {"all": ""})
-    train_step = make_train_step(
-        model,
-        optimizer,
-        loss,
-        lambda _, b: b,
-        Preprocessing(0, 255, 0, 1 / 255),
-        key,
-        part_of=part_of,
-    )
-    one = np.float32(1)
-    knobs = {
-        "learning_rates": {"all": np.float32(1e-3)},
-        "loss_weights": {"dice": one, "cross_entropy": one},
-    }
+    current, train_step = make_step(model, (arguments.patch,) * 3)
     with tempfile.TemporaryDirectory() as folder:
         sampler = make_sampler(Path(folder), arguments.volumes, arguments.size, arguments.patch)
         number = itertools.count()
@@ -117,7 +121,7 @@ def main(argv=None):
             nonlocal current
             started = time.perf_counter()
             for arrays in source:
-                current, metrics = train_step(current, arrays, knobs)
+                current, metrics = train_step(current, arrays)
             jax.block_until_ready(metrics)
             return time.perf_counter() - started
 

@@ -1,6 +1,8 @@
 """The benchmarks of speed run and print a line for every contestant."""
 
-from benchmarks import conv, timing, train_step
+import pytest
+
+from benchmarks import conv, input, timing, train_step
 
 
 def test_conv(capsys):
@@ -13,6 +15,21 @@ def test_train_step(capsys):
     train_step.main(["--small"])
     output = capsys.readouterr().out
     assert "| ours " in output and "matrix product" in output
+
+
+def test_input(capsys):
+    small = ["--volumes=1", "--size=20", "--patch=16", "--batch=1", "--filters=2", "--poolings=1"]
+    assert input.main([*small, "--steps=1", "--repeats=1"]) > 0
+    assert "steps with the loader" in capsys.readouterr().out
+
+
+def test_inference_agrees_with_its_peer():
+    pytest.importorskip("monai")
+    pytest.importorskip("torch")
+    from benchmarks import inference
+
+    small = ["--size=24", "--patch=16", "--filters=2", "--poolings=1", "--repeats=1"]
+    assert inference.main(small) < 1e-4
 
 
 def test_operations_of_a_network_by_hand():
