@@ -19,10 +19,10 @@ import torch
 from monai.inferers import sliding_window_inference
 
 from benchmarks.torch_unet import UNet
-from jax_seg.convert import from_torch
 from jax_seg.data.preprocess import Preprocessing
 from jax_seg.infer.network import make_network
 from jax_seg.infer.sliding_window import gaussian_profile, predict_volume
+from jax_seg.weights.unet import from_torch
 
 
 def main(argv=None):
@@ -43,7 +43,8 @@ def main(argv=None):
         torch.save(peer.state_dict(), Path(folder) / "peer.pth")
         model, params = from_torch(Path(folder) / "peer.pth")
     peer = peer.to(device, memory_format=torch.channels_last_3d).eval()
-    network = functools.partial(make_network(model, Preprocessing(0, 1, 0, 1)), params)
+    network = make_network(model, Preprocessing(0, 1, 0, 1))
+    network = functools.partial(network, {"params": params})
     patch = (arguments.patch,) * 3
     weight = functools.reduce(np.multiply.outer, [gaussian_profile(p) for p in patch])
     weight = torch.from_numpy(weight).to(device)

@@ -14,8 +14,9 @@ import numpy as np
 import optax
 
 from jax_seg.losses import LOSSES, combine
+from jax_seg.models.forward import forward
 
-FOCAL = {"focal_alpha": 0.5, "focal_gamma": 2.0}
+OPTIONS = {"focal": {"alpha": 0.5, "gamma": 2.0}}
 
 
 def alternating_medians(programs, repeats):
@@ -37,26 +38,27 @@ def loss_gradient(name, logits, label, mask):
     @jax.jit
     @jax.value_and_grad
     def total(logits, label, mask):
-        return combine(logits, label, mask, {name: 1.0}, **FOCAL)[0]
+        return combine(logits, label, mask, {name: 1.0}, options=OPTIONS)[0]
 
     return lambda: total(logits, label, mask)
 
 
-def training_step(model, params, terms, image, label, mask):
+def training_step(model, variables, terms, image, label, mask):
     """() -> parameters and momentum after a step of SGD on the sum of `terms`, compiled."""
     weights = dict.fromkeys(terms, 1.0)
     optimizer = optax.sgd(1e-3, momentum=0.99, nesterov=True)
-    momentum = optimizer.init(params)
+    momentum = optimizer.init(variables)
 
     @jax.jit
-    def step(params, momentum, image, label, mask):
-        def total(params):
-            return combine(model.apply(params, image), label, mask, weights, **FOCAL)[0]
+    def step(variables, momentum, image, label, mask):
+        def total(variables):
+            logits, _, _ = forward(model, variables, image)
+            return combine(logits, label, mask, weights, options=OPTIONS)[0]
 
-        updates, momentum = optimizer.update(jax.grad(total)(params), momentum, params)
-        return optax.apply_updates(params, updates), momentum
+        updates, momentum = optimizer.update(jax.grad(total)(variables), momentum, variables)
+        return optax.apply_updates(variables, updates), momentum
 
-    return lambda: step(params, momentum, image, label, mask)
+    return lambda: step(variables, momentum, image, label, mask)
 
 
 def main(argv=None):
@@ -86,9 +88,12 @@ def main(argv=None):
         {name: loss_gradient(name, image, label, mask) for name in LOSSES}, arguments.repeats
     )
     plain, more = ("dice", "focal"), ("dice", "focal", "boundary", "cldice")
-    params = jax.jit(model.init)(jax.random.key(0), image[:, :16, :16, :16])
+    variables = jax.jit(model.init)(jax.random.key(0), image[:, :16, :16, :16])
     steps = alternating_medians(
-        {terms: training_step(model, params, terms, image, label, mask) for terms in (plain, more)},
+        {
+            terms: training_step(model, variables, terms, image, label, mask)
+            for terms in (plain, more)
+        },
         arguments.repeats,
     )
 

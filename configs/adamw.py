@@ -1,7 +1,10 @@
 """Solution 6: AdamW.
 
-Changed from conservative: the optimizer. Why: rates that adapt to each parameter may leave a
-flat region.
+    python launch.py --config configs/adamw.py --config.data.root=FOLDER
+
+Changed from conservative: the optimizer.
+Why: rates that adapt to each parameter may leave a flat region.
+Not run in the notes.
 """
 
 from configs import base

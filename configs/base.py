@@ -11,8 +11,30 @@ def get_config():
     """The shared values, as a locked ConfigDict."""
     config = ml_collections.ConfigDict()
     config.seed = 0  # of parameters, patches and augmentation
+    config.data = _data()
+    config.synthetic = _synthetic()
+    config.preprocess = _preprocess()
+    config.augment = _augment()
+    config.model = _model()
+    config.loss = _loss()
+    config.optimizer = _optimizer()
+    config.schedule = _schedule()
+    config.reduction = _reduction()
+    config.plateau = _plateau()
+    config.parts = _parts()
+    config.average = _average()
+    config.noise = _noise()
+    config.stages = ml_collections.ConfigDict()  # spans of epochs that differ: see `add_stage`
+    config.train = _train()
+    config.validate = _validate()
+    config.postprocess = _postprocess()
+    config.checkpoint = _checkpoint()
+    return config.lock()
 
-    config.data = data = ml_collections.ConfigDict()
+
+def _data():
+    """Where volumes come from, and how patches are drawn."""
+    data = ml_collections.ConfigDict()
     data.name = "folder"  # or 'synthetic': generated scrolls, see `synthetic`
     data.root = ""  # folder with images and labels (and train.csv with id,scroll_id)
     data.images = ""  # name of the image folder in it; '' finds train_images, imagesTr or images
@@ -34,18 +56,30 @@ def get_config():
     data.threads = 4  # that read ahead
     data.cache = ""  # folder for decoded volumes; '' is WORKDIR/cache
     data.cache_gb = 100.0  # GiB that decoded volumes may take on the disk
+    return data
 
-    config.synthetic = synthetic = ml_collections.ConfigDict()  # read when data.name='synthetic'
+
+def _synthetic():
+    """Generated scrolls; read when data.name='synthetic'."""
+    synthetic = ml_collections.ConfigDict()
     synthetic.volumes = 10
     synthetic.size = 96  # voxels along each axis
     synthetic.seed = 0
+    return synthetic
 
-    config.preprocess = preprocess = ml_collections.ConfigDict()
+
+def _preprocess():
+    """How intensities are normalised."""
+    preprocess = ml_collections.ConfigDict()
     preprocess.name = "percentile"  # to [0, 1]; 'zscore' to mean 0 and standard deviation 1
     preprocess.low_percentile = 0.5  # clipped below, percent
     preprocess.high_percentile = 99.5  # clipped above, percent
+    return preprocess
 
-    config.augment = augment = ml_collections.ConfigDict()  # probabilities per patch, and ranges
+
+def _augment():
+    """Probabilities per patch, and ranges."""
+    augment = ml_collections.ConfigDict()
     augment.flip = 0.5  # of each axis
     augment.rotate90 = 0.5  # 0 to 3 quarter turns in a random plane of equal axes
     augment.rotate = 0.0  # any angle
@@ -66,8 +100,12 @@ def get_config():
     augment.contrast_range = (0.75, 1.25)  # factor
     augment.low_resolution_range = (0.5, 1.0)  # of the resolution
     augment.gamma_range = (0.7, 1.5)  # exponent
+    return augment
 
-    config.model = model = ml_collections.ConfigDict()
+
+def _model():
+    """The U-Net."""
+    model = ml_collections.ConfigDict()
     model.name = "unet"
     model.filters = 32  # channels of the finest level
     model.poolings = 4  # resolution levels below it
@@ -79,10 +117,14 @@ def get_config():
     )
     model.dtype = "float32"  # compute type; 'bfloat16' is faster on recent GPUs
     model.deep_supervision = 0  # extra heads on coarser levels
-    model.foreground_prior = 0.5  # share of foreground that the first logits stand for
+    model.foreground_prior = 0.5  # share of foreground that the first logits express
     model.rematerialise = False  # less memory for about a third more computation
+    return model
 
-    config.loss = loss = ml_collections.ConfigDict()
+
+def _loss():
+    """Weights of the terms, and their options."""
+    loss = ml_collections.ConfigDict()
     loss.weights = weights = ml_collections.ConfigDict()  # 0 leaves a term out of the program
     weights.dice = 0.5
     weights.cross_entropy = 0.0
@@ -97,16 +139,32 @@ def get_config():
     loss.focal_gamma = 2.0
     loss.foreground_weight = 1.0  # class weights of the focal term
     loss.background_weight = 1.0
+    loss.dice_smooth = 1e-5  # added to both sides of the quotient, voxels
+    loss.variance_target_entropy = 0.5  # nats of entropy under which its second part starts
+    loss.entropy_target_entropy = 0.3  # nats of entropy under which the price starts
+    loss.boundary_smooth = 1e-5  # added to the sum of the weights, voxels
+    loss.cldice_iterations = 3  # sheets of up to 2 (iterations + 1) voxels have a skeleton
+    loss.cldice_smooth = 1e-5
+    loss.skeleton_recall_iterations = 3
+    loss.skeleton_recall_smooth = 1e-5
     loss.level_weights = ()  # of deep supervision, finest first; () halves them level by level
+    return loss
 
-    config.optimizer = optimizer = ml_collections.ConfigDict()
+
+def _optimizer():
+    """What an update is; its rate belongs to the schedule."""
+    optimizer = ml_collections.ConfigDict()
     optimizer.name = "sgd"  # or 'adamw', 'adam', 'muon'
     optimizer.momentum = 0.99  # of sgd and muon
     optimizer.nesterov = True
     optimizer.weight_decay = 0.01  # decoupled, per unit of learning rate
     optimizer.clip_norm = 0.5  # global norm of the gradients; 0 for no clipping
+    return optimizer
 
-    config.schedule = schedule = ml_collections.ConfigDict()  # of the learning rate, per epoch
+
+def _schedule():
+    """Of the learning rate, per epoch."""
+    schedule = ml_collections.ConfigDict()
     schedule.name = "cosine_restarts"  # or 'cosine', 'polynomial', 'constant', 'plateau'
     schedule.learning_rate = 1e-4
     schedule.warmup_epochs = 5
@@ -114,15 +172,23 @@ def get_config():
     schedule.t_mult = 2  # cosine_restarts: growth of the cycles
     schedule.eta_min = 1e-6  # smallest rate of the cosines
     schedule.power = 0.9  # of 'polynomial'
+    return schedule
 
-    config.reduction = reduction = ml_collections.ConfigDict()  # read when schedule.name='plateau'
+
+def _reduction():
+    """Of the learning rate on plateaus; read when schedule.name='plateau'."""
+    reduction = ml_collections.ConfigDict()
     reduction.patience = 5  # epochs without improvement before the rate is reduced
     reduction.factor = 0.5
     reduction.threshold = 1e-4  # relative improvement that counts
     reduction.cooldown = 0  # epochs after a reduction that do not count
     reduction.min_scale = 0.0  # smallest share of the scheduled rate
+    return reduction
 
-    config.plateau = plateau = ml_collections.ConfigDict()  # what to do after bad epochs
+
+def _plateau():
+    """What happens after bad epochs."""
+    plateau = ml_collections.ConfigDict()
     plateau.rule = "aggressive"  # of interventions; or 'escape', 'conservative', 'capped'
     plateau.maximum_scale = 0.0  # of the rate; 0 for the rule's own limit
     plateau.worse_epochs = 3  # in a row that make a plateau; 0 for never
@@ -131,37 +197,55 @@ def get_config():
     plateau.threshold = 0.0  # smallest difference of losses that counts
     plateau.noise_factor = 1.0  # the same, in standard errors of the validation loss
     plateau.patience = 50  # epochs without improvement before the run ends; 0 for never
+    return plateau
 
-    config.parts = ml_collections.ConfigDict()  # of the network, by parameter path
-    config.parts.all = ml_collections.ConfigDict()
-    config.parts.all.pattern = ""  # regular expression; a parameter joins the first that matches
-    config.parts.all.rate = 1.0  # factor on the learning rate; 0 freezes the part
 
-    config.average = average = ml_collections.ConfigDict()  # of the parameters
+def _parts():
+    """Of the network, by parameter path."""
+    parts = ml_collections.ConfigDict()
+    parts.all = ml_collections.ConfigDict()
+    parts.all.pattern = ""  # regular expression; a parameter joins the first that matches
+    parts.all.rate = 1.0  # factor on the learning rate; 0 freezes the part
+    return parts
+
+
+def _average():
+    """Averages of the parameters."""
+    average = ml_collections.ConfigDict()
     average.swa_start = 40  # epoch from which the learning rate is constant and weights averaged
     average.swa_every = 5  # epochs between the averaged weights; 0 for no SWA
     average.swa_learning_rate = 5e-5
     average.ema_decay = 0.0  # per step; 0 for no EMA
+    return average
 
-    config.noise = noise = ml_collections.ConfigDict()
+
+def _noise():
+    """On weights and gradients."""
+    noise = ml_collections.ConfigDict()
     noise.start_epoch = 30  # of weight noise
     noise.every = 10  # epochs
     noise.std = 1e-3  # standard deviation at first; 0 for no weight noise
     noise.decay = 0.9  # of the standard deviation, each time
     noise.patterns = ("decoder", "output")  # parameter paths that receive it
     noise.gradient_eta = 0.0  # scale of gradient noise; 0 for none
+    return noise
 
-    config.stages = ml_collections.ConfigDict()  # spans of epochs that differ: see `add_stage`
 
-    config.train = train = ml_collections.ConfigDict()
+def _train():
+    """Length, accumulation, and where a run starts from."""
+    train = ml_collections.ConfigDict()
     train.epochs = 300
     train.accumulate = 1  # batches whose gradients make one update
     train.minutes = 0.0  # end after the epoch in which they have passed; 0 for no limit
     train.log_every = 0  # updates between events of single updates; 0 for epochs only
     train.start_from = ""  # WORKDIR, WORKDIR@swa, WORKDIR@STEP whose weights a new run starts with
     train.start_stage = ""  # stage that it starts with; '' is the first
+    return train
 
-    config.validate = validate = ml_collections.ConfigDict()
+
+def _validate():
+    """How a run is judged."""
+    validate = ml_collections.ConfigDict()
     validate.metric = (
         "loss"  # of fixed patches; or 'dice', 'iou' of whole volumes: chooses the best
     )
@@ -171,14 +255,22 @@ def get_config():
     validate.windows = 1  # per call of the network
     validate.threshold = 0.5  # on the probability
     validate.background_target = ()  # (lowest, highest) share to report on; () for the labels' own
+    return validate
 
-    config.postprocess = postprocess = ml_collections.ConfigDict()  # of predictions
+
+def _postprocess():
+    """Of predictions."""
+    postprocess = ml_collections.ConfigDict()
     postprocess.steps = ("remove_small:voxels=100", "fill_holes:voxels=50")  # after the threshold
+    return postprocess
 
-    config.checkpoint = checkpoint = ml_collections.ConfigDict()
+
+def _checkpoint():
+    """When and how many."""
+    checkpoint = ml_collections.ConfigDict()
     checkpoint.keep = 1  # latest checkpoints that stay, beside the best
     checkpoint.minutes = 10.0  # between saves within an epoch; 0 saves after epochs only
-    return config.lock()
+    return checkpoint
 
 
 def add_stage(

@@ -1,7 +1,11 @@
 """Solution 7: Dice alone for 51 epochs, then focal and variance with it.
 
-Changed from conservative: the loss in two phases. Why: find the sheets first, then sharpen
-them. The best is chosen by whole volumes, since losses of different weights do not compare.
+    python launch.py --config configs/curriculum.py --config.data.root=FOLDER
+
+Changed from conservative: the loss in two phases. The best is chosen by whole volumes, since losses
+of different weights do not compare.
+Why: find the sheets first, then sharpen them.
+Not run in the notes.
 """
 
 from configs import base

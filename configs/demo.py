@@ -1,4 +1,14 @@
-"""A small network that learns generated scrolls on a laptop in two minutes.   make demo"""
+"""A small network that learns generated scrolls on a laptop in two minutes.
+
+    make demo
+    python launch.py --config configs/demo.py --config.data.root=FOLDER
+
+Changed from the versions of the plan: 8 filters, Dice and cross entropy, AdamW, one cosine, no
+interventions, no averaging, no weight noise.
+Why: a plain recipe to measure the versions by.
+Observed (docs/versions, two minutes on one core): Dice .835 on generated scrolls, .733 on
+membranes.
+"""
 
 from configs import base
 

@@ -1,7 +1,10 @@
 """Solution 4: the Dice loss alone.
 
-Changed from conservative: no focal and no variance term, no class weights. Why: one objective
-cannot conflict.
+    python launch.py --config configs/dice_only.py --config.data.root=FOLDER
+
+Changed from conservative: no focal and no variance term, no class weights.
+Why: one objective cannot conflict.
+Not run in the notes.
 """
 
 from configs import base

@@ -52,35 +52,10 @@ def get_config():
         colour.saturation = 0.2
         colour.hue = 0.1  # of a full turn, either way
 
-        config.model = model = ml_collections.ConfigDict()
-        model.name = "camouflage"
-        model.depths = (3, 3, 9, 3)  # blocks of the encoder's four levels: EdgeNeXt-base
-        model.dims = (80, 160, 288, 584)  # its channels
-        model.heads = (8, 8, 8, 8)  # of its attention
-        model.kernel_sizes = (3, 5, 7, 9)
-        model.scales = (2, 2, 3, 4)
-        model.layer_scale = (
-            1e-6  # what its blocks' factors start from; 1 without pretrained weights
-        )
-        model.experts = (  # of every level
-            "texture",
-            "attention",
-            "hybrid",
-            "frequency",
-            "edge",
-            "context",
-            "contrast",
-        )
-        model.active = 3  # experts that an image uses at a level
-        model.norm = "batch"  # of the decoder; 'group' or 'layer' suit batches of 1 and 2
-        model.last_features = 64  # channels of the decoder's finest level
-        model.deep_supervision = True  # logits of the decoder's coarser levels
-        model.foreground_prior = 0.5  # share of foreground that the first logits stand for
-        model.dropout = 0.1  # of the attention expert
-        model.dtype = "float32"  # compute type; 'bfloat16' is faster on recent GPUs
-
+        config.model = _model()
         config.loss = loss = ml_collections.ConfigDict()
         loss.weights = ml_collections.ConfigDict(TERMS)  # 0 leaves a term out of the program
+        loss.dice_smooth = 1e-5  # added to both sides of the quotient, pixels
         loss.level_weights = (1.0, 0.0, 0.0, 0.0)  # finest first; the coarser have a term of theirs
 
         config.train.start_encoder = ""  # timm's EdgeNeXt (.safetensors or .pth) for the encoder
@@ -96,6 +71,36 @@ def get_config():
         config.average.swa_every = 0
         config.noise.std = 0.0
     return config.lock()
+
+
+def _model():
+    """The detector, see `jax_seg.models.camouflage`."""
+    model = ml_collections.ConfigDict()
+    model.name = "camouflage"
+    model.depths = (3, 3, 9, 3)  # blocks of the encoder's four levels: EdgeNeXt-base
+    model.dims = (80, 160, 288, 584)  # its channels
+    model.heads = (8, 8, 8, 8)  # of its attention
+    model.kernel_sizes = (3, 5, 7, 9)
+    model.scales = (2, 2, 3, 4)
+    model.layer_scale = 1e-6  # what its blocks' factors start from; 1 without pretrained weights
+    model.experts = (  # of every level
+        "texture",
+        "attention",
+        "hybrid",
+        "frequency",
+        "edge",
+        "context",
+        "contrast",
+    )
+    model.active = 3  # experts that an image uses at a level
+    model.norm = "batch"  # of the decoder; 'group' or 'layer' suit batches of 1 and 2
+    model.batch_momentum = 0.9  # share of batch norm's running statistics that an update keeps
+    model.last_features = 64  # channels of the decoder's finest level
+    model.deep_supervision = True  # logits of the decoder's coarser levels
+    model.foreground_prior = 0.5  # share of foreground that the first logits express
+    model.dropout = 0.1  # of the attention expert
+    model.dtype = "float32"  # compute type; 'bfloat16' is faster on recent GPUs
+    return model
 
 
 def freeze_in_stages(config):

@@ -1,9 +1,12 @@
-"""v5 salvaged (option B): go on from v5 with a fifth of the variance term.
+"""v5 salvaged (option B): resume from v5 with a fifth of the variance term.
 
-    python launch.py --config configs/v5_salvaged.py --config.train.start_from=runs/v5 ...
+    python launch.py --config configs/v5_salvaged.py --config.data.root=FOLDER \\
+        --config.train.start_from=runs/v5
 
-Changed from v5: variance .5 to .1, Dice .3 to .7, batch 4. Expected: an escape within 20 to 30
-epochs.
+Changed from v5: variance .5 to .1, Dice .3 to .7, batch 2 to 4.
+Why: the variance term was the trap, and v5's weights might still be of use.
+Expected: an escape within 20 to 30 epochs.
+Not run in the notes.
 """
 
 from configs import base

@@ -1,6 +1,11 @@
 """v7: v6 with a little of the variance term again, batch 8.
 
-Changed from v6: Dice .8 to .75, variance 0 to .1, boundary .05 to 0, batch 4 to 8, patience 25.
+    python launch.py --config configs/v7.py --config.data.root=FOLDER
+
+Changed from v6: Dice .8 to .75, variance 0 to .1, boundary .05 to 0, batch 4 to 8, patience 20 to
+25.
+Why: the notes do not say.
+Not run in the notes.
 """
 
 from configs import base

@@ -1,6 +1,10 @@
 """v8: v7 with the Dice loss alone.
 
+    python launch.py --config configs/v8.py --config.data.root=FOLDER
+
 Changed from v7: no focal and no variance term, no class weights, learning rate 1e-3 to 5e-4.
+Why: the notes do not say.
+Not run in the notes.
 """
 
 from configs import base

@@ -1,9 +1,13 @@
 """v9: a curriculum in three phases, 50 epochs.
 
-Changed from v8: focal from epoch 31 on, more of it with variance and boundary from 40 on. The
-best is chosen by whole volumes, since losses of different weights do not compare. Observed:
-.4024, the lowest figure of the notes, with most of the weight on Dice: a figure of another
-loss.
+    python launch.py --config configs/v9.py --config.data.root=FOLDER
+
+Changed from v8: 50 epochs; focal from epoch 31 on, more of it with variance and boundary from 40
+on; averaging from 30. The best is chosen by whole volumes, since losses of different weights do not
+compare.
+Why: the notes do not say.
+Observed: .4024, the lowest figure of the notes, with most of the weight on Dice: a figure of
+another loss.
 """
 
 from configs import base

@@ -1,7 +1,10 @@
 """Solution 5: 64 filters.
 
-Changed from conservative: twice the channels, four times the parameters. Why: capacity may be
-the limit.
+    python launch.py --config configs/wide.py --config.data.root=FOLDER
+
+Changed from conservative: twice the channels, four times the parameters.
+Why: capacity may be the limit.
+Not run in the notes.
 """
 
 from configs import base

@@ -100,6 +100,12 @@ def configure(path, kind, *, minutes, full, overrides):
     return config
 
 
+def default_of(path):
+    """The base configuration beside a version, the default of every field; None without one."""
+    base = Path(path.partition(":")[0]).with_name("base.py")
+    return config_file.load(base) if base.is_file() else None
+
+
 def replay(paths, output, *, kinds=KINDS, minutes=3.0, full=False, overrides=None, command=""):
     """Train every version in every kind in `output/runs`, then write `output/README.md`.
 
@@ -131,7 +137,7 @@ def replay(paths, output, *, kinds=KINDS, minutes=3.0, full=False, overrides=Non
         workdir = output / "runs" / f"{name}, {kind}"
         print(f"{name}, {kind}: {workdir}", flush=True)
         try:
-            training.run(config, workdir)
+            training.run(config, workdir, defaults=default_of(paths[name]))
             runs.append(versions.read_run(workdir, name, kind, honest))
         except training.Diverged as error:
             print(error, flush=True)

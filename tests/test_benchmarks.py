@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from benchmarks import conv, input, timing, train_step
 
 
@@ -23,6 +25,15 @@ def test_input(capsys):
     assert input.main([f"--{name}={value}" for name, value in sizes.items()]) > 0
     lines = capsys.readouterr().out.splitlines()
     assert sum(re.search(r"^(loader|steps) .* \d+\.\d+$", line) is not None for line in lines) == 3
+
+
+def test_inference_agrees_with_its_peer():
+    pytest.importorskip("monai")
+    pytest.importorskip("torch")
+    from benchmarks import inference
+
+    small = ["--size=24", "--patch=16", "--filters=2", "--poolings=1", "--repeats=1"]
+    assert inference.main(small) < 1e-4
 
 
 def test_operations_of_a_network_by_hand():

@@ -95,7 +95,7 @@ def test_two_versions_both_ways_and_again(volumes_folder, tmp_path, capsys):
         (["--versions", "v1", "--config.data.rot=3"], "data.rot.*no such field"),
         (["--versions", "v1", "--config.train.epochs=many"], "epochs='many' has another type"),
         (["--versions", "v1", "--epochs=3"], "Unknown argument '--epochs=3'"),
-        (["--versions", "v1", "--config.data.root=/nowhere"], "/nowhere"),
+        (["--versions", "v1", "--config.data.root=/nowhere"], "data.root is /nowhere"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, message, tmp_path, capsys):
@@ -168,6 +168,8 @@ def test_verdict_says_what_was_measured():
     sentence = versions.verdict(run(good, variance=0.9), run(poor, name="v0"))
     assert "v1, as run is better than v0, as run by .444" in sentence
     assert "0.07 above the floor of 0.83" in sentence
+    other = versions.verdict(run(good, variance=0.6, floor=0.5625), None)
+    assert "0.04 above the floor of 0.56" in other
     assert "not distinguishable" in versions.verdict(run(good), run(good, name="v0"))
     seen = {"judged_on": JudgedOn("training")}
     sentence = versions.verdict(run(good, **seen), run(poor, name="v0", **seen))
@@ -175,3 +177,9 @@ def test_verdict_says_what_was_measured():
     last = versions.conclusions([run(good, **seen)])[-1]
     assert "with Dice 0.889 on training volumes" in last
     assert "Stopped: Not finite" in versions.verdict(run({}, failure="Not finite"), None)
+
+
+def test_defaults_come_from_the_base_beside_a_version(tmp_path):
+    assert replay.default_of("configs/v6.py:demo") == base.get_config()
+    (tmp_path / "own.py").touch()
+    assert replay.default_of(str(tmp_path / "own.py")) is None

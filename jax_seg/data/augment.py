@@ -10,6 +10,7 @@ import difflib
 import itertools
 import math
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,85 +18,61 @@ from jax import lax, random
 
 from jax_seg.data import warp
 
+# The transforms after `flip`, in their order; each has a probability per sample of that name.
 PROBABILITIES = (
-    "rotate90",
-    "rotate",
-    "scale",
-    "noise",
-    "blur",
-    "brightness",
-    "contrast",
-    "low_resolution",
-    "gamma_inverted",
-    "gamma",
+    "rotate90",  # 0 to 3 quarter turns in a random plane of two axes of equal size
+    "rotate",  # by an angle in `rotate_degrees` in every plane, see `warp.resample`
+    "scale",  # by a step in `scale_range` between samples, see `warp.resample`
+    "noise",  # white and Gaussian
+    "blur",  # Gaussian
+    "brightness",  # multiplies by a factor
+    "contrast",  # multiplies the distance to the mean, clipped to the old extremes
+    "low_resolution",  # samples fewer voxels (nearest) and goes back (linear)
+    "gamma_inverted",  # as `gamma`, for the negative of the image
+    "gamma",  # x → x^γ on the image scaled to [0, 1]; mean and standard deviation stay
 )
-LIMITS = {  # what each range may hold at most
-    "rotate_degrees": (-180, 180),
-    "scale_range": (0.1, 10),
-    "noise_range": (0, math.inf),
-    "blur_range": (0.1, 10),
-    "brightness_range": (0, math.inf),
-    "contrast_range": (0, math.inf),
-    "low_resolution_range": (0.01, 1),
-    "gamma_range": (0.1, 10),
+
+
+class Range(NamedTuple):
+    """Where a transform draws its parameter from, and between which values that may lie."""
+
+    default: tuple[float, float]
+    least: float
+    most: float
+
+
+RANGES = {
+    "rotate_degrees": Range((-30.0, 30.0), -180, 180),
+    "scale_range": Range((0.7, 1.4), 0.1, 10),  # voxels; 1.4 shrinks structures
+    # Standard deviation as a share of the image's own, so it means the same for z-scored images
+    # and for those in [0, 1].
+    "noise_range": Range((0.0, 0.1), 0, math.inf),
+    "blur_range": Range((0.5, 1.0), 0.1, 10),  # σ in voxels, drawn for each axis
+    "brightness_range": Range((0.75, 1.25), 0, math.inf),
+    "contrast_range": Range((0.75, 1.25), 0, math.inf),
+    "low_resolution_range": Range((0.5, 1.0), 0.01, 1),  # share of the resolution
+    "gamma_range": Range((0.7, 1.5), 0.1, 10),  # exponent γ, also of `gamma_inverted`
 }
 
 
-def augment(
-    key,
-    batch,
-    *,
-    flip=0.0,
-    rotate90=0.0,
-    rotate=0.0,
-    scale=0.0,
-    noise=0.0,
-    blur=0.0,
-    brightness=0.0,
-    contrast=0.0,
-    low_resolution=0.0,
-    gamma_inverted=0.0,
-    gamma=0.0,
-    in_plane_only=False,
-    rotate_degrees=(-30.0, 30.0),
-    scale_range=(0.7, 1.4),
-    noise_range=(0.0, 0.1),
-    blur_range=(0.5, 1.0),
-    brightness_range=(0.75, 1.25),
-    contrast_range=(0.75, 1.25),
-    low_resolution_range=(0.5, 1.0),
-    gamma_range=(0.7, 1.5),
-    **unknown,
-):
-    """Transform each sample at random and on its own, in the order of the arguments.
+def augment(key, batch, *, flip=0.0, in_plane_only=False, **fields):
+    """Transform each sample at random and on its own: flips, then `PROBABILITIES` in their order.
 
-    Each transform has a probability per sample, a Python number: at 0 it is left out of the
-    program. The ranges are those of nnU-Net v2 (Isensee et al. 2021), whose probabilities are
-    flip 0.5, rotate 0.2, scale 0.2, noise 0.1, blur 0.2, brightness 0.15, contrast 0.15,
-    low_resolution 0.25, gamma_inverted 0.1, gamma 0.3. Factors and exponents fall below and
-    above 1 equally often. Intensity transforms touch the image alone, with one parameter for all
-    channels and the statistics of each channel.
+    Each transform has a probability per sample, a Python number; one of probability 0 is not in
+    the program. The default ranges are those of nnU-Net v2 (Isensee et al. 2021), whose
+    probabilities are flip 0.5, rotate 0.2, scale 0.2, noise 0.1, blur 0.2, brightness 0.15,
+    contrast 0.15, low_resolution 0.25, gamma_inverted 0.1, gamma 0.3. Factors and exponents fall
+    below and above 1 equally often. Intensity transforms touch the image alone, with one parameter
+    for all channels and the statistics of each channel.
 
     Args:
       key: random key; the same key gives the same result.
       batch: {'image': float32 [B, *spatial, C], normalised; 'label' and 'mask':
         [B, *spatial, 1] in {0, 1}}, two or three spatial axes.
       flip: probability of mirroring each spatial axis, or one probability per axis.
-      rotate90: of 0 to 3 quarter turns in a random plane of two axes of equal size.
-      rotate: of a rotation by an angle in `rotate_degrees` in every plane.
-      scale: of a scaling; `scale_range` is the step between samples in voxels, so 1.4 shrinks
-        structures. Both see `warp.resample` for the label and for what lies outside the patch.
-      noise: of white Gaussian noise; `noise_range` is its standard deviation as a share of the
-        image's own, so it means the same for z-scored images and those in [0, 1].
-      blur: of a Gaussian blur; `blur_range` is σ in voxels, drawn for each axis.
-      brightness: of a multiplication by a factor in `brightness_range`.
-      contrast: of a multiplication of the distance to the mean, clipped to the old extremes.
-      low_resolution: of sampling at `low_resolution_range` of the resolution (nearest) and
-        back (linear).
-      gamma_inverted: as `gamma`, for the negative of the image.
-      gamma: of x → x^γ on the image scaled to [0, 1]; mean and standard deviation stay.
-      in_plane_only: leave depth out of rotate90, rotate, scale and low_resolution, for voxels
+      in_plane_only: keep depth out of rotate90, rotate, scale and low_resolution, for voxels
         or patches much coarser or shorter in depth.
+      **fields: probabilities, of `PROBABILITIES`, by default 0; (low, high), of `RANGES`.
 
     Returns:
       A batch of the same shapes and types.
@@ -104,42 +81,12 @@ def augment(
       ValueError: an unknown name, a probability outside [0, 1], a range that is inverted or has
         no meaning, quarter turns without two equal axes, or a batch of other arrays.
     """
-    fields = dict(locals())
     shape = _spatial_shape(batch)
     flips = (flip,) * len(shape) if isinstance(flip, int | float) else tuple(flip)
-    _check(fields, flips, len(shape))
-    planes = [
-        plane
-        for plane in itertools.combinations(range(len(shape)), 2)
-        if not (in_plane_only and len(shape) == 3 and 0 in plane)
-    ]
-    axes = sorted(set(itertools.chain(*planes)))
-    square = [(a, b) for a, b in planes if shape[a] == shape[b]]
-    if rotate90 > 0 and not square:
-        raise ValueError(
-            f"augment.rotate90 is {rotate90}, but no two axes of the patch {shape} that may be "
-            "turned are equal: set it to 0 or change the patch."
-        )
-    affine = partial(
-        warp.affine,
-        rotate=rotate,
-        rotate_degrees=rotate_degrees,
-        scale=scale,
-        scale_range=scale_range,
-        planes=planes,
-    )
-    steps = [
-        *(_sometimes(p, partial(warp.flip, axis=axis)) for axis, p in enumerate(flips)),
-        _sometimes(rotate90, partial(warp.quarter_turns, planes=square)),
-        affine if rotate > 0 or scale > 0 else None,
-        _on_image(noise, partial(_noise, limits=noise_range)),
-        _on_image(blur, partial(_blur, limits=blur_range)),
-        _on_image(brightness, partial(_brightness, limits=brightness_range)),
-        _on_image(contrast, partial(_contrast, limits=contrast_range)),
-        _on_image(low_resolution, partial(_low_resolution, limits=low_resolution_range, axes=axes)),
-        _on_image(gamma_inverted, partial(_gamma, limits=gamma_range, sign=-1)),
-        _on_image(gamma, partial(_gamma, limits=gamma_range, sign=1)),
-    ]
+    _check(flips, fields, len(shape))
+    probabilities = {name: fields.get(name, 0.0) for name in PROBABILITIES}
+    ranges = {name: fields.get(name, RANGES[name].default) for name in RANGES}
+    steps = _steps(flips, probabilities, ranges, shape, in_plane_only)
     if not any(steps):
         return batch
 
@@ -151,6 +98,48 @@ def augment(
         return sample
 
     return lax.map(augment_sample, (random.split(key, len(batch["image"])), batch))
+
+
+def _steps(flips, probabilities, ranges, shape, in_plane_only):
+    """The transforms in their order, (key, sample) -> sample each; None for those that are off."""
+    planes = [
+        plane
+        for plane in itertools.combinations(range(len(shape)), 2)
+        if not (in_plane_only and len(shape) == 3 and 0 in plane)
+    ]
+    axes = sorted(set(itertools.chain(*planes)))
+    square = [(a, b) for a, b in planes if shape[a] == shape[b]]
+    if probabilities["rotate90"] > 0 and not square:
+        raise ValueError(
+            f"augment.rotate90 is {probabilities['rotate90']}, but no two axes of the patch "
+            f"{shape} that may be turned are equal: set it to 0 or change the patch."
+        )
+    rotate, scale = probabilities["rotate"], probabilities["scale"]
+    affine = partial(
+        warp.affine,
+        rotate=rotate,
+        rotate_degrees=ranges["rotate_degrees"],
+        scale=scale,
+        scale_range=ranges["scale_range"],
+        planes=planes,
+    )
+
+    def on_image(name, transform):
+        limits = ranges[f"{name.removesuffix('_inverted')}_range"]
+        return _on_image(probabilities[name], partial(transform, limits=limits))
+
+    return [
+        *(_sometimes(p, partial(warp.flip, axis=axis)) for axis, p in enumerate(flips)),
+        _sometimes(probabilities["rotate90"], partial(warp.quarter_turns, planes=square)),
+        affine if rotate > 0 or scale > 0 else None,
+        on_image("noise", _noise),
+        on_image("blur", _blur),
+        on_image("brightness", _brightness),
+        on_image("contrast", _contrast),
+        on_image("low_resolution", partial(_low_resolution, axes=axes)),
+        on_image("gamma_inverted", partial(_gamma, sign=-1)),
+        on_image("gamma", partial(_gamma, sign=1)),
+    ]
 
 
 def _sometimes(probability, transform):
@@ -212,7 +201,7 @@ def _gamma(key, image, limits, sign):
 
 
 def _blur(key, image, limits):
-    """Gaussian filter with mirrored borders; images of the kernel beyond the first are left out."""
+    """Gaussian filter with mirrored borders; images of the kernel beyond the first are ignored."""
     matrices = {}
     for axis, sigma in enumerate(_uniform(key, limits, (image.ndim - 1,))):
         size = image.shape[axis]
@@ -250,25 +239,27 @@ def _filter(image, matrices):
     return image
 
 
-def _check(fields, flips, axes):
+def _check(flips, fields, axes):
     """Raise a ValueError for the first argument of `augment` that cannot be meant."""
-    for name in fields["unknown"]:
-        known = ("flip", "in_plane_only", *PROBABILITIES, *LIMITS)
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-        raise ValueError(f"augment.{name} is not known: did you mean augment.{nearest}?")
+    known = (*PROBABILITIES, *RANGES)
+    for name in (name for name in fields if name not in known):
+        near = difflib.get_close_matches(name, ("flip", "in_plane_only", *known), n=1, cutoff=0)[0]
+        raise ValueError(f"augment.{name} is not known: did you mean augment.{near}?")
     if len(flips) != axes:
         raise ValueError(
             f"augment.flip is {flips}, but the patch has {axes} axes: give one probability, or "
             "one per axis."
         )
-    for name, value in [("flip", p) for p in flips] + [(n, fields[n]) for n in PROBABILITIES]:
-        if not 0 <= value <= 1:
-            raise ValueError(f"augment.{name} is {value}, but a probability lies in [0, 1].")
-    for name, (least, most) in LIMITS.items():
-        low, high = fields[name]
-        if not least <= low <= high <= most:
+    for name, value in [*(("flip", p) for p in flips), *fields.items()]:
+        if name not in RANGES:
+            if not 0 <= value <= 1:
+                raise ValueError(f"augment.{name} is {value}, but a probability lies in [0, 1].")
+            continue
+        _, least, most = RANGES[name]
+        if len(value) != 2 or not least <= value[0] <= value[1] <= most:
             raise ValueError(
-                f"augment.{name} is {(low, high)}, but a range rises within [{least}, {most}]."
+                f"augment.{name} is {tuple(value)}, but a range is two numbers that rise within "
+                f"[{least}, {most}]."
             )
 
 

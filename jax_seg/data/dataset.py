@@ -1,5 +1,6 @@
 """A folder of labelled volumes made ready: split, decoded, measured, with its preprocessing."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from jax_seg.data import folder, folds, intensities, labels, synthetic
 from jax_seg.data.fingerprint import fingerprint
 from jax_seg.data.preprocess import Preprocessing, fit_preprocessing
 from jax_seg.data.readers import check_pair, open_volume
+from jax_seg.system.files import existing
 
 
 class Dataset(NamedTuple):
@@ -22,7 +24,7 @@ class Dataset(NamedTuple):
       table: of `labels.label_table`.
       dtype: of the images, uint8 when all of them are, else float32.
       preprocessing: `Preprocessing`, fitted to the training volumes.
-      remarks: sentences on volumes whose intensities are unusual, of `intensities.remarks`.
+      remarks: sentences on intensities that are unlike the others'.
     """
 
     train: list
@@ -30,7 +32,7 @@ class Dataset(NamedTuple):
     train_facts: list
     validation_facts: list
     cache: object
-    table: labels.LabelTable
+    table: np.ndarray
     dtype: np.dtype
     preprocessing: Preprocessing
     remarks: list
@@ -76,52 +78,63 @@ def prepare(
     Raises:
       ValueError, FileNotFoundError: bad input, naming the file or the field.
     """
+    if not 0 <= cache_gb < math.inf:
+        raise ValueError(f"data.cache_gb is {cache_gb}; give GiB, 0 or more.")
+    found = folder.find_volumes(existing(root, "data.root"), images=images, labels=labels_folder)
+    table = labels.label_table(foreground=foreground, ignore=ignore, background=background)
+    train, validation = _split(found, fold=fold, fold_count=fold_count, group=group, seed=seed)
+    cache_directory = Path(cache_directory)
+    cache = volume_cache.Cache(cache_directory / "volumes", int(cache_gb * 2**30))
+    used = sorted({v.id: v for v in (*train, *validation)}.values(), key=lambda v: v.id)
+    facts = _measure(used, cache, table, cache_directory / "measured", threads)
+    train_facts = [facts[v.id] for v in train]
+    if preprocessing is None:
+        sample = np.concatenate([one.intensities for one in train_facts])
+        preprocessing = fit_preprocessing(sample, **preprocess)
+    if not any(len(one.foreground) for one in train_facts):
+        raise ValueError(
+            f"No training volume of {root} has a voxel of data.foreground {tuple(foreground)}; "
+            "correct data.foreground."
+        )
+    return Dataset(
+        train=train,
+        validation=validation,
+        train_facts=train_facts,
+        validation_facts=[facts[v.id] for v in validation],
+        cache=cache,
+        table=table,
+        dtype=sample_type(volume.image for volume in used),
+        preprocessing=preprocessing,
+        remarks=intensities.remarks(
+            {v.id: facts[v.id].intensities for v in train},
+            {v.id: facts[v.id].intensities for v in validation},
+            preprocessing.low,
+            preprocessing.high,
+        ),
+    )
+
+
+def _split(found, *, fold, fold_count, group, seed):
+    """(training, validation): the volumes of either part of a fold."""
     if group not in ("scroll_id", ""):
         raise ValueError(f"data.group is {group!r}; choose 'scroll_id', or '' for single volumes.")
-    found = folder.find_volumes(root, images=images, labels=labels_folder)
-    table = labels.label_table(foreground=foreground, ignore=ignore, background=background)
-    train_ids, validation_ids = folds.split(
+    parts = folds.split(
         [v.id for v in found],
         [v.scroll_id for v in found] if group else None,
         fold=fold,
         folds=fold_count,
         seed=seed,
     )
-    cache_directory = Path(cache_directory)
-    cache = volume_cache.Cache(cache_directory / "volumes", int(cache_gb * 2**30))
     by_id = {v.id: v for v in found}
-    used = sorted(set(train_ids) | set(validation_ids))
-    for identifier in used:
-        volume = by_id[identifier]
+    return tuple([by_id[i] for i in ids] for ids in parts)
+
+
+def _measure(volumes, cache, table, directory, threads):
+    """{id: `Fingerprint`}, after a check that each image fits its label."""
+    for volume in volumes:
         check_pair(open_volume(volume.image), open_volume(volume.label))
-    measured = fingerprint(
-        [by_id[i] for i in used], cache, table, cache_directory / "measured", threads
-    )
-    facts = dict(zip(used, measured, strict=True))
-    if preprocessing is None:
-        sample = np.concatenate([facts[i].intensities for i in train_ids])
-        preprocessing = fit_preprocessing(sample, **preprocess)
-    if not any(len(facts[i].foreground) for i in train_ids):
-        raise ValueError(
-            f"No training volume of {root} has a voxel of data.foreground {tuple(foreground)}; "
-            "correct data.foreground."
-        )
-    return Dataset(
-        train=[by_id[i] for i in train_ids],
-        validation=[by_id[i] for i in validation_ids],
-        train_facts=[facts[i] for i in train_ids],
-        validation_facts=[facts[i] for i in validation_ids],
-        cache=cache,
-        table=table,
-        dtype=sample_type(by_id[i].image for i in used),
-        preprocessing=preprocessing,
-        remarks=intensities.remarks(
-            {i: facts[i].intensities for i in train_ids},
-            {i: facts[i].intensities for i in validation_ids},
-            preprocessing.low,
-            preprocessing.high,
-        ),
-    )
+    measured = fingerprint(volumes, cache, table, directory, threads)
+    return {volume.id: facts for volume, facts in zip(volumes, measured, strict=True)}
 
 
 def sample_type(images):

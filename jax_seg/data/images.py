@@ -74,7 +74,7 @@ def find_examples(root, part="Train", kind="CAM", super_classes=()):
     """
     if kind not in KINDS:
         raise ValueError(f"data.kind is {kind!r}; choose one of {', '.join(KINDS)}.")
-    folder = existing(Path(root)) / part
+    folder = existing(root, "data.root") / part
     found = _with_masks(find_images(folder / "Image"), folder / "Image", folder / "GT_Object")
     if kind != "all":
         found = [example for example in found if example.camouflaged == (kind == "CAM")]

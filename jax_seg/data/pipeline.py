@@ -35,7 +35,12 @@ def batches(sampler, *, batch, start, count, threads):
 
     Yields:
       Dict of numpy arrays, the batch's axis first.
+
+    Raises:
+      ValueError: `threads` is negative.
     """
+    if threads < 0:
+        raise ValueError(f"data.threads is {threads}; set it to 0 or more.")
     source = _From(sampler, start, start + batch * count)
     dataset = grain.MapDataset.source(source).batch(batch)
     ahead = min(2 * threads, 16)

@@ -29,6 +29,9 @@ class PatchSampler:
         to: of four places drawn, the nearest is kept. 0 keeps the first.
       dtype: of the images handed out.
       seed: of every draw.
+
+    Raises:
+      ValueError: a value out of range, naming the field.
     """
 
     volumes: list
@@ -41,6 +44,17 @@ class PatchSampler:
     balance_target: float
     dtype: np.dtype
     seed: int
+
+    def __post_init__(self):
+        check_patch(self.patch)
+        if self.patches_per_volume < 1:
+            raise ValueError(
+                f"data.patches_per_volume or validate.patches_per_volume is "
+                f"{self.patches_per_volume}; set it to 1 or more."
+            )
+        for name in ("foreground_share", "balance_target"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"data.{name} is {getattr(self, name)}; set it from 0 to 1.")
 
     def __len__(self):
         return len(self.volumes) * self.patches_per_volume
@@ -94,6 +108,15 @@ class PatchSampler:
         stored = read_patch(reader, place, self.patch, outside=None)
         inside = labels.encode(stored, self.table, volume.label)
         return pad_patch(inside, reader.shape, place, self.patch, outside=MASKED)
+
+
+def check_patch(patch):
+    """`patch` as a tuple; ValueError where it is not three numbers of voxels."""
+    if len(patch) != 3 or min(patch) < 1:
+        raise ValueError(
+            f"data.patch is {tuple(patch)}; give depth, height and width, each 1 voxel or more."
+        )
+    return tuple(patch)
 
 
 def read_patch(reader, start, size, outside):

@@ -11,6 +11,7 @@ are float64, and float32 takes only operations that IEEE 754 rounds in one way.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage, special
@@ -18,53 +19,23 @@ from scipy import ndimage, special
 BACKGROUND, SURFACE, UNLABELED = 0, 1, 2  # in the label file, as the competition has them
 
 
-def scroll_volume(
-    seed,
-    size=96,
-    *,
-    spacing=15.0,
-    thickness=2.0,
-    turns=(2.0, 10.0),
-    handedness=1,
-    squash=0.75,
-    compression=0.45,
-    warp=11.0,
-    crumple=1.6,
-    holes=0.1,
-    air=0.06,
-    fibre=0.25,
-    sheet_variation=0.2,
-    papyrus=0.42,
-    filling=0.22,
-    filling_variation=0.35,
-    grit=40.0,
-    blur=0.9,
-    grain=0.03,
-    white_noise=0.03,
-    rings=0.02,
-    labelled=0.42,
-):
-    """Image and label of one piece of a scroll whose axis runs roughly along the first dimension.
+class Look(NamedTuple):
+    """What a generated volume looks like.
 
-    Geometry, sheet, surroundings, scanner and annotator draw from streams of their own, so turning
-    an argument of one leaves the others as they were.
-
-    Args:
-      seed: non-negative int, or a sequence of them.
-      size: voxels per side, or (D, H, W); 32 or more each.
+    Attributes:
       spacing: mean distance between neighbouring wraps, voxels.
-      thickness: of the sheet, voxels.
       turns: lowest and highest number of wraps between the axis and the centre of the volume.
       handedness: 1 or -1, the sense of the spiral.
       squash: short over long diameter of the scroll.
       compression: standard deviation of the logarithm of the wraps per voxel.
       warp: standard deviation of the radial displacement over about 60 voxels, voxels.
       crumple: the same over about 20 voxels, voxels.
+      thickness: of the sheet, voxels.
       holes: fraction of the sheet that is missing.
-      air: fraction of the volume that is one or several voids without papyrus.
       fibre: relative standard deviation of the sheet's density due to each layer of fibres.
       sheet_variation: relative standard deviation of density along the unrolled sheet.
       papyrus: mean density of the sheet above its surroundings, fraction of the grey range.
+      air: fraction of the volume that is one or several voids without papyrus.
       filling: mean density between the wraps, fraction of the grey range.
       filling_variation: its relative standard deviation, at about 5 and again at 25 voxels.
       grit: dense grains per million voxels.
@@ -73,6 +44,41 @@ def scroll_volume(
       white_noise: standard deviation of the uncorrelated noise, fraction of grey.
       rings: standard deviation of the ring artefacts, fraction of grey.
       labelled: mean fraction of voxels that carry a label.
+    """
+
+    spacing: float = 15.0
+    turns: tuple[float, float] = (2.0, 10.0)
+    handedness: int = 1
+    squash: float = 0.75
+    compression: float = 0.45
+    warp: float = 11.0
+    crumple: float = 1.6
+    thickness: float = 2.0
+    holes: float = 0.1
+    fibre: float = 0.25
+    sheet_variation: float = 0.2
+    papyrus: float = 0.42
+    air: float = 0.06
+    filling: float = 0.22
+    filling_variation: float = 0.35
+    grit: float = 40.0
+    blur: float = 0.9
+    grain: float = 0.03
+    white_noise: float = 0.03
+    rings: float = 0.02
+    labelled: float = 0.42
+
+
+def scroll_volume(seed, size=96, **look):
+    """Image and label of one piece of a scroll whose axis runs roughly along the first dimension.
+
+    Geometry, sheet, surroundings, scanner and annotator draw from streams of their own, so turning
+    an attribute of one leaves the others as they were.
+
+    Args:
+      seed: non-negative int, or a sequence of them.
+      size: voxels per side, or (D, H, W); 32 or more each.
+      **look: attributes of `Look` that differ from its defaults.
 
     Returns:
       (image, label), uint8 [D, H, W]; label 0 background, 1 surface, 2 unlabeled.
@@ -80,26 +86,23 @@ def scroll_volume(
     Raises:
       ValueError: a side below 32 voxels, or not one or three sides.
     """
-    shape = volume_shape(size)
+    shape, look = volume_shape(size), Look(**look)
     names = ("geometry", "sheet", "surroundings", "scanner", "annotator")
     streams = np.random.SeedSequence(seed).spawn(len(names))
     stream = {
         n: np.random.Generator(np.random.PCG64(s)) for n, s in zip(names, streams, strict=True)
     }
 
-    distance, turn, crowded = _wind(
-        stream["geometry"], shape, spacing, turns, handedness, squash, compression, warp, crumple
+    distance, turn, crowded = _wind(stream["geometry"], shape, look)
+    void = _void(stream["surroundings"], shape, look.air)
+    density = _sheet_density(stream["sheet"], distance, turn, void, look)
+    sheet = (density > 0) & (np.abs(distance) <= look.thickness / 2)
+    label = _annotate(
+        stream["annotator"], sheet, distance, turn, crowded, look.spacing, look.labelled
     )
-    void = _void(stream["surroundings"], shape, air)
-    density = _sheet_density(
-        stream["sheet"], distance, turn, void, thickness, holes, fibre, sheet_variation
-    )
-    sheet = (density > 0) & (np.abs(distance) <= thickness / 2)
-    label = _annotate(stream["annotator"], sheet, distance, turn, crowded, spacing, labelled)
-    density *= papyrus
-    density += _surroundings(stream["surroundings"], void, filling, filling_variation, grit)
-    image = _scan(stream["scanner"], density, blur, grain, white_noise, rings)
-    return image, label
+    density *= look.papyrus
+    density += _surroundings(stream["surroundings"], void, look)
+    return _scan(stream["scanner"], density, look), label
 
 
 def smooth_noise(generator, shape, scale):
@@ -148,13 +151,13 @@ def volume_shape(size):
     return shape
 
 
-def _wind(generator, shape, spacing, turns, handedness, squash, compression, warp, crumple):
+def _wind(generator, shape, look):
     """Signed distance to the sheet (voxels), turn of the nearest wrap, and where wraps merge."""
     depth, height, width = shape
     outward = 2 * np.pi * generator.random()
     squash_direction = np.pi * generator.random()
     cosine, sine = np.cos(squash_direction), np.sin(squash_direction)
-    reach = spacing * generator.uniform(*turns)
+    reach = look.spacing * generator.uniform(*look.turns)
     tilt = 0.1 * generator.standard_normal(2)
     z = np.arange(depth) - depth / 2
     # The axis relative to the centre of each slice.
@@ -162,23 +165,27 @@ def _wind(generator, shape, spacing, turns, handedness, squash, compression, war
     axis_x = reach * np.cos(outward) + tilt[1] * z + 5 * _line_noise(generator, depth, 60)
     farthest = np.hypot(np.abs(axis_y).max() + height / 2, np.abs(axis_x).max() + width / 2)
 
-    bend = warp * smooth_noise(generator, shape, 60)
-    bend += crumple * smooth_noise(generator, shape, 20)
+    bend = look.warp * smooth_noise(generator, shape, 60)
+    bend += look.crumple * smooth_noise(generator, shape, 20)
 
     per_turn = 16
-    count = per_turn * int(2 + (farthest / np.sqrt(squash) + 6 * (warp + crumple)) / spacing)
-    growth = np.exp(compression * _line_noise(generator, count, per_turn) - compression**2 / 2)
+    count = per_turn * int(
+        2 + (farthest / np.sqrt(look.squash) + 6 * (look.warp + look.crumple)) / look.spacing
+    )
+    growth = np.exp(
+        look.compression * _line_noise(generator, count, per_turn) - look.compression**2 / 2
+    )
     wraps = np.cumsum(growth) / per_turn
-    radii = np.arange(count) * spacing / per_turn
+    radii = np.arange(count) * look.spacing / per_turn
 
     phase, turn = bend, np.empty_like(bend)  # in place: a field of 320³ is 131 MB
     for k in range(depth):
         y = np.arange(height)[:, None] - height / 2 - axis_y[k]
         x = np.arange(width) - width / 2 - axis_x[k]
         u = cosine * y + sine * x
-        v = (cosine * x - sine * y) / squash
-        angle = handedness * np.arctan2(v, u) / (2 * np.pi)
-        phase[k] = np.interp(np.hypot(u, v) * np.sqrt(squash) + bend[k], radii, wraps) - angle
+        v = (cosine * x - sine * y) / look.squash
+        angle = look.handedness * np.arctan2(v, u) / (2 * np.pi)
+        phase[k] = np.interp(np.hypot(u, v) * np.sqrt(look.squash) + bend[k], radii, wraps) - angle
         turn[k] = np.rint(phase[k]) + angle
 
     steepness = np.sqrt(sum(_periodic_slope(phase, axis) ** 2 for axis in range(3)))
@@ -206,16 +213,16 @@ def _along_sheet(generator, turn, scale):
     return values
 
 
-def _sheet_density(generator, distance, turn, void, thickness, holes, fibre, sheet_variation):
+def _sheet_density(generator, distance, turn, void, look):
     """Mean 1 on the sheet, 0 off it, with partial volume at its faces."""
     shape = distance.shape
-    density = np.clip((thickness + 1) / 2 - np.abs(distance), 0, 1)
-    density[void | (smooth_noise(generator, shape, 12) < special.ndtri(holes))] = 0
-    density *= 1 + sheet_variation * _along_sheet(generator, turn, 0.4)
+    density = np.clip((look.thickness + 1) / 2 - np.abs(distance), 0, 1)
+    density[void | (smooth_noise(generator, shape, 12) < special.ndtri(look.holes))] = 0
+    density *= 1 + look.sheet_variation * _along_sheet(generator, turn, 0.4)
     # One layer of fibres runs along the scroll's axis, the other around it.
     along = smooth_noise(generator, shape, (30, 2.5, 2.5))
     around = smooth_noise(generator, shape, (2.5, 14, 14))
-    density *= np.maximum(1 + fibre * np.where(distance > 0, along, around), 0.2)
+    density *= np.maximum(1 + look.fibre * np.where(distance > 0, along, around), 0.2)
     return density
 
 
@@ -226,13 +233,13 @@ def _void(generator, shape, fraction):
     return field < np.quantile(field, fraction, method="lower")
 
 
-def _surroundings(generator, void, filling, filling_variation, grit):
+def _surroundings(generator, void, look):
     """Debris between the wraps, nearly nothing in the voids, and dense grains."""
     debris = smooth_noise(generator, void.shape, 5) + smooth_noise(generator, void.shape, 25)
-    density = 1 + filling_variation * debris
+    density = 1 + look.filling_variation * debris
     density[void] = 0.3
-    density *= filling
-    for _ in range(generator.poisson(grit * void.size / 1e6)):
+    density *= look.filling
+    for _ in range(generator.poisson(look.grit * void.size / 1e6)):
         center = generator.uniform(0, void.shape)
         radius = generator.uniform(1, 3)
         brightness = generator.uniform(0.4, 0.9)
@@ -245,21 +252,21 @@ def _surroundings(generator, void, filling, filling_variation, grit):
     return density
 
 
-def _scan(generator, density, blur, grain, white_noise, rings):
+def _scan(generator, density, look):
     """The uint8 image that a scanner makes of the density."""
     shape = density.shape
     # The blur divides the standard deviation of white noise by this factor.
-    spread = max(2 * math.sqrt(math.pi) * blur, 1) ** 1.5
-    density += grain * spread * generator.standard_normal(shape, np.float32)
-    image = ndimage.gaussian_filter(density, blur, output=density, truncate=3)
-    image += white_noise * generator.standard_normal(shape, np.float32)
+    spread = max(2 * math.sqrt(math.pi) * look.blur, 1) ** 1.5
+    density += look.grain * spread * generator.standard_normal(shape, np.float32)
+    image = ndimage.gaussian_filter(density, look.blur, output=density, truncate=3)
+    image += look.white_noise * generator.standard_normal(shape, np.float32)
     center = generator.uniform(-0.5, 1.5, 2) * shape[1:]
     y, x = np.mgrid[: shape[1], : shape[2]]
     radius = np.hypot(y - center[0], x - center[1])
     pattern = generator.standard_normal(int(radius.max()) + 2)[np.rint(radius).astype(int)]
     strength = 1 + 0.4 * _line_noise(generator, shape[0], 40)
     for k, plane in enumerate(image):
-        plane += rings * strength[k] * pattern
+        plane += look.rings * strength[k] * pattern
     return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 

@@ -89,27 +89,8 @@ def write_folder(
         raise PermissionError(
             f"{out.parent} cannot be written ({error.strerror}); choose another place for OUT."
         ) from error
-
-    def write(name, volume, note):
-        path = partial / name
-        path.parent.mkdir(exist_ok=True)
-        tifffile.imwrite(path, volume, compression="lzw", photometric="minisblack", metadata=None)
-        report(f"{name}  {'×'.join(map(str, volume.shape))}  {note}")
-
-    counts = np.zeros(3, np.int64)
-    rows = ["id,scroll_id\n"]
     try:
-        for index, (identifier, scroll, image, label) in enumerate(pieces):
-            if index >= count:
-                write(f"test_images/{identifier}.tif", image, scroll)
-                continue
-            mix = np.bincount(label.ravel(), minlength=3)
-            counts += mix
-            rows.append(f"{identifier},{scroll}\n")
-            write(f"train_images/{identifier}.tif", image, scroll)
-            write(f"train_labels/{identifier}.tif", label, describe_mix(mix))
-        (partial / "train.csv").write_text("".join(rows))
-        report(f"train.csv  {count} volumes")
+        counts = _write_pieces(partial, pieces, count, report)
         write_json(partial / RECORD, marked({"files": _sizes(partial)}, "data.synthetic"))
         if out.exists():
             out.replace(replaced)
@@ -118,6 +99,31 @@ def write_folder(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return counts / counts.sum()
+
+
+def _write_pieces(folder, pieces, training, report):
+    """Write `volumes` into a folder, the first `training` with their labels; counts of labels."""
+
+    def write(name, volume, note):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        tifffile.imwrite(path, volume, compression="lzw", photometric="minisblack", metadata=None)
+        report(f"{name}  {'×'.join(map(str, volume.shape))}  {note}")
+
+    counts = np.zeros(3, np.int64)
+    rows = ["id,scroll_id\n"]
+    for index, (identifier, scroll, image, label) in enumerate(pieces):
+        if index >= training:
+            write(f"test_images/{identifier}.tif", image, scroll)
+            continue
+        mix = np.bincount(label.ravel(), minlength=3)
+        counts += mix
+        rows.append(f"{identifier},{scroll}\n")
+        write(f"train_images/{identifier}.tif", image, scroll)
+        write(f"train_labels/{identifier}.tif", label, describe_mix(mix))
+    (folder / "train.csv").write_text("".join(rows))
+    report(f"train.csv  {training} volumes")
+    return counts
 
 
 def describe_mix(counts):

@@ -5,15 +5,26 @@ foreground and 0 background, mask 1 where the voxel is labelled. An unlabelled v
 nothing to value or gradient (`masking`).
 """
 
+import inspect
+
 import jax
 
 from jax_seg.losses.boundary import boundary
+from jax_seg.losses.fields import FIELDS, group_options
 from jax_seg.losses.overlap import dice
-from jax_seg.losses.pixel import VARIANCE_FLOOR, cross_entropy, entropy, focal, variance
+from jax_seg.losses.pixel import (
+    VARIANCE_FLOOR,
+    cross_entropy,
+    entropy,
+    focal,
+    variance,
+    variance_floor,
+)
 from jax_seg.losses.structure import edge, soft_iou, structure
 from jax_seg.losses.topology import cldice, connectivity, skeleton_recall
 
 __all__ = [
+    "FIELDS",
     "GATE_TERMS",
     "LOSSES",
     "TERMS",
@@ -28,10 +39,12 @@ __all__ = [
     "edge",
     "entropy",
     "focal",
+    "group_options",
     "skeleton_recall",
     "soft_iou",
     "structure",
     "variance",
+    "variance_floor",
 ]
 
 LOSSES = {
@@ -51,24 +64,12 @@ LOSSES = {
 OF_COARSER = {"deep_cross_entropy": cross_entropy}
 """Terms that are the mean of a loss over the coarser levels of deep supervision."""
 GATE_TERMS = ("load_balance", "gate_importance", "gate_z")
-"""Terms that a network with gates says itself; the training step adds them."""
+"""Terms that a network with gates supplies; the training step adds them."""
 TERMS = (*LOSSES, *OF_COARSER, *GATE_TERMS)
 """Every name that a configuration may give a weight."""
 
 
-def combine(
-    logits,
-    label,
-    mask,
-    weights,
-    *,
-    terms=None,
-    focal_alpha=None,
-    focal_gamma=None,
-    foreground_weight=1.0,
-    background_weight=1.0,
-    level_weights=None,
-):
+def combine(logits, label, mask, weights, *, terms=None, options=None, level_weights=None):
     """Weighted sum of losses, over one level of logits or several.
 
     A term outside `terms` is not computed at all. `terms` is static; `weights` may be arrays that
@@ -84,7 +85,8 @@ def combine(
       label, mask: the shape of the finest logits, see `masking.labelled`.
       weights: name in `LOSSES` or 'deep_cross_entropy' -> weight, a number or a scalar array.
       terms: names to compute; by default those whose weight is not the plain number 0.
-      focal_alpha, focal_gamma, foreground_weight, background_weight: options of `focal`.
+      options: name in `LOSSES` -> its keyword arguments; those of a term that is not computed have
+        nothing to do.
       level_weights: one number per level, normalised to sum 1; by default 1, 1/2, 1/4, ...
 
     Returns:
@@ -92,45 +94,21 @@ def combine(
       `LOSSES` at the finest level.
 
     Raises:
-      ValueError: a term is unknown, lacks its weight or option or has one that would go unused,
-        no term is left, or the levels do not fit.
+      ValueError: a term is unknown, lacks its weight or an option, has a weight that would go
+        unused, an option is unknown, no term is left, or the levels do not fit.
     """
-    terms = _active(weights, terms)
-    options = {}
-    if "focal" in terms:
-        if focal_alpha is None or focal_gamma is None:
-            missing = "focal_alpha" if focal_alpha is None else "focal_gamma"
-            raise ValueError(f"Loss term 'focal' needs the option {missing}: give it a number.")
-        options["focal"] = {
-            "alpha": focal_alpha,
-            "gamma": focal_gamma,
-            "foreground_weight": foreground_weight,
-            "background_weight": background_weight,
-        }
-
+    terms, options = _active(weights, terms), options or {}
+    _check_options(terms, options)
     levels = logits if isinstance(logits, (tuple, list)) else (logits,)
-    if level_weights is None:
-        level_weights = [0.5**level for level in range(len(levels))]
-    if len(level_weights) != len(levels):
-        raise ValueError(
-            f"level_weights has {len(level_weights)} numbers for {len(levels)} levels of logits: "
-            "give one per level, finest first."
-        )
-
+    level_weights = _check_levels(terms, len(levels), level_weights)
     deep = [name for name in terms if name in OF_COARSER]
-    if deep and len(levels) == 1:
-        raise ValueError(
-            f"Loss term '{deep[0]}' needs coarser logits: switch model.deep_supervision on, or set "
-            "its weight to 0."
-        )
-
     values, total = [], 0.0
     for index, (level, level_weight) in enumerate(zip(levels, level_weights, strict=True)):
         if index:
             label, mask = coarsen(label, mask, level.shape)
         values.append({})
         for name in terms:
-            # The finest level's own terms are told, whatever it weighs.
+            # The finest level's own terms are reported, whatever it weighs.
             wanted = index > 0 if name in deep else level_weight or index == 0
             if wanted:
                 term = OF_COARSER[name] if name in deep else LOSSES[name]
@@ -199,3 +177,48 @@ def _active(weights, terms):
     if not terms:
         raise ValueError("Every loss weight is 0: give at least one term a weight.")
     return [name for name in known if name in terms]
+
+
+def _check_options(terms, options):
+    """ValueError where an option belongs to no loss, or a loss to compute lacks one."""
+    for name, given in options.items():
+        if name not in LOSSES:
+            raise ValueError(f"Unknown loss term '{name}' in options: use {', '.join(LOSSES)}.")
+        for option in given:
+            if option not in (known := _parameters(name)):
+                raise ValueError(
+                    f"Loss term '{name}' has no option '{option}': it takes "
+                    f"{', '.join(known) or 'none'}."
+                )
+    for name in terms:
+        for option, parameter in _parameters(name).items() if name in LOSSES else ():
+            if parameter.default is parameter.empty and option not in options.get(name, {}):
+                raise ValueError(f"Loss term '{name}' needs the option {option}: give it a number.")
+
+
+def _parameters(name):
+    """{option: inspect.Parameter} of a loss."""
+    parameters = inspect.signature(LOSSES[name]).parameters.values()
+    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def _check_levels(terms, count, level_weights):
+    """The weight of each level; ValueError where they do not fit the levels or the terms."""
+    if level_weights is None:
+        level_weights = [0.5**level for level in range(count)]
+    if len(level_weights) != count:
+        raise ValueError(
+            f"loss.level_weights has {len(level_weights)} numbers for {count} levels of logits: "
+            "give one per level, finest first."
+        )
+    if min(level_weights) < 0 or not sum(level_weights):
+        raise ValueError(
+            f"loss.level_weights is {tuple(level_weights)}; give numbers from 0 on, and one above."
+        )
+    deep = [name for name in terms if name in OF_COARSER]
+    if deep and count == 1:
+        raise ValueError(
+            f"Loss term '{deep[0]}' needs coarser logits: switch model.deep_supervision on, or set "
+            "its weight to 0."
+        )
+    return level_weights

@@ -4,8 +4,11 @@ All logarithms are taken of logits, never of probabilities: a voxel that is conf
 its gradient, where a probability clamped to [1e-7, 1 - 1e-7] loses it beyond logits of ±16.1.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from optax.losses import sigmoid_binary_cross_entropy
 
 from jax_seg.losses.masking import labelled, mean_over_samples, mean_over_voxels, spatial_sum
@@ -13,10 +16,29 @@ from jax_seg.losses.masking import labelled, mean_over_samples, mean_over_voxels
 VARIANCE_FLOOR = 0.82778
 """The least value of `variance` on a large patch; read the loss as its distance to this.
 
-A probability never varies by more than 1/4, so (1 - v)² >= 0.5625; but v = 1/4 needs every p at
-0 or 1, where the entropy is 0 and the second part costs 0.5. The best of both is p = 0.2 or 0.8,
-half and half: entropy 0.5, v = 0.09, (1 - 0.09)² = 0.828.
+Its first part alone could fall to (1 - 1/4)² = 0.5625, for a probability never varies by more than
+1/4; but that needs every p at 0 or 1, where the entropy is 0 and the second part costs 0.5. The
+best of both is p = 0.2 or 0.8, half and half: entropy 0.5, v = 0.09, (1 - 0.09)² = 0.828.
 """
+
+
+def variance_floor(target_entropy=0.5, voxels=math.inf):
+    """The least value of `variance` that any prediction reaches, to 1e-5.
+
+    With n voxels the unbiased variance is at most n / (n - 1) times the mean of (p - 1/2)², which
+    for a given entropy is largest where every voxel is at p or 1 - p, half and half. What is left
+    is one number p. On 128³ voxels the floor is that of a large patch, `VARIANCE_FLOOR`; on two
+    voxels it is 0.637.
+
+    Args:
+      target_entropy: of `variance`, nats.
+      voxels: labelled voxels of a sample, 2 or more; with an odd number the floor is not reached.
+    """
+    p = np.linspace(0, 0.5, 100_001)[1:]
+    spread = np.square(p - 0.5) * (1 if math.isinf(voxels) else voxels / (voxels - 1))
+    entropy = -p * np.log(p) - (1 - p) * np.log1p(-p)
+    doubt = np.maximum(target_entropy - entropy, 0)
+    return float((np.square(1 - spread) + doubt).min())
 
 
 def cross_entropy(logits, label, mask):
@@ -61,7 +83,7 @@ def variance(logits, label, mask, *, target_entropy=0.5):
 
     v is the unbiased variance of p over space, mean over the samples with at least two labelled
     voxels; H is the binary entropy in nats, mean over the labelled voxels. Never below
-    `VARIANCE_FLOOR`.
+    `variance_floor`.
 
     Args:
       logits, label, mask: [B, *spatial, C], see `masking.labelled`; the label's values are unused.

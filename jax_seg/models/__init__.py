@@ -1,7 +1,8 @@
 """The networks by name. A new one is a file here, with a `Model`, and an entry in this table.
 
 `Model(**fields).apply(variables, x, train=…)` gives logits, or a tuple of them, finest first; a
-network with gates gives the pair of that and a dict of what its gates say.
+network with gates gives the pair of that and a dict of what its gates say. A network with batch
+norm has `batch_momentum`, the share of the running statistics that an update keeps.
 """
 
 from jax_seg.models import camouflage, unet
@@ -18,3 +19,22 @@ def build(name, **fields):
     if name not in MODELS:
         raise ValueError(f"model.name is {name!r}; choose one of {', '.join(MODELS)}.")
     return MODELS[name](**fields)
+
+
+def check_fields(fields, shape):
+    """Refuse a network that does not fit the samples of a run, or has more than its one logit.
+
+    Args:
+      fields: of a network, those that it has.
+      shape: of a sample's image, [*spatial, C].
+
+    Raises:
+      ValueError: naming the field.
+    """
+    for name, wanted, reason in (
+        ("dimensions", len(shape) - 1, f"a sample has {len(shape) - 1} axes"),
+        ("in_channels", shape[-1], f"a sample has {shape[-1]}"),
+        ("out_channels", 1, "a run has one class, the foreground"),
+    ):
+        if fields.get(name, wanted) != wanted:
+            raise ValueError(f"model.{name} is {fields[name]}, but {reason}; set it to {wanted}.")

@@ -18,7 +18,6 @@ from jax_seg.ops.depthwise import summed
 
 NORMS = ("batch", "group", "layer")
 LEVELS = 4
-MOMENTUM = 0.9  # of the running statistics of batch norm: the share that an update keeps
 
 
 class Model(nn.Module):
@@ -44,9 +43,10 @@ class Model(nn.Module):
       norm: of the decoder. 'batch' keeps running statistics in the collection 'batch_stats';
         'group' (16 groups, or the most that divide the channels) and 'layer' (over the channels of
         a pixel) look at one image alone, so they suit a batch of 2.
+      batch_momentum: share of batch norm's running statistics that an update keeps.
       last_features: channels of the decoder's finest level, at stride 2; even.
       deep_supervision: whether the coarser levels have logits.
-      foreground_prior: share of foreground that the first logits stand for, `layers.pointwise`.
+      foreground_prior: share of foreground that the first logits express, `layers.pointwise`.
       dropout: of the attention expert.
       dtype: compute type, 'float32' or 'bfloat16'; parameters, gates, attention, norms and logits
         are float32.
@@ -61,6 +61,7 @@ class Model(nn.Module):
     experts: tuple[str, ...] = tuple(experts.EXPERTS)
     active: int = 3
     norm: str = "batch"
+    batch_momentum: float = 0.9
     last_features: int = 64
     deep_supervision: bool = True
     foreground_prior: float = 0.5
@@ -97,30 +98,35 @@ class Model(nn.Module):
         def head(fan_in, name):
             return pointwise(1, fan_in, name, self.foreground_prior)
 
+        norm = {"norm": self.norm, "momentum": self.batch_momentum, "dtype": self.dtype}
         y_BHWC, coarser = features[-1], []
         for level in reversed(range(LEVELS - 1)):
-            decoder = DoubleConvolution(self.dims[level], self.norm, self.dtype, name=f"up_{level}")
+            decoder = DecoderLevel(self.dims[level], **norm, name=f"up_{level}")
             y_BHWC = decoder((double(y_BHWC), features[level]), train)
             if self.deep_supervision:
                 logits = head(self.dims[level], f"head_{level}")(y_BHWC)
                 shape = (*x_BHWC.shape[:3], 1)
                 coarser.insert(0, jax.image.resize(logits, shape, "bilinear"))
-        decoder = DoubleConvolution(self.last_features, self.norm, self.dtype, name="up_last")
+        decoder = DecoderLevel(self.last_features, **norm, name="up_last")
         y_BHWC = double(decoder((double(y_BHWC),), train))
         half = self.last_features // 2
-        y_BHWC = NormalisedConvolution(half, self.norm, self.dtype, name="output_0")(y_BHWC, train)
+        y_BHWC = ConvNormReLU(half, **norm, name="output_0")(y_BHWC, train)
         logits = (head(half, "output_1")(y_BHWC), *coarser)
         return tuple(level[:, :H, :W] for level in logits), _over_levels(gates)
 
     def _check(self, shape):
         if self.norm not in NORMS:
             raise ValueError(f"model.norm is {self.norm!r}; choose one of {', '.join(NORMS)}.")
+        if not 0 <= self.batch_momentum < 1:
+            raise ValueError(f"model.batch_momentum is {self.batch_momentum}; set it in [0, 1).")
         if any(channels % 8 for channels in self.dims):
             raise ValueError(f"model.dims is {self.dims}; make each a multiple of 8.")
         if self.last_features < 2 or self.last_features % 2:
             raise ValueError(
                 f"model.last_features is {self.last_features}; give an even number from 2 on."
             )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout is {self.dropout}; set it in [0, 1).")
         if len(shape) != 4:
             raise ValueError(f"The detector's input has shape {shape}; give it [B, H, W, 3].")
 
@@ -136,8 +142,8 @@ def with_encoder(params, encoder):
 
     Args:
       params: of the detector.
-      encoder: of an `edgenext.Model`, such as `jax_seg.convert.from_timm` returns; a classifier
-        ('head') is left behind.
+      encoder: of an `edgenext.Model`, such as `jax_seg.weights.timm.from_timm` returns; its
+        classifier ('head') is dropped.
 
     Returns:
       A new tree.
@@ -209,29 +215,31 @@ class SpatialChannelAttention(nn.Module):
         return x_BHWC * gate_BHW1.astype(self.dtype)
 
 
-class DoubleConvolution(nn.Module):
-    """The channels of all inputs together, then two normalised convolutions."""
+class DecoderLevel(nn.Module):
+    """The channels of all inputs together, then two convolutions, each normalised; see `Model`."""
 
     features: int
     norm: str
+    momentum: float
     dtype: str
 
     @nn.compact
     def __call__(self, inputs, train):
         x_BHWC = jnp.concatenate(inputs, axis=-1)
         for index in range(2):
-            layer = NormalisedConvolution(
-                self.features, self.norm, self.dtype, name=f"conv_{index}"
+            layer = ConvNormReLU(
+                self.features, self.norm, self.momentum, self.dtype, name=f"conv_{index}"
             )
             x_BHWC = layer(x_BHWC, train)
         return x_BHWC
 
 
-class NormalisedConvolution(nn.Module):
-    """3×3 convolution with bias, norm in float32, ReLU."""
+class ConvNormReLU(nn.Module):
+    """3×3 convolution with bias, norm with scale and bias in float32, ReLU; see `Model`."""
 
     features: int
     norm: str
+    momentum: float
     dtype: str
 
     @nn.compact
@@ -246,7 +254,7 @@ class NormalisedConvolution(nn.Module):
     def _normalise(self, x_BHWC, train):
         options = {"dtype": jnp.float32, "use_fast_variance": False, "name": "norm"}
         if self.norm == "batch":
-            return nn.BatchNorm(not train, momentum=MOMENTUM, epsilon=1e-5, **options)(x_BHWC)
+            return nn.BatchNorm(not train, momentum=self.momentum, epsilon=1e-5, **options)(x_BHWC)
         if self.norm == "group":
             return nn.GroupNorm(math.gcd(self.features, 16), epsilon=1e-5, **options)(x_BHWC)
         return nn.LayerNorm(epsilon=1e-5, **options)(x_BHWC)

@@ -5,7 +5,7 @@ stage on its last block is a split depthwise transpose attention (SDTA) block: a
 depthwise convolutions over groups of channels, then attention whose map is channels × channels, so
 its cost grows with the number of pixels and not with its square.
 
-Names and shapes are timm's, so `jax_seg.convert.from_timm` fits published weights tensor by tensor.
+Names and shapes are timm's, so `jax_seg.weights.timm` fits published weights tensor by tensor.
 """
 
 import math
@@ -117,8 +117,12 @@ class Model(nn.Module):
                     f"EdgeNeXt's {name} is {getattr(self, name)}; give one number for each of its "
                     "4 stages."
                 )
-        if min(self.depths) < 1:
-            raise ValueError(f"EdgeNeXt's depths is {self.depths}; give each stage a block.")
+            if min(getattr(self, name)) < 1:
+                raise ValueError(
+                    f"EdgeNeXt's {name} is {getattr(self, name)}; make each 1 or more."
+                )
+        if not all(size % 2 for size in self.kernel_sizes):
+            raise ValueError(f"EdgeNeXt's kernel_sizes is {self.kernel_sizes}; make each odd.")
         for channels, heads, scales in list(zip(self.dims, self.heads, self.scales, strict=True))[
             1:
         ]:

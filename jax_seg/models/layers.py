@@ -32,7 +32,7 @@ def extent(length, x_BDHWC, planar):
     return (1,) * planar + (length,) * (rank - planar)
 
 
-class NormalisedConvolution(nn.Module):
+class ConvInstanceNorm(nn.Module):
     """3×3(×3) convolution, instance norm without affine parameters, leaky ReLU 0.01.
 
     1×3×3 where `planar`.
@@ -55,7 +55,7 @@ class NormalisedConvolution(nn.Module):
         return instance_norm_leaky_relu(x_BDHWK, slope=0.01, epsilon=1e-5)
 
 
-class DoubleConvolution(nn.Module):
+class UNetLevel(nn.Module):
     """The channels of all inputs together, then two normalised convolutions: one U-Net level."""
 
     features: int
@@ -66,7 +66,7 @@ class DoubleConvolution(nn.Module):
     def __call__(self, *inputs):
         x_BDHWC = jnp.concatenate(inputs, axis=-1)
         for index in range(2):
-            x_BDHWC = NormalisedConvolution(
+            x_BDHWC = ConvInstanceNorm(
                 self.features, self.dtype, self.planar, name=f"conv_{index}"
             )(x_BDHWC)
         return x_BDHWC

@@ -6,7 +6,9 @@ transposed convolution halves the channels, the skip is appended, two normalised
 
 from flax import linen as nn
 
-from jax_seg.models.layers import DoubleConvolution, Upsample, max_pool, pointwise
+from jax_seg.models.layers import UNetLevel, Upsample, max_pool, pointwise
+
+MOST_POOLINGS = 12  # 4096 voxels along an axis become one
 
 
 class Model(nn.Module):
@@ -26,7 +28,7 @@ class Model(nn.Module):
       dtype: compute type, 'float32' or 'bfloat16'; parameters, norms and logits are float32.
       deep_supervision: number of extra heads, on the decoder levels 1/2, 1/4, … of the input's
         size; when positive the result is a tuple of logits, finest first.
-      foreground_prior: share of foreground that the first logits stand for, `layers.pointwise`.
+      foreground_prior: share of foreground that the first logits express, `layers.pointwise`.
       rematerialise: keep only the input of each level for the backward pass and compute the level
         again: less memory for about a third more computation (Chen et al. 2016).
     """
@@ -49,7 +51,7 @@ class Model(nn.Module):
         `train` makes no difference: nothing here is random or keeps statistics.
         """
         self._check(x_BDHWC.shape)
-        Level = nn.remat(DoubleConvolution) if self.rematerialise else DoubleConvolution
+        Level = nn.remat(UNetLevel) if self.rematerialise else UNetLevel
 
         skips = []
         for level in range(self.poolings):
@@ -76,10 +78,38 @@ class Model(nn.Module):
         return (logits_BDHW1, *coarser) if self.deep_supervision else logits_BDHW1
 
     def _check(self, shape):
+        self._check_fields()
+        expected = ", ".join("BDHW" if self.dimensions == 3 else "BHW")
+        if len(shape) != self.dimensions + 2:
+            raise ValueError(
+                f"model.dimensions is {self.dimensions}, but the U-Net's input has shape {shape}; "
+                f"give it [{expected}, {self.in_channels}], or change the field."
+            )
+        if shape[-1] != self.in_channels:
+            raise ValueError(
+                f"model.in_channels is {self.in_channels}, but the U-Net's input has shape "
+                f"{shape}; give it [{expected}, {self.in_channels}], or change the field."
+            )
+        divisors = self.smallest_input()
+        if any(not size or size % d for size, d in zip(shape[1:-1], divisors, strict=True)):
+            raise ValueError(
+                f"The U-Net's input has spatial sizes {shape[1:-1]}, but {self.poolings} poolings "
+                f"need multiples of {divisors}; change data.patch (of images data.side), or lower "
+                "model.poolings."
+            )
+
+    def _check_fields(self):
         if self.dimensions not in (2, 3):
             raise ValueError(f"model.dimensions is {self.dimensions}; set it to 2 or 3.")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"model.dtype is '{self.dtype}'; set it to 'float32' or 'bfloat16'.")
+        for name in ("filters", "in_channels", "out_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} is {getattr(self, name)}; set it to 1 or more.")
+        if not 0 <= self.poolings <= MOST_POOLINGS:
+            raise ValueError(
+                f"model.poolings is {self.poolings}; set it from 0 to {MOST_POOLINGS}."
+            )
         if not 0 <= self.planar_levels <= (self.poolings if self.dimensions == 3 else 0):
             raise ValueError(
                 f"model.planar_levels is {self.planar_levels}; set it from 0 to model.poolings in "
@@ -89,18 +119,6 @@ class Model(nn.Module):
             raise ValueError(
                 f"model.deep_supervision is {self.deep_supervision}, but {self.poolings} poolings "
                 f"leave {max(self.poolings - 1, 0)} coarser decoder levels; lower it."
-            )
-        expected = ", ".join("BDHW" if self.dimensions == 3 else "BHW")
-        if len(shape) != self.dimensions + 2 or shape[-1] != self.in_channels:
-            raise ValueError(
-                f"The U-Net's input has shape {shape}; give it [{expected}, {self.in_channels}], "
-                "or change model.dimensions or model.in_channels."
-            )
-        divisors = self.smallest_input()
-        if any(not size or size % d for size, d in zip(shape[1:-1], divisors, strict=True)):
-            raise ValueError(
-                f"The U-Net's input has spatial sizes {shape[1:-1]}, but {self.poolings} poolings "
-                f"need multiples of {divisors}; change data.patch, or lower model.poolings."
             )
 
     def smallest_input(self):

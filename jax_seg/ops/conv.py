@@ -1,8 +1,9 @@
 """Convolution with 'same' padding: the platform's own, or on a CPU the fastest of its forms.
 
-XLA's own 3-D convolution reaches a tenth to a third of a CPU's matrix-product speed, and its
-gradient with respect to the kernel less. Accelerators have good ones. So the form is chosen when
-the program is lowered, and one traced program runs everywhere.
+XLA's own 3-D convolution reaches a fraction of a CPU's matrix-product speed, and its gradient with
+respect to the kernel less. Accelerators have good ones. So the form is chosen when the program is
+lowered, and one traced program runs everywhere. Which form is fastest for which shape was measured:
+`python -m benchmarks.conv`, figures in BUILD.md.
 """
 
 import functools
@@ -16,7 +17,7 @@ from jax import lax
 
 from jax_seg.ops import patches, winograd
 
-SMALL = 15_000_000  # multiplications; below, every form takes about 1 ms and XLA's compiles fastest
+SMALL = 15_000_000  # multiplications; below, every form is fast and XLA's compiles fastest
 
 
 class Form(NamedTuple):
@@ -85,19 +86,11 @@ def _by_platform(step, *arrays):
 
 
 def cpu_form(x, kernel):
-    """The fastest form on a CPU for x [B, D, H, W, C] and kernel [*size, C, K], by measurement.
+    """The fastest form on a CPU for x [B, D, H, W, C] and kernel [*size, C, K].
 
-    GFLOP/s of the direct form's operations (two cores, float32, batch 1; forward, gradient with
-    respect to x, gradient with respect to the kernel), and of XLA's own in brackets:
-
-    | side, channels | form     | forward   | x         | kernel   |
-    |----------------|----------|-----------|-----------|----------|
-    | 64³, 1 → 32    | PATCHES  |  28   (7) |  79   (2) |  91 (12) |
-    | 64³, 32 → 32   | WINOGRAD | 322  (51) | 337  (51) | 286 (28) |
-    | 32³, 64 → 64   | WINOGRAD | 545  (98) | 714 (101) | 506 (50) |
-    | 16³, 128 → 128 | WINOGRAD | 518 (170) | 483  (84) | 790 (77) |
-    | 8³, 256 → 256  | WINOGRAD | 189 (112) | 266 (179) | 290 (91) |
-    | 4³, 512 → 512  | PATCHES  | 147  (81) | 277  (49) | 178 (51) |
+    Winograd's for kernels of 3 voxels a side, but patches where channels are few or the kernel
+    outweighs the volume; a matrix product for one gradient of a kernel of a single voxel; XLA's own
+    for the rest.
     """
     size, channels = kernel.shape[:3], kernel.shape[3]
     voxels = prod(x.shape[1:4])
@@ -113,21 +106,10 @@ def cpu_form(x, kernel):
 
 
 def image_form(x, kernel):
-    """The fastest form on a CPU for x [B, H, W, C] and kernel [*size, C, K], by measurement.
+    """The fastest form on a CPU for x [B, H, W, C] and kernel [*size, C, K].
 
-    XLA's convolution of images is a good one where channels are few, but for its gradient with
-    respect to the kernel. Milliseconds (two cores, float32, batch 4), XLA's own in brackets:
-
-    | side, channels | form     | forward   | x         | kernel    |
-    |----------------|----------|-----------|-----------|-----------|
-    | 256², 3 → 11   | XLA      | 18 (8)    | 20 (22)   | 9 (4)     |
-    | 256², 16 → 8   | NARROW   | 26 (12)   | 30 (8)    | 15 (26)   |
-    | 256², 16 → 16  | NARROW   | 35 (12)   | 35 (12)   | 31 (41)   |
-    | 128², 16 → 16  | NARROW   | 3.9 (2.9) | 3.7 (2.9) | 5.0 (6.9) |
-    | 256², 24 → 24  | WINOGRAD | 24 (60)   | 31 (57)   | 37 (216)  |
-    | 128², 32 → 32  | WINOGRAD | 9 (12)    | 10 (12)   | 7 (15)    |
-
-    The first figures are Winograd's.
+    As of a volume of one slice, but XLA's convolution of images is a good one where channels are
+    few, all but its gradient with respect to the kernel.
     """
     form = cpu_form(*(jax.ShapeDtypeStruct((1, *a.shape), a.dtype) for a in (x, kernel)))
     return NARROW if form is WINOGRAD and x.shape[-1] <= 16 else form
@@ -157,8 +139,8 @@ def _transposed(convolve):
 
 XLA = _transposed(_xla)
 _MATRIX = _transposed(_pointwise)
-# A matrix product wins where XLA's own gradient is poor: for the kernel 34 ms to 85 (64³, 32 → 32);
-# with one output 14 ms to 24, for the gradient with respect to x.
+# A matrix product wins where XLA's own gradient is poor: with respect to the kernel, and with one
+# output with respect to x.
 POINTWISE = Form(XLA.convolve, XLA.input_gradient, _MATRIX.kernel_gradient)
 ONE_OUTPUT = Form(XLA.convolve, _MATRIX.input_gradient, XLA.kernel_gradient)
 PATCHES = Form(patches.convolve, patches.input_gradient, patches.kernel_gradient)

@@ -70,59 +70,75 @@ def convolve(x, kernel, adjoint=False):
     Returns:
       [B, D, H, W, K] in the type of `x`.
     """
-    sizes, shape = kernel.shape[:3], x.shape
-    tiles = choose_tiles(shape[1:4], sizes)
+    shape, tiles = x.shape, choose_tiles(x.shape[1:4], kernel.shape[:3])
     x = _whole_tiles(x, tiles)
-    K = kernel.shape[3 if adjoint else 4]
-    size, starts = _blocks(x.shape, K, tiles, sizes)
-
-    def transform(x, start):
-        return _transform(_read(x, start, size, sizes), tiles, sizes, 2)
-
-    def multiply(v, kernel_PCK):
-        v_PTC = v.reshape(len(kernel_PCK), -1, v.shape[-1])
-        contraction = (((2,), (2 if adjoint else 1,)), ((0,), (0,)))
-        y_PTK = lax.dot_general(v_PTC, kernel_PCK, contraction)
-        return y_PTK.reshape(*v.shape[:-1], y_PTK.shape[-1])
-
-    def inverse(products):
-        return _inverse(products, tiles, sizes).astype(x.dtype)
-
-    y = jnp.zeros((*x.shape[:4], K), x.dtype)
+    size, starts = _blocks(x.shape, kernel.shape[3 if adjoint else 4], tiles, kernel.shape[:3])
     if len(starts) > 1:
-        kernel_PCK = _transform_kernel(kernel, tiles, adjoint)
-
-        def block_step(y, start):
-            block = inverse(multiply(transform(x, start), kernel_PCK))
-            return lax.dynamic_update_slice(y, block, (0, *start, 0, 0)), None
-
-        y, _ = lax.scan(block_step, y, starts)
+        y = _block_by_block(x, kernel, adjoint, tiles, size, starts)
+    elif adjoint:
+        y = _output_channels_in_parts(x, kernel, tiles)
     else:
-        # One block, so the kernel is used once: it is transformed in parts that stay in cache.
-        channels, firsts = _kernel_parts(kernel, tiles)
-
-        def part(first):
-            kernel_part = lax.dynamic_slice_in_dim(kernel, first, channels, 3)
-            return _transform_kernel(kernel_part, tiles, adjoint)
-
-        if adjoint:
-            v = transform(x, (0, 0))
-
-            def outputs_step(y, first):
-                outputs = inverse(multiply(v, part(first)))
-                return lax.dynamic_update_slice_in_dim(y, outputs, first, 4), None
-
-            y, _ = lax.scan(outputs_step, y, firsts)
-        else:
-
-            def inputs_step(total, first):
-                inputs = lax.dynamic_slice_in_dim(x, first, channels, 4)
-                return total + multiply(transform(inputs, (0, 0)), part(first)), None
-
-            counts = (length // tile for length, tile in zip(x.shape[1:4], tiles, strict=True))
-            total = jnp.zeros((*_points(tiles, sizes), x.shape[0], *counts, K), jnp.float32)
-            y = inverse(lax.scan(inputs_step, total, firsts)[0])
+        y = _input_channels_in_parts(x, kernel, tiles)
     return y[:, : shape[1], : shape[2], : shape[3]]
+
+
+def _block_by_block(x, kernel, adjoint, tiles, size, starts):
+    """`convolve` of a volume of several blocks: the kernel is transformed once and used by all."""
+    y = jnp.zeros((*x.shape[:4], kernel.shape[3 if adjoint else 4]), x.dtype)
+    kernel_PCK = _transform_kernel(kernel, tiles, adjoint)
+    sizes = kernel.shape[:3]
+
+    def block_step(y, start):
+        v = _transform(_read(x, start, size, sizes), tiles, sizes, 2)
+        block = _inverse(_multiply(v, kernel_PCK, adjoint), tiles, sizes).astype(x.dtype)
+        return lax.dynamic_update_slice(y, block, (0, *start, 0, 0)), None
+
+    return lax.scan(block_step, y, starts)[0]
+
+
+# A volume of one block uses the kernel once: it is transformed in parts that stay in cache, along
+# its axis 3, which counts the output's channels where it is the adjoint and else the input's.
+
+
+def _output_channels_in_parts(x, kernel, tiles):
+    """`convolve` of a volume of one block with the adjoint of a kernel."""
+    y = jnp.zeros((*x.shape[:4], kernel.shape[3]), x.dtype)
+    channels, firsts = _kernel_parts(kernel, tiles)
+    sizes = kernel.shape[:3]
+    v = _transform(_read(x, (0, 0), x.shape[1:3], sizes), tiles, sizes, 2)
+
+    def part_step(y, first):
+        part = lax.dynamic_slice_in_dim(kernel, first, channels, 3)
+        products = _multiply(v, _transform_kernel(part, tiles, adjoint=True), adjoint=True)
+        outputs = _inverse(products, tiles, sizes).astype(x.dtype)
+        return lax.dynamic_update_slice_in_dim(y, outputs, first, 4), None
+
+    return lax.scan(part_step, y, firsts)[0]
+
+
+def _input_channels_in_parts(x, kernel, tiles):
+    """`convolve` of a volume of one block with a kernel."""
+    channels, firsts = _kernel_parts(kernel, tiles)
+    sizes = kernel.shape[:3]
+
+    def part_step(total, first):
+        inputs = lax.dynamic_slice_in_dim(x, first, channels, 4)
+        v = _transform(_read(inputs, (0, 0), x.shape[1:3], sizes), tiles, sizes, 2)
+        part = lax.dynamic_slice_in_dim(kernel, first, channels, 3)
+        return total + _multiply(v, _transform_kernel(part, tiles, adjoint=False), False), None
+
+    counts = (length // tile for length, tile in zip(x.shape[1:4], tiles, strict=True))
+    points = _points(tiles, sizes)
+    total = jnp.zeros((*points, x.shape[0], *counts, kernel.shape[4]), jnp.float32)
+    return _inverse(lax.scan(part_step, total, firsts)[0], tiles, sizes).astype(x.dtype)
+
+
+def _multiply(v, kernel_PCK, adjoint):
+    """One product per transformed position: [w, h, d, …tiles, C] by [P, C, K], or [P, K, C]."""
+    v_PTC = v.reshape(len(kernel_PCK), -1, v.shape[-1])
+    contraction = (((2,), (2 if adjoint else 1,)), ((0,), (0,)))
+    y_PTK = lax.dot_general(v_PTC, kernel_PCK, contraction)
+    return y_PTK.reshape(*v.shape[:-1], y_PTK.shape[-1])
 
 
 def input_gradient(x, kernel, gradient):

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt  # after the choice of a backend without a scree
 import numpy as np
 
 from jax_seg.data.readers import open_volume
-from jax_seg.losses import VARIANCE_FLOOR
+from jax_seg.losses import VARIANCE_FLOOR, variance_floor
 from jax_seg.metrics import balance, comparison, segmentation
 from jax_seg.ops.classes import FOREGROUND, MASKED
 from jax_seg.runs import held_out
@@ -38,6 +38,7 @@ class Run(NamedTuple):
       predicted, labelled: share of foreground among *all* voxels, as the run's own labels count it.
       failure: why it ended, '' for a run that ended well.
       judged_on: `JudgedOn` of its validation volumes.
+      floor: of the variance term with the run's options.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Run(NamedTuple):
     labelled: float
     failure: str = ""
     judged_on: judged.JudgedOn = judged.JudgedOn()
+    floor: float = VARIANCE_FLOOR
 
     @property
     def title(self):
@@ -94,7 +96,9 @@ def read_run(workdir, name, kind, honest):
         labelled += np.count_nonzero(as_taken == FOREGROUND)
         voxels += np.count_nonzero(known)
     shares, on = (predicted / voxels, labelled / voxels), _judged_on(workdir, fields)
-    return Run(name, kind, *_history(workdir), counts, *shares, judged_on=on)
+    target = fields.get("loss.variance_target_entropy")
+    floor = VARIANCE_FLOOR if target is None else variance_floor(target)
+    return Run(name, kind, *_history(workdir), counts, *shares, judged_on=on, floor=floor)
 
 
 def diverged(workdir, name, kind, reason):
@@ -136,8 +140,8 @@ def verdict(run, before):
     if found["dice"] <= constant:
         parts.append(f"is by Dice no better than marking every voxel ({constant:.3f})")
     if run.variance is not None:
-        above = run.variance - VARIANCE_FLOOR
-        parts.append(f"its variance term is {above:.2f} above the floor of {VARIANCE_FLOOR:.2f}")
+        above = run.variance - run.floor
+        parts.append(f"its variance term is {above:.2f} above the floor of {run.floor:.2f}")
     best = int(np.argmin(run.losses))
     if best < len(run.losses) - 1:
         parts.append(f"its loss was lowest at epoch {best} of {run.epochs - 1}")
@@ -170,11 +174,12 @@ def conclusions(runs):
             f"foreground is predicted by {most.name}, {100 * most.predicted:.1f} % where that run "
             f"takes {100 * most.labelled:.1f} % for labelled."
         )
-    variances = [run.variance for run in ended if run.variance is not None]
-    if variances:
+    varied = [run for run in ended if run.variance is not None]
+    if varied:
+        variances = [run.variance for run in varied]
         found.append(
             f"The variance term ended between {min(variances):.3f} and {max(variances):.3f}; no "
-            f"prediction brings it below {VARIANCE_FLOOR:.3f}."
+            f"prediction brings it below {min(run.floor for run in varied):.3f}."
         )
     if ended:
         best = max(ended, key=lambda run: run.scores["dice"])

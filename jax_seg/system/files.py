@@ -68,8 +68,12 @@ def write_json(path, content):
         beside.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def existing(path):
+def existing(path, field=""):
     """`path` as a Path.
+
+    Args:
+      path: of a file or folder.
+      field: of the configuration that gave it, for the error.
 
     Raises:
       FileNotFoundError: there is no such file or folder.
@@ -82,7 +86,8 @@ def existing(path):
                 f"{address[1]}://{address[2]} is an address, and only files of this machine are "
                 "read: copy or mount it here first."
             )
-        raise FileNotFoundError(f"{path} does not exist: check the path.")
+        named = f"{field} is {path}, which" if field else path
+        raise FileNotFoundError(f"{named} does not exist: check the path.")
     return path
 
 

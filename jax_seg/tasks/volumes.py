@@ -11,7 +11,7 @@ from jax_seg.data.augment import augment as augment_batch
 from jax_seg.data.fingerprint import read_pair as read_encoded
 from jax_seg.data.preprocess import stored as stored_preprocessing
 from jax_seg.data.readers import read_volume
-from jax_seg.data.sampling import PatchSampler
+from jax_seg.data.sampling import PatchSampler, check_patch
 from jax_seg.data.writers import write_tiff
 from jax_seg.infer import postprocess as postprocessing
 from jax_seg.infer.logits import foreground
@@ -87,7 +87,7 @@ def prepare(
 
 def sample_shape(data):
     """Shape of a patch, channels last; `data` is the section of the configuration."""
-    return (*data["patch"], 1)
+    return (*check_patch(data["patch"]), 1)
 
 
 def sample_type(data):

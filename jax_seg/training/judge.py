@@ -46,7 +46,7 @@ def _averages(run, state, progress):
         averaged += 1
         if state.batch_stats:
             averages["swa"] = measure_statistics(
-                run.programs.update_batch_stats,
+                run.programs.batch_stats_of,
                 averages["swa"],
                 run.data.train,
                 batch=run.settings.batch,

@@ -76,31 +76,13 @@ def make_optimizer(
     if not 0 <= momentum < 1:
         raise ValueError(f"optimizer.momentum is {momentum}; set it in [0, 1).")
     for field, value in (("weight_decay", weight_decay), ("clip_norm", clip_norm)):
-        if value < 0:
+        if not 0 <= value < math.inf:
             raise ValueError(f"optimizer.{field} is {value}; set it to 0 or more.")
 
     if name == "sgd":
-        optimizer = optax.chain(
-            optax.trace(momentum, nesterov),
-            optax.add_decayed_weights(weight_decay),
-            optax.scale(-1.0),
-        )
+        optimizer = _sgd(momentum, nesterov, weight_decay)
     elif name == "muon":
-        optimizer = _stacked(
-            optax.contrib.muon(
-                1.0,
-                beta=momentum,
-                eps=epsilon,
-                nesterov=nesterov,
-                weight_decay=weight_decay,
-                adam_b1=b1,
-                adam_b2=b2,
-                adam_weight_decay=weight_decay,
-                muon_weight_dimension_numbers=_matrices,
-                consistent_rms=0.2,
-                ns_coeffs=NEWTON_SCHULZ,
-            )
-        )
+        optimizer = _muon(momentum, nesterov, weight_decay, b1, b2, epsilon)
     else:
         optimizer = optax.adamw(1.0, b1, b2, epsilon, weight_decay=weight_decay)
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
@@ -109,22 +91,55 @@ def make_optimizer(
     return optax.chain(clip, optax.partition(parts, labels))
 
 
+def _sgd(momentum, nesterov, weight_decay):
+    return optax.chain(
+        optax.trace(momentum, nesterov),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale(-1.0),
+    )
+
+
+def _muon(momentum, nesterov, weight_decay, b1, b2, epsilon):
+    return _stacked(
+        optax.contrib.muon(
+            1.0,
+            beta=momentum,
+            eps=epsilon,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            adam_b1=b1,
+            adam_b2=b2,
+            adam_weight_decay=weight_decay,
+            muon_weight_dimension_numbers=_matrices,
+            consistent_rms=0.2,
+            ns_coeffs=NEWTON_SCHULZ,
+        )
+    )
+
+
 def keep_frozen(old, new, learning_rates):
     """`new` optimizer state, but `old` in the parts whose learning rate is 0.
 
     An Adam that counted the updates through which a part was frozen would correct the moments of
     its first gradients too little (Kingma and Ba 2015, §3): several times the configured rate.
     """
-    (clip, parts), (_, parts_old) = new, old
-    kept = {
-        label: jax.tree.map(
-            functools.partial(jnp.where, learning_rates[label] == 0),
-            parts_old.inner_states[label],
-            state,
+
+    def keep(parts, before):
+        if not isinstance(parts, optax.PartitionState):
+            return parts
+        return parts._replace(
+            inner_states={
+                label: jax.tree.map(
+                    functools.partial(jnp.where, learning_rates[label] == 0),
+                    before.inner_states[label],
+                    state,
+                )
+                for label, state in parts.inner_states.items()
+            }
         )
-        for label, state in parts.inner_states.items()
-    }
-    return clip, parts._replace(inner_states=kept)
+
+    # Wherever in the chain the partition stands; only the outermost one is by the network's parts.
+    return jax.tree.map(keep, new, old, is_leaf=lambda node: isinstance(node, optax.PartitionState))
 
 
 def label_parameters(params, patterns):
@@ -143,14 +158,15 @@ def label_parameters(params, patterns):
     for path in _paths(params):
         label = next((k for k, pattern in patterns.items() if re.search(pattern, path)), None)
         if label is None:
+            given = ", ".join(f"parts.{k}.pattern '{pattern}'" for k, pattern in patterns.items())
             raise ValueError(
-                f"The parameter '{path}' matches none of the patterns {list(patterns.values())}; "
-                "end them with one that matches the rest, such as ''."
+                f"The parameter '{path}' matches none of the patterns ({given}); end them with "
+                "one that matches the rest, such as ''."
             )
         labels[path] = label
     for label, pattern in patterns.items():
         if label not in labels.values():
-            _refuse_unmatched(pattern, labels)
+            _refuse_unmatched(f"parts.{label}.pattern", pattern, labels)
     return jax.tree_util.tree_map_with_path(lambda path, _: labels[_join(path)], params)
 
 
@@ -185,13 +201,17 @@ def add_noise(key, tree, std, patterns=("",)):
     other leaves are returned as they are. For gradients it is the noise of Neelakantan et al. 2015
     (eq. 1), where std at update t is √(η / (1 + t)^0.55), η in {0.01, 0.3, 1}.
 
+    The caller draws the key from the number of the step, so a run that returns to its best weights
+    draws fresh noise. optax.add_noise keeps key and clock in the optimizer's state: going back
+    there would repeat both, and its noise of frozen parts would count in the clipping.
+
     Raises:
       ValueError: if an expression matches no path, with the nearest ones.
     """
     paths = _paths(tree)
     for pattern in patterns:
         if not any(re.search(pattern, path) for path in paths):
-            _refuse_unmatched(pattern, paths)
+            _refuse_unmatched("noise.patterns", pattern, paths)
 
     def noisy(index, path, leaf):
         if not any(re.search(pattern, path) for pattern in patterns):
@@ -259,10 +279,10 @@ def _join(path):
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _refuse_unmatched(pattern, paths):
+def _refuse_unmatched(field, pattern, paths):
     names = {name for path in paths for name in (path, *path.split("/"))}
     nearest = difflib.get_close_matches(pattern, sorted(names), n=3, cutoff=0.0)
     raise ValueError(
-        f"The pattern '{pattern}' labels no parameter; the nearest names are "
+        f"{field}: the pattern '{pattern}' labels no parameter; the nearest names are "
         f"{', '.join(nearest)} (a parameter belongs to the first pattern that matches it)."
     )

@@ -28,7 +28,7 @@ class Programs(NamedTuple):
       train_step: of `step.make_train_step`.
       evaluate: of `step.make_patch_evaluation`.
       network: of `network.make_network`.
-      update_batch_stats: of `step.make_statistics_pass`.
+      batch_stats_of: of `step.make_statistics_pass`.
       locate: of `step.make_locator`.
     """
 
@@ -36,7 +36,7 @@ class Programs(NamedTuple):
     train_step: Callable
     evaluate: Callable
     network: Callable
-    update_batch_stats: Callable
+    batch_stats_of: Callable
     locate: Callable
 
 
@@ -71,6 +71,7 @@ def build(
     Raises:
       ValueError: a field that does not fit.
     """
+    models.check_fields(model, shape)
     network, key = models.build(**model), random_key(seed)
     image = jnp.zeros((1, *shape), jnp.float32)
     shapes = jax.eval_shape(network.init, key, image)["params"]
@@ -100,13 +101,14 @@ def build(
         train_step,
         evaluate=make_patch_evaluation(network, objective, preprocessing),
         network=make_network(network, preprocessing),
-        update_batch_stats=make_statistics_pass(network, preprocessing, key),
+        batch_stats_of=make_statistics_pass(network, preprocessing, key),
         locate=make_locator(network, augment, preprocessing, key),
     )
 
 
 def _weighted_losses(terms, *, level_weights, **options):
     """(logits, label, mask, weights) -> (total, {name: value}) of the terms that are losses."""
+    options = losses.group_options(options)
     own_terms = tuple(name for name in terms if name not in GATE_TERMS)
 
     def loss(logits, label, mask, weights):
@@ -117,7 +119,7 @@ def _weighted_losses(terms, *, level_weights, **options):
             {name: weights[name] for name in own_terms},
             terms=own_terms,
             level_weights=level_weights or None,
-            **options,
+            options=options,
         )
 
     return loss

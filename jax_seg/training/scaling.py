@@ -1,4 +1,7 @@
-"""Rules that carry a learning rate from one setting to another, as the training notes use them."""
+"""Rules that carry a learning rate from one setting to another, as the training notes use them.
+
+They are for configurations (`configs/cod10k.py`); the loop itself only looks for the warning sign.
+"""
 
 import itertools
 

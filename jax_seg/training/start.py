@@ -206,17 +206,21 @@ def start_from(state, source):
 
 
 def start_encoder(state, path):
-    """`state` with the published encoder of a file, see `timm.from_timm`.
+    """`state` with the published encoder of a file, see `weights.timm.from_timm`.
 
     Raises:
-      FileNotFoundError, ValueError: no such file, or another network's than the run's encoder.
+      ValueError: no such file, or another network's than the run's encoder.
     """
     if "encoder" not in state.params:
         raise ValueError(
             f"train.start_encoder is {path}, but this network has no encoder to be started from a "
             "file: clear it, or set model.name to 'camouflage'."
         )
-    params = camouflage.with_encoder(state.params, from_timm(path))
+    try:
+        encoder = from_timm(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"train.start_encoder: {error}") from error
+    params = camouflage.with_encoder(state.params, encoder)
     return _with_variables(state, state.variables | {"params": params})
 
 

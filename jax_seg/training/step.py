@@ -34,13 +34,12 @@ def make_train_step(
 
     Args:
       model: see `forward`.
-      optimizer: of `optimizers.make_optimizer`: its updates are those of learning rate 1.
+      optimizer, clip_norm: of `optimizers.make_optimizer`; clip_norm counts the clipped steps.
       loss: (logits, label, mask, weights) -> (total, {name: value}).
       augment: (key, batch) -> batch.
       preprocessing: `Preprocessing`.
       key: random key of the run; step n draws from fold_in(key, n).
       part_of: tree of labels, of `optimizers.label_parameters`.
-      clip_norm: of `optimizers.make_optimizer`, to count the clipped steps; 0 for none.
       ema_decay: of the average 'ema', when the state keeps one.
       gradient_noise: η of Neelakantan et al. 2015, whose noise has the standard deviation
         √(η / (1 + step)^0.55); 0 for none.
@@ -81,14 +80,12 @@ def make_train_step(
         gradient_norm = optimizers.global_norm(gradients)
         finite = state.finite & jnp.isfinite(total) & jnp.isfinite(gradient_norm)
 
-        noisy = gradients
+        rates, noisy = knobs["learning_rates"], gradients
         if gradient_noise:
             std = jnp.sqrt(gradient_noise / (1.0 + state.step) ** 0.55)
             noisy = optimizers.add_noise(jax.random.fold_in(step_key, 1), gradients, std)
-            noisy = optimizers.zero_frozen(noisy, part_of, knobs["learning_rates"])
-        updated = _updated(
-            optimizer, part_of, ema_decay, state, noisy, batch_stats, knobs["learning_rates"]
-        )
+            noisy = optimizers.zero_frozen(noisy, part_of, rates)
+        updated = _updated(optimizer, part_of, ema_decay, state, noisy, batch_stats, rates)
         # Not lax.cond: on a GPU the host would wait for its predicate, and so for the whole step.
         state = jax.tree.map(functools.partial(jnp.where, finite), updated, state)
         metrics = {"loss": total, **terms, "gradient_norm": gradient_norm, "finite": finite}
@@ -167,14 +164,20 @@ def make_patch_evaluation(model, loss, preprocessing):
 
 
 def make_statistics_pass(model, preprocessing, key):
-    """(variables, image as stored) -> variables whose running statistics have seen it, jitted."""
+    """(variables, image as stored) -> batch norm's statistics of this batch alone, jitted.
+
+    From zero, an update leaves 1 - momentum of the batch's own statistics; the momentum is the
+    network's.
+    """
 
     @jax.jit
-    def update_batch_stats(variables, image):
+    def batch_stats_of(variables, image):
+        zero = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
         image = preprocess(image, preprocessing)
-        return variables | {"batch_stats": forward(model, variables, image, key)[2]}
+        updated = forward(model, variables | {"batch_stats": zero}, image, key)[2]
+        return jax.tree.map(lambda leaf: leaf / (1 - model.batch_momentum), updated)
 
-    return update_batch_stats
+    return batch_stats_of
 
 
 def make_locator(model, augment, preprocessing, key):

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_seg.data import pipeline
-from jax_seg.models.camouflage import MOMENTUM
 from jax_seg.training import plateau
 
 
@@ -39,11 +38,11 @@ def validate_patches(evaluate, variables, sampler, *, weights, batch, threads):
     return {name: float(v.mean()) for name, v in joined.items()} | {"standard_error": error}
 
 
-def measure_statistics(update_batch_stats, variables, sampler, *, batch, threads):
+def measure_statistics(batch_stats_of, variables, sampler, *, batch, threads):
     """The statistics of batch norm that given weights have: the mean over an epoch's batches.
 
     Args:
-      update_batch_stats: of `step.make_statistics_pass`.
+      batch_stats_of: of `step.make_statistics_pass`.
       variables: of the network.
       sampler: of the training patches or images.
       batch, threads: of `pipeline.batches`.
@@ -53,12 +52,7 @@ def measure_statistics(update_batch_stats, variables, sampler, *, batch, threads
     """
     count = -(-len(sampler) // batch)
     reader = pipeline.batches(sampler, batch=batch, start=0, count=count, threads=threads)
-    # From zero a batch leaves 1 - momentum of its own statistics: every batch weighs the same.
-    zero = variables | {"batch_stats": jax.tree.map(jnp.zeros_like, variables["batch_stats"])}
-    total = zero["batch_stats"]
+    total = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
     for patches, _ in pipeline.on_device(reader):
-        total = jax.tree.map(
-            jnp.add, total, update_batch_stats(zero, patches["image"])["batch_stats"]
-        )
-    mean = jax.tree.map(lambda leaf: leaf / (count * (1 - MOMENTUM)), total)
-    return variables | {"batch_stats": mean}
+        total = jax.tree.map(jnp.add, total, batch_stats_of(variables, patches["image"]))
+    return variables | {"batch_stats": jax.tree.map(lambda leaf: leaf / count, total)}

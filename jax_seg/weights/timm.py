@@ -1,14 +1,13 @@
 """Published EdgeNeXt weights, in timm's naming, as ours."""
 
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jax_seg.models import edgenext
-from jax_seg.weights.torch_checkpoint import read_safetensors, read_state_dict
+from jax_seg.weights.tensors import read_tensors, some
 
 
 def from_timm(path):
@@ -32,9 +31,7 @@ def from_timm(path):
 
 def edgenext_from_timm(path):
     """(model, params): as `from_timm`, with the `edgenext.Model` whose fields the tensors tell."""
-    path = Path(path)
-    read = read_safetensors if path.suffix == ".safetensors" else read_state_dict
-    arrays = read(path)
+    arrays = read_tensors(path)
     fields = _fields(arrays)
     if fields is None:
         raise ValueError(
@@ -118,10 +115,3 @@ def _channels_last(array, dimensions):
             return array[0, 0]
         return array
     return array.T if array.ndim == 2 else array
-
-
-def some(names, limit=6):
-    """The first names in order, and how many more there are."""
-    names = sorted(names)
-    shown = ", ".join(names[:limit]) or "nothing"
-    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,18 +1,13 @@
-"""Tensors of PyTorch checkpoints and of safetensors files, read without PyTorch.
+"""Tensors of PyTorch checkpoints, read without PyTorch.
 
 A PyTorch checkpoint is a zip archive: `data.pkl`, a pickle that describes the tensors, and one file
 of raw numbers per storage. A pickle may ask for any code to be run, so this reader runs none: each
 name that the pickle looks up becomes a record of ours or a placeholder that does nothing.
-
-A safetensors file is a length, a JSON header of names, types, shapes and byte ranges, and raw
-little-endian numbers.
 """
 
-import json
 import pickle
 import zipfile
 from collections import OrderedDict
-from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,19 +25,6 @@ STORAGE_DTYPES = {
     "CharStorage": np.int8,
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
-}
-
-SAFETENSORS_DTYPES = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": jnp.bfloat16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
 }
 
 
@@ -119,42 +101,54 @@ def read_state_dict(path):
         first = file.read(2)
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} {_not_a_zip(first)}")
-
-    with zipfile.ZipFile(path) as archive:
-        pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
-        if len(pickles) != 1:
-            raise ValueError(
-                f"{path} is a zip archive but no PyTorch checkpoint: it needs one data.pkl."
-            )
-        root = pickles[0].removesuffix("data.pkl")
-        byteorder = root + "byteorder"
-        if byteorder in archive.namelist() and archive.read(byteorder) != b"little":
-            raise ValueError(
-                f"{path} holds big-endian numbers; save it on a little-endian machine."
-            )
-        try:
-            with archive.open(pickles[0]) as file:
-                content = InertUnpickler(file).load()
-        except Exception as error:  # a damaged pickle may raise anything
-            raise ValueError(
-                f"{path} holds a damaged data.pkl ({error}); copy it again."
-            ) from error
-
-        state = content
-        for key in ("model_state_dict", "state_dict", "model"):
-            if isinstance(content, dict) and isinstance(content.get(key), dict):
-                state = content[key]
-                break
-        if not isinstance(state, dict) or not any(isinstance(t, Tensor) for t in state.values()):
-            raise ValueError(f"{path} holds no state dict; save model.state_dict(), not the model.")
-        arrays = {}
-        for name, tensor in state.items():
-            try:
-                arrays[name] = _array(archive, root, tensor)
-            except Exception as error:  # nor are the record's fields to be trusted
-                raise ValueError(f"{path}: tensor '{name}' cannot be read ({error}).") from error
+    try:
+        with zipfile.ZipFile(path) as archive:
+            root, content = _unpickled(path, archive)
+            arrays = _arrays(path, archive, root, _state_of(path, content))
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is damaged ({error}); copy or download it again.") from error
     if all(name.startswith("module.") for name in arrays):
         arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
+    return arrays
+
+
+def _unpickled(path, archive):
+    """(folder in the archive, what its data.pkl holds)."""
+    pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
+    if len(pickles) != 1:
+        raise ValueError(
+            f"{path} is a zip archive but no PyTorch checkpoint: it needs one data.pkl."
+        )
+    root = pickles[0].removesuffix("data.pkl")
+    byteorder = root + "byteorder"
+    if byteorder in archive.namelist() and archive.read(byteorder) != b"little":
+        raise ValueError(f"{path} holds big-endian numbers; save it on a little-endian machine.")
+    try:
+        with archive.open(pickles[0]) as file:
+            return root, InertUnpickler(file).load()
+    except Exception as error:  # a damaged pickle may raise anything
+        raise ValueError(f"{path} holds a damaged data.pkl ({error}); copy it again.") from error
+
+
+def _state_of(path, content):
+    """The state dict in a checkpoint's content: {name: Tensor}."""
+    state = content
+    for key in ("model_state_dict", "state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            state = content[key]
+            break
+    if not isinstance(state, dict) or not any(isinstance(t, Tensor) for t in state.values()):
+        raise ValueError(f"{path} holds no state dict; save model.state_dict(), not the model.")
+    return state
+
+
+def _arrays(path, archive, root, state):
+    arrays = {}
+    for name, tensor in state.items():
+        try:
+            arrays[name] = _array(archive, root, tensor)
+        except Exception as error:  # nor are the record's fields to be trusted
+            raise ValueError(f"{path}: tensor '{name}' cannot be read ({error}).") from error
     return arrays
 
 
@@ -181,52 +175,3 @@ def _array(archive, root, tensor):
         offset=tensor.offset * dtype.itemsize,
         strides=[stride * dtype.itemsize for stride in tensor.strides],
     )
-
-
-def read_safetensors(path):
-    """The tensors of a safetensors file, by name.
-
-    Args:
-      path: a file in the format of huggingface.co/docs/safetensors.
-
-    Returns:
-      {name: array}.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: the file is damaged or no safetensors file.
-    """
-    content = Path(path).read_bytes()
-    length = int.from_bytes(content[:8], "little")
-    damaged = f"{path} is cut short or no safetensors file; copy or download it again."
-    if len(content) < 8 or length > len(content) - 8:
-        raise ValueError(damaged)
-    try:
-        header = json.loads(content[8 : 8 + length])
-    except (ValueError, RecursionError) as error:
-        raise ValueError(damaged) from error
-    if not isinstance(header, dict):
-        raise ValueError(damaged)
-    header.pop("__metadata__", None)
-    data = memoryview(content)[8 + length :]
-    arrays = {}
-    for name, entry in header.items():
-        try:
-            arrays[name] = _stored_array(data, entry)
-        except (ArithmeticError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: tensor '{name}' cannot be read ({error}).") from error
-    return arrays
-
-
-def _stored_array(data, entry):
-    shape, (start, stop) = entry["shape"], entry["data_offsets"]
-    if entry["dtype"] not in SAFETENSORS_DTYPES:
-        raise TypeError(f"its type {entry['dtype']} is unknown")
-    dtype = np.dtype(SAFETENSORS_DTYPES[entry["dtype"]])
-    if not all(isinstance(n, int) and n >= 0 for n in (*shape, start, stop)):
-        raise ValueError("its shape or place is no list of whole numbers")
-    if not start <= stop <= len(data):
-        raise ValueError(f"its bytes {start} to {stop} are not in the file")
-    if stop - start != prod(shape) * dtype.itemsize:
-        raise ValueError(f"{stop - start} bytes do not make the shape {tuple(shape)}")
-    return np.frombuffer(data[start:stop], dtype.newbyteorder("<")).reshape(shape)

@@ -4,7 +4,7 @@ import pytest
 
 from configs import cod10k
 from jax_seg.system import configuration
-from jax_seg.training import programs, stages
+from jax_seg.training import stages
 
 # preset: rates at epochs 0 (or after the warm-up) and 30 (likewise), the smallest, warm-up, batches
 NOTES = {
@@ -15,7 +15,7 @@ NOTES = {
 
 
 def plan_of(preset):
-    return programs.plan(configuration.Reader(cod10k.get_config(preset)))
+    return settings.read_plan(configuration.Reader(cod10k.get_config(preset)))
 
 
 @pytest.mark.parametrize("preset", NOTES)
@@ -39,6 +39,13 @@ def test_rates_and_effective_batches_are_those_of_the_notes(preset):
     assert smallest <= rate(29) < 0.1 * first
     effective = [s.batches[0] * s.accumulate for s in plan]
     assert effective == [batches[0], *[batches[1]] * 3]
+
+
+def test_the_rates_are_the_notes_decimals_so_that_older_runs_resume():
+    for preset, (first, second, *_) in NOTES.items():
+        config = cod10k.get_config(preset)
+        assert config.schedule.learning_rate == first
+        assert config.stages.thaw_encoder_3.schedule.learning_rate == second
 
 
 def test_the_encoder_thaws_from_the_last_level_on_at_a_tenth():

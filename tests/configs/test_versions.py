@@ -1,6 +1,7 @@
 """Every configuration of the plan against the table of its values."""
 
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from configs import base
 from jax_seg.infer import postprocess
 from jax_seg.system import configuration
-from jax_seg.training import programs
+from jax_seg.training import settings
 
 # file, batch, epochs, learning rate, dice focal variance boundary clDice connectivity, alpha,
 # class weights of background and foreground.
@@ -210,7 +211,7 @@ def test_a_version_has_the_values_of_the_table_and_of_the_base(name):
 @pytest.mark.parametrize("name", ROWS)
 def test_stages_and_steps_are_accepted(name):
     config = load(name)
-    plan = programs.plan(configuration.Reader(config))
+    plan = settings.read_plan(configuration.Reader(config))
     found = {
         (stage.first, stage.last): tuple(
             float(stage.loss_weights.get(term, 0))
@@ -247,7 +248,7 @@ def test_the_demo_keeps_the_character(name):
         assert after == (max(round(before * factor), 1) if before else 0), field
     assert demo.loss == config.loss and demo.optimizer == config.optimizer
     assert demo.plateau.rule == config.plateau.rule and demo.model.filters < config.model.filters
-    plan = programs.plan(configuration.Reader(demo))
+    plan = settings.read_plan(configuration.Reader(demo))
     assert plan[-1].last == demo.train.epochs - 1
     assert len(plan) == max(len(config.stages), 1)
     if demo.average.swa_every:
@@ -257,3 +258,16 @@ def test_the_demo_keeps_the_character(name):
 def test_another_argument_is_refused():
     with pytest.raises(ValueError, match=":fast"):
         load("v6", "fast")
+
+
+@pytest.mark.parametrize("name", [*ROWS, "demo"])
+def test_a_version_says_what_changed_why_how_to_run_it_and_what_came_of_it(name):
+    told = importlib.import_module(f"configs.{name}").__doc__
+    for part in (
+        rf"\A\S.*\.\n\n(?: .*\n)*    python launch\.py --config configs/{name}\.py "
+        r"--config\.data\.root=FOLDER",
+        r"^Changed(?: from .*)?: ",
+        r"^Why: ",
+        r"^(?:Observed\b.*: |Not run in the notes\.)",
+    ):
+        assert re.search(part, told, re.MULTILINE), part

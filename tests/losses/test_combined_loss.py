@@ -11,14 +11,15 @@ from jax_seg.losses import LOSSES, coarsen, combine
 from tests.random_arrays import random_patch
 
 SHAPE = (2, 9, 10, 1)
-FOCAL = {"focal_alpha": 0.3, "focal_gamma": 2.0}
+FOCAL = {"alpha": 0.3, "gamma": 2.0}
 
 
 def test_combine_reports_unweighted_components():
     logits, label = random_patch(SHAPE)
     mask = np.ones_like(label)
     weights = {"focal": 0.5, "dice": 2.0, "cldice": 0.0}
-    total, components = combine(logits, label, mask, weights, **FOCAL, foreground_weight=3.0)
+    options = {"focal": FOCAL | {"foreground_weight": 3.0}}
+    total, components = combine(logits, label, mask, weights, options=options)
     assert set(components) == {"dice", "focal"}
     dice = LOSSES["dice"](logits, label, mask)
     focal = LOSSES["focal"](logits, label, mask, alpha=0.3, gamma=2.0, foreground_weight=3.0)
@@ -42,7 +43,7 @@ def test_a_term_of_weight_zero_is_not_in_the_program():
 
     @partial(jax.jit, static_argnames="terms")
     def loss(logits, weights, terms):
-        return combine(logits, label, label, weights, terms=terms, **FOCAL)[0]
+        return combine(logits, label, label, weights, terms=terms, options={"focal": FOCAL})[0]
 
     weights = {name: jnp.float32(0) for name in LOSSES}
     few, all_of_them = (
@@ -74,8 +75,15 @@ def test_new_weights_need_no_new_program():
         ({"dice": 1.0}, {"terms": ("dice", "dise")}, "Unknown loss term 'dise'"),
         ({"dice": 1.0}, {"terms": ("dice", "entropy")}, "'entropy' .* has no weight"),
         ({"dice": 1.0, "entropy": 0.5}, {"terms": ("dice",)}, "'entropy' has weight 0.5"),
-        ({"focal": 1.0}, {"focal_gamma": 2.0}, "'focal' needs the option focal_alpha"),
-        ({"focal": 1.0}, {"focal_alpha": 0.5}, "'focal' needs the option focal_gamma"),
+        ({"focal": 1.0}, {}, "'focal' needs the option alpha"),
+        ({"focal": 1.0}, {"options": {"focal": {"gamma": 2.0}}}, "'focal' needs the option alpha"),
+        (
+            {"dice": 1.0},
+            {"options": {"cldice": {"iteration": 3}}},
+            "'cldice' has no option 'iteration': it takes iterations, smooth",
+        ),
+        ({"dice": 1.0}, {"options": {"dise": {}}}, "Unknown loss term 'dise' in options"),
+        ({"edge": 1.0}, {"options": {"edge": {"smooth": 1.0}}}, "'edge' has no .* it takes none"),
         ({"dice": 0.0}, {}, "Every loss weight is 0"),
         ({"dice": 1.0}, {"level_weights": (1, 2)}, "2 numbers for 1 levels"),
     ],

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from jax_seg.losses import LOSSES, VARIANCE_FLOOR, combine, variance
+from jax_seg.losses import LOSSES, VARIANCE_FLOOR, combine, variance, variance_floor
 from jax_seg.losses.boundary import signed_distance
 from jax_seg.losses.topology import skeleton
 from tests.conftest import GOLDEN, ROOT
@@ -80,13 +80,12 @@ def test_total_of_the_original():
     index, case = 1, CASES[1]
     params = case["params"]
     logits, label = ARRAYS[f"logits_{index}"], ARRAYS[f"label_{index}"]
-    options = focal_options(params)
-    options = {f"focal_{k}" if k in ("alpha", "gamma") else k: v for k, v in options.items()}
+    options = {"focal": focal_options(params)}
     weights = {name: params[f"{name}_weight"] for name in PUBLISHED}
 
     @partial(jax.value_and_grad, has_aux=True)
     def total(logits):
-        return combine(logits, label, np.ones_like(label), weights, **options)
+        return combine(logits, label, np.ones_like(label), weights, options=options)
 
     (loss, components), gradient = jax.jit(total, compiler_options=QUICK)(logits)
     np.testing.assert_allclose(loss, case["components"]["total"], rtol=1e-5)
@@ -148,6 +147,28 @@ def test_variance_floor_is_reached_and_never_passed():
         logits = random.normal(scale * random.choice([-1, 0, 1]), scale, half.shape)
         assert float(variance(logits.astype(np.float32), known, known)) > VARIANCE_FLOOR - 1e-4
     assert min(reached) > VARIANCE_FLOOR - 1e-4
+
+
+@pytest.mark.parametrize("target", [0.0, 0.3, 0.5])
+@pytest.mark.parametrize("voxels", [2, 4, 10])
+def test_the_floor_of_the_variance_term_for_few_voxels_and_other_targets(target, voxels):
+    """Half at p and half at 1 - p reaches it, and no random prediction passes it."""
+    assert variance_floor() == pytest.approx(VARIANCE_FLOOR, abs=1e-5)
+    assert variance_floor(0.0) == pytest.approx(0.5625, abs=1e-5)  # (1 - 1/4)²
+    assert variance_floor(0.5, 128**3) == pytest.approx(VARIANCE_FLOOR, abs=1e-5)
+    floor = variance_floor(target, voxels)
+
+    def least(logits):
+        known = np.ones((*logits.shape, 1), np.float32)
+        one = partial(variance, target_entropy=target)
+        each = jax.vmap(one)(logits[..., None][:, None], known[:, None], known[:, None])
+        return float(each.min())
+
+    sign = np.where(np.arange(voxels) % 2, 1.0, -1.0).astype(np.float32)
+    steps = np.concatenate([np.linspace(0, 8, 800), [50]]).astype(np.float32)
+    assert least(steps[:, None] * sign) == pytest.approx(floor, abs=1e-3)
+    random = np.random.default_rng(voxels).normal(0, 3, (5000, voxels)).astype(np.float32)
+    assert least(random) > floor - 1e-4
 
 
 def test_boundary_by_hand():

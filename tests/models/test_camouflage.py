@@ -8,8 +8,8 @@ import pytest
 from jax_seg.losses import GATE_TERMS
 from jax_seg.models import edgenext
 from jax_seg.models.camouflage import (
+    ConvNormReLU,
     Model,
-    NormalisedConvolution,
     double,
     pad_to_stride,
     with_encoder,
@@ -104,7 +104,7 @@ def test_norms_that_look_at_one_image(norm):
     model = Model(**SMALL, norm=norm)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     assert set(shapes) == {"params"}
-    layer = NormalisedConvolution(8, norm, "float32")
+    layer = ConvNormReLU(8, norm, 0.9, "float32")
     x = jax.random.normal(jax.random.key(0), (3, 6, 6, 4))
     variables = filled(layer, x, train=True)
     alone, other = (layer.apply(variables, y, train=True) for y in (x, x.at[1:].multiply(5)))
@@ -151,8 +151,10 @@ def test_pretrained_encoder_takes_its_place(batch_norm):
     ("fields", "shape", "words"),
     [
         ({"norm": "instance"}, (1, 32, 32, 3), "norm is 'instance'"),
-        ({"dims": (8, 8, 12, 16)}, (1, 32, 32, 3), "multiple of 8"),
+        ({"dims": (8, 8, 12, 16)}, (1, 32, 32, 3), r"model\.dims is .*multiple of 8"),
+        ({"batch_momentum": 1.0}, (1, 32, 32, 3), r"model\.batch_momentum is 1\.0"),
         ({"last_features": 5}, (1, 32, 32, 3), "last_features is 5"),
+        ({"dropout": 1.0}, (1, 32, 32, 3), r"model\.dropout is 1\.0"),
         ({"active": 3}, (1, 32, 32, 3), "active is 3, but there are 2 experts"),
         ({}, (32, 32, 3), "B, H, W, 3"),
     ],

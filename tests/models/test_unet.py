@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from jax_seg.models.layers import NormalisedConvolution, Upsample, max_pool, pointwise
+from jax_seg.models.layers import ConvInstanceNorm, Upsample, max_pool, pointwise
 from jax_seg.models.unet import Model
 
 
@@ -116,7 +116,7 @@ def test_parameter_tree():
 def test_initialisation_is_uniform_in_the_fan_in():
     x = jnp.zeros((1, 2, 2, 16))
     for layer, fan_in in [
-        (NormalisedConvolution(8), 9 * 16),
+        (ConvInstanceNorm(8), 9 * 16),
         (Upsample(8), 4 * 8),  # four pixels of the window, eight output channels
         (pointwise(64, fan_in=16, name=None), 16),
     ]:
@@ -291,8 +291,11 @@ def test_jit_equals_eager():
         ({"poolings": 2, "planar_levels": 2}, (1, 3, 6, 8, 1), r"multiples of \(1, 4, 4\)"),
         ({"poolings": 2, "planar_levels": 3}, (1, 4, 4, 4, 1), "planar_levels is 3"),
         ({"dimensions": 2, "planar_levels": 1}, (1, 16, 16, 1), "planar_levels is 1"),
-        ({}, (1, 16, 16, 1), r"shape \(1, 16, 16, 1\).*\[B, D, H, W, 1\]"),
-        ({"in_channels": 2}, (1, 16, 16, 16, 1), r"\[B, D, H, W, 2\]"),
+        ({}, (1, 16, 16, 1), r"model\.dimensions is 3.*\(1, 16, 16, 1\).*\[B, D, H, W, 1\]"),
+        ({"in_channels": 2}, (1, 16, 16, 16, 1), r"model\.in_channels is 2.*\[B, D, H, W, 2\]"),
+        ({"out_channels": 0}, (1, 16, 16, 16, 1), r"model\.out_channels is 0; set it to 1 or more"),
+        ({"filters": -1}, (1, 16, 16, 16, 1), r"model\.filters is -1; set it to 1 or more"),
+        ({"poolings": 10**6}, (1, 16, 16, 16, 1), r"model\.poolings is 1000000; set it from 0"),
         ({"dimensions": 4}, (1, 16, 16, 16, 1), "dimensions is 4"),
         ({"dtype": "float16"}, (1, 16, 16, 16, 1), "dtype is 'float16'"),
         ({"deep_supervision": 4}, (1, 16, 16, 16, 1), "leave 3 coarser decoder levels"),

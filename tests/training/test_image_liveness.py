@@ -35,6 +35,7 @@ CHANGES = {
     "colour.contrast": (0.1, JITTERED),
     "colour.saturation": (0.1, JITTERED),
     "colour.hue": (0.2, JITTERED),
+    "loss.dice_smooth": (1.0, {"loss.weights.dice": 0.5}),
     "train.start_encoder": ("/nowhere", {}),
 }
 CHANGES |= {f"loss.weights.{term}": (0.7, {}) for term in images.TERMS}
@@ -47,6 +48,7 @@ MODEL = {
     "experts": ("edge", "hybrid"),
     "active": 2,
     "norm": "group",
+    "batch_momentum": 0.5,
     "last_features": 4,
     "deep_supervision": True,
     "dtype": "bfloat16",
@@ -85,7 +87,7 @@ def test_a_field_is_alive(field, before, root, tmp_path, monkeypatch):
     changed = configured(root, needed | {field: value})
     assert_alive(
         field,
-        value,
+        changed,
         lambda: observe(changed, tmp_path / "run", monkeypatch),
         lambda: before(needed),
     )

@@ -64,7 +64,8 @@ def test_a_run_killed_in_its_second_stage_ends_as_if_nothing_had_happened(
     root, trained, compiled, tmp_path
 ):
     config = f"tests/tiny_images.py:{root}"
-    second_stage = ("os.mkdir", r"/checkpoints/12\.")  # 3 updates an epoch, 2 epochs a stage
+    # 3 updates an epoch, 2 epochs a stage; checkpoint 2n + 1 at the end of an epoch.
+    second_stage = ("os.mkdir", r"/checkpoints/save_25\.")
     killed = launch(interrupted.at(second_stage, config), tmp_path, compiled)
     finish(killed, status=-signal.SIGKILL)
     finish(launch(config, tmp_path, compiled))

@@ -13,9 +13,11 @@ from jax_seg import checkpoint, convert, predict
 from jax_seg.report.page import make_page
 from jax_seg.runs import checkpoints, gather, held_out, members
 from jax_seg.runs.events import read_events
+from jax_seg.system import configuration
 from jax_seg.training import cross_validation
 from jax_seg.training import run as training
 from tests.conftest import tiny_config, write_volumes
+from tests.training.test_liveness import names
 
 
 @pytest.fixture(scope="module")
@@ -179,28 +181,66 @@ def run_with(root, workdir, change):
 
 
 BAD_FIELDS = {
-    "data.root names no folder": lambda c: c.data.update(root=""),
-    "nowhere": lambda c: c.data.update(root="/nowhere"),
-    r"data\.root is .*--config\.data\.name=folder": lambda c: c.data.update(name="synthetic"),
-    "data.name": lambda c: c.data.update(name="tables"),
-    "model.name": lambda c: c.model.update(name="vnet"),
-    "validate.metric": lambda c: c.validate.update(metric="f1"),
-    "optimizer.name": lambda c: c.optimizer.update(name="lion"),
-    "schedule.name": lambda c: c.schedule.update(name="linear"),
-    "plateau.rule": lambda c: c.plateau.update(rule="hope"),
-    "augment.flip": lambda c: c.augment.update(flip=1.5),
-    "data.group": lambda c: c.data.update(group="patient"),
-    "data.folds": lambda c: c.data.update(folds=4),
-    "data.fold": lambda c: c.data.update(fold="3"),
-    r"17.*data\.patch": lambda c: c.data.update(patch=(16, 17, 16)),
-    r"value 2.*data\.ignore|data\.ignore.*value 2|2.*data\.": lambda c: c.data.update(ignore=()),
+    "data.root": ["", "/nowhere"],
+    "data.name": ["tables"],
+    "data.group": ["patient"],
+    "data.folds": [4],
+    "data.fold": ["3"],
+    "data.patch": [(16, 17, 16), (16, 16), (-1, 16, 16)],
+    "data.ignore": [()],
+    "data.patches_per_volume": [0],
+    "data.foreground_share": [1.5],
+    "data.balance_target": [-0.1],
+    "data.cache_gb": [float("nan")],
+    "validate.metric": ["f1"],
+    "validate.patches_per_volume": [-1],
+    "model.name": ["vnet"],
+    "model.filters": [0],
+    "model.poolings": [-1, 10**6],
+    "model.in_channels": [2],
+    "model.out_channels": [2, 0],
+    "model.dimensions": [2],
+    "model.planar_levels": [2],
+    "model.deep_supervision": [1],
+    "model.dtype": ["float16"],
+    "model.foreground_prior": [1.0],
+    "loss.focal_alpha": [1.5],
+    "loss.dice_smooth": [0.0],
+    "loss.cldice_iterations": [-1],
+    "loss.variance_target_entropy": [0.7],
+    "optimizer.name": ["lion"],
+    "optimizer.momentum": [1.0],
+    "optimizer.weight_decay": [float("nan")],
+    "parts.all.pattern": ["encoder", "encodr_0"],
+    "schedule.name": ["linear"],
+    "plateau.rule": ["hope"],
+    "train.start_from": ["/nowhere", "/nowhere@best@best"],
 }
 
 
-@pytest.mark.parametrize("message", BAD_FIELDS)
-def test_bad_fields_are_named(message, volumes_folder, tmp_path):
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        run_with(volumes_folder, tmp_path / "run", BAD_FIELDS[message])
+@pytest.mark.parametrize("field", BAD_FIELDS)
+def test_bad_fields_are_named(field, volumes_folder, tmp_path):
+    for value in BAD_FIELDS[field]:
+        config = tiny_config(volumes_folder)
+        config.update_from_flattened_dict({field: value})
+        with pytest.raises((ValueError, FileNotFoundError)) as refused:
+            training.run(config, tmp_path / "run")
+        assert names(field, configuration.flat(config), str(refused.value)), refused.value
+
+
+def test_bad_fields_of_the_augmentation_are_named(volumes_folder, tmp_path):
+    """They are refused when the step is traced, and nothing has been trained by then."""
+    config = tiny_config(volumes_folder)
+    config.augment.flip = 1.5
+    with pytest.raises(ValueError, match=r"augment\.flip is 1\.5"):
+        training.run(config, tmp_path / "run")
+
+
+def test_a_root_and_generated_volumes_are_refused_together(volumes_folder, tmp_path):
+    config = tiny_config(volumes_folder)
+    config.data.name = "synthetic"
+    with pytest.raises(ValueError, match=r"data\.root is .*--config\.data\.name=folder"):
+        training.run(config, tmp_path / "run")
 
 
 def truncate(root):

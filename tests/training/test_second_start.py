@@ -11,7 +11,6 @@ from configs import base
 from jax_seg import compare
 from jax_seg.data import folds
 from jax_seg.data.folder import find_volumes
-from jax_seg.models.camouflage import MOMENTUM
 from jax_seg.runs import checkpoints
 from jax_seg.runs.events import read_events
 from jax_seg.system import configuration
@@ -173,20 +172,6 @@ def test_the_clock_counts_the_time_of_an_epoch_under_way(volumes_folder, tmp_pat
     config.checkpoint.minutes = 1e-9
     training.run(config, tmp_path)
     assert len(seconds) > 2 and seconds[0] > 0 and seconds == sorted(set(seconds))
-
-
-def test_statistics_are_the_mean_over_batches_whatever_they_were(monkeypatch):
-    batches = [({"image": np.float32(value)}, [0]) for value in (2, 4, 9)]
-    monkeypatch.setattr(validate.pipeline, "batches", lambda *_, **__: batches)
-    monkeypatch.setattr(validate.pipeline, "on_device", lambda reader: reader)
-
-    def see(variables, image):
-        old = variables["batch_stats"]["mean"]
-        return {"batch_stats": {"mean": MOMENTUM * old + (1 - MOMENTUM) * image}}
-
-    before = {"params": {}, "batch_stats": {"mean": np.float32(100)}}
-    found = validate.measure_statistics(see, before, range(3), batch=1, threads=0)
-    assert found["batch_stats"]["mean"] == pytest.approx(5)
 
 
 def test_nothing_to_keep_is_refused(tmp_path):

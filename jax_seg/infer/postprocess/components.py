@@ -24,15 +24,16 @@ def hysteresis(probability, *, low=0.3, high=0.85, connectivity=26):
 
 
 def remove_small(mask, *, voxels=100, connectivity=26):
-    """Leave out the components of fewer than `voxels` voxels."""
+    """Remove the components of fewer than `voxels` voxels."""
     component = connected(mask, connectivity)
-    kept = sizes_of(component) >= voxels
-    kept[0] = False
-    return kept[component]
+    return cc3d.dust(component, voxels, in_place=True, precomputed_ccl=True) > 0
 
 
 def keep_largest(mask, *, components=1, connectivity=26):
-    """Keep the largest `components` components; of equal ones the first in memory."""
+    """Keep the largest `components` components; of equal ones the first in memory.
+
+    cc3d.largest_k keeps any of equal ones where it keeps several.
+    """
     component = connected(mask, connectivity)
     sizes = sizes_of(component)
     sizes[0] = 0
@@ -73,7 +74,7 @@ def _enclosed(background, voxels, connectivity):
 
 
 def mask_empty(mask, image, *, level=0, voxels=1000):
-    """Take out what lies where there is no material, as outside the scanned part of a scroll.
+    """Remove what lies where there is no material, as outside the scanned part of a scroll.
 
     Args:
       mask: [D, H, W] bool.

@@ -11,7 +11,8 @@ from jax_seg.infer import postprocess
 from jax_seg.metrics import competition, foreground, segmentation
 from jax_seg.ops.classes import FOREGROUND
 
-PACKAGE = Path(__file__).resolve().parents[1]
+PACKAGE = Path(__file__).resolve().parents[2]
+PROGRAMS = ("infer", "metrics", "ops")  # folders of what makes and scores masks
 SMALLEST_GAIN = 0.001  # of the metric, for which a step is worth its time
 TRIED_AGAIN = 10  # first steps, the best alone, once the others are chosen
 GUARD = 0.01  # of the metric, that a step may cost a perfect prediction
@@ -168,7 +169,7 @@ def make_scorer(read, metric, results, report=lambda line: None):
       f(names, settings, perfect=False) -> {setting: [score of each volume]}; with `perfect` the
       labels take the place of the predictions.
     """
-    code = _code_fingerprint()
+    code = code_fingerprint(PACKAGE)
     fingerprints, seen = {}, {}
 
     def load(name, perfect):
@@ -294,10 +295,14 @@ def _after(step):
     return (postprocess.DEFAULT, step)
 
 
-def _code_fingerprint():
-    """Changes with the programs that make and score masks, so that no stale score is used."""
+def code_fingerprint(package):
+    """Changes with the programs that make and score masks, so that no stale score is used.
+
+    Args:
+      package: folder of jax_seg.
+    """
     digest = hashlib.sha256()
-    for folder in ("infer", "metrics"):
-        for path in sorted((PACKAGE / folder).glob("*.py")):
+    for folder in PROGRAMS:
+        for path in sorted((package / folder).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

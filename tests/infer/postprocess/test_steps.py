@@ -148,12 +148,27 @@ def test_connectivity_decides_what_is_small(connectivity, left):
     assert np.count_nonzero(found) == left and not found[3, 3, 3]
 
 
-def test_sizes_are_counted_block_by_block(monkeypatch):
-    monkeypatch.setattr("jax_seg.ops.components.BLOCK", 7)
-    component = np.random.default_rng(0).integers(0, 9, (5, 4, 3)).astype(np.uint16)
-    for order in "CF":
-        found = components.sizes_of(np.asarray(component, order=order))
-        np.testing.assert_array_equal(found, np.bincount(component.ravel()))
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize("connectivity", [6, 18, 26])
+def test_remove_small_equals_the_definition(share, connectivity):
+    mask = np.random.default_rng(1).random((9, 10, 11)) < share
+    structure = ndimage.generate_binary_structure(3, {6: 1, 18: 2, 26: 3}[connectivity])
+    labels, _ = ndimage.label(mask, structure)
+    sizes = np.bincount(labels.ravel())
+    for voxels in (0, 1, 2, 5, 2000):
+        kept = mask & (sizes >= voxels)[labels]
+        for order in "CF":
+            given, before = np.asarray(mask, order=order), mask.copy()
+            found = components.remove_small(given, voxels=voxels, connectivity=connectivity)
+            np.testing.assert_array_equal(found, kept)
+            assert found.dtype == bool
+            np.testing.assert_array_equal(given, before)
+
+
+def test_remove_small_where_every_other_voxel_is_one():
+    mask = np.indices((3, 3, 3)).sum(0) % 2 == 0
+    assert not components.remove_small(mask, voxels=2, connectivity=6).any()
+    np.testing.assert_array_equal(components.remove_small(mask, voxels=1, connectivity=6), mask)
 
 
 def test_keep_largest():

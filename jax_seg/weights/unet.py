@@ -1,0 +1,84 @@
+"""Weights of the PyTorch U-Net as ours."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_seg.models import unet
+from jax_seg.weights.tensors import read_tensors, some
+
+
+def from_torch(path):
+    """A U-Net and its weights from a weights file of PyTorch's; no code in the file is run.
+
+    Names in the checkpoint: encoders.I.{0,3}, bottleneck.{0,3}, upconvs.I, decoders.I.{0,3} and
+    output, each with weight and bias. Filters, poolings, channels and dimensions are read off the
+    tensors; every tensor is used exactly once.
+
+    Args:
+      path: see `read_tensors`.
+
+    Returns:
+      (model, params): a `jax_seg.models.unet.Model` and its float32 parameters.
+
+    Raises:
+      OSError: there is no such file, or it cannot be read.
+      ValueError: the file cannot be read or holds another network.
+    """
+    arrays = read_tensors(path)
+    first, last = arrays.get("encoders.0.0.weight"), arrays.get("output.weight")
+    if first is None or last is None or first.ndim not in (4, 5):
+        raise ValueError(
+            f"{path} holds another network than this U-Net; its tensors begin {some(arrays)}."
+        )
+    model = unet.Model(
+        filters=first.shape[0],
+        poolings=sum(name.startswith("upconvs.") for name in arrays) // 2,
+        in_channels=first.shape[1],
+        out_channels=last.shape[0],
+        dimensions=first.ndim - 2,
+    )
+    x = jnp.zeros((1, *model.smallest_input(), model.in_channels))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
+    wanted = {_torch_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)}
+    missing, left_over = wanted - arrays.keys(), arrays.keys() - wanted
+    if missing or left_over:
+        raise ValueError(
+            f"{path} does not fit a U-Net of {model.filters} filters and {model.poolings} "
+            f"poolings: missing {some(missing)}; left over {some(left_over)}."
+        )
+
+    def leaf(tree_path, expected):
+        name = _torch_name(tree_path)
+        array = _channels_last(arrays[name], transposed=name.startswith("upconvs."))
+        if array.shape != expected.shape:
+            raise ValueError(
+                f"{path}: tensor '{name}' has shape {arrays[name].shape}, which does not fit a "
+                f"U-Net of {model.filters} filters and {model.poolings} poolings."
+            )
+        return jnp.asarray(array, jnp.float32)
+
+    return model, jax.tree_util.tree_map_with_path(leaf, shapes)
+
+
+def _torch_name(tree_path):
+    name = jax.tree_util.keystr(tree_path, simple=True, separator=".")
+    for ours, theirs in (
+        ("encoder_", "encoders."),
+        ("decoder_", "decoders."),
+        ("up_", "upconvs."),
+        ("conv_0", "0"),
+        ("conv_1", "3"),
+        ("kernel", "weight"),
+    ):
+        name = name.replace(ours, theirs)
+    return name
+
+
+def _channels_last(array, transposed):
+    """[K, C, *size], or [C, K, *size] of a transposed convolution, as [*size, C, K]."""
+    if array.ndim < 2:
+        return array
+    array = np.moveaxis(array, (0, 1), (-2, -1) if transposed else (-1, -2))
+    pointwise = all(size == 1 for size in array.shape[:-2])
+    return array.reshape(array.shape[-2:]) if pointwise else array
