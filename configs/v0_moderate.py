@@ -21,4 +21,5 @@ def get_config(arg=""):
     config.schedule.learning_rate = 5e-4
     config.average.swa_start = 30
     config.train.epochs = 50
+    config.validate.background_target = (0.3, 0.7)
     return base.shrink(config, arg)
