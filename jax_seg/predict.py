@@ -8,7 +8,6 @@ Volumes become masks, images grey maps of the probability, each kind as `infer/k
 
 import argparse
 import concurrent.futures
-import json
 import sys
 import time
 import zipfile
@@ -23,7 +22,7 @@ from jax_seg.data.readers import pictures
 from jax_seg.infer import ensemble, postprocess
 from jax_seg.runs import checkpoints, members
 from jax_seg.system import startup
-from jax_seg.system.files import replacing, stamp, write_json
+from jax_seg.system.files import read_json, replacing, stamp, write_json
 from jax_seg.tasks.kinds import IMAGES, VOLUMES
 
 DECISIVE = (
@@ -135,7 +134,7 @@ def _unfinished(kind, found, output, settings, probabilities):
         if not sidecar.exists() or not all(path.exists() for path in wanted):
             to_do.append(volume)
             continue
-        made = json.loads(sidecar.read_text())
+        made = read_json(sidecar)
         changed = [key for key in DECISIVE if made.get(key) != settings.get(key)]
         if made.get("image_stamp") != stamp(volume.image):
             changed.append("image")

@@ -10,6 +10,7 @@ from jax_seg.data import folder, folds, labels, synthetic
 from jax_seg.data.fingerprint import fingerprint
 from jax_seg.data.preprocess import Preprocessing, fit_preprocessing
 from jax_seg.data.readers import check_pair, open_volume
+from jax_seg.system.files import remove_unfinished
 
 
 class Dataset(NamedTuple):
@@ -86,6 +87,8 @@ def prepare(
         seed=seed,
     )
     cache_directory = Path(cache_directory)
+    for part in ("volumes", "measured"):  # other runs may share them
+        remove_unfinished(cache_directory / part, shared=True)
     cache = volume_cache.Cache(cache_directory / "volumes", int(cache_gb * 2**30))
     by_id = {v.id: v for v in found}
     used = sorted(set(train_ids) | set(validation_ids))

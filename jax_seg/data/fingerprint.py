@@ -1,6 +1,8 @@
 """What training must know of each volume, measured once: shape, counts, intensities, places."""
 
 import hashlib
+import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -109,9 +111,8 @@ def fingerprint(volumes, cache, table, directory, threads):
 
     def one(volume):
         stored = directory / f"{volume.id}-{_identity(volume, table)}.npz"
-        if stored.exists():
-            with np.load(stored) as arrays:
-                return Fingerprint(**arrays)
+        if stored.exists() and (known := _stored(stored)) is not None:
+            return known
         image, label = read_pair(volume, cache, table)
         result = measure(image, label)
         if not len(result.labelled):
@@ -125,6 +126,15 @@ def fingerprint(volumes, cache, table, directory, threads):
 
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(one, volumes))
+
+
+def _stored(path):
+    """The Fingerprint in a file; None where it is damaged, and has to be measured again."""
+    try:
+        with np.load(path) as arrays:
+            return Fingerprint(**arrays)
+    except (ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error):
+        return None
 
 
 def read_pair(volume, cache, table):

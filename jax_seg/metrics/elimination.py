@@ -7,7 +7,6 @@ import numpy as np
 from jax_seg.ops.jit import jit
 
 
-
 class Echelon(NamedTuple):
     """Independent sums of generators, each with a last generator that no other has as its last.
 

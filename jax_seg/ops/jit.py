@@ -4,7 +4,8 @@ import numba
 
 from jax_seg.system import home
 
-if not (home.has_home() or numba.config.CACHE_DIR):  # numba would refuse to keep its programs, or make a folder named '~'
+# Without a home numba would refuse to keep its programs, or make a folder named '~'.
+if not (home.has_home() or numba.config.CACHE_DIR):
     numba.config.CACHE_DIR = str(home.cache_folder() or "")
 
 

@@ -1,6 +1,5 @@
 """What came of several versions: a table, learning curves, and a verdict on each."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from jax_seg.losses import VARIANCE_FLOOR
 from jax_seg.metrics import balance, comparison, segmentation
 from jax_seg.runs import config as configuration
 from jax_seg.runs.events import read_events
-from jax_seg.system.files import replacing
+from jax_seg.system.files import read_json, replacing
 from jax_seg.tasks.volumes import prepare_data
 
 OVER_PREDICTION = 10.0  # percentage points that a verdict mentions
@@ -67,7 +66,7 @@ def read_run(workdir, name, kind, honest):
       honest: of `label_table`: what the labels mean, whatever the run took them for.
     """
     workdir = Path(workdir)
-    stored = configuration.from_dict(json.loads((workdir / "config.json").read_text()))
+    stored = configuration.from_dict(read_json(workdir / "config.json"))
     read = configuration.Reader(stored)
     own = prepare_data(read, workdir)
     counts, predicted, labelled, voxels = {}, 0, 0, 0

@@ -1,11 +1,10 @@
 """Every fold in turn, each held out by a run of its own, and a summary over them."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
-from jax_seg.system.files import write_json
+from jax_seg.system.files import read_json, write_json
 from jax_seg.training import run as training
 
 
@@ -36,9 +35,7 @@ def run(config, workdir):
         folds[name] = training.run(one, workdir / name)
     volumes = {}
     for name in folds:
-        volumes |= json.loads((workdir / name / "validation" / "scores.json").read_text())[
-            "volumes"
-        ]
+        volumes |= read_json(workdir / name / "validation" / "scores.json")["volumes"]
     summary = summarise(list(folds.values()))
     write_json(workdir / "summary.json", {"summary": summary, "folds": folds, "volumes": volumes})
     for score, values in summary.items():

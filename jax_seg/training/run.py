@@ -14,7 +14,7 @@ from jax_seg.metrics import segmentation
 from jax_seg.runs import checkpoints
 from jax_seg.runs import config as configuration
 from jax_seg.runs.events import Events, read_events
-from jax_seg.system.files import locked, write_json
+from jax_seg.system.files import locked, remove_unfinished, write_json
 from jax_seg.system.stop import stop_signal
 from jax_seg.training import (
     console,
@@ -89,6 +89,7 @@ def run(config, workdir):
     """
     with contextlib.ExitStack() as cleanup:
         cleanup.enter_context(locked(workdir))
+        remove_unfinished(workdir)
         return _run(config, Path(workdir), cleanup)
 
 
@@ -216,7 +217,8 @@ def _run(config, workdir, cleanup):
             stage = stages.at(plan, loop.epoch)
             if loop.return_to is not None:
                 checkpoints.wait(manager)
-                best, beside = checkpoints.restore(manager, abstract_state, loop.return_to)
+                whole = checkpoints.resolve(manager, loop.return_to, or_best=True)
+                best, beside = checkpoints.restore(manager, abstract_state, whole)
                 state, loop.return_to = best._replace(step=state.step), None
                 loop.averaged = beside["loop"]["averaged"]  # of the averages that came back
             std = schedule.weight_noise(

@@ -1,7 +1,6 @@
 """Judging a model: the loss of fixed patches while it trains, and whole volumes."""
 
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from jax_seg.infer import postprocess
 from jax_seg.infer.sliding_window import predict_volume
 from jax_seg.metrics import segmentation
 from jax_seg.models.camouflage import MOMENTUM
-from jax_seg.system.files import replacing, write_json
+from jax_seg.system.files import read_json, replacing, write_json
 from jax_seg.training import console, plateau
 
 
@@ -157,7 +156,11 @@ def evaluate_last(weights, segment, *, workdir, log, data, steps):
 def scored_already(workdir, at, log):
     """The scores in `workdir/scores.json` if they are of the steps {name: step}, else None."""
     path = workdir / "scores.json"
-    scores = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        scores = read_json(path) if path.exists() else {}
+    except ValueError as error:
+        log.warning(f"{error} The run is scored again.")
+        return None
     if {name: scores.get(name, {}).get("step") for name in at} != at:
         return None
     log.info(f"Scored already: {path}")

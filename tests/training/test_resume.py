@@ -69,11 +69,11 @@ def assert_same_end(workdir, expected):
 
 
 def saved(workdir, step):
-    return (workdir / "checkpoints" / str(step)).is_dir()
+    return (workdir / "checkpoints" / f"{step}.safetensors").exists()
 
 
 def saving(workdir, step):
-    return any((workdir / "checkpoints").glob(f"{step}.orbax-checkpoint-tmp*"))
+    return any((workdir / "checkpoints").glob(f".{step}.*"))
 
 
 MOMENTS = {
