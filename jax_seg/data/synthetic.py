@@ -13,6 +13,7 @@ import numpy as np
 import tifffile
 
 from jax_seg.data.scroll import scroll_volume, volume_shape
+from jax_seg.system.files import writing
 
 FOLDER_CONTENT = {"train_images", "train_labels", "test_images", "train.csv"}
 
@@ -88,8 +89,11 @@ def write_folder(
 
     def write(name, volume, note):
         path = partial / name
-        path.parent.mkdir(exist_ok=True)
-        tifffile.imwrite(path, volume, compression="lzw", photometric="minisblack", metadata=None)
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+            tifffile.imwrite(
+                path, volume, compression="lzw", photometric="minisblack", metadata=None
+            )
         report(f"{name}  {'×'.join(map(str, volume.shape))}  {note}")
 
     counts = np.zeros(3, np.int64)

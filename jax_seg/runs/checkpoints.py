@@ -76,7 +76,13 @@ def open_for_reading(workdir):
             f"{workdir} is not the folder of a run: it lacks config.json or checkpoints; pass the "
             "workdir of a training run or of jax_seg.convert."
         )
-    metric = read_json(path).get("validate", {}).get("metric")
+    try:
+        metric = read_json(path)["validate"]["metric"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} has no validate.metric: restore it from a copy, or run the command that "
+            "trained it again."
+        ) from error
     return open_checkpoints(workdir, metric=metric, read_only=True)
 
 

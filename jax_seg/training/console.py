@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from jax_seg.system.files import writing
+
 
 def open_log(workdir):
     """A logger that prints to standard output and appends to `workdir/log.txt`, with the time."""
@@ -19,7 +21,7 @@ def open_log(workdir):
     close_log(log)
     terminal = _AboveTheBar()
     terminal.setFormatter(logging.Formatter("%(message)s"))
-    file = logging.FileHandler(Path(workdir) / "log.txt")
+    file = _LogFile(Path(workdir) / "log.txt")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     for handler in (terminal, file):
         log.addHandler(handler)
@@ -125,6 +127,22 @@ def memory():
         return statistics["peak_bytes_in_use"] / 2**30, "device memory"
     kilobytes = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobytes / 2**30, "memory"
+
+
+class _LogFile(logging.FileHandler):
+    """A file of log lines; a full disk raises, instead of a traceback printed for every line."""
+
+    def __init__(self, path):
+        with writing(path):
+            super().__init__(path)
+
+    def handleError(self, record):
+        with writing(self.baseFilename):
+            raise
+
+    def close(self):
+        with writing(self.baseFilename):
+            super().close()
 
 
 class _AboveTheBar(logging.Handler):

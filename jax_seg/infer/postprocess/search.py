@@ -9,6 +9,7 @@ import numpy as np
 
 from jax_seg.infer import postprocess
 from jax_seg.metrics import competition, foreground, segmentation
+from jax_seg.system.files import writing
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SMALLEST_GAIN = 0.001  # of the metric, for which a step is worth its time
@@ -103,7 +104,8 @@ class Results:
 
     def __init__(self, path):
         self._path, self._scores = Path(path), {}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
         text = self._path.read_text() if self._path.exists() else ""
         for line in text.splitlines():
             try:
@@ -124,7 +126,7 @@ class Results:
         self._write(json.dumps({"key": key, "steps": steps, "score": score}) + "\n")
 
     def _write(self, text):
-        with self._path.open("a") as file:
+        with writing(self._path), self._path.open("a") as file:
             file.write(text)
 
 
