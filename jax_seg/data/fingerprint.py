@@ -131,7 +131,7 @@ def fingerprint(volumes, cache, table, directory, threads):
 def _stored(path):
     """The Fingerprint in a file; None where it is damaged, and has to be measured again."""
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             return Fingerprint(**arrays)
     except (ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error):
         return None

@@ -123,6 +123,7 @@ def test_a_best_that_is_damaged_gives_way_to_the_next(run):
         assert checkpoints.read_variables(run)[2] == 2
 
 
+@pytest.mark.filterwarnings("ignore:.*damaged")
 def test_a_run_returns_to_the_best_there_is(run):
     manager = checkpoints.open_for_reading(run)
     assert checkpoints.resolve(manager, 2, or_best=True) == 2
