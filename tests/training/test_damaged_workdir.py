@@ -15,7 +15,6 @@ from jax_seg.training import run as training
 from jax_seg.training import validate
 from tests.conftest import tiny_config
 
-
 DAMAGE = (
     lambda content: b"",
     lambda content: content[: len(content) // 2],
