@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +45,12 @@ def names(folder):
 
 
 def zeroed(start, stop):
+    """Zeroes from a byte to another, counted from the end where they are negative."""
+
     def damage(content):
-        return content[:start] + bytes(len(content[start:stop])) + content[stop:]
+        array = np.frombuffer(content, np.uint8).copy()
+        array[start:stop] = 0
+        return array.tobytes()
 
     return damage
 
@@ -58,7 +63,8 @@ DAMAGE = {
     "zeroed": lambda content: bytes(len(content)),
     "header zeroed in part": zeroed(200, 220),
     "length zeroed": zeroed(0, 8),
-    "last array zeroed": zeroed(-20, None),
+    "arrays zeroed": zeroed(-100, -60),
+    "a byte of an array zeroed": zeroed(-40, -39),
     "other bytes": lambda content: os.urandom(len(content)),
     "not a checkpoint": lambda content: safetensors.numpy.save({"a": np.ones(3)}),
 }
@@ -68,7 +74,9 @@ DAMAGE = {
 def damaged(request, run):
     """A run whose newest checkpoint is damaged."""
     path = file_of(run, 3)
-    path.write_bytes(DAMAGE[request.param](path.read_bytes()))
+    before = path.read_bytes()
+    path.write_bytes(DAMAGE[request.param](before))
+    assert path.read_bytes() != before
     return run
 
 
@@ -219,16 +227,24 @@ def test_the_weights_are_a_file_for_other_programs(run):
     )
 
 
+class WhenWaitedFor:
+    """An executor that has not come to its work until somebody waits for it."""
+
+    def submit(self, job, *arguments):
+        return SimpleNamespace(result=lambda: job(*arguments))
+
+
 def test_what_a_run_returns_to_is_asked_before_the_checkpoint_is_written(tmp_path):
     """While it is written the run may choose another best, which is not on the disk yet."""
-    best = [1]
-    manager = checkpoints.open_checkpoints(tmp_path, metric="loss", pinned=lambda: best[0])
+    best = 1
+    manager = checkpoints.open_checkpoints(tmp_path, metric="loss", pinned=lambda: best)
+    manager._writer = WhenWaitedFor()
     for step, loss in ((1, 5.0), (2, 4.0)):
         checkpoints.save(manager, state_of(step, step), position(step), {"loss": loss})
-        best[0] = 3 if step == 2 else 1
-    checkpoints.wait(manager)
+        best = step + 1
+        checkpoints.wait(manager)
+        best = 1
     assert manager.all_steps() == [1, 2]
-    manager.close()
 
 
 def test_what_a_kept_checkpoint_returns_to_is_kept(tmp_path):
