@@ -38,7 +38,8 @@ class Cache:
         """Caches in `directory`, which is created, at most `limit_bytes`."""
         self.directory = Path(directory).absolute()
         self.limit_bytes = int(limit_bytes)
-        self.directory.mkdir(parents=True, exist_ok=True)
+        with writing(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
 
     def __reduce__(self):
         return Cache, (self.directory, self.limit_bytes)

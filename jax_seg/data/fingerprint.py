@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_seg.data import labels
-from jax_seg.system.files import replacing, stamp
+from jax_seg.system.files import replacing, stamp, writing
 
 INTENSITIES = 100_000  # sampled per volume: percentiles are then exact to about 0.05 %
 COORDINATES = 20_000  # sampled per class and volume: places where patches may be centred
@@ -107,7 +107,8 @@ def fingerprint(volumes, cache, table, directory, threads):
       ValueError: a volume that is broken, mismatched, or wholly unlabeled, by its file's name.
     """
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
 
     def one(volume):
         stored = directory / f"{volume.id}-{_identity(volume, table)}.npz"

@@ -154,10 +154,15 @@ def evaluate_last(weights, segment, *, workdir, log, data, steps):
 
 
 def scored_already(workdir, at, log):
-    """The scores in `workdir/scores.json` if they are of the steps {name: step}, else None."""
-    path = workdir / "scores.json"
+    """The scores in `workdir/scores.json` if they are of the steps {name: step}, else None.
+
+    None, too, where they or those of the volumes are damaged: they are made again.
+    """
+    path, of_volumes = workdir / "scores.json", workdir / "validation" / "scores.json"
     try:
         scores = read_json(path) if path.exists() else {}
+        if of_volumes.exists():
+            read_json(of_volumes)
     except ValueError as error:
         log.warning(f"{error} The run is scored again.")
         return None

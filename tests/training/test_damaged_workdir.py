@@ -74,3 +74,9 @@ def test_damaged_scores_are_made_again(tmp_path, caplog):
     (tmp_path / "scores.json").write_text("{")
     assert validate.scored_already(tmp_path, {"raw": 8}, log) is None
     assert "scores.json is not valid JSON" in caplog.text
+    write_json(tmp_path / "scores.json", {"raw": {"step": 8, "dice": 0.5}})
+    write_json(tmp_path / "validation" / "scores.json", {})
+    assert validate.scored_already(tmp_path, {"raw": 8}, log) is not None
+    (tmp_path / "validation" / "scores.json").write_bytes(bytes(20))
+    assert validate.scored_already(tmp_path, {"raw": 8}, log) is None
+    assert "validation/scores.json is not valid JSON" in caplog.text

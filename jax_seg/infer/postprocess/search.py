@@ -106,7 +106,7 @@ class Results:
         self._path, self._scores = Path(path), {}
         with writing(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-        text = self._path.read_text() if self._path.exists() else ""
+        text = self._path.read_text(errors="replace") if self._path.exists() else ""
         for line in text.splitlines():
             try:
                 entry = json.loads(line)
