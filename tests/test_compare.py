@@ -263,7 +263,7 @@ def test_a_network_that_diverged_is_reported_not_scored(two_runs, monkeypatch, c
         (["{a}@1", "{b}@1", "--images", "x"], "belong together"),
         (["{a}@1", "{b}@1", "--metric", "f1"], "There is no score 'f1'"),
         (["{a}@1", "{b}@1", "--metric", "foreground_label"], "neither better nor worse"),
-        (["{file}", "{broken}"], "is no JSON"),
+        (["{file}", "{broken}"], "is not valid JSON"),
         (["{file}", "{empty}"], "holds no volume's scores"),
         (["{file}", "{nan}"], "the dice of v0 is nan"),
         (["{file}", "{b}@1"], "no scored volume in common"),

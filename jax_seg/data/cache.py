@@ -15,13 +15,12 @@ import numpy as np
 
 from jax_seg.data.readers import is_zarr, open_volume
 from jax_seg.data.readers.contract import block_slices
-from jax_seg.system.files import existing, stamp
+from jax_seg.system.files import ABANDONED_SECONDS, existing, stamp, unfinished, unwritable, writing
 
 SLAB_BYTES = 32 * 2**20  # decoded at a time
 OPEN_MAPS = 16  # decoded volumes kept open; each is file-backed, not memory
 OPEN_SOURCES = 1024  # headers kept
 READING = 2  # raised where a reader comes to give other voxels for a file, which is decoded again
-ABANDONED_SECONDS = 3600  # a part file untouched for that long has lost its writer
 
 
 class Cache:
@@ -40,7 +39,8 @@ class Cache:
         """Caches in `directory`, which is created, at most `limit_bytes`."""
         self.directory = Path(directory).absolute()
         self.limit_bytes = int(limit_bytes)
-        self.directory.mkdir(parents=True, exist_ok=True)
+        with writing(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
 
     def __reduce__(self):
         return Cache, (self.directory, self.limit_bytes)
@@ -61,7 +61,8 @@ class Cache:
         key = f"{READING}\0{path.absolute()}\0{size}\0{modified}"
         decoded = self.directory / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
         voxels = None
-        with suppress(FileNotFoundError, ValueError):  # absent, or cut by whoever copied the cache
+        # Absent, or cut or overwritten by whoever copied the cache: decoded again.
+        with suppress(FileNotFoundError, ValueError, EOFError):
             voxels = _open_map(decoded)
         if voxels is None:
             reader = _open_source(path, size, modified)
@@ -92,7 +93,10 @@ class Cache:
                 f"{self.limit_bytes / 2**30:.3g} GiB: raise data.cache_gb."
             )
         self._make_room(total)
-        descriptor, name = tempfile.mkstemp(dir=self.directory, suffix=".part")
+        # A name of its own, since two threads may decode one source at once.
+        under_way = unfinished(decoded, "")
+        with writing(decoded, self.directory):
+            descriptor, name = tempfile.mkstemp(".part", f"{under_way.name}-", self.directory)
         part = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -108,12 +112,16 @@ class Cache:
             part.replace(decoded)
         except BaseException as error:
             part.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise OSError(
-                    error.errno,
-                    f"the disk of the cache {self.directory} is full while decoding "
-                    f"{reader.path}: free space there or lower data.cache_gb",
-                ) from error
+            number = getattr(error, "errno", None)
+            if number in (errno.ENOSPC, errno.EDQUOT):
+                full = OSError(
+                    f"The disk of the cache {self.directory} is full while decoding "
+                    f"{reader.path}: free space there or lower data.cache_gb."
+                )
+                full.errno = number
+                raise full from error
+            if number == errno.EFBIG:
+                raise unwritable(decoded, error) from error
             raise
         self._make_room(0)
         return voxels

@@ -11,7 +11,7 @@ from jax_seg.data import folder, folds, intensities, labels, synthetic
 from jax_seg.data.fingerprint import fingerprint
 from jax_seg.data.preprocess import Preprocessing, fit_preprocessing
 from jax_seg.data.readers import check_pair, open_volume
-from jax_seg.system.files import existing
+from jax_seg.system.files import existing, remove_unfinished
 
 
 class Dataset(NamedTuple):
@@ -84,6 +84,8 @@ def prepare(
     table = labels.label_table(foreground=foreground, ignore=ignore, background=background)
     train, validation = _split(found, fold=fold, fold_count=fold_count, group=group, seed=seed)
     cache_directory = Path(cache_directory)
+    for part in ("volumes", "measured"):  # other runs may share them
+        remove_unfinished(cache_directory / part, shared=True)
     cache = volume_cache.Cache(cache_directory / "volumes", int(cache_gb * 2**30))
     used = sorted({v.id: v for v in (*train, *validation)}.values(), key=lambda v: v.id)
     facts = _measure(used, cache, table, cache_directory / "measured", threads)

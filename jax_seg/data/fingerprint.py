@@ -1,6 +1,8 @@
 """What training must know of each volume, measured once: shape, counts, intensities, places."""
 
 import hashlib
+import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +11,7 @@ import numpy as np
 
 from jax_seg.data import labels
 from jax_seg.ops.classes import FOREGROUND, MASKED
-from jax_seg.system.files import replacing, stamp
+from jax_seg.system.files import replacing, stamp, writing
 
 INTENSITIES = 100_000  # sampled per volume: percentiles are then exact to about 0.05 %
 COORDINATES = 20_000  # sampled per class and volume: places where patches may be centred
@@ -111,13 +113,13 @@ def fingerprint(volumes, cache, table, directory, threads):
       ValueError: a volume that is broken, mismatched, or wholly unlabeled, by its file's name.
     """
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
 
     def one(volume):
         stored = directory / f"{volume.id}-{_identity(volume, table)}.npz"
-        if stored.exists():
-            with np.load(stored) as arrays:
-                return Fingerprint(**arrays)
+        if stored.exists() and (known := _stored(stored)) is not None:
+            return known
         image, label = read_pair(volume, cache, table)
         result = measure(image, label)
         if not len(result.labelled):
@@ -131,6 +133,15 @@ def fingerprint(volumes, cache, table, directory, threads):
 
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(one, volumes))
+
+
+def _stored(path):
+    """The Fingerprint in a file; None where it is damaged, and has to be measured again."""
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            return Fingerprint(**arrays)
+    except (ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error):
+        return None
 
 
 def read_pair(volume, cache, table):

@@ -13,7 +13,7 @@ import numpy as np
 import tifffile
 
 from jax_seg.data.scroll import scroll_volume, volume_shape
-from jax_seg.system.files import read_json, write_json
+from jax_seg.system.files import read_json, write_json, writing
 from jax_seg.system.outputs import is_own, marked
 
 RECORD = "synthetic.json"
@@ -106,8 +106,11 @@ def _write_pieces(folder, pieces, training, report):
 
     def write(name, volume, note):
         path = folder / name
-        path.parent.mkdir(exist_ok=True)
-        tifffile.imwrite(path, volume, compression="lzw", photometric="minisblack", metadata=None)
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+            tifffile.imwrite(
+                path, volume, compression="lzw", photometric="minisblack", metadata=None
+            )
         report(f"{name}  {'×'.join(map(str, volume.shape))}  {note}")
 
     counts = np.zeros(3, np.int64)

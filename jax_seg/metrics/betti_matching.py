@@ -23,11 +23,11 @@ Harer 2010, "Computational topology", VII.1, the matrix reduction).
 """
 
 import cc3d
-import numba
 import numpy as np
 
 from jax_seg.metrics.elimination import add_sums, nothing
 from jax_seg.metrics.loops import TREE, first_square, loops
+from jax_seg.ops.jit import jit
 
 
 def feature_counts(prediction, label):
@@ -141,7 +141,7 @@ def _matched_loops(union, parts, bases):
     return len(np.intersect1d(*ends, assume_unique=True))
 
 
-@numba.njit(cache=True, nogil=True)
+@jit
 def _loops_as_sums(number, edge, generator, places):
     """Write the loops that edges close through a forest as sums of generators.
 

@@ -2,10 +2,9 @@
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
-jit = numba.njit(cache=True, nogil=True)
+from jax_seg.ops.jit import jit
 
 
 class Echelon(NamedTuple):

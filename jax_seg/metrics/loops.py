@@ -7,10 +7,10 @@ belongs to its lowest voxel. Chains are modulo two. An axis of length 1 comes be
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
-jit = numba.njit(cache=True, nogil=True)
+from jax_seg.ops.jit import jit
+
 ABSENT, TREE = -1, 0
 
 

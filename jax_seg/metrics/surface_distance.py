@@ -7,11 +7,11 @@ area is that of marching cubes for this neighbourhood, its place the centre of t
 
 import functools
 
-import numba
 import numpy as np
 from skimage.measure import marching_cubes, mesh_surface_area
 
 from jax_seg.metrics.segmentation import require_same_shape
+from jax_seg.ops.jit import jit
 
 
 def surface_dice(prediction, label, tolerance):
@@ -64,7 +64,7 @@ def surface_areas():
     return area
 
 
-@numba.njit(cache=True, nogil=True)
+@jit
 def neighbourhood_codes(mask):
     """The 2³ code around every voxel corner, borders included: [D + 1, H + 1, W + 1] uint8."""
     depth, height, width = mask.shape
@@ -93,7 +93,7 @@ def _ball(tolerance):
     return offsets[order][squared[order] <= tolerance**2]
 
 
-@numba.njit(cache=True, nogil=True)
+@jit
 def _area_near(codes, other, ball, area):
     """(area of the elements of `codes` with an element of `other` in their ball, total area)."""
     depth, height, width = codes.shape

@@ -1,11 +1,16 @@
 """Events of a run: one JSON line each, and the same figures for TensorBoard."""
 
+import contextlib
 import json
+import time
+import warnings
 from pathlib import Path
 
-import tensorboardX
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from jax_seg.system.files import replacing
+from jax_seg.system.files import replacing, writing
 
 
 class Events:
@@ -16,45 +21,104 @@ class Events:
     """
 
     def __init__(self, workdir, epoch, step):
-        """Open the log of a run that stands in `epoch` at `step`."""
+        """Open the log of a run that stands in `epoch` at `step`; OSError as of `writing`."""
         workdir = Path(workdir)
-        path = workdir / "events.jsonl"
+        self._path = workdir / "events.jsonl"
         kept = [
             event
             for event in read_events(workdir)
             if event["epoch"] < epoch or (event["kind"] == "update" and event["step"] <= step)
         ]
-        with replacing(path) as beside:
+        with replacing(self._path) as beside:
             beside.write_text("".join(json.dumps(event) + "\n" for event in kept))
-        self._file = path.open("a")
-        self._board = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=step + 1 if step else None
-        )
+        with writing(self._path):
+            self._file = self._path.open("a")
+        self._board = _Board(workdir / "tensorboard", purge_step=step + 1 if step else None)
 
     def write(self, kind, *, step, epoch, **figures):
-        """Append one event; a decision's numbers become 'decision/KIND/NUMBER' in TensorBoard."""
-        self._file.write(json.dumps({"kind": kind, "step": step, "epoch": epoch, **figures}) + "\n")
-        self._file.flush()
+        """Append one event; a decision's numbers become 'decision/KIND/NUMBER' in TensorBoard.
+
+        Raises:
+          OSError: of `writing`.
+        """
+        line = json.dumps({"kind": kind, "step": step, "epoch": epoch, **figures}) + "\n"
+        with writing(self._path):
+            self._file.write(line)
+            self._file.flush()
+        of_an_update = kind == "update"
         if kind == "decision":
             figures = figures["decision"]
             kind = f"decision/{figures['kind']}"
-        for name, value in figures.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+        scalars = {
+            f"{kind}/{name}": value
+            for name, value in figures.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+        self._board.write(scalars, step, flush=not of_an_update)
 
     def close(self):
         """Flush and close both files."""
-        self._file.close()
-        self._board.close()
+        with contextlib.closing(self._board), writing(self._path):
+            self._file.close()
+
+
+class _Board:
+    """A file for TensorBoard, written by this thread: a full disk raises here.
+
+    `tensorboardX.SummaryWriter` writes in a thread that prints a traceback and ends, and the run
+    then waits for it for ever.
+    """
+
+    def __init__(self, folder, purge_step):
+        self._folder = folder
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = EventsWriter(str(folder / "events"))
+            if purge_step is not None:  # as SummaryWriter does
+                self._file.write_event(Event(step=purge_step, file_version="brain.Event:2"))
+                log = SessionLog(status=SessionLog.START)
+                self._file.write_event(Event(step=purge_step, session_log=log))
+
+    def write(self, scalars, step, flush):
+        with writing(self._folder):
+            for name, value in scalars.items():
+                value = summary.scalar(name, value)
+                self._file.write_event(Event(step=step, wall_time=time.time(), summary=value))
+            if flush:
+                self._file.flush()
+
+    def close(self):
+        with writing(self._folder):
+            self._file.close()
 
 
 def read_events(workdir):
     """The events of a run as a list of dicts; empty when there are none.
 
-    A last line cut short by a crash is left out.
+    A last line cut short by a crash is dropped; others that are damaged are skipped with a warning.
     """
     path = Path(workdir) / "events.jsonl"
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = path.read_bytes().splitlines(keepends=True)
+    events, damaged = [], []
+    for number, line in enumerate(lines, 1):
+        if line.endswith(b"\n"):
+            event = _parsed(line)
+            events += [event] if event else []
+            damaged += [] if event else [number]
+    if damaged:
+        warnings.warn(
+            f"{path}: {len(damaged)} of {len(lines)} lines are damaged, the first is line "
+            f"{damaged[0]}; skipped.",
+            stacklevel=2,
+        )
+    return events
+
+
+def _parsed(line):
+    with contextlib.suppress(ValueError):
+        event = json.loads(line)
+        if isinstance(event, dict) and {"kind", "step", "epoch"} <= event.keys():
+            return event
+    return None

@@ -4,7 +4,6 @@ A run that has not finished, or whose volumes lie on another machine, is read as
 what is missing is said in a sentence.
 """
 
-import json
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from jax_seg.data.readers import open_volume, pictures
 from jax_seg.metrics.segmentation import Confusion
 from jax_seg.runs.events import read_events
 from jax_seg.system import configuration
+from jax_seg.system.files import read_json
 from jax_seg.tasks import judged
 
 NOMINAL_VOXELS = 10**6  # of a volume whose number of labelled voxels is not stored
@@ -245,12 +245,7 @@ def _read(path):
 
 
 def _json(path):
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); remove it or write it again.") from error
+    return read_json(path) if path.exists() else None
 
 
 def _names(paths):

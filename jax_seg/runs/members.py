@@ -22,7 +22,7 @@ from jax_seg.infer import ensemble
 from jax_seg.infer.network import make_network
 from jax_seg.runs import checkpoints
 from jax_seg.system import configuration
-from jax_seg.system.files import existing
+from jax_seg.system.files import existing, read_json
 from jax_seg.tasks import judged
 
 WEIGHTS = ("raw", "swa", "ema")
@@ -201,8 +201,8 @@ def read_ensemble(path):
       FileNotFoundError: there is no such file.
       ValueError: it holds something else.
     """
+    content = read_json(existing(path))
     try:
-        content = json.loads(existing(path).read_text())
         return [str(text) for text in content["members"]], [float(w) for w in content["weights"]]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(

@@ -1,27 +1,151 @@
 """Files appear whole or not at all: they are written beside their place, then renamed."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import re
+import shutil
+import socket
+import time
 from pathlib import Path
+
+ABANDONED_SECONDS = 3600  # an unfinished file untouched for that long has lost its writer
+NAMES = (
+    r"\.(?!_).+\.(?P<pid>\d+)@(?P<host>\w+?)(-\w+)?(\.\w+)?",  # of `unfinished`
+    r"\..+\.partial-(?P<pid>\d+)",  # of `data.synthetic`
+    # Of older versions, which did not name the machine; a hidden file of the user's may look so.
+    r"\.(?!_).+\.(?P<pid>\d+)\.(html|json|jsonl|md|npz|png|tif|zip)",
+    r"tmp\w+\.part",
+)
+"""Of files under way. Those that start with '._' are the file manager's of macOS."""
+ADVICE = {
+    errno.ENOSPC: "free some disk space, then run the same command again",
+    errno.EDQUOT: "free some of your quota, then run the same command again",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or choose another file system",
+    errno.EACCES: "correct its permissions, or choose another folder",
+    errno.EPERM: "correct its permissions, or choose another folder",
+    errno.EROFS: "choose a folder that is not read-only",
+}
 
 
 @contextlib.contextmanager
 def replacing(path):
     """Yield a path beside `path`, with its extension, that takes its place when all went well.
 
-    On an error, whatever was written is removed and a file that stood there stays.
+    The content is on the disk before the name is, so that a power cut leaves the old or the new
+    file. On an error, whatever was written is removed and a file that stood there stays.
+
+    Raises:
+      OSError: of `writing`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    beside = unfinished(path)
     try:
-        yield beside
-        beside.replace(path)
+        with writing(path, beside):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield beside
+            to_disk(beside)
+            beside.replace(path)
+            to_disk(path.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
+
+
+def unfinished(path, suffix=None):
+    """The name beside `path` of a file under way: it says which process writes it, and where."""
+    path = Path(path)
+    suffix = path.suffix if suffix is None else suffix
+    return path.with_name(f".{path.stem}.{os.getpid()}@{_host()}{suffix}")
+
+
+@contextlib.contextmanager
+def writing(path, *others):
+    """Name `path` and what to do in an error of the operating system while it is written.
+
+    Args:
+      path: file that is written.
+      others: files in whose place an error may name, such as one beside it.
+
+    Raises:
+      OSError: of the same class and number, in a sentence. An error of another file stays as it is.
+    """
+    path = Path(path)
+    ours = {str(file) for file in (path, *path.parents, *others)}
+    try:
+        yield
+    except OSError as error:
+        # A full disk is reported without a name.
+        if error.errno is None or str(error.filename or path) not in ours:
+            raise
+        raise unwritable(path, error) from error
+
+
+def unwritable(path, error):
+    """The OSError that says in a sentence why `path` could not be written, and what to do."""
+    advice = ADVICE.get(error.errno, "check the path and its disk, then run the same command again")
+    sentence = type(error)(f"{path} could not be written ({error.strerror or error}): {advice}.")
+    sentence.errno = error.errno
+    return sentence
+
+
+def to_disk(path):
+    """Wait until a file's content, or a folder's list of names, lies on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not Path(path).is_dir():  # not every file system does this for folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_unfinished(folder, *, shared=False):
+    """Remove what interrupted writes have left in a folder, and in those below it.
+
+    A file of a process that is alive stays unless it was not touched for an hour.
+
+    Args:
+      folder: one that this process alone writes to, as `locked` ensures; it may be absent. Nothing
+        of this process is under way there.
+      shared: other machines may write there: a file that is not known to be of this one stays for
+        an hour.
+    """
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            found = next(filter(None, (re.fullmatch(pattern, name) for pattern in NAMES)), None)
+            if found is None:
+                continue
+            path, writer = Path(place, name), found.groupdict()
+            with contextlib.suppress(OSError):  # finished by now, or another user's
+                old = time.time() - path.lstat().st_mtime > ABANDONED_SECONDS
+                if not (old or _is_dead(writer.get("pid"), writer.get("host"), shared)):
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
+
+def _is_dead(pid, host, shared):
+    if shared and (pid is None or host not in (None, _host())):
+        return False
+    if pid is None or int(pid) == os.getpid():  # in a container every start may have one number
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # another user's
+        pass
+    return False
+
+
+def _host():
+    return re.sub(r"\W", "_", socket.gethostname())[:40]
 
 
 @contextlib.contextmanager
@@ -30,9 +154,11 @@ def locked(folder):
 
     Raises:
       ValueError: another process holds it.
+      OSError: it cannot be made.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -50,16 +176,24 @@ def locked(folder):
 
 
 def read_json(path):
-    """What a JSON file holds.
+    """The object that a JSON file holds, as a dict.
 
     Raises:
-      ValueError: it is no JSON.
+      ValueError: it is not valid JSON, or no object.
       OSError: it cannot be read.
     """
     try:
-        return json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}): remove it, or write it again.") from error
+        raise ValueError(
+            f"{path} is not valid JSON ({error}): restore it from a copy, or remove it."
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} holds no JSON object ({type(content).__name__}): restore it from a copy, or "
+            "remove it."
+        )
+    return content
 
 
 def write_json(path, content):

@@ -193,7 +193,7 @@ def evaluate(weights, segment, *, workdir, report, pictures, judged_on):
       those of `camouflage.summary`, means over images, of which IoU is called 'iou_mean'.
     """
     at = {name: step for name, (step, _) in weights.items()}
-    if known := stored_scores(workdir, at):
+    if known := stored_scores(workdir, at, report):
         report(f"Scored already: {workdir / 'scores.json'}")
         return known
     pooled, per_image, tables = {}, {}, {}

@@ -43,12 +43,22 @@ class Task(NamedTuple):
     remarks: list
 
 
-def stored_scores(workdir, steps):
+def stored_scores(workdir, steps, report):
     """The scores in `workdir/scores.json` if they belong to the steps {name: step}, else None.
 
-    Raises:
-      ValueError: the file is damaged.
+    None, too, where they or those of the volumes are damaged: the run is scored again.
+
+    Args:
+      workdir: folder of the run, a Path.
+      steps: {name: step} of the weights.
+      report: called with a line of the log.
     """
-    path = workdir / "scores.json"
-    scores = read_json(path) if path.exists() else {}
+    path, of_volumes = workdir / "scores.json", workdir / "validation" / "scores.json"
+    try:
+        scores = read_json(path) if path.exists() else {}
+        if of_volumes.exists():
+            read_json(of_volumes)
+    except ValueError as error:
+        report(f"Warning: {error} The run is scored again.")
+        return None
     return scores if {name: scores.get(name, {}).get("step") for name in steps} == steps else None

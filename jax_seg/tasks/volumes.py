@@ -248,7 +248,7 @@ def evaluate(weights, segment, *, workdir, report, pictures, judged_on, data, st
       post-processing as 'postprocessed'; with a target 'within_background_target' of the raw ones.
     """
     at = {name: step for name, (step, _) in weights.items()}
-    if known := stored_scores(workdir, at):
+    if known := stored_scores(workdir, at, report):
         report(f"Scored already: {workdir / 'scores.json'}")
         return known
     counts, improved = {}, segmentation.Confusion()

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from jax_seg.metrics.segmentation import in_words
 from jax_seg.runs.events import Events
+from jax_seg.system.files import writing
 from jax_seg.tasks import judged
 
 
@@ -53,7 +54,7 @@ def open_log(workdir):
     close_log(log)
     terminal = _AboveTheBar()
     terminal.setFormatter(logging.Formatter("%(message)s"))
-    file = logging.FileHandler(Path(workdir) / "log.txt")
+    file = _LogFile(Path(workdir) / "log.txt")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     for handler in (terminal, file):
         log.addHandler(handler)
@@ -159,6 +160,22 @@ def memory():
         return statistics["peak_bytes_in_use"] / 2**30, "device memory"
     kilobytes = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobytes / 2**30, "memory"
+
+
+class _LogFile(logging.FileHandler):
+    """A file of log lines; a full disk raises, instead of a traceback printed for every line."""
+
+    def __init__(self, path):
+        with writing(path):
+            super().__init__(path)
+
+    def handleError(self, record):
+        with writing(self.baseFilename):
+            raise
+
+    def close(self):
+        with writing(self.baseFilename):
+            super().close()
 
 
 class _AboveTheBar(logging.Handler):

@@ -1,11 +1,10 @@
 """Every fold in turn, each held out by a run of its own, and a summary over them."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
-from jax_seg.system.files import write_json
+from jax_seg.system.files import read_json, write_json
 from jax_seg.tasks import judged
 from jax_seg.training import run as training
 
@@ -38,9 +37,7 @@ def run(config, workdir, defaults=None):
         folds[name] = training.run(one, workdir / name, defaults)
     volumes = {}
     for name in folds:
-        volumes |= json.loads((workdir / name / "validation" / "scores.json").read_text())[
-            "volumes"
-        ]
+        volumes |= read_json(workdir / name / "validation" / "scores.json")["volumes"]
     summary = summarise(list(folds.values()))
     parts = {name: judged.read(scores) for name, scores in folds.items()}
     on = judged.weakest(parts.values())

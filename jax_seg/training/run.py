@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jax_seg.runs import checkpoints
 from jax_seg.runs.events import read_events
-from jax_seg.system.files import locked
+from jax_seg.system.files import locked, remove_unfinished
 from jax_seg.system.stop import stop_signal
 from jax_seg.tasks.judged import CHECKPOINT
 from jax_seg.training import stages
@@ -38,6 +38,7 @@ def run(config, workdir, defaults=None):
     workdir, progress = Path(workdir), Progress()
     with contextlib.ExitStack() as cleanup:
         cleanup.enter_context(locked(workdir))
+        remove_unfinished(workdir)
         run = prepare(config, workdir, progress, defaults=defaults, cleanup=cleanup)
         state = restore(run, progress) if run.stored else begin(run, progress)
         with stop_signal() as stop_asked:

@@ -4,7 +4,7 @@ import pytest
 
 from configs import cod10k
 from jax_seg.system import configuration
-from jax_seg.training import stages
+from jax_seg.training import settings, stages
 
 # preset: rates at epochs 0 (or after the warm-up) and 30 (likewise), the smallest, warm-up, batches
 NOTES = {

@@ -4,6 +4,8 @@ import errno
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
@@ -14,6 +16,8 @@ import zarr
 
 from jax_seg.data import cache as module
 from jax_seg.data.cache import Cache
+from jax_seg.system.files import remove_unfinished
+from tests.small_disk import files_of_at_most
 
 SHAPE = (8, 32, 32)
 FILE_BYTES = 8 * 32 * 32 + 128  # voxels and the .npy header
@@ -191,6 +195,17 @@ def test_full_disk(tmp_path, make_tiff, monkeypatch, code):
     np.testing.assert_array_equal(read_whole(cache.open(path)), voxels)
 
 
+def test_a_limit_on_the_size_of_files(tmp_path, make_tiff):
+    path, _ = make_tiff("a.tif")
+    cache = Cache(tmp_path / "cache", 10**6)
+    with (
+        pytest.raises(OSError, match=r"\.npy could not be written \(File too large\): raise"),
+        files_of_at_most(1000),
+    ):
+        cache.open(path)
+    assert list(cache.directory.iterdir()) == []
+
+
 def test_damaged_source_leaves_nothing(tmp_path, make_tiff, monkeypatch):
     path, voxels = make_tiff("a.tif", dtype=np.float32)
     voxels[7, 0, 0] = np.nan
@@ -218,13 +233,47 @@ def test_no_name_before_the_last_byte(tmp_path, make_tiff, monkeypatch):
     assert [file.suffix for file in cache.directory.iterdir()] == [".npy"]
 
 
-def test_cut_cache_file_is_replaced(tmp_path, make_tiff):
+DAMAGE = {
+    "cut": lambda content: content[:500],
+    "cut in its header": lambda content: content[:50],
+    "empty": lambda content: b"",
+    "zeroed": lambda content: bytes(len(content)),
+    "header zeroed in part": lambda content: content[:20] + bytes(40) + content[60:],
+    "other bytes": lambda content: os.urandom(500),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_cache_file_is_replaced(tmp_path, make_tiff, damage):
     path, voxels = make_tiff("a.tif")
     cache = Cache(tmp_path / "cache", 10**6)
     cache.open(path)
     module._open_map.cache_clear()
-    os.truncate(stored(cache)[0], 500)
+    (file,) = stored(cache)
+    file.write_bytes(DAMAGE[damage](file.read_bytes()))
     np.testing.assert_array_equal(read_whole(cache.open(path)), voxels)
+    module._open_map.cache_clear()
+    assert np.load(file).tobytes() == voxels.tobytes()
+
+
+def test_what_a_killed_decoder_leaves_is_recognised(tmp_path, make_tiff, monkeypatch):
+    """A file under way names the process that writes it: a later run removes it."""
+    seen = []
+
+    def look(descriptor):
+        seen.extend(file.name for file in cache.directory.iterdir())
+
+    cache = Cache(tmp_path / "cache", 10**6)
+    monkeypatch.setattr(os, "fsync", look)
+    cache.open(make_tiff("a.tif")[0])
+    (name,) = seen
+    assert f".{os.getpid()}@" in name
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    left = cache.directory / name.replace(f".{os.getpid()}@", f".{dead.pid}@")
+    left.touch()
+    remove_unfinished(cache.directory, shared=True)
+    assert len(stored(cache)) == 1 and not left.exists()
 
 
 def test_part_files_of_dead_writers_are_removed(tmp_path, make_tiff):

@@ -57,7 +57,7 @@ def test_bad_folders_are_told(tmp_path, data, capsys):
     assert "twice" in capsys.readouterr().err
     (run / "scores.json").write_text("{")
     assert main([str(run)]) == 1
-    assert "scores.json is no JSON" in capsys.readouterr().err
+    assert "scores.json is not valid JSON" in capsys.readouterr().err
     assert not (run / "report.html").exists()
 
 

@@ -6,24 +6,8 @@ import pytest
 
 from jax_seg.ops.classes import MASKED
 from jax_seg.report import plots
-from jax_seg.runs.events import Events, read_events
 from jax_seg.system.files import replacing, write_json
 from jax_seg.training import console
-
-
-def test_resumed_run_drops_the_events_of_its_epoch(tmp_path):
-    events = Events(tmp_path, epoch=0, step=0)
-    for epoch in range(3):
-        events.write("train", step=4 * epoch + 4, epoch=epoch, loss=1.0 / (epoch + 1))
-    events.close()
-    with (tmp_path / "events.jsonl").open("a") as file:
-        file.write('{"kind": "train", "step": 16, "ep')  # cut by a crash
-    Events(tmp_path, epoch=2, step=8).close()
-    assert [(e["epoch"], e["loss"]) for e in read_events(tmp_path)] == [(0, 1.0), (1, 0.5)]
-
-
-def test_no_events_is_an_empty_list(tmp_path):
-    assert read_events(tmp_path) == []
 
 
 def test_replacing_leaves_nothing_half_written(tmp_path):
@@ -89,17 +73,6 @@ def test_learning_curve_says_which_part_it_shows(tmp_path, monkeypatch, volumes,
     (label,) = (line.get_label() for line in losses.lines)
     assert label == ("validation, training data" if volumes == "training" else "validation")
     plots.plt.close(figures[0])
-
-
-def test_decisions_reach_tensorboard_under_their_kind(tmp_path, monkeypatch):
-    scalars = []
-    events = Events(tmp_path, epoch=0, step=0)
-    monkeypatch.setattr(events._board, "add_scalar", lambda *arguments: scalars.append(arguments))
-    decision = {"kind": "intervention", "epoch": 3, "scale": 32.5, "p": 2}
-    events.write("decision", step=9, epoch=3, decision=decision)
-    events.close()
-    assert ("decision/intervention/scale", 32.5, 9) in scalars
-    assert read_events(tmp_path)[0]["decision"] == decision
 
 
 def test_sentence_tells_every_number():

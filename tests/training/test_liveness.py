@@ -276,7 +276,7 @@ def observe(config, workdir, monkeypatch):
     files = sorted(
         str(path.relative_to(workdir))
         for path in workdir.rglob("*")
-        if path.is_dir() and path.parent.name in ("checkpoints", workdir.name)
+        if path.parent.name == "checkpoints" or (path.is_dir() and path.parent == workdir)
     )
     scores = json.loads((workdir / "scores.json").read_text())
     return json.dumps([seen, events, files, scores])

@@ -301,8 +301,8 @@ def test_full_disk_while_saving(volumes_folder, tmp_path, monkeypatch):
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("orbax.checkpoint.CheckpointManager.save", full)
-    with pytest.raises(OSError, match=r"No space left.*free some disk space"):
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OSError, match=r"\.safetensors .*No space left.*free some disk space"):
         run_with(volumes_folder, tmp_path, lambda config: None)
     assert not any((tmp_path / "checkpoints").iterdir())
 

@@ -8,7 +8,6 @@ the voxels' shape stands in it, as "smooth:anisotropy=10".
 
 import difflib
 import inspect
-import json
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ import numpy as np
 
 from jax_seg.infer.postprocess import components, morphology, sheets
 from jax_seg.metrics import threshold
+from jax_seg.system.files import read_json
 
 DEFAULT = "threshold:value=0.5"
 
@@ -215,8 +215,9 @@ def read_steps(workdir):
     path = Path(workdir) / "postprocess.json"
     if not path.exists():
         return None
+    content = read_json(path)
     try:
-        steps = tuple(json.loads(path.read_text())["steps"])
+        steps = tuple(content["steps"])
         parse_all(steps)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(

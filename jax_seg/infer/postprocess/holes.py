@@ -2,8 +2,9 @@
 
 from itertools import product
 
-import numba
 import numpy as np
+
+from jax_seg.ops.jit import jit
 
 # The neighbourhood of a voxel as bits of an integer, in raster order; the voxel itself is bit 13.
 _OFFSETS = np.array(list(product((-1, 0, 1), repeat=3)))
@@ -25,7 +26,7 @@ _NEXT_FOREGROUND = _next_to((_STEPS == 1) | (_STEPS == 2), lambda d: d.sum(1) ==
 _NEXT_BACKGROUND = _next_to(_STEPS > 0, lambda d: d.max(1) == 1)
 
 
-@numba.njit(cache=True, nogil=True)
+@jit
 def of_one_voxel(mask):
     """The background voxels whose filling closes a tunnel or a cavity and joins nothing.
 
@@ -60,7 +61,7 @@ def of_one_voxel(mask):
     return found
 
 
-@numba.njit(cache=True, nogil=True)
+@jit
 def _component(start, within, next_to):
     """Bits of `within` connected to the lowest bit of `start`."""
     reached = frontier = start & -start

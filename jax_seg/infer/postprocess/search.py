@@ -10,6 +10,7 @@ import numpy as np
 from jax_seg.infer import postprocess
 from jax_seg.metrics import competition, foreground, segmentation
 from jax_seg.ops.classes import FOREGROUND
+from jax_seg.system.files import writing
 
 PACKAGE = Path(__file__).resolve().parents[2]
 PROGRAMS = ("infer", "metrics", "ops")  # folders of what makes and scores masks
@@ -105,8 +106,9 @@ class Results:
 
     def __init__(self, path):
         self._path, self._scores = Path(path), {}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        text = self._path.read_text() if self._path.exists() else ""
+        with writing(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        text = self._path.read_text(errors="replace") if self._path.exists() else ""
         for line in text.splitlines():
             try:
                 entry = json.loads(line)
@@ -126,7 +128,7 @@ class Results:
         self._write(json.dumps({"key": key, "steps": steps, "score": score}) + "\n")
 
     def _write(self, text):
-        with self._path.open("a") as file:
+        with writing(self._path), self._path.open("a") as file:
             file.write(text)
 
 

@@ -124,7 +124,10 @@ def test_read_steps(tmp_path):
     path = tmp_path / "postprocess.json"
     path.write_text(json.dumps({"steps": ["threshold:value=0.4", "fill_holes"]}))
     assert postprocess.read_steps(tmp_path) == ("threshold:value=0.4", "fill_holes")
-    for broken in ("{", "{}", '{"steps": ["fil_holes"]}', '{"steps": 3}', '{"steps": "close"}'):
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"postprocess\.json is not valid JSON"):
+        postprocess.read_steps(tmp_path)
+    for broken in ("{}", '{"steps": ["fil_holes"]}', '{"steps": 3}', '{"steps": "close"}'):
         path.write_text(broken)
         with pytest.raises(ValueError, match=r"postprocess\.json holds no list of steps"):
             postprocess.read_steps(tmp_path)

@@ -1,0 +1,82 @@
+"""A run whose files were damaged, and that was interrupted in writes, ends as if it were whole."""
+
+import logging
+import re
+import shutil
+import warnings
+
+import jax
+import numpy as np
+
+from jax_seg.runs import checkpoints
+from jax_seg.runs.events import read_events
+from jax_seg.system.files import read_json, write_json
+from jax_seg.training import run as training
+from jax_seg.training import validate
+from tests.conftest import tiny_config
+
+DAMAGE = (
+    lambda content: b"",
+    lambda content: content[: len(content) // 2],
+    lambda c: bytes(len(c)),
+)
+
+
+def weights(workdir):
+    variables, _, step = checkpoints.read_variables(workdir, "latest")
+    return variables, step
+
+
+def test_a_damaged_run_ends_as_if_it_were_whole(volumes_folder, tmp_path):
+    before, workdir, config = tmp_path / "before", tmp_path / "run", tiny_config(volumes_folder)
+    config.checkpoint.keep = 2
+    scores = training.run(config, before)
+    shutil.copytree(before, workdir)
+    damaged = [
+        workdir / "checkpoints" / "8.safetensors",  # the newest
+        *(workdir / "cache" / "measured").iterdir(),
+        *(workdir / "cache" / "volumes").iterdir(),
+        *(workdir / name for name in ("config.json", "scores.json", "validation/scores.json")),
+    ]
+    for number, path in enumerate(damaged):  # empty, cut or zeroed in turn
+        path.write_bytes(DAMAGE[number % 3](path.read_bytes()))
+    left = [
+        workdir / ".config.99999999.json",
+        workdir / "cache" / "volumes" / "tmp1a2b.part",
+        workdir / "cache" / "measured" / ".v1-1a2b.99999999.npz",
+        workdir / "validation" / "probabilities" / ".v4.99999999.tif",
+        workdir / "checkpoints" / ".8.99999999@here.safetensors",
+    ]
+    for path in left:
+        path.touch()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        assert training.run(config, workdir) == scores
+    ours = [str(w.message) for w in warned if "damaged" in str(w.message)]
+    assert len(ours) == 1, ours
+    assert re.fullmatch(r".*/8\.safetensors is damaged \(.+\); skipped\.", ours[0])
+    assert not any(path.exists() for path in left)
+    (ours, step), (theirs, expected_step) = weights(workdir), weights(before)
+    assert step == expected_step == 8
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    losses = [
+        [e["loss"] for e in read_events(w) if e["kind"] == "train"] for w in (workdir, before)
+    ]
+    assert losses[0] == losses[1]
+    for name in ("config.json", "scores.json", "validation/scores.json"):
+        assert read_json(workdir / name) == read_json(before / name)
+
+
+def test_damaged_scores_are_made_again(tmp_path, caplog):
+    write_json(tmp_path / "scores.json", {"raw": {"step": 8, "dice": 0.5}})
+    log = logging.getLogger("test")
+    assert validate.scored_already(tmp_path, {"raw": 8}, log) == {"raw": {"step": 8, "dice": 0.5}}
+    (tmp_path / "scores.json").write_text("{")
+    assert validate.scored_already(tmp_path, {"raw": 8}, log) is None
+    assert "scores.json is not valid JSON" in caplog.text
+    write_json(tmp_path / "scores.json", {"raw": {"step": 8, "dice": 0.5}})
+    write_json(tmp_path / "validation" / "scores.json", {})
+    assert validate.scored_already(tmp_path, {"raw": 8}, log) is not None
+    (tmp_path / "validation" / "scores.json").write_bytes(bytes(20))
+    assert validate.scored_already(tmp_path, {"raw": 8}, log) is None
+    assert "validation/scores.json is not valid JSON" in caplog.text
