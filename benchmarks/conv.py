@@ -4,7 +4,7 @@
     python -m benchmarks.conv --small    seconds in all, numbers mean nothing
 
 Alternates the three and prints medians for the forward pass and both gradients, and how many times
-faster ours is. PyTorch needs the extra 'bench' and is left out without it. On an accelerator ours
+faster ours is. PyTorch needs the extra 'bench' and is skipped without it. On an accelerator ours
 is XLA's own.
 """
 

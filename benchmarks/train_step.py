@@ -10,7 +10,7 @@ memory, and the share of a floor: the time of as many operations, of the direct 
 at the speed of a large matrix product. Winograd's form needs fewer, so on a CPU it can pass 1.
 
 On a CPU ours also runs with XLA's own convolution, on a GPU PyTorch also compiled. PyTorch needs
-the extra 'bench' and is left out without it.
+the extra 'bench' and is skipped without it.
 """
 
 import argparse

@@ -116,7 +116,7 @@ def _model():
     )
     model.dtype = "float32"  # compute type; 'bfloat16' is faster on recent GPUs
     model.deep_supervision = 0  # extra heads on coarser levels
-    model.foreground_prior = 0.5  # share of foreground that the first logits stand for
+    model.foreground_prior = 0.5  # share of foreground that the first logits express
     model.rematerialise = False  # less memory for about a third more computation
     return model
 

@@ -97,7 +97,7 @@ def _model():
     model.batch_momentum = 0.9  # share of batch norm's running statistics that an update keeps
     model.last_features = 64  # channels of the decoder's finest level
     model.deep_supervision = True  # logits of the decoder's coarser levels
-    model.foreground_prior = 0.5  # share of foreground that the first logits stand for
+    model.foreground_prior = 0.5  # share of foreground that the first logits express
     model.dropout = 0.1  # of the attention expert
     model.dtype = "float32"  # compute type; 'bfloat16' is faster on recent GPUs
     return model

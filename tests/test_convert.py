@@ -40,7 +40,7 @@ def test_a_network_that_prediction_cannot_run_is_refused(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["absent.pth"], r"absent.pth"),
-        ([str(SOURCE), "--range", "5", "5"], "5 to 5; let it rise"),
+        ([str(SOURCE), "--range", "5", "5"], "5 to 5; give the lower number first"),
         ([str(SOURCE), "--images", "/nowhere"], "/nowhere"),
     ],
 )

@@ -201,7 +201,7 @@ def _gamma(key, image, limits, sign):
 
 
 def _blur(key, image, limits):
-    """Gaussian filter with mirrored borders; images of the kernel beyond the first are left out."""
+    """Gaussian filter with mirrored borders; images of the kernel beyond the first are ignored."""
     matrices = {}
     for axis, sigma in enumerate(_uniform(key, limits, (image.ndim - 1,))):
         size = image.shape[axis]

@@ -122,7 +122,7 @@ def _split(found, *, fold, fold_count, group, seed):
 
 
 def _measure(volumes, cache, table, directory, threads):
-    """{id: `Fingerprint`}, once every image and its label have been seen to fit."""
+    """{id: `Fingerprint`}, after a check that each image fits its label."""
     for volume in volumes:
         check_pair(open_volume(volume.image), open_volume(volume.label))
     measured = fingerprint(volumes, cache, table, directory, threads)

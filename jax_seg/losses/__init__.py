@@ -64,7 +64,7 @@ LOSSES = {
 OF_COARSER = {"deep_cross_entropy": cross_entropy}
 """Terms that are the mean of a loss over the coarser levels of deep supervision."""
 GATE_TERMS = ("load_balance", "gate_importance", "gate_z")
-"""Terms that a network with gates says itself; the training step adds them."""
+"""Terms that a network with gates supplies; the training step adds them."""
 TERMS = (*LOSSES, *OF_COARSER, *GATE_TERMS)
 """Every name that a configuration may give a weight."""
 

@@ -46,7 +46,7 @@ class Model(nn.Module):
       batch_momentum: share of batch norm's running statistics that an update keeps.
       last_features: channels of the decoder's finest level, at stride 2; even.
       deep_supervision: whether the coarser levels have logits.
-      foreground_prior: share of foreground that the first logits stand for, `layers.pointwise`.
+      foreground_prior: share of foreground that the first logits express, `layers.pointwise`.
       dropout: of the attention expert.
       dtype: compute type, 'float32' or 'bfloat16'; parameters, gates, attention, norms and logits
         are float32.

@@ -28,7 +28,7 @@ class Model(nn.Module):
       dtype: compute type, 'float32' or 'bfloat16'; parameters, norms and logits are float32.
       deep_supervision: number of extra heads, on the decoder levels 1/2, 1/4, … of the input's
         size; when positive the result is a tuple of logits, finest first.
-      foreground_prior: share of foreground that the first logits stand for, `layers.pointwise`.
+      foreground_prior: share of foreground that the first logits express, `layers.pointwise`.
       rematerialise: keep only the input of each level for the backward pass and compute the level
         again: less memory for about a third more computation (Chen et al. 2016).
     """

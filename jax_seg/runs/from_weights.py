@@ -67,7 +67,9 @@ def preprocessing_of_range(low, high):
       ValueError: `low` is not the smaller.
     """
     if not low < high:
-        raise ValueError(f"The range of intensities is {low:g} to {high:g}; let it rise.")
+        raise ValueError(
+            f"The range of intensities is {low:g} to {high:g}; give the lower number first."
+        )
     return Preprocessing(low, high, low, 1 / (high - low))
 
 

@@ -168,8 +168,8 @@ def make_patch_evaluation(model, loss, preprocessing):
 def make_statistics_pass(model, preprocessing, key):
     """(variables, image as stored) -> batch norm's statistics of this batch alone, jitted.
 
-    From zero, an update leaves 1 - momentum of the batch's own statistics: so much the network
-    says itself.
+    From zero, an update leaves 1 - momentum of the batch's own statistics; the momentum is the
+    network's.
     """
 
     @jax.jit

@@ -49,7 +49,7 @@ def test_nothing_half_written_stays(tmp_path, monkeypatch):
 def test_a_range_must_rise():
     preprocessing = from_weights.preprocessing_of_range(10.0, 30.0)
     assert preprocessing == Preprocessing(10.0, 30.0, 10.0, 0.05)
-    with pytest.raises(ValueError, match=r"30 to 10; let it rise"):
+    with pytest.raises(ValueError, match=r"30 to 10; give the lower number first"):
         from_weights.preprocessing_of_range(30.0, 10.0)
 
 
