@@ -195,6 +195,8 @@ def test_batches_continue_at_any_patch_with_any_threads(sources, threads):
         for name in ("image", "label", "volume"):
             np.testing.assert_array_equal(a[name], b[name])
     assert list(pipeline.batches(patches, batch=3, start=9, count=0, threads=threads)) == []
+    with pytest.raises(ValueError, match=r"data\.threads is -1"):
+        next(pipeline.batches(patches, batch=3, start=0, count=1, threads=-1))
 
 
 def test_on_device_keeps_order_and_count():

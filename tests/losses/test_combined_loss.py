@@ -85,7 +85,13 @@ def test_new_weights_need_no_new_program():
         ({"dice": 1.0}, {"options": {"dise": {}}}, "Unknown loss term 'dise' in options"),
         ({"edge": 1.0}, {"options": {"edge": {"smooth": 1.0}}}, "'edge' has no .* it takes none"),
         ({"dice": 0.0}, {}, "Every loss weight is 0"),
-        ({"dice": 1.0}, {"level_weights": (1, 2)}, "2 numbers for 1 levels"),
+        (
+            {"dice": 1.0},
+            {"level_weights": (1, 2)},
+            r"loss\.level_weights has 2 numbers for 1 levels",
+        ),
+        ({"dice": 1.0}, {"level_weights": (0.0,)}, r"loss\.level_weights is \(0\.0,\); give"),
+        ({"dice": 1.0}, {"level_weights": (-1.0,)}, r"loss\.level_weights is \(-1\.0,\); give"),
     ],
 )
 def test_combine_names_what_is_wrong(weights, options, message):

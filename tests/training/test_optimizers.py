@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import orbax.checkpoint as ocp
 import pytest
 
-from jax_seg.runs import checkpoint_file
 from jax_seg.training import optimizers
 
 
@@ -175,6 +176,35 @@ def test_parts_have_their_own_rates_and_rate_zero_freezes_bit_for_bit(name):
     assert update._cache_size() == 1
 
 
+def in_another_chain(optimizer):
+    return optax.chain(optax.identity(), optax.chain(optimizer, optax.identity()))
+
+
+@pytest.mark.parametrize("around", [lambda optimizer: optimizer, in_another_chain])
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_frozen_parts_are_found_wherever_the_partition_stands(name, around):
+    params = network()
+    labels = optimizers.label_parameters(params, {"encoder": "^encoder_", "rest": ""})
+    optimizer = around(optimizer_of(name, labels, clip_norm=1.0))
+    before = optimizer.init(params)
+    _, after = jax.jit(optimizer.update)(network(1), before, params)
+    rates = {"encoder": jnp.float32(0), "rest": jnp.float32(0.1)}
+    kept = optimizers.keep_frozen(before, after, rates)
+    assert jax.tree.structure(kept) == jax.tree.structure(after)
+
+    def parts_of(state):
+        leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, optax.PartitionState))
+        (parts,) = (leaf for leaf in leaves if isinstance(leaf, optax.PartitionState))
+        return parts.inner_states
+
+    def same(one, other):
+        return all(map(np.array_equal, *map(jax.tree.leaves, (one, other))))
+
+    for label, expected, other in (("encoder", before, after), ("rest", after, before)):
+        assert same(parts_of(kept)[label], parts_of(expected)[label])
+        assert not same(parts_of(kept)[label], parts_of(other)[label])
+
+
 def test_a_parts_rate_scales_its_update_alone():
     params, gradients = network(), network(1)
     labels = optimizers.label_parameters(params, {"encoder": "^encoder_", "rest": ""})
@@ -195,9 +225,18 @@ def test_labels_take_the_first_pattern_and_cover_everything():
 @pytest.mark.parametrize(
     "patterns, message",
     [
-        ({"encoder": "^encoder"}, "'decoder_0/bias' matches none of the patterns"),
-        ({"encoder": "encodr_0", "rest": ""}, "'encodr_0' labels no parameter; .* encoder_0"),
-        ({"all": "", "output": "output"}, "'output' labels no parameter; .* output"),
+        (
+            {"encoder": "^encoder"},
+            r"'decoder_0/bias' matches none of the .* \(parts\.encoder\.pattern '\^encoder'\)",
+        ),
+        (
+            {"encoder": "encodr_0", "rest": ""},
+            r"parts\.encoder\.pattern: .* 'encodr_0' labels no parameter; .* encoder_0",
+        ),
+        (
+            {"all": "", "output": "output"},
+            r"parts\.output\.pattern: .* 'output' labels no parameter; .* output",
+        ),
     ],
 )
 def test_labels_refuse_gaps_and_dead_patterns(patterns, message):
@@ -218,19 +257,20 @@ def test_noise_reaches_the_named_leaves_with_its_standard_deviation():
     assert not np.array_equal(every["decoder"]["kernel"], every["encoder"]["kernel"])
     still = optimizers.add_noise(jax.random.key(0), tree, 0.0)
     np.testing.assert_array_equal(still["encoder"]["kernel"], tree["encoder"]["kernel"])
-    with pytest.raises(ValueError, match="'ouput' labels no parameter"):
+    with pytest.raises(ValueError, match=r"noise\.patterns: .* 'ouput' labels no parameter"):
         optimizers.add_noise(jax.random.key(0), tree, 0.1, ["ouput"])
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
-def test_a_checkpoint_restores_the_optimizer_state(name, tmp_path):
+def test_orbax_restores_the_optimizer_state(name, tmp_path):
     params = network()
     optimizer = optimizer_of(name, momentum=0.9, weight_decay=0.1, clip_norm=1.0)
     _, state = optimizer.update(network(1), optimizer.init(params), params)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
-    path = tmp_path / "1.safetensors"
-    checkpoint_file.write(path, jax.device_get(state), {})
-    restored, _ = checkpoint_file.read_state(path, jax.eval_shape(optimizer.init, params))
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "state", optimizer.init(params))
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, restored, state)
 
@@ -241,6 +281,8 @@ def test_a_checkpoint_restores_the_optimizer_state(name, tmp_path):
         (dict(name="lion"), "optimizer.name"),
         (dict(name="sgd", momentum=1.0), "optimizer.momentum"),
         (dict(name="adamw", weight_decay=-0.1), "optimizer.weight_decay"),
+        (dict(name="adamw", weight_decay=float("nan")), "optimizer.weight_decay"),
+        (dict(name="sgd", clip_norm=float("inf")), "optimizer.clip_norm"),
         (dict(name="sgd", clip_norm=-1), "optimizer.clip_norm"),
     ],
 )
