@@ -23,7 +23,8 @@ from jax_seg.infer.logits import foreground, require_numbers
 from jax_seg.metrics.comparison import adjusted, compare, interval, number, verdict
 from jax_seg.metrics.competition import CompetitionScore
 from jax_seg.runs import checkpoints, held_out, members, seen
-from jax_seg.system import configuration, outputs, startup
+from jax_seg.runs.run import open_run
+from jax_seg.system import outputs, startup
 from jax_seg.system.commands import exit_status
 from jax_seg.system.files import read_json, write_json
 from jax_seg.system.program import program
@@ -85,19 +86,17 @@ def _stored_scores(source, member, metric):
         raise FileNotFoundError(
             f"{source} does not exist: name a run, one of its checkpoints, or a file of scores."
         )
-    fields = _fields(member.workdir)
-    on = seen.of_stored_scores(fields, member.workdir)
-    held_out.refuse_seen(fields, member.workdir, on)
-    path = Path(member.workdir) / "validation" / "scores.json"
-    if not path.exists():
+    run = open_run(member.workdir, required=False)
+    on, path = run.judged_on, run.workdir / "validation" / "scores.json"
+    held_out.refuse_seen(run.fields, member.workdir, on)
+    if not run.validation:
         raise FileNotFoundError(
             f"{path} does not exist: let the run finish, or name a checkpoint to segment now, as "
             f"{member.workdir}@latest."
         )
-    content = _read_scores(path)
-    averages = content.get("averages", {})
+    averages = run.validation.get("averages", {})
     if member.weights in ("", "raw"):
-        values = _pick(content.get("volumes"), metric, path)
+        values = _pick(run.volumes, metric, path)
     elif member.weights in averages:
         values, on = _pick(averages[member.weights], metric, path), on._replace(chose=())
     else:
@@ -115,15 +114,10 @@ def _noted(content, names):
     return {n: judged.read(one if "volumes" in one else together) for n, one in entries.items()}
 
 
-def _fields(workdir):
-    path = Path(workdir) / "config.json"
-    return configuration.flat(read_json(path)) if path.exists() else {}
-
-
 def _tell_other_data(models):
     """Say where runs name other data: volumes are matched by their ids alone."""
     runs = {m: members.parse(m).workdir for m in models if not Path(m).is_file()}
-    given = [(model, _fields(workdir)) for model, workdir in runs.items()]
+    given = [(model, open_run(workdir, required=False).fields) for model, workdir in runs.items()]
     for (one, ours), (other, theirs) in itertools.pairwise(given):
         if differing := [name for name in DATA if ours.get(name) != theirs.get(name)]:
             print(

@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from jax_seg import tasks
 from jax_seg.data.readers import pictures
 from jax_seg.infer import ensemble, postprocess, sidecar
 from jax_seg.infer.files import predict_files
@@ -220,7 +221,7 @@ def _networks(arguments):
 
 def _decision(arguments, networks):
     """(Kind, (logits, image) -> prediction, facts): what the command line and the networks mean."""
-    kinds = {members.of_images(network.fields) for network in networks}
+    kinds = {tasks.of_images(network.fields) for network in networks}
     if kinds == {True, False}:
         raise ValueError(
             "Some members segment images, others volumes: name members of one kind only."

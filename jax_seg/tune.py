@@ -19,9 +19,10 @@ import numpy as np
 from jax_seg.infer import postprocess
 from jax_seg.infer.postprocess import choice, search
 from jax_seg.runs import tuning_volumes
-from jax_seg.system import configuration, outputs
+from jax_seg.runs.run import open_run
+from jax_seg.system import outputs
 from jax_seg.system.commands import exit_status
-from jax_seg.system.files import read_json, write_json
+from jax_seg.system.files import write_json
 from jax_seg.system.program import program
 from jax_seg.tasks import judged
 
@@ -95,13 +96,12 @@ def tune(
 def _begun(workdir, metric, searched, errors):
     """What report.json says before anything is searched; `searched` are {id: Paths}."""
     on = judged.weakest(paths.judged_on for paths in searched.values())
-    scores = workdir / "validation" / "scores.json"
     return {
         "metric": metric,
         "volumes": list(searched),
         "judged_on": on.choosing(STEPS).as_json(),
         "errors": errors,
-        "checkpoint_step": read_json(scores).get("step") if scores.exists() else None,
+        "checkpoint_step": open_run(workdir, required=False).validation.get("step"),
     }
 
 
@@ -143,8 +143,7 @@ def _beside_own(score, names, own, steps, volumes):
 
 def _own_steps(workdir):
     """What predictions of the run pass through as long as nothing is tuned."""
-    path = workdir / "config.json"
-    fields = configuration.flat(configuration.from_dict(read_json(path))) if path.exists() else {}
+    fields = open_run(workdir, required=False).fields
     threshold = fields.get("validate.threshold", 0.5)
     return tuple(postprocess.after_threshold(fields.get("postprocess.steps", ()), threshold))
 

@@ -76,8 +76,8 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory, data):
     """Two finished runs, as the report reads them."""
-    from jax_seg.runs import gather
+    from jax_seg.runs import run as opened
     from tests.report_runs import make_run
 
     folder = tmp_path_factory.mktemp("runs")
-    return gather.read_runs([make_run(folder / "a", data), make_run(folder / "b", data, shift=0.1)])
+    return opened.read_runs([make_run(folder / "a", data), make_run(folder / "b", data, shift=0.1)])

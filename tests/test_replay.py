@@ -1,3 +1,4 @@
+import json
 import re
 
 import numpy as np
@@ -133,7 +134,8 @@ def test_a_run_is_read_with_its_own_labels_and_with_what_they_mean(tmp_path):
     write_json(workdir / "validation" / "scores.json", {"step": 1, "volumes": {"a": {}}})
     (workdir / "validation" / "probabilities").mkdir()
     tifffile.imwrite(workdir / "validation" / "probabilities" / "a.tif", found)
-    (workdir / "events.jsonl").write_text('{"kind": "validation", "loss": 0.5, "variance": 0.9}\n')
+    event = {"kind": "validation", "step": 1, "epoch": 0, "loss": 0.5, "variance": 0.9}
+    (workdir / "events.jsonl").write_text(json.dumps(event) + "\n")
     read = versions.read_run(workdir, "v1", "as run", label_table())
     assert read.counts == {"a": Confusion(2, 1, 1, 2)}
     assert (read.predicted, read.labelled) == (4 / 8, 5 / 8)

@@ -7,7 +7,7 @@ of the series.
 
 from jax_seg.metrics.balance import class_balance
 from jax_seg.report import milestones
-from jax_seg.runs.gather import confusions, noun
+from jax_seg.runs.run import confusions, noun
 from jax_seg.tasks.judged import TRAINING
 
 WEIGHTS = ("", "swa", "ema")
@@ -27,7 +27,7 @@ def learning(runs):
     """The loss and each of its components against the epoch, and the scores of whole volumes.
 
     Args:
-      runs: list of `gather.Run`.
+      runs: list of `runs.run.Run`.
 
     Returns:
       List of charts; empty without events.

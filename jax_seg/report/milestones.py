@@ -19,7 +19,7 @@ def marks(run, color=0):
     """What happened when: restarts of the schedule, stages, averages, and the plateau's decisions.
 
     Args:
-      run: `gather.Run`.
+      run: `runs.run.Run`.
       color: number of the run's colour.
 
     Returns:

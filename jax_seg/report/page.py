@@ -12,7 +12,7 @@ from importlib import resources
 
 from jax_seg.report import charts, markup, sections, tuning
 from jax_seg.report.views import views
-from jax_seg.runs import gather
+from jax_seg.runs import run as opened
 from jax_seg.system.files import replacing
 from jax_seg.system.outputs import written_by
 
@@ -34,15 +34,15 @@ def write_page(workdirs, output):
     Raises:
       FileNotFoundError, ValueError: a folder is no run, or a file in it is damaged.
     """
-    text = make_page(gather.read_runs(workdirs))
+    text = make_page(opened.read_runs(workdirs))
     with replacing(output) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
 def make_page(runs):
-    """The report on a list of `gather.Run` as one HTML text."""
+    """The report on a list of `runs.run.Run` as one HTML text."""
     pictures, problems = views(runs)
-    volumes, noun = pictures["volumes"], gather.noun(runs)
+    volumes, noun = pictures["volumes"], opened.noun(runs)
     drawn = {
         "learning": charts.learning(runs),
         "optimization": charts.optimization(runs),

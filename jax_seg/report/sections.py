@@ -7,7 +7,7 @@ from jax_seg.metrics.balance import CONSTANTS, SHOWN
 from jax_seg.report import markup, milestones
 from jax_seg.report import verdict as judgement
 from jax_seg.report.markup import number, percent, plain, sentence, swatch, word
-from jax_seg.runs import gather
+from jax_seg.runs import run as opened
 from jax_seg.system import configuration
 from jax_seg.tasks.judged import TRAINING
 
@@ -36,7 +36,7 @@ def verdict(runs, problems):
     """The headline, the key figures of a single run, and remarks on each.
 
     Args:
-      runs: list of `gather.Run`.
+      runs: list of `runs.run.Run`.
       problems: sentences on what could not be shown.
     """
     names = " · ".join(f"<b>{escape(run.name)}</b>" for run in runs)
@@ -159,7 +159,7 @@ def volume_table(runs, viewable):
                 *(number(plain(scores.get(key, "")), scores.get(key, "")) for key in extra),
             ]
         )
-    heads = markup.word_heads(*["Run"][: len(runs) - 1], gather.noun(runs).capitalize())
+    heads = markup.word_heads(*["Run"][: len(runs) - 1], opened.noun(runs).capitalize())
     heads += markup.number_heads(
         *known.values(), "Difference, % points", *(EXTRA.get(key, key) for key in extra)
     )

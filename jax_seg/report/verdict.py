@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_seg.metrics import balance, comparison
-from jax_seg.runs.gather import confusions, noun
+from jax_seg.runs.run import confusions, noun
 from jax_seg.tasks.judged import TRAINING, UNKNOWN
 
 MANY_CLIPPED = 0.5  # share of updates
@@ -27,7 +27,7 @@ def headline(runs):
     Runs that are judged on volumes that they were trained on have no rank.
 
     Args:
-      runs: list of `gather.Run`, at least one.
+      runs: list of `runs.run.Run`, at least one.
     """
     if len(runs) == 1:
         return _of_one(runs[0])

@@ -14,9 +14,8 @@ from jax_seg.losses import VARIANCE_FLOOR, variance_floor
 from jax_seg.metrics import balance, comparison, segmentation
 from jax_seg.ops.classes import FOREGROUND, MASKED
 from jax_seg.runs import held_out
-from jax_seg.runs.events import read_events
-from jax_seg.system import configuration
-from jax_seg.system.files import read_json, replacing
+from jax_seg.runs.run import open_run
+from jax_seg.system.files import replacing
 from jax_seg.system.outputs import written_by
 from jax_seg.tasks import judged
 
@@ -79,14 +78,13 @@ def read_run(workdir, name, kind, honest):
     Raises:
       FileNotFoundError, ValueError: the run did not finish, or its data cannot be read.
     """
-    workdir = Path(workdir)
-    fields = configuration.flat(read_json(workdir / "config.json"))
-    scored = read_json(workdir / "validation" / "scores.json")["volumes"]
+    workdir, run = Path(workdir), open_run(workdir)
+    fields = run.fields
     volumes = {volume.id: volume for volume in held_out.run_volumes(fields, workdir)}
     own = held_out.table_of(fields)
     counts, predicted, labelled, voxels = {}, 0, 0, 0
-    for identifier in scored:
-        reader = open_volume(workdir / "validation" / "probabilities" / f"{identifier}.tif")
+    for identifier in run.volumes:
+        reader = open_volume(run.probabilities[identifier])
         prediction = reader.read((0, 0, 0), reader.shape) > fields["validate.threshold"]
         label = volumes[identifier].label
         counts[identifier] = segmentation.confusion(prediction, held_out.read_label(label, honest))
@@ -95,25 +93,20 @@ def read_run(workdir, name, kind, honest):
         predicted += np.count_nonzero(prediction & known)
         labelled += np.count_nonzero(as_taken == FOREGROUND)
         voxels += np.count_nonzero(known)
-    shares, on = (predicted / voxels, labelled / voxels), _judged_on(workdir, fields)
+    shares, on = (predicted / voxels, labelled / voxels), run.judged_on
     target = fields.get("loss.variance_target_entropy")
     floor = VARIANCE_FLOOR if target is None else variance_floor(target)
-    return Run(name, kind, *_history(workdir), counts, *shares, judged_on=on, floor=floor)
+    return Run(name, kind, *_history(run), counts, *shares, judged_on=on, floor=floor)
 
 
 def diverged(workdir, name, kind, reason):
     """A run that a loss or gradient without end stopped."""
-    return Run(name, kind, *_history(workdir), {}, 0.0, 0.0, reason)
+    run = open_run(workdir, required=False)
+    return Run(name, kind, *_history(run), {}, 0.0, 0.0, reason)
 
 
-def _judged_on(workdir, fields):
-    path = workdir / "scores.json"
-    scores = read_json(path) if path.exists() else {}
-    return judged.of_run(fields, [scores.get("raw", {})])
-
-
-def _history(workdir):
-    events = read_events(workdir)
+def _history(run):
+    events = run.events
     patches = [event for event in events if event["kind"] == "validation"]
     decided = [event["decision"]["kind"] for event in events if event["kind"] == "decision"]
     variance = patches[-1].get("variance") if patches else None

@@ -4,7 +4,7 @@ import numpy as np
 
 from jax_seg.ops.classes import FOREGROUND
 from jax_seg.report import sprites
-from jax_seg.runs import gather
+from jax_seg.runs import run as opened
 from jax_seg.tasks.judged import TRAINING
 
 SHOWN = 3  # volumes
@@ -19,7 +19,7 @@ def views(runs, pixels=PIXELS, characters=CHARACTERS):
     """The pictures of the worst, the median and the best volume.
 
     Args:
-      runs: list of `gather.Run`.
+      runs: list of `runs.run.Run`.
       pixels: see PIXELS; reduced until the pictures fit.
       characters: see CHARACTERS.
 
@@ -80,7 +80,7 @@ def _view(runs, name, thresholds, used, pixels, problems):
         if name not in run.probabilities:
             continue
         try:
-            image, label, probability = gather.read_volume(run, name)
+            image, label, probability = opened.read_volume(run, name)
         except (ValueError, OSError) as error:
             problems.append(str(error))
             continue

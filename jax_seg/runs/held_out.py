@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from jax_seg import tasks
 from jax_seg.data import dataset, folds
 from jax_seg.data.folder import find_volumes
 from jax_seg.data.labels import encode, label_table
@@ -44,7 +45,7 @@ def run_volumes(fields, workdir):
 
 def refuse_images(fields, workdir):
     """Raise a ValueError where the configuration is one of images."""
-    if fields.get("data.name") == "images":
+    if tasks.of_images(fields):
         raise ValueError(
             f"{workdir} is a run of images, and this is for volumes: jax_seg.compare reads its "
             "stored scores, jax_seg.evaluate --camouflage scores its maps."

@@ -189,11 +189,6 @@ def _digest(variables):
     return digest.hexdigest()
 
 
-def of_images(fields):
-    """Whether a configuration, by its dotted paths, is one of images."""
-    return fields.get("data.name") == "images"
-
-
 def read_ensemble(path):
     """([members as texts], [weights]) of a file that `jax_seg.fit_ensemble` wrote.
 
@@ -251,7 +246,7 @@ def load_together(texts, weights=None, *, overlap=None, windows=None, flips=(), 
 
 
 def _require_square_patch(network):
-    if of_images(network.fields):
+    if tasks.of_images(network.fields):
         return
     height, width = network.fields["data.patch"][-2:]
     if height != width:

@@ -46,18 +46,6 @@ def by_any(networks, volumes):
     return {v.id: judged.weakest(one[v.id] for one in found) for v in volumes}
 
 
-def of_stored_scores(fields, workdir):
-    """The `JudgedOn` of the raw weights' scores in `workdir/validation/scores.json`.
-
-    Args:
-      fields: every field of the run's configuration by its dotted path.
-      workdir: its folder.
-    """
-    path = Path(workdir) / "validation" / "scores.json"
-    content = read_json(path) if path.exists() else {}
-    return judged.of_run(fields, [content.get("judged_on", {})])
-
-
 def reservation(path, choice):
     """A line on what a choice rests on; '' where it was scored on volumes that did not make it.
 

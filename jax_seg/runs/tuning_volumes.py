@@ -8,9 +8,8 @@ from jax_seg.data.names import plain, require_two_folders
 from jax_seg.data.readers import open_volume
 from jax_seg.infer import postprocess
 from jax_seg.infer.postprocess import search
-from jax_seg.runs import held_out, seen
-from jax_seg.system import configuration
-from jax_seg.system.files import read_json
+from jax_seg.runs import held_out
+from jax_seg.runs.run import open_run
 from jax_seg.tasks import judged
 
 MOST_FOLDS = 5
@@ -56,19 +55,17 @@ def find(workdir, probabilities=None, labels=None, images=None):
         raise ValueError("--images belongs beside --labels: name both folders, or neither.")
     if images:
         require_two_folders(images, labels)
-    path, fields = workdir / "config.json", {}
-    if path.exists():
-        fields = configuration.flat(configuration.from_dict(read_json(path)))
-        held_out.refuse_images(fields, workdir)
+    run = open_run(workdir, required=False)
+    fields = run.fields
+    held_out.refuse_images(fields, workdir)
     if not (fields or labels):
         raise FileNotFoundError(
-            f"{path} does not exist, so the labels are not known: name the folder of a training "
-            "run, or --labels."
+            f"{workdir / 'config.json'} does not exist, so the labels are not known: name the "
+            "folder of a training run, or --labels."
         )
     of_run = probabilities.resolve() == own.resolve()
     if of_run or not labels:
-        on = seen.of_stored_scores(fields, workdir)
-        held_out.refuse_seen(fields, workdir, on, "--probabilities and --labels")
+        held_out.refuse_seen(fields, workdir, run.judged_on, "--probabilities and --labels")
     predicted = {volume.id: volume.image for volume in find_images(probabilities)}
     labelled, wanted = _labelled(fields, workdir, labels, images)
     known = {
@@ -83,7 +80,7 @@ def find(workdir, probabilities=None, labels=None, images=None):
             errors[name] = f"{known[name].label} has no prediction in {probabilities}: predict it."
         else:
             found.append(known[name])
-    on = _judged_on(found, workdir, fields, of_run=of_run, of_data=not labels)
+    on = _judged_on(found, run, of_run=of_run, of_data=not labels)
     found = [paths._replace(judged_on=on[paths.id]) for paths in found]
     return found, errors, held_out.table_of(fields)
 
@@ -98,22 +95,21 @@ def _labelled(fields, workdir, labels, images):
     return found, {volume.id for volume in found}
 
 
-def _judged_on(found, workdir, fields, *, of_run, of_data):
+def _judged_on(found, run, *, of_run, of_data):
     """{id: JudgedOn} of [Paths].
 
     Args:
       found: [Paths].
-      workdir, fields: of the run.
+      run: `Run`.
       of_run: whether the run itself left the probabilities: those of its validation part.
       of_data: whether the labels are those of the run's data, which it was trained on but for its
         validation part.
     """
-    on = seen.of_stored_scores(fields, workdir)
+    on = run.judged_on
     if of_run:
         return {paths.id: on for paths in found}
     noted = {paths.id: judged.of_prediction(paths.probability, paths.id) for paths in found}
-    scores = workdir / "validation" / "scores.json"
-    validated = read_json(scores).get("volumes", {}) if of_data and scores.exists() else {}
+    validated = run.volumes if of_data else {}
     for name, one in noted.items():
         if validated and one.volumes == judged.UNKNOWN:
             noted[name] = on if name in validated else judged.JudgedOn(judged.TRAINING)

@@ -18,6 +18,11 @@ from jax_seg.tasks import images, volumes
 KINDS = {"folder": volumes, "synthetic": volumes, "images": images}
 
 
+def of_images(fields):
+    """Whether a configuration, every field by its dotted path, is one of images."""
+    return fields.get("data.name") == "images"
+
+
 def kind_of(name):
     """The module of a kind of data.
 

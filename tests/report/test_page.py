@@ -1,4 +1,5 @@
 import base64
+import copy
 import json
 import re
 import shutil
@@ -12,15 +13,25 @@ from jax_seg.metrics.segmentation import Confusion, scores
 from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
 from jax_seg.report import charts, milestones, page, sections, sprites, tuning, verdict, views
 from jax_seg.report.__main__ import main
-from jax_seg.runs import gather
+from jax_seg.runs import run as opened
 from jax_seg.system.files import write_json
 from tests.report_runs import HOSTILE, make_run
 
 
 def run_with(events=(), config=None, **fields):
-    """A `gather.Run` of nothing but what is given."""
-    empty = gather.Run("run", None, config or {}, list(events), {}, {}, {}, {}, None, None, [])
-    return empty._replace(**fields)
+    """A `runs.run.Run` of nothing but what is given."""
+    run = opened.Run(None, config or {}, "run")
+    given = {"scores": {}, "validation": {}, "volumes": {}, "probabilities": {}, "labelled": {}}
+    given |= {"tuned": None, "chosen": None, "missing": [], "events": list(events)}
+    vars(run).update(given | fields)  # what would be read from the folder
+    return run
+
+
+def altered(run, **fields):
+    """A copy of a run of which the given was read."""
+    other = copy.copy(run)
+    vars(other).update(fields)
+    return other
 
 
 def losses(*values, error=0.01, train=None):
@@ -36,9 +47,9 @@ def losses(*values, error=0.01, train=None):
 def test_names_are_the_shortest_ends_that_differ(tmp_path, data):
     for name in ("x/run", "y/run"):
         make_run(tmp_path / name, data)
-    found = gather.read_runs([tmp_path / "x" / "run", tmp_path / "y" / "run"])
+    found = opened.read_runs([tmp_path / "x" / "run", tmp_path / "y" / "run"])
     assert [run.name for run in found] == ["x/run", "y/run"]
-    assert [run.name for run in gather.read_runs([tmp_path / "x" / "run"])] == ["run"]
+    assert [run.name for run in opened.read_runs([tmp_path / "x" / "run"])] == ["run"]
 
 
 def test_counts_follow_from_the_scores():
@@ -46,7 +57,7 @@ def test_counts_follow_from_the_scores():
     given = {str(n): Confusion(*generator.integers(0, 10**7, 4).tolist()) for n in range(50)}
     given |= {"nothing": Confusion(0, 0, 0, 7), "all": Confusion(7, 0, 0, 0)}
     volumes = {name: scores(c) | {"labelled": c.labelled} for name, c in given.items()}
-    assert gather.confusions(run_with(volumes=volumes)) == given
+    assert opened.confusions(run_with(volumes=volumes)) == given
 
 
 def test_bad_folders_are_told(tmp_path, data, capsys):
@@ -75,7 +86,7 @@ def test_an_unfinished_run_without_its_data_still_makes_a_page(tmp_path, data):
 
 def test_without_its_images_the_probabilities_are_shown(tmp_path, data):
     run = make_run(tmp_path / "run", data, change=lambda c: c.data.update(root="/nowhere"))
-    found, problems = views.views(gather.read_runs([run]))
+    found, problems = views.views(opened.read_runs([run]))
     assert [v["probability"] for v in found["volumes"]] == [True] * 3
     assert not any(v["labelled"] for v in found["volumes"])
     assert problems == []
@@ -136,7 +147,7 @@ def test_headline_of_several_runs(runs):
     better = sum(runs[0].volumes[i]["dice"] > runs[1].volumes[i]["dice"] for i in runs[0].volumes)
     assert verdict.headline(runs).startswith("a scores highest: Dice ")
     assert verdict.headline(runs).endswith(f"better on {better} of 3 volumes.")
-    other = runs[1]._replace(volumes={"w": runs[1].volumes["v0"]})
+    other = altered(runs[1], volumes={"w": runs[1].volumes["v0"]})
     assert "held-out volumes differ" in verdict.headline([runs[0], other])
     (sentence,) = verdict.comparisons(runs)
     assert "no p-value can be below .250" in sentence  # three volumes: 2 / 2³
@@ -146,13 +157,13 @@ def test_headline_of_several_runs(runs):
 def trained_on(run):
     """`run`, judged on the volumes that it was trained on."""
     raw = run.scores["raw"] | {"volumes": "training", "chose": ["checkpoint"]}
-    return run._replace(scores=run.scores | {"raw": raw})
+    return altered(run, scores=run.scores | {"raw": raw})
 
 
 def test_a_run_that_holds_nothing_out_is_not_praised_for_it(tmp_path, data):
     """An older one, whose scores do not say it: the configuration does."""
     path = make_run(tmp_path / "run", data, change=lambda c: c.data.update(fold="none"))
-    (run,) = gather.read_runs([path])
+    (run,) = opened.read_runs([path])
     assert "on 3 whole training volumes, which says nothing about other volumes" in (
         verdict.headline([run])
     )
@@ -219,7 +230,7 @@ def test_the_background_target_of_a_run_is_that_of_its_configuration(tmp_path, d
     asked = make_run(
         tmp_path / "asked", data, change=lambda c: c.validate.update(background_target=target)
     )
-    texts = [page.make_page(gather.read_runs([run])) for run in (plain, asked)]
+    texts = [page.make_page(opened.read_runs([run])) for run in (plain, asked)]
     assert ["the target of 30 to 70" in text for text in texts] == [False, True]
 
 
@@ -290,7 +301,7 @@ def test_tuned_settings_are_drawn(runs):
     }
     hysteresis = [{"low": 0.3, "high": 0.6, "dice": 0.7}]
     tuned = {"thresholds": rows, "hysteresis": hysteresis, "calibration": calibration}
-    curves, tradeoff, grid, reliability = charts.thresholds([runs[0]._replace(tuned=tuned)])
+    curves, tradeoff, grid, reliability = charts.thresholds([altered(runs[0], tuned=tuned)])
     assert [s["name"] for s in curves["series"]] == ["Dice", "IoU", "precision", "recall"]
     assert curves["marks"][0]["x"] == 0.5
     assert tradeoff["series"][0]["points"] == [[1, 0, "threshold 0"], [0, 1, "threshold 1"]]
@@ -314,13 +325,13 @@ def test_tuning_says_what_it_was_searched_on(runs):
         "judged_on": {"volumes": "training", "chose": ["checkpoint", "steps"]},
         "ablation": [row],
     }
-    tuned = runs[0]._replace(tuned=found)
+    tuned = altered(runs[0], tuned=found)
     assert "The steps were searched on 2 training volumes by" in tuning.steps([tuned])
     drawn = {"thresholds": []}
     assert "The curves of a are over 2 training volumes." in tuning.thresholds([tuned], drawn)
     first = {"volume": "v0", "baseline": 0.5, "score": 0.6, "steps": []}
     found["held_out"] = [first | {"volumes": "held out", "chose": ["checkpoint"]}]
-    text = tuning.steps([runs[0]._replace(tuned=found)])
+    text = tuning.steps([altered(runs[0], tuned=found)])
     assert "chosen on the others; all of them chose the checkpoint." in text
 
 
@@ -340,7 +351,7 @@ def test_the_gain_of_tuned_steps_is_told_for_volumes_that_were_not_searched_on(r
             {"volume": "v1", "baseline": 0.5, "score": 0.25, "steps": steps[:1]},
         ],
     }
-    text = tuning.steps([runs[0]._replace(tuned=tuned)])
+    text = tuning.steps([altered(runs[0], tuned=tuned)])
     rows = rows_of(text)
     assert [row[1:3] for row in rows[:3]] == [
         ["0.5000", "+0.0000"],
@@ -432,11 +443,11 @@ def test_worst_median_and_best_are_chosen(runs):
     expected = list(zip(order, ("worst", "median", "best"), strict=True))
     assert views.choose(runs[:1]) == expected
     two = {name: runs[0].probabilities[name] for name in order[:2]}
-    assert views.choose([runs[0]._replace(probabilities=two)]) == [
+    assert views.choose([altered(runs[0], probabilities=two)]) == [
         (order[0], "worst"),
         (order[1], "best"),
     ]
-    unscored = runs[0]._replace(volumes={})
+    unscored = altered(runs[0], volumes={})
     assert views.choose([unscored]) == [("v0", ""), ("v1", ""), ("v2", "")]
 
 
@@ -453,7 +464,7 @@ def test_a_prediction_of_another_shape_is_told(tmp_path, data):
     run = make_run(tmp_path / "run", data)
     path = run / "validation" / "probabilities" / "v1.tif"
     tifffile.imwrite(path, np.zeros((4, 20, 20), np.float16), photometric="minisblack")
-    found, problems = views.views(gather.read_runs([run]))
+    found, problems = views.views(opened.read_runs([run]))
     assert [v["id"] for v in found["volumes"]] != [] and len(found["volumes"]) == 2
     assert len(problems) == 1 and "(4, 20, 20)" in problems[0] and str(path) in problems[0]
 
@@ -469,7 +480,7 @@ def test_nothing_from_outside_becomes_markup(tmp_path, data):
     judged = json.loads((run / "validation" / "scores.json").read_text())
     judged["volumes"][HOSTILE] = judged["volumes"].pop("v0")
     write_json(run / "validation" / "scores.json", judged)
-    text = page.make_page(gather.read_runs([run]))
+    text = page.make_page(opened.read_runs([run]))
     assert "<img" not in text and text.count("</script>") == 2
     embedded = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])
     names = [point[2] for point in embedded["charts"]["foreground"][1]["series"][0]["points"]]

@@ -11,7 +11,7 @@ import pytest
 
 from jax_seg.metrics.segmentation import confusion
 from jax_seg.report import page, views
-from jax_seg.runs import gather
+from jax_seg.runs.run import read_volume
 from tests.conftest import TIME_LIMIT
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -120,7 +120,7 @@ def told_counts(opened, axis=0):
 
 
 def counted(run, name, axis, position, threshold):
-    _, label, probability = gather.read_volume(run, name)
+    _, label, probability = read_volume(run, name)
     label, probability = np.take(label, position, axis), np.take(probability, position, axis)
     counts = confusion(probability.astype(np.float64) > threshold, label)
     return [counts.false_positive, counts.false_negative]

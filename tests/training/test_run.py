@@ -11,7 +11,8 @@ import tifffile
 from configs import base
 from jax_seg import checkpoint, convert, predict
 from jax_seg.report.page import make_page
-from jax_seg.runs import checkpoints, gather, held_out, members
+from jax_seg.runs import checkpoints, held_out, members
+from jax_seg.runs import run as opened
 from jax_seg.runs.events import read_events
 from jax_seg.system import configuration
 from jax_seg.training import cross_validation
@@ -395,7 +396,7 @@ def test_a_run_that_holds_nothing_out_says_so(volumes_folder, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "6 training volumes, none held out (data.fold=none)" in printed
     assert "The validation volumes of this run are training volumes: its scores say" in printed
-    text = make_page(gather.read_runs([tmp_path]))
+    text = make_page(opened.read_runs([tmp_path]))
     assert "on 6 whole training volumes, which says nothing about other volumes" in text
     assert "Component: dice" in text and "Component: volumes" not in text  # a word, no figure
     assert checkpoint.main([str(tmp_path)]) == 0

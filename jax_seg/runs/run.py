@@ -1,19 +1,23 @@
-"""What the folder of a run holds, read once: nothing is computed here, and nothing must be there.
+"""The folder of a run, opened one way: nothing is computed here, and nothing must be there.
 
 A run that has not finished, or whose volumes lie on another machine, is read as far as it goes;
-what is missing is said in a sentence.
+`Run.missing` says in sentences what it lacks.
 """
 
+import dataclasses
+import functools
 import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from jax_seg import tasks
 from jax_seg.data import folder, images, labels
 from jax_seg.data.names import plain
-from jax_seg.data.readers import open_volume, pictures
+from jax_seg.data.readers import pictures
+from jax_seg.data.readers import read_volume as read_volume_file
 from jax_seg.metrics.segmentation import Confusion
+from jax_seg.runs import checkpoints
 from jax_seg.runs.events import read_events
 from jax_seg.system import configuration
 from jax_seg.system.files import read_json
@@ -22,39 +26,81 @@ from jax_seg.tasks import judged
 NOMINAL_VOXELS = 10**6  # of a volume whose number of labelled voxels is not stored
 
 
-class Run(NamedTuple):
-    """One run.
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The folder of a run. What it holds is read when it is asked for, once.
 
     Attributes:
-      name: the end of its path that tells it from the other runs.
       workdir: Path.
-      config: dict of its configuration; empty when there is none.
-      events: of `events.read_events`.
-      scores: {'raw', 'swa', 'ema' or 'postprocessed': pooled scores with their 'step' and what they
-        were judged on}; empty before the end.
-      volumes: {id: scores} of the validation volumes by the best checkpoint.
-      probabilities: {id: Path} of their predicted probabilities.
-      labelled: {id: `folder.Volume`, or of images `images.Example`} of the data set; empty where it
-        is not found.
-      tuned: what `jax_seg.tune` reports, or None.
-      chosen: the post-processing that `jax_seg.predict` uses by default, or None.
-      missing: sentences on what a finished run would have.
+      config: dict of its configuration; empty where there is none.
+      name: the end of its path that tells it from other runs.
     """
 
-    name: str
     workdir: Path
     config: dict
-    events: list
-    scores: dict
-    volumes: dict
-    probabilities: dict
-    labelled: dict
-    tuned: dict | None
-    chosen: dict | None
-    missing: list
+    name: str = ""
+
+    @functools.cached_property
+    def fields(self):
+        """Every field of the configuration by its dotted path; lists are tuples."""
+        return configuration.flat(configuration.from_dict(self.config))
+
+    @functools.cached_property
+    def events(self):
+        """Its events, of `events.read_events`."""
+        return read_events(self.workdir)
+
+    @functools.cached_property
+    def scores(self):
+        """{'raw', 'swa', 'ema' or 'postprocessed': pooled scores}; empty before the end."""
+        return self._read("scores.json") or {}
+
+    @functools.cached_property
+    def validation(self):
+        """The content of `validation/scores.json`; empty before the end."""
+        return self._read("validation/scores.json") or {}
+
+    @functools.cached_property
+    def volumes(self):
+        """{id: scores} of the validation volumes by the best checkpoint."""
+        return self.validation.get("volumes", {})
+
+    @functools.cached_property
+    def probabilities(self):
+        """{id: Path} of the validation volumes' predicted probabilities."""
+        paths = sorted((self.workdir / "validation" / "probabilities").glob("[!.]*"))
+        return {plain(path.stem): path for path in paths if path.suffix in (".tif", ".png")}
+
+    @functools.cached_property
+    def labelled(self):
+        """{id: `folder.Volume` or `images.Example`} of its data; empty where it is not found."""
+        try:
+            return _labelled(self)
+        except (ValueError, OSError):
+            return {}
+
+    @functools.cached_property
+    def tuned(self):
+        """What `jax_seg.tune` reports, or None."""
+        return self._read("tune/report.json")
+
+    @functools.cached_property
+    def chosen(self):
+        """The post-processing that `jax_seg.predict` uses by default, or None."""
+        return self._read("postprocess.json")
+
+    @functools.cached_property
+    def missing(self):
+        """Sentences on what a finished run would have."""
+        return _missing(self)
+
+    @functools.cached_property
+    def checkpoints(self):
+        """Its `Checkpoints`, to read; errors as of `checkpoints.open_for_reading`."""
+        return checkpoints.open_for_reading(self.workdir)
 
     def setting(self, path, default=None):
-        """A field of the configuration by its dotted path."""
+        """A field or section of the configuration by its dotted path."""
         value = self.config
         for key in path.split("."):
             if not isinstance(value, dict) or key not in value:
@@ -65,7 +111,7 @@ class Run(NamedTuple):
     @property
     def of_images(self):
         """Whether it was trained on images instead of volumes."""
-        return self.setting("data.name") == "images"
+        return tasks.of_images(self.fields)
 
     @property
     def noun(self):
@@ -75,12 +121,39 @@ class Run(NamedTuple):
     @property
     def judged_on(self):
         """`JudgedOn` of its validation part and its raw weights."""
-        stored = [self.scores.get("raw", {}), *self.of_kind("validation")[-1:]]
-        return judged.of_run(configuration.flat(self.config), stored)
+        stored = [self.scores.get("raw", {}), self.validation.get("judged_on", {})]
+        return judged.of_run(self.fields, [*stored, *self.of_kind("validation")[-1:]])
 
     def of_kind(self, kind):
         """The events of a kind, in order."""
         return [event for event in self.events if event["kind"] == kind]
+
+    def _read(self, name):
+        path = self.workdir / name
+        return read_json(path) if path.exists() else None
+
+
+def open_run(workdir, name="", required=True):
+    """The `Run` of a folder, as far as it goes: finished, under way, or without its data.
+
+    Args:
+      workdir: its folder.
+      name: of `Run`.
+      required: refuse a folder that holds no run.
+
+    Raises:
+      FileNotFoundError: it is not the folder of a run.
+      ValueError: its config.json is damaged.
+    """
+    run = Run(Path(workdir), {}, name)
+    config = run._read("config.json")
+    found = config is not None or (run.workdir / "events.jsonl").exists()
+    if required and not (run.workdir.is_dir() and found):
+        raise FileNotFoundError(
+            f"{workdir} is not the folder of a run: it has neither config.json nor events.jsonl; "
+            "pass the workdir of a training run."
+        )
+    return dataclasses.replace(run, config=config or {})
 
 
 def read_runs(workdirs):
@@ -99,7 +172,7 @@ def read_runs(workdirs):
     if repeated := [path for path in paths if paths.count(path) > 1]:
         raise ValueError(f"{repeated[0]} is named twice; name each run once.")
     return [
-        _read_run(given, name)
+        open_run(given, name)
         for given, name in zip(map(Path, workdirs), _names(paths), strict=True)
     ]
 
@@ -139,14 +212,14 @@ def read_volume(run, name):
     if run.of_images:
         probability = pictures.read_map(run.probabilities[name])[None] / np.float32(255)
     else:
-        probability = _read(run.probabilities[name])
+        probability = read_volume_file(run.probabilities[name])
     if name not in run.labelled:
         return None, None, probability
     volume = run.labelled[name]
     if run.of_images:
         image, label = (array[None] for array in images.read_example(volume))
         return image.mean(-1), label.astype(np.uint8), probability
-    image, label = _read(volume.image), _read(volume.label)
+    image, label = read_volume_file(volume.image), read_volume_file(volume.label)
     for path, array in ((volume.image, image), (volume.label, label)):
         if array.shape != probability.shape:
             raise ValueError(
@@ -154,40 +227,6 @@ def read_volume(run, name):
                 f"{array.shape}: predict the whole volume again."
             )
     return image, labels.encode(label, _table(run), volume.label), probability
-
-
-def _read_run(workdir, name):
-    config = _json(workdir / "config.json")
-    if not workdir.is_dir() or (config is None and not (workdir / "events.jsonl").exists()):
-        raise FileNotFoundError(
-            f"{workdir} is not the folder of a run: it has neither config.json nor events.jsonl; "
-            "pass the workdir of a training run."
-        )
-    judged = _json(workdir / "validation" / "scores.json") or {}
-    folder_of = workdir / "validation" / "probabilities"
-    run = Run(
-        name=name,
-        workdir=workdir,
-        config=config or {},
-        events=read_events(workdir),
-        scores=_json(workdir / "scores.json") or {},
-        volumes=judged.get("volumes", {}),
-        probabilities={
-            plain(path.stem): path
-            for path in sorted(folder_of.glob("[!.]*"))
-            if path.suffix in (".tif", ".png")
-        },
-        labelled={},
-        tuned=_json(workdir / "tune" / "report.json"),
-        chosen=_json(workdir / "postprocess.json"),
-        missing=[],
-    )
-    missing = _missing(run)
-    try:
-        run = run._replace(labelled=_labelled(run))
-    except (ValueError, OSError) as error:
-        missing.append(f"The images and labels cannot be shown: {error}")
-    return run._replace(missing=missing)
 
 
 def noun(runs):
@@ -213,6 +252,10 @@ def _missing(run):
             f"No {run.noun} can be looked at, since validation/probabilities holds none: they are "
             "written when the run ends."
         )
+    try:
+        _labelled(run)
+    except (ValueError, OSError) as error:
+        missing.append(f"The images and labels cannot be shown: {error}")
     return missing
 
 
@@ -237,15 +280,6 @@ def _table(run):
     kinds = ("foreground", "ignore", "background")
     given = {kind: run.setting(f"data.{kind}") for kind in kinds}
     return labels.label_table(**{k: v for k, v in given.items() if v is not None})
-
-
-def _read(path):
-    reader = open_volume(path)
-    return np.asarray(reader.read((0, 0, 0), reader.shape))
-
-
-def _json(path):
-    return read_json(path) if path.exists() else None
 
 
 def _names(paths):
