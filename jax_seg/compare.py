@@ -73,7 +73,7 @@ def scores_of(source, metric, images=None, labels=None):
             return Scored(values, {}, _noted(content, values))
         texts, weights = members.read_ensemble(source)
         fitted_to = content.get("fitted_to", [])
-        return _segment_and_score(texts, weights, metric, images, labels, fitted_to)
+        return _segment_and_score(texts, weights, metric, images, labels, fitted_to, source)
     member = members.parse(source)
     if member.checkpoint or images:
         return _segment_and_score([member], None, metric, images, labels)
@@ -147,12 +147,14 @@ def _pick(volumes, metric, path):
     return picked
 
 
-def _segment_and_score(texts, weights, metric, images, labels, fitted_to=()):
+def _segment_and_score(texts, weights, metric, images, labels, fitted_to=(), ensemble=None):
     competition, thin = metric in COMPETITION_FIELDS, metric in THIN_FIELDS
     if not (competition or thin or metric in OVERLAP):
         known = ", ".join((*OVERLAP, *THIN_FIELDS, *COMPETITION_FIELDS))
         raise ValueError(f"There is no score {metric!r}: choose --metric from {known}.")
     segment, networks, _ = members.load_together(texts, weights)
+    if ensemble:
+        members.require_fitted(ensemble, networks)
     threshold = networks[0].fields["validate.threshold"]
     volumes = held_out.common_volumes(networks, images, labels)
     on = seen.by_any(networks, volumes)

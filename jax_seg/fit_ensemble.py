@@ -147,6 +147,7 @@ def _fit(arguments):
             f"{n.facts['workdir']}@{n.facts['step']}@{n.facts['weights']}" for n in networks
         ],
         "weights": weights.tolist(),
+        "digests": [n.facts["digest"] for n in networks],
         "chosen": chosen,
         "cross_entropy": losses,
         "judged_on": together.choosing(choice).as_json(),

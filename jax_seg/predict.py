@@ -25,7 +25,7 @@ from jax_seg.runs import checkpoints, members, seen
 from jax_seg.runs.data_folders import data_folders
 from jax_seg.system import outputs, startup
 from jax_seg.system.commands import exit_status
-from jax_seg.system.files import replacing
+from jax_seg.system.files import read_json, replacing
 from jax_seg.system.program import program
 from jax_seg.tasks import judged
 from jax_seg.tasks.kinds import IMAGES, VOLUMES
@@ -216,7 +216,9 @@ def _networks(arguments):
         )
     texts, weights = members.read_ensemble(arguments.ensemble)
     print(seen.reservation(arguments.ensemble, "weights"), end="")
-    return members.load_together(texts, weights, **options)
+    segment, networks, facts = members.load_together(texts, weights, **options)
+    members.require_fitted(arguments.ensemble, networks)
+    return segment, networks, facts
 
 
 def _decision(arguments, networks):
@@ -274,6 +276,9 @@ def _own_steps(network):
     if tuned is not None:
         path = Path(network.facts["workdir"]) / "postprocess.json"
         print(seen.reservation(path, "steps"), end="")
+        step, used = read_json(path).get("checkpoint_step"), network.facts["step"]
+        if step not in (None, used):
+            print(f"Note: the steps of {path} were tuned for checkpoint {step}, not for {used}.")
     return (network.fields.get("postprocess.steps") or None) if tuned is None else tuned
 
 

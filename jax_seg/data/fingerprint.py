@@ -24,6 +24,7 @@ class Fingerprint(NamedTuple):
       shape: [3] voxels.
       counts: [3] voxels of background, foreground and masked.
       intensities: [<= INTENSITIES] float32 sample of the image.
+      checksums: [2] CRC-32 of the image's and of the encoded label's voxels.
       labelled, foreground: [<= COORDINATES, 3] sampled coordinates of such voxels, of those where
         the image is not zero: a patch around one has input. Where all are zero, of all.
     """
@@ -31,6 +32,7 @@ class Fingerprint(NamedTuple):
     shape: np.ndarray
     counts: np.ndarray
     intensities: np.ndarray
+    checksums: np.ndarray
     labelled: np.ndarray
     foreground: np.ndarray
 
@@ -65,9 +67,18 @@ def measure(image, label, seed=0):
         shape=np.array(label.shape),
         counts=np.array(labels.count(label)),
         intensities=image.reshape(-1)[voxels].astype(np.float32),
+        checksums=np.array([_checksum(image), _checksum(label)], np.uint32),
         labelled=places(lambda section: section != MASKED),
         foreground=places(lambda section: section == FOREGROUND),
     )
+
+
+def _checksum(voxels):
+    """CRC-32 of an array [D, H, W], slice by slice: it may be larger than memory."""
+    checksum = 0
+    for section in voxels:
+        checksum = zlib.crc32(np.ascontiguousarray(section), checksum)
+    return checksum
 
 
 def random_places(label, condition, count, generator):

@@ -206,6 +206,22 @@ def read_ensemble(path):
         ) from error
 
 
+def require_fitted(path, networks):
+    """Raise a ValueError where an ensemble was fitted to other weights than its members have now.
+
+    Args:
+      path: the file of `read_ensemble`.
+      networks: list of Network.
+    """
+    fitted = read_json(path).get("digests")
+    for network, digest in zip(networks, fitted or [], strict=False):
+        if network.facts["digest"] != digest:
+            raise ValueError(
+                f"{path} was fitted to other weights of {network.facts['workdir']} at step "
+                f"{network.facts['step']}, which was trained again since: fit the ensemble again."
+            )
+
+
 def load_together(texts, weights=None, *, overlap=None, windows=None, flips=(), rotations=False):
     """Several networks as one.
 

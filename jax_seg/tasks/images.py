@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,7 @@ def prepare(workdir, preprocessing, *, seed, data, augment, colour, validate):
         validation=judged,
         train_ids=[example.id for example in training],
         validation_ids=[example.id for example in validation],
+        checksums=_checksums(examples),
         shape=sample_shape(data),
         preprocessing=preprocessing,
         augment=augmentation(preprocessing, augment=augment, colour=colour),
@@ -66,7 +68,7 @@ def prepare(workdir, preprocessing, *, seed, data, augment, colour, validate):
             threads=data["threads"],
             threshold=validate["threshold"],
         ),
-        evaluate=evaluate,
+        evaluate=functools.partial(evaluate, checksums=_checksums(validation)),
         samples="images",
         wholes="images",
         about=f"{len(training)} training and {len(validation)} validation images",
@@ -173,7 +175,7 @@ def segment_images(network, variables, *, sampler, batch, threads, threshold):
         left -= len(numbers)
 
 
-def evaluate(weights, segment, *, workdir, report, pictures, judged_on):
+def evaluate(weights, segment, *, workdir, report, pictures, judged_on, checksums):
     """Score a finished run's weights on the whole validation part, and keep the results.
 
     Writes `validation/probabilities/<id>.png` (8 bits, of the raw weights), the scores of each
@@ -187,13 +189,14 @@ def evaluate(weights, segment, *, workdir, report, pictures, judged_on):
       report: called with each line of the log.
       pictures: draws `cases`, see `report.plots`.
       judged_on: `JudgedOn` of the validation part, which chose the step of the raw weights.
+      checksums: of a `Task`, those of the validation part.
 
     Returns:
       {name: scores with their 'step'}: those of `segmentation.scores`, of all pixels together, and
       those of `camouflage.summary`, means over images, of which IoU is called 'iou_mean'.
     """
     at = {name: step for name, (step, _) in weights.items()}
-    if known := stored_scores(workdir, at, report):
+    if known := stored_scores(workdir, at, checksums, report):
         report(f"Scored already: {workdir / 'scores.json'}")
         return known
     pooled, per_image, tables = {}, {}, {}
@@ -211,7 +214,7 @@ def evaluate(weights, segment, *, workdir, report, pictures, judged_on):
             _draw_worst(examples, per_image[name], workdir, pictures)
     raw = per_image.pop("raw")
     kept = {"step": at["raw"], "judged_on": judged_on.as_json()}
-    kept |= {"volumes": raw, "averages": per_image, "super_classes": tables}
+    kept |= {"volumes": raw, "averages": per_image, "super_classes": tables, "data": checksums}
     write_json(workdir / "validation" / "scores.json", kept)
     write_json(workdir / "scores.json", pooled)
     return pooled
@@ -256,6 +259,13 @@ def _keep_map(workdir, example, found):
 
 def _map_path(workdir, example):
     return workdir / "validation" / "probabilities" / f"{example.id}.png"
+
+
+def _checksums(examples):
+    """{id: [bytes of the image's file, CRC-32 of the mask's]}: masks are what is corrected."""
+    return {
+        one.id: [one.image.stat().st_size, zlib.crc32(one.mask.read_bytes())] for one in examples
+    }
 
 
 def _require_root(data):

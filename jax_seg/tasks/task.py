@@ -15,6 +15,7 @@ class Task(NamedTuple):
       validation: the same of validation samples; its first epoch is the same samples every time.
       train_ids: ids of the volumes or images that the training samples' 'volume' numbers index.
       validation_ids: ids of what the validation part holds.
+      checksums: {id: [of its image, of its label]}, integers: others where the content changes.
       shape: of one sample's image, channels last.
       preprocessing: `Preprocessing`.
       augment: (key, batch) -> batch, of normalised images.
@@ -32,6 +33,7 @@ class Task(NamedTuple):
     validation: object
     train_ids: list
     validation_ids: list
+    checksums: dict
     shape: tuple
     preprocessing: Preprocessing
     augment: Callable
@@ -43,22 +45,26 @@ class Task(NamedTuple):
     remarks: list
 
 
-def stored_scores(workdir, steps, report):
+def stored_scores(workdir, steps, checksums, report):
     """The scores in `workdir/scores.json` if they belong to the steps {name: step}, else None.
 
-    None, too, where they or those of the volumes are damaged: the run is scored again.
+    None, too, where they or those of the volumes are damaged, or belong to other images or labels:
+    the run is scored again.
 
     Args:
       workdir: folder of the run, a Path.
       steps: {name: step} of the weights.
+      checksums: {id: of its image and label} of the validation part.
       report: called with a line of the log.
     """
     path, of_volumes = workdir / "scores.json", workdir / "validation" / "scores.json"
     try:
         scores = read_json(path) if path.exists() else {}
-        if of_volumes.exists():
-            read_json(of_volumes)
+        data = read_json(of_volumes).get("data") if of_volumes.exists() else checksums
     except ValueError as error:
         report(f"Warning: {error} The run is scored again.")
+        return None
+    if scores and data != checksums:
+        report("The validation data have changed since they were scored; scoring them again.")
         return None
     return scores if {name: scores.get(name, {}).get("step") for name in steps} == steps else None

@@ -61,6 +61,8 @@ def prepare(
         validation=_sampler(found, "validation", data, validate["patches_per_volume"], seed + 1),
         train_ids=[volume.id for volume in found.train],
         validation_ids=[volume.id for volume in found.validation],
+        checksums=_checksums(found.train, found.train_facts)
+        | _checksums(found.validation, found.validation_facts),
         shape=sample_shape(data),
         preprocessing=found.preprocessing,
         augment=augmentation(found.preprocessing, augment=augment),
@@ -248,7 +250,8 @@ def evaluate(weights, segment, *, workdir, report, pictures, judged_on, data, st
       post-processing as 'postprocessed'; with a target 'within_background_target' of the raw ones.
     """
     at = {name: step for name, (step, _) in weights.items()}
-    if known := stored_scores(workdir, at, report):
+    checksums = _checksums(data.validation, data.validation_facts)
+    if known := stored_scores(workdir, at, checksums, report):
         report(f"Scored already: {workdir / 'scores.json'}")
         return known
     counts, improved = {}, segmentation.Confusion()
@@ -280,7 +283,8 @@ def evaluate(weights, segment, *, workdir, report, pictures, judged_on, data, st
         for name, found in counts.items()
     }
     kept = {"step": at["raw"], "judged_on": judged_on.as_json(), "volumes": volumes.pop("raw")}
-    write_json(workdir / "validation" / "scores.json", kept | {"averages": volumes})
+    kept |= {"averages": volumes, "data": checksums}
+    write_json(workdir / "validation" / "scores.json", kept)
     write_json(workdir / "scores.json", pooled)
     return pooled
 
@@ -319,6 +323,10 @@ def _sampler(found, part, data, patches_per_volume, seed):
         dtype=found.dtype,
         seed=seed,
     )
+
+
+def _checksums(volumes, facts):
+    return {v.id: one.checksums.tolist() for v, one in zip(volumes, facts, strict=True)}
 
 
 def _about(found):

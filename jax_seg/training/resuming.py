@@ -12,6 +12,7 @@ MAY_DIFFER = (
     "data.cache_gb",
     "checkpoint",
 )
+PARTS = ("image", "label")  # that a `Task` has checksums of
 
 
 def stored_run(checkpoints, config, workdir, defaults=None):
@@ -54,6 +55,34 @@ def prolonged(before, now):
         f"train.epochs was {before['train']['epochs']} and is {epochs}: the {name} schedule now "
         f"runs over {epochs} epochs, so every epoch's learning rate differs from the original plan."
     )
+
+
+def changed_data(stored, data):
+    """What has changed in a run's images and labels since its last checkpoint; '' for nothing.
+
+    Args:
+      stored: what the last checkpoint keeps beside the state.
+      data: `Task` of now.
+    """
+    before = stored.get("data", {})
+    changed = {
+        name: [part for part, a, b in zip(PARTS, before[name], now, strict=True) if a != b]
+        for name, now in data.checksums.items()
+        if before.get(name, now) != now
+    }
+    if not changed:
+        return ""
+    (first, parts), *others = changed.items()
+    more = f" and {len(others)} more" if others else ""
+    sentence = (
+        f"The {' and '.join(parts)} of {first}{more} changed since the last checkpoint: training "
+        "continues on the new data"
+    )
+    if changed.keys() & set(data.validation_ids):
+        sentence += (
+            ", validation losses before and after do not compare, and scores are computed again"
+        )
+    return f"{sentence}; choose another --workdir to train from the beginning."
 
 
 def check_split(stored, split, root, workdir):

@@ -93,6 +93,7 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
         "config": configuration.as_dict(config),
         "preprocessing": data.preprocessing._asdict(),
         "split": split,
+        "data": data.checksums,
         "before": before,
         "judged_on": on.as_json(),
         "code_version": checkpoints.code_version(),
@@ -145,6 +146,8 @@ def restore_state(run, step):
 def _announce(run, state, progress):
     run.journal.open(progress.epoch, int(state.step))
     run.journal.say(console.opening(run.workdir, state, progress.epoch, run.data.about))
+    if run.stored and (warning := resuming.changed_data(run.stored, run.data)):
+        run.journal.warn(f"Warning: {warning}")
     for remark in run.data.remarks:
         run.journal.warn(f"Warning: {remark}")
     if warning := console.judged_on(run.judged_on, run.data.wholes):
