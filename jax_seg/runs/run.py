@@ -9,15 +9,10 @@ import functools
 import warnings
 from pathlib import Path
 
-import numpy as np
-
 from jax_seg import tasks
-from jax_seg.data import folder, images, labels
 from jax_seg.data.names import plain
-from jax_seg.data.readers import pictures
-from jax_seg.data.readers import read_volume as read_volume_file
 from jax_seg.metrics.segmentation import Confusion
-from jax_seg.runs import checkpoints
+from jax_seg.runs import checkpoints, held_out
 from jax_seg.runs.events import read_events
 from jax_seg.system import configuration
 from jax_seg.system.files import read_json
@@ -109,6 +104,11 @@ class Run:
         return value
 
     @property
+    def kind(self):
+        """The module of `tasks` for its kind of data."""
+        return tasks.kind_of(self.fields.get("data.name", "folder"))
+
+    @property
     def of_images(self):
         """Whether it was trained on images instead of volumes."""
         return tasks.of_images(self.fields)
@@ -116,7 +116,7 @@ class Run:
     @property
     def noun(self):
         """What it is judged on."""
-        return "image" if self.of_images else "volume"
+        return self.kind.NOUN
 
     @property
     def judged_on(self):
@@ -209,24 +209,20 @@ def read_volume(run, name):
     Raises:
       ValueError, OSError: a file is damaged, or they do not fit together.
     """
-    if run.of_images:
-        probability = pictures.read_map(run.probabilities[name])[None] / np.float32(255)
-    else:
-        probability = read_volume_file(run.probabilities[name])
+    kind = run.kind
+    probability = kind.read_probability(run.probabilities[name])
     if name not in run.labelled:
         return None, None, probability
     volume = run.labelled[name]
-    if run.of_images:
-        image, label = (array[None] for array in images.read_example(volume))
-        return image.mean(-1), label.astype(np.uint8), probability
-    image, label = read_volume_file(volume.image), read_volume_file(volume.label)
-    for path, array in ((volume.image, image), (volume.label, label)):
+    image, label = kind.read_pair(volume, held_out.table_of(run.fields))
+    _, image_path, label_path, *_ = volume  # of a volume's label or an image's mask
+    for path, array in ((image_path, image), (label_path, label)):
         if array.shape != probability.shape:
             raise ValueError(
                 f"{run.probabilities[name]} has shape {probability.shape} but {path} has "
-                f"{array.shape}: predict the whole volume again."
+                f"{array.shape}: predict the whole {run.noun} again."
             )
-    return image, labels.encode(label, _table(run), volume.label), probability
+    return image, label, probability
 
 
 def noun(runs):
@@ -268,18 +264,9 @@ def _labelled(run):
         raise ValueError("the configuration names no data.root.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run has said what it does not read
-        if run.of_images:
-            return {example.id: example for example in images.find_examples(root, kind="all")}
-        found = folder.find_volumes(
+        return run.kind.labelled(
             root, images=run.setting("data.images", ""), labels=run.setting("data.labels", "")
         )
-    return {volume.id: volume for volume in found}
-
-
-def _table(run):
-    kinds = ("foreground", "ignore", "background")
-    given = {kind: run.setting(f"data.{kind}") for kind in kinds}
-    return labels.label_table(**{k: v for k, v in given.items() if v is not None})
 
 
 def _names(paths):

@@ -7,9 +7,9 @@ Each module has
   sample_shape(data)     shape of one training sample's image, channels last
   sample_type(data)      type of the image as it goes to the device
   augmentation(preprocessing, **sections) -> (key, batch) -> batch
-  labelled(workdir, **sections) -> {id: volume or example with its label}
-  read_pair(example, data) -> (image, encoded label), [D, H, W] each
-  find, read, write, SUFFIX  what prediction finds, reads and writes
+  labelled(root, images, labels) -> {id: volume or example with its label}
+  read_pair(example, table) -> (image, encoded label), [D, H, W] each
+  read_probability(path) -> what `evaluate` wrote, [D, H, W]
   segmenter(network, config, ...) -> (variables, array as read) -> logits [D, H, W]
 """
 

@@ -1,7 +1,6 @@
 """Images in the folders of COD10K: resized to a square to train on, judged at their own size."""
 
 import functools
-import warnings
 import zlib
 
 import jax
@@ -98,22 +97,20 @@ def augmentation(preprocessing, *, augment, colour, **_):
     return transform
 
 
-def labelled(_workdir, *, data, **_):
-    """Every `Example` of a run's training folder with its mask, by its id.
-
-    Raises:
-      ValueError, FileNotFoundError: of `find_examples`.
-    """
-    _require_root(data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the run has reported which images it skips
-        return {example.id: example for example in images.find_examples(data["root"], kind="all")}
+def labelled(root, **_):
+    """Every `Example` of a training folder with its mask, by its id; as of `find_examples`."""
+    return {example.id: example for example in images.find_examples(root, kind="all")}
 
 
-def read_pair(example, _data):
+def read_pair(example, _table):
     """An example as one slice: mean of its channels [1, H, W], and its mask [1, H, W] as uint8."""
     image, mask = images.read_example(example)
     return image.mean(-1)[None], mask.astype(np.uint8)[None]
+
+
+def read_probability(path):
+    """The probabilities [1, H, W] that `evaluate` wrote as a map."""
+    return files.read_map(path)[None] / np.float32(255)
 
 
 def segmenter(network, config, *, overlap=None, windows=None, name=""):

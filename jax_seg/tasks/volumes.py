@@ -6,9 +6,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jax_seg.data import dataset, folder, labels
+from jax_seg.data import dataset, folder
 from jax_seg.data.augment import augment as augment_batch
 from jax_seg.data.fingerprint import read_pair as read_encoded
+from jax_seg.data.labels import encode
 from jax_seg.data.preprocess import stored as stored_preprocessing
 from jax_seg.data.readers import read_volume
 from jax_seg.data.sampling import PatchSampler, check_patch
@@ -151,27 +152,19 @@ def data_root(workdir, data, synthetic):
     return root
 
 
-def labelled(workdir, *, data, synthetic, **_):
-    """Every labelled `Volume` of a run's data set by its id, trained on or not.
-
-    Raises:
-      ValueError, FileNotFoundError: of `data_root` and `find_volumes`.
-    """
-    found = folder.find_volumes(
-        data_root(workdir, data, synthetic), images=data["images"], labels=data["labels"]
-    )
-    return {volume.id: volume for volume in found}
+def labelled(root, images="", labels=""):
+    """Every labelled `Volume` of a data set by its id; errors as of `find_volumes`."""
+    return {volume.id: volume for volume in folder.find_volumes(root, images=images, labels=labels)}
 
 
-def label_table(data):
-    """What the label values of a data set mean; `data` is the section of the configuration."""
-    return labels.label_table(data["foreground"], data["ignore"], data["background"])
+def read_pair(volume, table):
+    """A volume's image [D, H, W] as stored, and its label encoded by a `LabelTable`."""
+    return read_volume(volume.image), encode(read_volume(volume.label), table, volume.label)
 
 
-def read_pair(volume, data):
-    """A volume's image [D, H, W] as stored and its encoded label, of the same shape."""
-    image = read_volume(volume.image)
-    return image, labels.encode(read_volume(volume.label), label_table(data), volume.label)
+def read_probability(path):
+    """The probabilities [D, H, W] that `evaluate` wrote."""
+    return read_volume(path)
 
 
 def segmenter(network, config, *, overlap=None, windows=None, name=""):
