@@ -1,9 +1,11 @@
 """What a person sees of a run: lines on the terminal and in `log.txt`, a bar in an epoch."""
 
+import contextlib
 import logging
 import math
 import resource
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -44,6 +46,29 @@ class Journal:
             close_log(self._log)
         if self._events:
             self._events.close()
+
+
+@contextlib.contextmanager
+def collected_warnings():
+    """Yield a list of the sentences that are warned of meanwhile, for the log of a run.
+
+    Where the block fails they are shown after all; warnings of libraries are always shown.
+    """
+    sentences = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield sentences
+            shown = [one for one in caught if one.category is not UserWarning]
+            sentences += [str(one.message) for one in caught if one.category is UserWarning]
+        except BaseException:
+            shown = caught
+            raise
+        finally:
+            for one in shown:
+                sys.stderr.write(
+                    warnings.formatwarning(one.message, one.category, one.filename, one.lineno)
+                )
 
 
 def open_log(workdir):

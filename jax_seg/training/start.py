@@ -75,7 +75,9 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
     )
     cleanup.callback(saved.close)  # waits for a save under way, whatever ends the run
     stored = resuming.stored_run(saved, config, workdir, defaults)
-    data = settings.kind.prepare(workdir, stored and stored["preprocessing"], **settings.task)
+    with console.collected_warnings() as notes:
+        data = settings.kind.prepare(workdir, stored and stored["preprocessing"], **settings.task)
+    data = data._replace(remarks=[*notes, *data.remarks])
     split = {"training": data.train_ids, "validation": data.validation_ids}
     if stored is not None:
         resuming.check_split(stored, split, config.data.root, workdir)

@@ -1,10 +1,13 @@
 """What is unusual about the data of a run stands in its log, before it trains."""
 
+import warnings
+
 import numpy as np
 import pytest
 import tifffile
 
 from jax_seg.data import pipeline
+from jax_seg.training import console
 from jax_seg.training import run as training
 from tests.conftest import tiny_config, write_volumes
 
@@ -26,3 +29,25 @@ def test_a_constant_volume_is_in_the_log(tmp_path, monkeypatch):
         training.run(tiny_config(root), tmp_path / "run")
     log = (tmp_path / "run" / "log.txt").read_text()
     assert log.count("Warning: v0 is constant") == log.count("Warning: ") == 1
+
+
+def test_what_is_not_read_is_in_the_log(tmp_path, monkeypatch, capsys):
+    root = write_volumes(tmp_path / "data", count=6)
+    (root / "train_images" / "v9.nii.gz").touch()
+
+    def batches(*_, **__):
+        raise Enough
+
+    monkeypatch.setattr(pipeline, "batches", batches)
+    with pytest.raises(Enough):
+        training.run(tiny_config(root), tmp_path / "run")
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("v9.nii.gz") == log.count("Warning: ") == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_warnings_are_shown_where_the_run_cannot_start(capsys):
+    with pytest.raises(ValueError, match="broken"), console.collected_warnings():
+        warnings.warn("a file is skipped", stacklevel=1)
+        raise ValueError("broken")
+    assert "a file is skipped" in capsys.readouterr().err
