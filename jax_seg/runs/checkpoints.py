@@ -1,5 +1,6 @@
 """Checkpoints: Orbax writes the arrays; beside them lies all that resuming needs, as JSON."""
 
+import copy
 import importlib.metadata
 import math
 import subprocess
@@ -100,7 +101,9 @@ def save(checkpoints, state, loop, metrics=None):
         metrics = {name: _sortable(name, value) for name, value in metrics.items()}
     # A copy: the step donates the state's buffers while Orbax still writes.
     tree = jax.tree.map(jnp.copy, state)._asdict()
-    _write(checkpoints, 2 * int(state.step) + (metrics is not None), tree, loop, metrics)
+    number = 2 * int(state.step) + (metrics is not None)
+    # So does the position, which Orbax turns into JSON in the background.
+    _write(checkpoints, number, tree, copy.deepcopy(loop), metrics)
 
 
 def save_params(checkpoints, params, beside):
@@ -113,7 +116,7 @@ def save_params(checkpoints, params, beside):
 def _write(checkpoints, number, tree, loop, metrics):
     if number in checkpoints.manager.all_steps():  # a resumed run that stops where it began
         return
-    try:
+    with checkpoints.writing():
         checkpoints.manager.save(
             number,
             args=ocp.args.Composite(
@@ -121,17 +124,13 @@ def _write(checkpoints, number, tree, loop, metrics):
             ),
             metrics=metrics,
         )
-    except (OSError, ValueError) as error:
-        raise _unwritable(checkpoints.directory, error) from error
 
 
 def wait(checkpoints):
     """Wait until the last checkpoint lies on the disk; OSError when it could not be written."""
-    try:
+    with checkpoints.writing():
         checkpoints.manager.wait_until_finished()
         checkpoints.manager.check_for_errors()
-    except (OSError, ValueError) as error:
-        raise _unwritable(checkpoints.directory, error) from error
     seal(checkpoints.directory)
 
 
@@ -169,9 +168,20 @@ def read_variables(workdir, name="best", weights="raw"):
       FileNotFoundError: no such folder or checkpoint.
       ValueError: the run keeps no such average.
     """
-    one = open_for_reading(workdir).whole(name)
+    saved = open_for_reading(workdir)
+    while True:
+        one = saved.whole(name)
+        try:
+            return _read_weights(one.path / "state", workdir, weights), one.loop, one.step
+        except OSError:
+            if one.path.exists():
+                raise
+            # The run that is training has removed it meanwhile.
+
+
+def _read_weights(path, workdir, weights):
     with ocp.PyTreeCheckpointer() as reader:
-        kept = reader.metadata(one.path / "state").item_metadata.tree
+        kept = reader.metadata(path).item_metadata.tree
         if weights == "raw":
             wanted = {"params": kept["params"], "batch_stats": kept["batch_stats"]}
         elif weights in kept["averages"]:
@@ -184,10 +194,10 @@ def read_variables(workdir, name="best", weights="raw"):
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), wanted)
         restored = reader.restore(
-            one.path / "state",
+            path,
             args=ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True),
         )
-    return restored if weights == "raw" else restored["averages"][weights], one.loop, one.step
+    return restored if weights == "raw" else restored["averages"][weights]
 
 
 def code_version():
@@ -261,11 +271,3 @@ def _sortable(name, value):
     if math.isfinite(value):
         return float(value)
     return -math.inf if HIGHER_IS_BETTER.get(name, True) else math.inf
-
-
-def _unwritable(folder, error):
-    return OSError(
-        f"The checkpoint could not be written to {folder} ({error}); free some disk space or "
-        "choose another --workdir, then run the same command again: the checkpoint before is "
-        "untouched."
-    )
