@@ -76,7 +76,13 @@ def open_for_reading(workdir):
             f"{workdir} is not the folder of a run: it lacks config.json or checkpoints; pass the "
             "workdir of a training run or of jax_seg.convert."
         )
-    metric = read_json(path).get("validate", {}).get("metric")
+    validate = read_json(path).get("validate")
+    metric = validate.get("metric") if isinstance(validate, dict) else None
+    if metric not in HIGHER_IS_BETTER:
+        raise ValueError(
+            f"{path} is damaged: its validate.metric is {metric!r}, not one of "
+            f"{', '.join(HIGHER_IS_BETTER)}; restore it from a copy."
+        )
     return open_checkpoints(workdir, metric=metric, read_only=True)
 
 
@@ -181,7 +187,10 @@ def read_variables(workdir, name="best", weights="raw"):
 
 def _read_weights(path, workdir, weights):
     with ocp.PyTreeCheckpointer() as reader:
-        kept = reader.metadata(path).item_metadata.tree
+        described = reader.metadata(path).item_metadata
+        if described is None:
+            raise FileNotFoundError(f"{path} cannot be read: restore the checkpoint from a copy.")
+        kept = described.tree
         if weights == "raw":
             wanted = {"params": kept["params"], "batch_stats": kept["batch_stats"]}
         elif weights in kept["averages"]:
@@ -223,20 +232,18 @@ def _manager(folder, metric, keep, pinned):
     """Orbax's manager: asynchronous saves, and what stays."""
     goodness = goodness_by(metric)
 
-    policy = checkpoint_managers.AnyPreservationPolicy(
-        [
-            checkpoint_managers.LatestN(1),
-            _LatestJudged(keep),
-            _Pinned(pinned),
-            checkpoint_managers.BestN(
-                get_metric_fn=goodness, n=1, keep_checkpoints_without_metrics=False
-            ),
-        ]
-    )
+    stay = [
+        checkpoint_managers.LatestN(1),
+        _LatestJudged(keep),
+        checkpoint_managers.BestN(
+            get_metric_fn=goodness, n=1, keep_checkpoints_without_metrics=False
+        ),
+    ]
+    stay.append(_Pinned(pinned, checkpoint_managers.AnyPreservationPolicy(stay[:])))
     options = ocp.CheckpointManagerOptions(
         best_fn=goodness,
         best_mode="max",
-        preservation_policy=policy,
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(stay),
         create=True,
         step_name_format=ocp.path.step.standard_name_format(step_prefix=PREFIX),
         todelete_subdir=REMOVED,
@@ -257,14 +264,21 @@ class _LatestJudged(checkpoint_managers.PreservationPolicy):
 
 
 class _Pinned(checkpoint_managers.PreservationPolicy):
-    """Keeps the checkpoint whose step `pinned()` is."""
+    """Keeps the checkpoints of the steps that `pinned()` was at the saves of those that stay.
 
-    def __init__(self, pinned):
-        self._pinned = pinned
+    Any of them may be the one that is resumed, where the later ones turn out to be damaged.
+    """
+
+    def __init__(self, pinned, stay):
+        self._pinned, self._stay, self._pins = pinned, stay, {}
 
     def should_preserve(self, checkpoints, *, context):
-        step = self._pinned()
-        return [step is not None and info.step == 2 * step + 1 for info in checkpoints]
+        self._pins[max(info.step for info in checkpoints)] = self._pinned()
+        stay = self._stay.should_preserve(checkpoints, context=context)
+        steps = {
+            self._pins.get(one.step) for one, stays in zip(checkpoints, stay, strict=True) if stays
+        }
+        return [info.step % 2 == 1 and info.step // 2 in steps for info in checkpoints]
 
 
 def _sortable(name, value):
