@@ -13,10 +13,13 @@ import math
 import os
 import re
 import shutil
+import threading
 import warnings
 import zlib
 from pathlib import Path
 from typing import NamedTuple
+
+from orbax.checkpoint._src.futures import future
 
 from jax_seg.system.files import read_json, unwritable, write_json
 
@@ -189,11 +192,24 @@ class Checkpoints:
         for _ in range(3):  # each of Orbax's threads can have failed, and close reports one
             try:
                 self.manager.close()
-                return
+                break
             except (OSError, ValueError) as error:
                 if not self._failed:
                     warnings.warn(str(_in_a_sentence(self.directory, error)), stacklevel=2)
                 self._failed = True
+        if self._failed:
+            _release_threads()
+
+
+def _release_threads():
+    """End the threads of a save that failed, which would wait for one another for five minutes.
+
+    Orbax has no public way to; Python waits for them before it ends.
+    """
+    for thread in threading.enumerate():
+        if signals := getattr(thread, "_receive_signals", None):
+            thread.cancel()
+            future.set_signals(signals, operation_id=thread._operation_id)
 
 
 def _in_a_sentence(folder, error):

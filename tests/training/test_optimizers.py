@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from jax_seg.runs import checkpoint_file
 from jax_seg.training import optimizers
 
 
@@ -228,9 +228,10 @@ def test_a_checkpoint_restores_the_optimizer_state(name, tmp_path):
     optimizer = optimizer_of(name, momentum=0.9, weight_decay=0.1, clip_norm=1.0)
     _, state = optimizer.update(network(1), optimizer.init(params), params)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
-    path = tmp_path / "1.safetensors"
-    checkpoint_file.write(path, jax.device_get(state), {})
-    restored, _ = checkpoint_file.read_state(path, jax.eval_shape(optimizer.init, params))
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "state", jax.eval_shape(optimizer.init, params))
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, restored, state)
 
