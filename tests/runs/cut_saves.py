@@ -2,7 +2,8 @@
 
 `python -m tests.runs.cut_saves FOLDER`: FOLDER/before is a run; FOLDER/N becomes what a process
 leaves that dies as its N-th operation is about to happen, and FOLDER/operations.json says which.
-The processes are forked from one that has imported everything and started no thread.
+The processes are forked from one that has imported and compiled everything. JAX's threads do not
+come along, so arrays are copied in the thread that asks for it; Orbax has started none by then.
 """
 
 import json
@@ -13,13 +14,22 @@ import sys
 import threading
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+
 from jax_seg.runs import checkpoints
+from tests.runs.states import position, state_of
 
 OPERATIONS = ("os.rename", "os.mkdir", "os.rmdir", "os.remove", "shutil.rmtree")
 
 
+jax.config.update("jax_cpu_enable_async_dispatch", False)
+STATE = state_of(3, 4)
+
+
 def main(folder):
     """Fork until a save comes to its end."""
+    jax.block_until_ready(jax.tree.map(jnp.copy, STATE))
     last, seen = 1, []
     while True:
         run, note = folder / str(last), folder / f"{last}.txt"
@@ -39,10 +49,8 @@ def main(folder):
 
 
 def _save(run):
-    from tests.runs.states import position, state_of  # this starts JAX's threads
-
     manager = checkpoints.open_checkpoints(run, metric="loss", pinned=lambda: 4)
-    checkpoints.save(manager, state_of(3, 4), position(3), {"loss": 0.5})
+    checkpoints.save(manager, STATE, position(3), {"loss": 0.5})
     checkpoints.wait(manager)
     manager.close()
 
