@@ -18,6 +18,7 @@ def main(argv=None):
     startup.prepare()
     try:
         saved = checkpoints.open_for_reading(arguments.workdir)
+        saved.skip_damaged()
         best = saved.resolve("best")
     except (ValueError, OSError) as error:
         sys.exit(f"Error: {error}")

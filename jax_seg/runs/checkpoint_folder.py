@@ -7,14 +7,21 @@ renamed first, too. So a folder that is called save_NUMBER is complete unless it
 which the checksums in it show.
 """
 
+import contextlib
+import errno
 import math
+import os
+import re
 import shutil
+import threading
 import warnings
 import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-from jax_seg.system.files import read_json, write_json
+from orbax.checkpoint._src.futures import future
+
+from jax_seg.system.files import read_json, unwritable, write_json
 
 HIGHER_IS_BETTER = {"loss": False, "dice": True, "iou": True}
 PREFIX, REMOVED, DAMAGED = "save", "removed", "damaged_"
@@ -49,6 +56,7 @@ class Checkpoints:
         """Those in `directory`, of which the best is chosen by `metric`."""
         self.directory, self.manager, self._metric = directory, manager, metric
         self._damaged = {}  # folder -> why
+        self._failed = False  # whether an error of writing was raised
 
     def found(self):
         """{step: `Checkpoint`} in order; of two of one step the one at the epoch's end.
@@ -103,10 +111,30 @@ class Checkpoints:
             return steps[-1] if best is None else best
         if not str(name).isdecimal() or int(name) not in steps:
             raise FileNotFoundError(
-                f"{self.directory} holds no checkpoint {str(name)!r}; choose best, latest or one "
-                f"of {', '.join(map(str, steps))}."
+                f"{self.directory} holds no checkpoint {str(name)!r}{self._why_not(name)}; choose "
+                f"best, latest or one of {', '.join(map(str, steps))}."
             )
         return int(name)
+
+    def _why_not(self, step):
+        """' (… is damaged: …)' where that is why there is no checkpoint of a step, else ''."""
+        for path, reason in self._damaged.items():
+            if str(_number(path) // 2) == str(step):
+                return f" ({path.name} is damaged: {reason})"
+        return ""
+
+    def skip_damaged(self):
+        """Read every checkpoint to its end, and skip those that are not as they were written."""
+        for one in self.found().values():
+            self._is_whole(one)
+
+    def _is_whole(self, one):
+        try:
+            _check(one.path)
+        except (OSError, ValueError) as error:
+            if one.path.exists():  # else the run that is training has removed it meanwhile
+                self.skip(one.path, error)
+        return one.path.exists() and one.path not in self._damaged
 
     def set_damaged_aside(self):
         """Rename every checkpoint that is not as it was written, so that its number is free again.
@@ -114,11 +142,7 @@ class Checkpoints:
         Raises:
           FileNotFoundError: there are checkpoints, but none that is whole.
         """
-        for one in self.found().values():
-            try:
-                _check(one.path)
-            except (OSError, ValueError) as error:
-                self.skip(one.path, error)
+        self.skip_damaged()
         self.require_whole()
         for path in self._damaged:
             aside = path.with_name(DAMAGED + path.name)
@@ -131,12 +155,10 @@ class Checkpoints:
         Where the best or the latest is damaged the next one is taken, with a warning.
         """
         while True:
-            one = self.found()[self.resolve(name)]
-            try:
-                _check(one.path)
+            found = self.found()
+            one = found.get(self.resolve(name))
+            if one is not None and self._is_whole(one):
                 return one
-            except (OSError, ValueError) as error:
-                self.skip(one.path, error)
 
     def require_whole(self):
         """Raise FileNotFoundError where there are checkpoints, but none that is whole."""
@@ -147,10 +169,59 @@ class Checkpoints:
                 "restore one from a copy, or choose another --workdir to train again."
             )
 
+    @contextlib.contextmanager
+    def writing(self):
+        """Say in a sentence which folder could not be written, and what to do.
+
+        Raises:
+          OSError: nothing could be written, for example because the disk is full.
+        """
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            self._failed = True
+            raise _in_a_sentence(self.directory, error) from error
+
     def close(self):
-        """Wait for a save under way and let go of Orbax's threads."""
-        if self.manager is not None:
-            self.manager.close()
+        """Wait for a save under way and let go of Orbax's threads.
+
+        A save that failed is a warning, unless its error was raised before.
+        """
+        if self.manager is None:
+            return
+        for _ in range(3):  # each of Orbax's threads can have failed, and close reports one
+            try:
+                self.manager.close()
+                break
+            except (OSError, ValueError) as error:
+                if not self._failed:
+                    warnings.warn(str(_in_a_sentence(self.directory, error)), stacklevel=2)
+                self._failed = True
+        if self._failed:
+            _release_threads()
+
+
+def _release_threads():
+    """End the threads of a save that failed, which would wait for one another for five minutes.
+
+    Orbax has no public way to; Python waits for them before it ends.
+    """
+    for thread in threading.enumerate():
+        if signals := getattr(thread, "_receive_signals", None):
+            thread.cancel()
+            future.set_signals(signals, operation_id=thread._operation_id)
+
+
+def _in_a_sentence(folder, error):
+    """The `files.unwritable` of an error of Orbax's; another error than the system's stays."""
+    if not isinstance(error, OSError):  # TensorStore's; it names the error in its text
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        numbers = [int(number[1])] if number else errno.errorcode
+        number = next((n for n in numbers if os.strerror(n) in str(error)), None)
+        if number is None:
+            return error
+        error = OSError(number, os.strerror(number))
+    return unwritable(folder, error)
 
 
 def goodness_by(metric):
@@ -182,9 +253,12 @@ def seal(folder):
 def _numbered(folder):
     """(number, path) of every folder that is called like a complete checkpoint."""
     for path in folder.glob(f"{PREFIX}_*"):
-        number = path.name.removeprefix(f"{PREFIX}_")
-        if number.isdecimal():
-            yield int(number), path
+        if path.name.removeprefix(f"{PREFIX}_").isdecimal():
+            yield _number(path), path
+
+
+def _number(path):
+    return int(path.name.removeprefix(f"{PREFIX}_"))
 
 
 def _read_beside(number, path):

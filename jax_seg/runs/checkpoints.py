@@ -1,5 +1,6 @@
 """Checkpoints: Orbax writes the arrays; beside them lies all that resuming needs, as JSON."""
 
+import copy
 import importlib.metadata
 import math
 import subprocess
@@ -75,7 +76,13 @@ def open_for_reading(workdir):
             f"{workdir} is not the folder of a run: it lacks config.json or checkpoints; pass the "
             "workdir of a training run or of jax_seg.convert."
         )
-    metric = read_json(path).get("validate", {}).get("metric")
+    validate = read_json(path).get("validate")
+    metric = validate.get("metric") if isinstance(validate, dict) else None
+    if metric not in HIGHER_IS_BETTER:
+        raise ValueError(
+            f"{path} is damaged: its validate.metric is {metric!r}, not one of "
+            f"{', '.join(HIGHER_IS_BETTER)}; restore it from a copy."
+        )
     return open_checkpoints(workdir, metric=metric, read_only=True)
 
 
@@ -100,7 +107,9 @@ def save(checkpoints, state, loop, metrics=None):
         metrics = {name: _sortable(name, value) for name, value in metrics.items()}
     # A copy: the step donates the state's buffers while Orbax still writes.
     tree = jax.tree.map(jnp.copy, state)._asdict()
-    _write(checkpoints, 2 * int(state.step) + (metrics is not None), tree, loop, metrics)
+    number = 2 * int(state.step) + (metrics is not None)
+    # So does the position, which Orbax turns into JSON in the background.
+    _write(checkpoints, number, tree, copy.deepcopy(loop), metrics)
 
 
 def save_params(checkpoints, params, beside):
@@ -113,7 +122,7 @@ def save_params(checkpoints, params, beside):
 def _write(checkpoints, number, tree, loop, metrics):
     if number in checkpoints.manager.all_steps():  # a resumed run that stops where it began
         return
-    try:
+    with checkpoints.writing():
         checkpoints.manager.save(
             number,
             args=ocp.args.Composite(
@@ -121,17 +130,13 @@ def _write(checkpoints, number, tree, loop, metrics):
             ),
             metrics=metrics,
         )
-    except (OSError, ValueError) as error:
-        raise _unwritable(checkpoints.directory, error) from error
 
 
 def wait(checkpoints):
     """Wait until the last checkpoint lies on the disk; OSError when it could not be written."""
-    try:
+    with checkpoints.writing():
         checkpoints.manager.wait_until_finished()
         checkpoints.manager.check_for_errors()
-    except (OSError, ValueError) as error:
-        raise _unwritable(checkpoints.directory, error) from error
     seal(checkpoints.directory)
 
 
@@ -169,9 +174,23 @@ def read_variables(workdir, name="best", weights="raw"):
       FileNotFoundError: no such folder or checkpoint.
       ValueError: the run keeps no such average.
     """
-    one = open_for_reading(workdir).whole(name)
+    saved = open_for_reading(workdir)
+    while True:
+        one = saved.whole(name)
+        try:
+            return _read_weights(one.path / "state", workdir, weights), one.loop, one.step
+        except OSError:
+            if one.path.exists():
+                raise
+            # The run that is training has removed it meanwhile.
+
+
+def _read_weights(path, workdir, weights):
     with ocp.PyTreeCheckpointer() as reader:
-        kept = reader.metadata(one.path / "state").item_metadata.tree
+        described = reader.metadata(path).item_metadata
+        if described is None:
+            raise FileNotFoundError(f"{path} cannot be read: restore the checkpoint from a copy.")
+        kept = described.tree
         if weights == "raw":
             wanted = {"params": kept["params"], "batch_stats": kept["batch_stats"]}
         elif weights in kept["averages"]:
@@ -184,10 +203,10 @@ def read_variables(workdir, name="best", weights="raw"):
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), wanted)
         restored = reader.restore(
-            one.path / "state",
+            path,
             args=ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True),
         )
-    return restored if weights == "raw" else restored["averages"][weights], one.loop, one.step
+    return restored if weights == "raw" else restored["averages"][weights]
 
 
 def code_version():
@@ -213,20 +232,18 @@ def _manager(folder, metric, keep, pinned):
     """Orbax's manager: asynchronous saves, and what stays."""
     goodness = goodness_by(metric)
 
-    policy = checkpoint_managers.AnyPreservationPolicy(
-        [
-            checkpoint_managers.LatestN(1),
-            _LatestJudged(keep),
-            _Pinned(pinned),
-            checkpoint_managers.BestN(
-                get_metric_fn=goodness, n=1, keep_checkpoints_without_metrics=False
-            ),
-        ]
-    )
+    stay = [
+        checkpoint_managers.LatestN(1),
+        _LatestJudged(keep),
+        checkpoint_managers.BestN(
+            get_metric_fn=goodness, n=1, keep_checkpoints_without_metrics=False
+        ),
+    ]
+    stay.append(_Pinned(pinned, checkpoint_managers.AnyPreservationPolicy(stay[:])))
     options = ocp.CheckpointManagerOptions(
         best_fn=goodness,
         best_mode="max",
-        preservation_policy=policy,
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(stay),
         create=True,
         step_name_format=ocp.path.step.standard_name_format(step_prefix=PREFIX),
         todelete_subdir=REMOVED,
@@ -247,25 +264,24 @@ class _LatestJudged(checkpoint_managers.PreservationPolicy):
 
 
 class _Pinned(checkpoint_managers.PreservationPolicy):
-    """Keeps the checkpoint whose step `pinned()` is."""
+    """Keeps the checkpoints of the steps that `pinned()` was at the saves of those that stay.
 
-    def __init__(self, pinned):
-        self._pinned = pinned
+    Any of them may be the one that is resumed, where the later ones turn out to be damaged.
+    """
+
+    def __init__(self, pinned, stay):
+        self._pinned, self._stay, self._pins = pinned, stay, {}
 
     def should_preserve(self, checkpoints, *, context):
-        step = self._pinned()
-        return [step is not None and info.step == 2 * step + 1 for info in checkpoints]
+        self._pins[max(info.step for info in checkpoints)] = self._pinned()
+        stay = self._stay.should_preserve(checkpoints, context=context)
+        steps = {
+            self._pins.get(one.step) for one, stays in zip(checkpoints, stay, strict=True) if stays
+        }
+        return [info.step % 2 == 1 and info.step // 2 in steps for info in checkpoints]
 
 
 def _sortable(name, value):
     if math.isfinite(value):
         return float(value)
     return -math.inf if HIGHER_IS_BETTER.get(name, True) else math.inf
-
-
-def _unwritable(folder, error):
-    return OSError(
-        f"The checkpoint could not be written to {folder} ({error}); free some disk space or "
-        "choose another --workdir, then run the same command again: the checkpoint before is "
-        "untouched."
-    )

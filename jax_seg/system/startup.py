@@ -1,6 +1,8 @@
 """What every command does first: keep compiled programs between runs, and the terminal quiet."""
 
+import logging
 import os
+import sys
 import warnings
 
 import absl.logging
@@ -16,7 +18,7 @@ def prepare():
     temporary directory where there is no home folder: the second start of a configuration reads its
     programs from there. Warnings of the project are one line, "Warning: …".
     """
-    absl.logging.set_verbosity(absl.logging.ERROR)
+    _hush_orbax()
     warnings.formatwarning = _format_warning
     folder = home.cache_folder()
     if folder and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -24,6 +26,25 @@ def prepare():
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     if folder and not home.has_home():
         os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
+
+
+def _hush_orbax():
+    """Where a checkpoint cannot be written Orbax raises the error and reports it again and again.
+
+    Each of its threads logs the error with its traceback; asyncio, which nothing else here uses,
+    logs the tasks that stopped midway; and TensorStore has Python print an error, which nobody can
+    catch, wherever it would have reported to such a task.
+    """
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _print_unraisable
+
+
+def _print_unraisable(unraisable):
+    # A loop of uvloop's calls it a handle.
+    closed = "Event loop is closed", "the handle is closed"
+    if not (unraisable.exc_type is RuntimeError and str(unraisable.exc_value).endswith(closed)):
+        sys.__unraisablehook__(unraisable)
 
 
 _in_full = warnings.formatwarning

@@ -15,7 +15,7 @@ def state_of(number, step):
         step=jnp.asarray(step, jnp.int32),
         params=variables["params"],
         batch_stats={},
-        opt_state=({"trace": values.astype(jnp.bfloat16)}, (), jnp.zeros((0, 3))),
+        opt_state=({"trace": values.astype(jnp.bfloat16)}, (), jnp.zeros((2, 3))),
         averages={"ema": variables},
         finite=jnp.ones((), bool),
     )

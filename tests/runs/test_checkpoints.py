@@ -3,19 +3,21 @@
 import os
 import re
 import shutil
-from types import SimpleNamespace
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
-import safetensors.numpy
 
 from jax_seg import checkpoint
-from jax_seg.runs import checkpoint_file, checkpoints
+from jax_seg.runs import checkpoints
 from jax_seg.system.files import write_json
+from tests.conftest import ROOT, TIME_LIMIT
 from tests.runs.states import ABSTRACT, assert_same_state, position, state_of
-from tests.small_disk import disk_of, files_of_at_most
+from tests.small_disk import disk_of
 
 
 @pytest.fixture(scope="module")
@@ -36,153 +38,157 @@ def run(whole, tmp_path):
     return shutil.copytree(whole, tmp_path / "run")
 
 
-def file_of(workdir, step):
-    return workdir / "checkpoints" / f"{step}.safetensors"
+def folder_of(workdir, step):
+    return workdir / "checkpoints" / {1: "save_3", 2: "save_5", 3: "save_6"}[step]
 
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def zeroed(start, stop):
-    """Zeroes from a byte to another, counted from the end where they are negative."""
-
-    def damage(content):
-        array = np.frombuffer(content, np.uint8).copy()
-        array[start:stop] = 0
-        return array.tobytes()
-
-    return damage
+def a_byte_zeroed(path):
+    content = bytearray(path.read_bytes())
+    content[next(n for n in reversed(range(len(content))) if content[n])] = 0
+    path.write_bytes(content)
 
 
 DAMAGE = {
-    "empty": lambda content: b"",
-    "cut in its header": lambda content: content[:100],
-    "cut by a byte": lambda content: content[:-1],
-    "longer": lambda content: content + b"\0",
-    "zeroed": lambda content: bytes(len(content)),
-    "header zeroed in part": zeroed(200, 220),
-    "length zeroed": zeroed(0, 8),
-    "arrays zeroed": zeroed(-100, -60),
-    "a byte of an array zeroed": zeroed(-40, -39),
-    "other bytes": lambda content: os.urandom(len(content)),
-    "not a checkpoint": lambda content: safetensors.numpy.save({"a": np.ones(3)}),
+    "empty": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "cut by a byte": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "zeroed": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "a byte zeroed": a_byte_zeroed,
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+    "other bytes": lambda path: path.write_bytes(os.urandom(path.stat().st_size)),
+    "gone": lambda path: path.unlink(),
 }
+OF_EVERY_FILE = ("empty", "cut", "zeroed", "gone")  # the other kinds, of the largest alone
 
 
-@pytest.fixture(params=DAMAGE)
-def damaged(request, run):
-    """A run whose newest checkpoint is damaged."""
-    path = file_of(run, 3)
-    before = path.read_bytes()
-    path.write_bytes(DAMAGE[request.param](before))
-    assert path.read_bytes() != before
-    return run
+def damages(whole, tmp_path, kind):
+    """(name, a run whose newest checkpoint has that file damaged)."""
+    newest = folder_of(whole, 3)
+    files = sorted(file.relative_to(newest) for file in newest.rglob("*") if file.is_file())
+    assert len(files) >= 12
+    if kind not in OF_EVERY_FILE:
+        files = [max(files, key=lambda file: (newest / file).stat().st_size)]
+    for number, name in enumerate(files):
+        if kind == "gone" and name.name == "checksums.json":
+            continue  # as where a run was killed before it wrote them: the arrays are whole
+        if not (newest / name).stat().st_size and kind != "gone":
+            continue  # empty as it is
+        run = shutil.copytree(whole, tmp_path / str(number))
+        DAMAGE[kind](folder_of(run, 3) / name)
+        yield name, run
 
 
-def test_resuming_falls_back_to_the_newest_whole_checkpoint(damaged):
-    manager = checkpoints.open_checkpoints(damaged, metric="loss", keep=2)
-    with pytest.warns(UserWarning, match=r"3\.safetensors is damaged \(.+\); skipped\.$"):
-        assert manager.latest_step() == 2
-    state, beside = checkpoints.restore(manager, ABSTRACT, 2)
-    assert_same_state(state, state_of(2, 2))
-    assert beside == position(2)
-    checkpoints.save(manager, state_of(7, 3), position(7))
-    checkpoints.wait(manager)
-    state, beside = checkpoints.restore(manager, ABSTRACT, manager.latest_step())
-    assert_same_state(state, state_of(7, 3))
-    assert manager.all_steps() == [1, 2, 3]
+DAMAGED = r"checkpoints/save_6 is damaged \(.+\); skipping it\.$"
 
 
-def test_a_damaged_checkpoint_goes_with_the_next_that_is_whole(damaged):
-    manager = checkpoints.open_checkpoints(damaged, metric="loss", keep=2)
-    with pytest.warns(UserWarning, match="skipped"):
-        assert manager.latest_step() == 2
-    assert file_of(damaged, 3).exists()  # nothing has taken its place
-    checkpoints.save(manager, state_of(5, 5), position(5))
-    checkpoints.wait(manager)
-    assert manager.all_steps() == [1, 2, 5] and not file_of(damaged, 3).exists()
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_resuming_falls_back_to_the_newest_whole_checkpoint(whole, tmp_path, kind):
+    for name, run in damages(whole, tmp_path, kind):
+        with pytest.warns(UserWarning, match=DAMAGED) as warned:
+            manager = checkpoints.open_checkpoints(run, metric="loss", keep=2)
+        assert len(warned) == 1, name
+        assert manager.latest_step() == 2, name
+        state, beside = checkpoints.restore(manager, ABSTRACT, 2)
+        assert_same_state(state, state_of(2, 2))
+        assert beside == position(2)
+        checkpoints.save(manager, state_of(7, 3), position(7))
+        checkpoints.wait(manager)
+        state, beside = checkpoints.restore(manager, ABSTRACT, manager.latest_step())
+        assert_same_state(state, state_of(7, 3))
+        assert beside == position(7)
+        assert list(manager.found()) == [1, 2, 3]
+        assert names(manager.directory) == ["damaged_save_6", "save_3", "save_5", "save_6"]
+        manager.close()
 
 
-def test_every_reader_skips_a_damaged_checkpoint(damaged, capsys):
-    with pytest.warns(UserWarning, match=r"3\.safetensors is damaged"):
-        variables, beside, step = checkpoints.read_variables(damaged, "latest", "ema")
-    assert (step, beside) == (2, position(2))
-    np.testing.assert_array_equal(
-        variables["params"]["output"]["kernel"], state_of(2, 2).params["output"]["kernel"]
-    )
-    with (
-        pytest.warns(UserWarning, match="skipped"),
-        pytest.raises(FileNotFoundError) as caught,
-    ):
-        checkpoints.read_variables(damaged, "3")
-    assert "no checkpoint '3' (3.safetensors is damaged: " in str(caught.value)
-    assert "choose best, latest or one of 1, 2." in str(caught.value)
-    with pytest.warns(UserWarning, match=r"3\.safetensors is damaged"):
-        assert checkpoint.main([str(damaged)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0] for line in lines] == ["step 1", "step 2"]
-    assert lines[0] == "step 1  epoch 1  loss 1.0000  code test  ← best"
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_every_reader_skips_a_damaged_checkpoint(whole, tmp_path, kind, capsys):
+    for name, run in damages(whole, tmp_path, kind):
+        with pytest.warns(UserWarning, match=DAMAGED):
+            variables, beside, step = checkpoints.read_variables(run, "latest", "ema")
+        assert (step, beside) == (2, position(2)), name
+        np.testing.assert_array_equal(
+            variables["params"]["output"]["kernel"], state_of(2, 2).params["output"]["kernel"]
+        )
+        with (
+            pytest.warns(UserWarning, match=DAMAGED),
+            pytest.raises(FileNotFoundError) as caught,
+        ):
+            checkpoints.read_variables(run, "3")
+        assert "no checkpoint '3' (save_6 is damaged: " in str(caught.value)
+        assert str(caught.value).endswith("; choose best, latest or one of 1, 2.")
+        with pytest.warns(UserWarning, match=DAMAGED):
+            assert checkpoint.main([str(run)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split("  ")[0] for line in lines] == ["step 1", "step 2"], name
+        assert (
+            lines[0]
+            == "step 1  epoch 1  loss 1.0000  code test  ← best | volumes perhaps trained on"
+        )
+
+
+def test_without_its_checksums_a_checkpoint_is_taken(run):
+    """A run may be killed after Orbax has written it and before they are."""
+    (folder_of(run, 3) / "checksums.json").unlink()
+    manager = checkpoints.open_checkpoints(run, metric="loss", keep=2)
+    assert_same_state(checkpoints.restore(manager, ABSTRACT, 3)[0], state_of(3, 3))
+    manager.close()
 
 
 def test_a_best_that_is_damaged_gives_way_to_the_next(run):
-    file_of(run, 1).write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"1\.safetensors is damaged"):
+    DAMAGE["empty"](folder_of(run, 1) / "metrics" / "metrics")
+    with pytest.warns(UserWarning, match=r"save_3 is damaged"):
         assert checkpoints.read_variables(run)[2] == 2
 
 
 @pytest.mark.filterwarnings("ignore:.*damaged")
-def test_a_run_returns_to_the_best_there_is(run):
-    manager = checkpoints.open_for_reading(run)
-    assert checkpoints.resolve(manager, 2, or_best=True) == 2
-    with pytest.warns(UserWarning, match=r"no checkpoint '7'.* Checkpoint 1, the best, stands in"):
-        assert checkpoints.resolve(manager, 7, or_best=True) == 1
-    path = file_of(run, 2)
-    path.write_bytes(path.read_bytes()[:-4])
-    manager = checkpoints.open_for_reading(run)
-    with pytest.warns(UserWarning, match="Checkpoint 1, the best, stands in"):
-        assert checkpoints.resolve(manager, 2, or_best=True) == 1
-
-
-@pytest.mark.filterwarnings("ignore:.*damaged")
-def test_where_all_are_damaged_nothing_starts_anew(run, capsys):
+@pytest.mark.parametrize("file", ["state/manifest.ocdbt", "state/_sharding"])
+def test_where_all_are_damaged_nothing_starts_anew(run, capsys, file):
     for step in (1, 2, 3):
-        file_of(run, step).write_bytes(b"")
+        DAMAGE["empty"](folder_of(run, step) / file)
     message = (
-        r"checkpoints holds no whole checkpoint \(.*header too small.*\): restore one from a c"
+        r"checkpoints holds no whole checkpoint \(save_3 is damaged: .+\): restore one from a "
+        r"copy, or choose another --workdir to train again\.$"
     )
     with pytest.raises(FileNotFoundError, match=message):
-        checkpoints.open_checkpoints(run, metric="loss").latest_step()
+        checkpoints.open_checkpoints(run, metric="loss")
     with pytest.raises(FileNotFoundError, match=message):
         checkpoints.read_variables(run)
     with pytest.raises(SystemExit, match=message):
         checkpoint.main([str(run)])
+    assert names(run / "checkpoints") == ["save_3", "save_5", "save_6"]
 
 
 def test_a_folder_without_a_checkpoint_says_so(run):
     for step in (1, 2, 3):
-        file_of(run, step).unlink()
-    assert checkpoints.open_checkpoints(run, metric="loss").latest_step() is None
+        shutil.rmtree(folder_of(run, step))
+    manager = checkpoints.open_checkpoints(run, metric="loss")
+    assert manager.latest_step() is None
+    manager.close()
     with pytest.raises(SystemExit, match=r"holds no checkpoint; train or convert a model first"):
         checkpoint.main([str(run)])
 
 
 def test_a_copy_under_way_is_no_checkpoint(run):
-    shutil.copy(file_of(run, 3), run / "checkpoints" / "9.safetensors.part")
-    shutil.copy(file_of(run, 3), run / "checkpoints" / ".9.123@elsewhere.safetensors")
-    shutil.copy(file_of(run, 3), run / "checkpoints" / "copy.safetensors")
-    assert checkpoints.open_for_reading(run).all_steps() == [1, 2, 3]
+    for name in ("save_18.part", "save_18.orbax-checkpoint-tmp", ".save_18", "copy", "save_copy"):
+        shutil.copytree(folder_of(run, 3), run / "checkpoints" / name)
+    assert list(checkpoints.open_for_reading(run).found()) == [1, 2, 3]
 
 
-def test_a_run_that_is_training_may_replace_what_is_read(run, monkeypatch):
+@pytest.mark.parametrize("moment", ["metadata", "restore"])
+def test_a_run_that_is_training_may_replace_what_is_read(run, monkeypatch, moment):
     """The latest goes between its choice and its reading."""
-    read = checkpoint_file.read_part
+    read = getattr(ocp.PyTreeCheckpointer, moment)
 
-    def replaced(path, *prefixes):
-        file_of(run, 3).unlink(missing_ok=True)
-        return read(path, *prefixes)
+    def replaced(self, *arguments, **options):
+        shutil.rmtree(folder_of(run, 3), ignore_errors=True)
+        return read(self, *arguments, **options)
 
-    monkeypatch.setattr(checkpoint_file, "read_part", replaced)
+    monkeypatch.setattr(ocp.PyTreeCheckpointer, moment, replaced)
     assert checkpoints.read_variables(run, "latest")[2] == 2
 
 
@@ -206,45 +212,24 @@ def test_a_damaged_configuration_is_named(run, content):
 def test_another_network_is_named(run):
     manager = checkpoints.open_for_reading(run)
     other = ABSTRACT._replace(params={"output": {"kernel": jax.ShapeDtypeStruct((3, 5), jnp.int8)}})
-    with pytest.raises(
-        ValueError, match=r"params/output/kernel is float32 \(3, 4\) instead of int8"
-    ):
+    with pytest.raises(ValueError, match=r"\(3, 5\) is not compatible .* \(3, 4\)"):
         checkpoints.restore(manager, other, 3)
     more = ABSTRACT._replace(batch_stats={"mean": jax.ShapeDtypeStruct((3,), jnp.float32)})
-    with pytest.raises(ValueError, match=r"its batch_stats/mean is .* instead of float32"):
+    with pytest.raises(ValueError, match=r"batch_stats.*mean"):
         checkpoints.restore(manager, more, 3)
-
-
-def test_two_arrays_of_one_name_are_refused():
-    with pytest.raises(ValueError, match="have one name"):
-        checkpoint_file.named({"a": {"b": 1}, "a/b": 2})
-
-
-def test_the_weights_are_a_file_for_other_programs(run):
-    arrays = safetensors.numpy.load_file(file_of(run, 2))
-    np.testing.assert_array_equal(
-        arrays["params/output/kernel"], state_of(2, 2).params["output"]["kernel"]
-    )
-
-
-class WhenWaitedFor:
-    """An executor that has not come to its work until somebody waits for it."""
-
-    def submit(self, job, *arguments):
-        return SimpleNamespace(result=lambda: job(*arguments))
 
 
 def test_what_a_run_returns_to_is_asked_before_the_checkpoint_is_written(tmp_path):
     """While it is written the run may choose another best, which is not on the disk yet."""
     best = 1
     manager = checkpoints.open_checkpoints(tmp_path, metric="loss", pinned=lambda: best)
-    manager._writer = WhenWaitedFor()
     for step, loss in ((1, 5.0), (2, 4.0)):
         checkpoints.save(manager, state_of(step, step), position(step), {"loss": loss})
         best = step + 1
         checkpoints.wait(manager)
         best = 1
-    assert manager.all_steps() == [1, 2]
+    assert list(manager.found()) == [1, 2]
+    manager.close()
 
 
 def test_what_a_kept_checkpoint_returns_to_is_kept(tmp_path):
@@ -255,61 +240,70 @@ def test_what_a_kept_checkpoint_returns_to_is_kept(tmp_path):
         best = 4 if step == 4 else 1
         checkpoints.save(manager, state_of(step, step), position(step), {"dice": dice})
     checkpoints.wait(manager)
-    assert manager.all_steps() == [1, 3, 4]
+    assert list(manager.found()) == [1, 3, 4]
     manager.close()
 
 
-def test_what_is_saved_does_not_change_with_the_run(tmp_path):
+def test_what_is_saved_does_not_change_with_the_run(tmp_path, monkeypatch):
     """The position is written in the background, while the run goes through the next batches."""
     manager, beside = checkpoints.open_checkpoints(tmp_path, metric="loss"), {"sums": {"loss": 1.0}}
+    begin = manager.manager.save
+
+    def changed(*arguments, **options):
+        beside["sums"]["loss"] = 2.0
+        return begin(*arguments, **options)
+
+    monkeypatch.setattr(manager.manager, "save", changed)
     checkpoints.save(manager, state_of(1, 1), beside)
-    beside["sums"]["loss"] = 2.0
     checkpoints.wait(manager)
-    assert checkpoints.read_loop(manager, 1) == {"sums": {"loss": 1.0}}
+    assert manager.found()[1].loop == {"sums": {"loss": 1.0}}
     manager.close()
 
 
-def test_a_full_disk_is_one_sentence_and_keeps_the_checkpoint_before(run, capfd):
-    manager = checkpoints.open_checkpoints(run, metric="loss")
-    message = r"checkpoints/4\.safetensors could not be written \(File too large\): raise the limit"
-    with pytest.raises(OSError, match=message), files_of_at_most(1000):
-        checkpoints.save(manager, state_of(4, 4), position(4))
-        checkpoints.wait(manager)
-    assert capfd.readouterr() == ("", "")
-    assert manager.latest_step() == 3
-    assert names(manager.directory) == [f"{n}.safetensors" for n in (1, 2, 3)]
-    manager.close()
+UNTOUCHED = "from tests.runs import full_disk\nimport sys\nsys.exit(full_disk.{}(*sys.argv[1:]))"
 
 
-def test_a_disk_that_is_full_anywhere_in_a_save_loses_nothing(whole, tmp_path, capfd):
-    failed = []
-    with disk_of(tmp_path / "disk", 256):
-        run = shutil.copytree(whole, tmp_path / "disk" / "run")
-        manager = checkpoints.open_checkpoints(run, metric="loss")
-        free = shutil.disk_usage(run).free
-        for left in range(0, free, 4096):  # a page of it
-            (tmp_path / "disk" / "others").write_bytes(bytes(free - left))
-            checkpoints.save(manager, state_of(4, 4), position(4) | {"about": "x" * 20_000})
-            try:
-                checkpoints.wait(manager)
-            except OSError as error:
-                failed.append(str(error))
-                assert names(manager.directory) == [f"{n}.safetensors" for n in (1, 2, 3)]
-                assert manager.latest_step() == 3
-            else:
-                break
-        assert manager.latest_step() == 4
-        manager.close()
-    expected = (
-        r".*/4\.safetensors could not be written \(No space left on device\): free some disk .*"
+def terminal_of(function, *arguments):
+    """Lines that a process shows, in which a function of `tests.runs.full_disk` runs."""
+    ended = subprocess.run(
+        [sys.executable, "-c", UNTOUCHED.format(function), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIME_LIMIT,
+        cwd=ROOT,
+        check=False,
     )
-    assert len(failed) > 5 and all(re.fullmatch(expected, sentence) for sentence in failed)
-    assert capfd.readouterr() == ("", "")
+    assert ended.returncode == 0, ended.stdout
+    return ended.stdout.splitlines()
 
 
-def test_an_error_that_nobody_waited_for_is_a_warning(run):
-    manager = checkpoints.open_checkpoints(run, metric="loss")
-    with files_of_at_most(100):
-        checkpoints.save(manager, state_of(4, 4), position(4))
-        with pytest.warns(UserWarning, match=r"4\.safetensors could not be written"):
-            manager.close()
+def test_a_limit_on_files_is_one_sentence_and_keeps_the_checkpoint_before(run):
+    """However far the save comes; where nobody has waited for it, the sentence is a warning."""
+    sentence = (
+        rf"{run}/checkpoints could not be written \(File too large\): raise the limit on the size "
+        r"of files \(ulimit -f\), or choose another file system\."
+    )
+    lines = terminal_of("with_limits", run)
+    assert len(lines) == 12
+    for number, line in enumerate(lines):
+        assert re.fullmatch(("Error: ", "Warning: ")[number % 2] + sentence, line), line
+    assert names(run / "checkpoints") == ["save_3", "save_5", "save_6"]
+    assert_same_state(
+        checkpoints.restore(checkpoints.open_for_reading(run), ABSTRACT, 3)[0], state_of(3, 3)
+    )
+
+
+def test_a_disk_that_is_full_anywhere_in_a_save_loses_nothing(whole, tmp_path):
+    with disk_of(tmp_path / "disk", 768):
+        run = shutil.copytree(whole, tmp_path / "disk" / "run")
+        *failed, last = terminal_of("with_pages", run)
+        assert last == "saved"
+        assert list(checkpoints.open_for_reading(run).found()) == [1, 2, 4]
+    expected = (
+        r"Error: .*checkpoints.* could not be written \(No space left on device\): "
+        r"free some disk space, then run the same command again\."
+    )
+    assert len(failed) > 5
+    for line in failed:
+        assert re.fullmatch(expected, line), line

@@ -33,7 +33,7 @@ def test_a_damaged_run_ends_as_if_it_were_whole(volumes_folder, tmp_path):
     scores = training.run(config, before)
     shutil.copytree(before, workdir)
     damaged = [
-        workdir / "checkpoints" / "8.safetensors",  # the newest
+        workdir / "checkpoints" / "save_17" / "state" / "manifest.ocdbt",  # the newest
         *(workdir / "cache" / "measured").iterdir(),
         *(workdir / "cache" / "volumes").iterdir(),
         *(workdir / name for name in ("config.json", "scores.json", "validation/scores.json")),
@@ -45,16 +45,17 @@ def test_a_damaged_run_ends_as_if_it_were_whole(volumes_folder, tmp_path):
         workdir / "cache" / "volumes" / "tmp1a2b.part",
         workdir / "cache" / "measured" / ".v1-1a2b.99999999.npz",
         workdir / "validation" / "probabilities" / ".v4.99999999.tif",
-        workdir / "checkpoints" / ".8.99999999@here.safetensors",
+        workdir / "checkpoints" / "save_18.orbax-checkpoint-tmp" / "state",
     ]
     for path in left:
+        path.parent.mkdir(exist_ok=True)
         path.touch()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         assert training.run(config, workdir) == scores
     ours = [str(w.message) for w in warned if "damaged" in str(w.message)]
     assert len(ours) == 1, ours
-    assert re.fullmatch(r".*/8\.safetensors is damaged \(.+\); skipped\.", ours[0])
+    assert re.fullmatch(r".*/save_17 is damaged \(.+\); skipping it\.", ours[0])
     assert not any(path.exists() for path in left)
     (ours, step), (theirs, expected_step) = weights(workdir), weights(before)
     assert step == expected_step == 8

@@ -32,9 +32,8 @@ def test_a_run_that_its_minutes_ended_goes_on_with_more(volumes_folder, tmp_path
 
 
 def test_another_process_is_kept_out(volumes_folder, tmp_path):
-    unfinished = tmp_path / "checkpoints" / ".4.99999999.safetensors"
-    unfinished.parent.mkdir()
-    unfinished.touch()
+    unfinished = tmp_path / "checkpoints" / "save_8.orbax-checkpoint-tmp"
+    unfinished.mkdir(parents=True)
     with (
         locked(tmp_path),
         pytest.raises(ValueError, match="is in use by another process"),

@@ -1,0 +1,55 @@
+"""What a process of its own does with a disk that is full, as its terminal then shows it."""
+
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+from jax_seg.runs import checkpoints
+from jax_seg.system import startup
+from tests.runs.states import ABSTRACT, assert_same_state, position, state_of
+from tests.small_disk import files_of_at_most
+
+
+def with_limits(run):
+    """Save under limits on the size of a file, waiting for it and not, and show what is raised."""
+    startup.prepare()
+    warnings.simplefilter("always")
+    for limit in (0, 10, 100, 300, 600, 1500):
+        for waits in (True, False):
+            manager = checkpoints.open_checkpoints(run, metric="loss", keep=2)
+            with files_of_at_most(limit):
+                _save(manager, waits)
+                manager.close()
+    checkpoints.open_checkpoints(run, metric="loss", keep=2).close()  # removes what is left
+
+
+def with_pages(run):
+    """Save with one page more on the disk each time, until it is enough."""
+    startup.prepare()
+    others = Path(run).parent / "others"
+    while True:
+        manager = checkpoints.open_checkpoints(run, metric="loss", keep=2)
+        if not others.exists():
+            others.write_bytes(bytes(shutil.disk_usage(run).free))
+        saved = _save(manager, True)
+        manager.close()
+        if saved:
+            break
+        before = checkpoints.open_for_reading(run)
+        assert before.latest_step() == 3
+        assert_same_state(checkpoints.restore(before, ABSTRACT, 3)[0], state_of(3, 3))
+        with others.open("r+b") as file:
+            file.truncate(others.stat().st_size - 4 * 4096)
+    print("saved")
+
+
+def _save(manager, waits):
+    try:
+        checkpoints.save(manager, state_of(4, 4), position(4) | {"about": "x" * 20_000})
+        if waits:
+            checkpoints.wait(manager)
+    except OSError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return False
+    return True
