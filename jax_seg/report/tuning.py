@@ -26,7 +26,7 @@ def thresholds(runs, drawn):
 def _how_to_tune(run):
     if run.judged_on.volumes == judged.TRAINING:
         return (
-            ", and no held-out volume to compute them on: predict other labelled volumes with "
+            ", and holds out no volume to compute them on: predict other labelled volumes with "
             f"{markup.code('--probabilities')}, then pass both folders to "
             f"{markup.code('python -m jax_seg.tune')}."
         )

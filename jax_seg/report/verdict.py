@@ -37,12 +37,12 @@ def headline(runs):
     if len(finished) == 1:
         return f"Only {finished[0].name} has finished. {_of_one(finished[0])}"
     seen = [run for run in finished if run.judged_on.volumes == TRAINING]
-    unranked = "".join(f" {one.name} is not ranked: {_why_not(one)}." for one in seen)
+    unranked = "".join(f" {run.name} is not ranked: {_why_not(run)}." for run in seen)
     ranked = [run for run in finished if run.judged_on.volumes != TRAINING]
     if not ranked:
         return (
-            f"All {len(finished)} finished runs are evaluated on {noun(runs)}s that they were trained "
-            "on, so they cannot be ranked."
+            f"All {len(finished)} finished runs are evaluated on {noun(runs)}s that they were "
+            "trained on, so they cannot be ranked."
         )
     return (_of_one(ranked[0]) if len(ranked) == 1 else _of_best(ranked)) + unranked
 
@@ -126,8 +126,8 @@ def _of_one(run):
         }.get(on.volumes, on.choices)
         return (
             f"Dice {raw['dice']:.3f} on {volumes}{worth}: it finds {_percent(raw['recall'])} of "
-            f"the labelled foreground, and {_percent(raw['precision'])} of the predicted foreground is "
-            "correct."
+            f"the labelled foreground, and {_percent(raw['precision'])} of the predicted "
+            "foreground is correct."
         )
     trained, judged = run.of_kind("train"), run.of_kind("validation")
     if not trained:
@@ -215,7 +215,8 @@ def _on_learning(run):
         return [
             Remark(
                 "bad",
-                f"{lowest}, and {losses[-1]:.3f} at the end; the training loss did not fall either.",
+                f"{lowest}, and {losses[-1]:.3f} at the end; the training loss did not fall "
+                "either.",
             )
         ]
     last_part = max(int(LAST_PART * len(losses)), 1)

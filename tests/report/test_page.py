@@ -160,7 +160,7 @@ def test_a_run_that_holds_nothing_out_is_not_praised_for_it(tmp_path, data):
         next(r.text for r in verdict.remarks(run) if r.text.startswith(start))
         for start in ("Foreground", "The model", "The worst", "The loss")
     )
-    assert "on 3 training volumes; furthest off" in balance
+    assert "on 3 training volumes; largest error" in balance
     assert "training volumes" in constants and worst.startswith("The worst training volume is")
     assert learning == (
         "The loss on training volumes was lowest in epoch 5, 0.267; nothing is held out, so "
@@ -174,7 +174,7 @@ def test_a_run_that_holds_nothing_out_is_not_praised_for_it(tmp_path, data):
     found, _ = views.views([run])
     assert found["volumes"][0]["runs"][0]["scores"].startswith("Whole training volume:")
     text = page.make_page([run])
-    assert "held-out" not in text and "no held-out volume to compute them on" in text
+    assert "held-out" not in text and "holds out no volume to compute them on" in text
     assert "<dt>Evaluated on</dt><dd>training volumes</dd>" in text
     assert f"python -m jax_seg.tune {run.workdir}" not in text
 
@@ -204,7 +204,7 @@ def test_choices_by_the_same_volumes_are_said(runs):
         verdict.headline(runs[:1])
     )
     (sentence,) = verdict.comparisons(runs)
-    assert sentence.endswith("; these volumes chose the checkpoint of both.")
+    assert sentence.endswith("; both checkpoints were chosen on these volumes.")
     raw = {"dice": 0.8, "volumes": "held out", "chose": ["checkpoint"]}
     run = run_with(scores={"raw": raw, "swa": {"dice": 0.79, "volumes": "held out", "chose": []}})
     assert [remark.text for remark in verdict._on_other_weights(run)] == [

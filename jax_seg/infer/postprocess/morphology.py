@@ -19,9 +19,9 @@ def closing(mask, *, depth=1, height=1, width=1):
 
 
 def opening(mask, *, depth=1, height=1, width=1):
-    """Remove what is thinner than an ellipsoid of these radii, as `closing` takes them.
+    """Remove parts thinner than an ellipsoid of these radii, as `closing` takes them.
 
-    A sheet of two voxels is thinner than the smallest ellipsoid: all of it goes.
+    A sheet of two voxels is thinner than the smallest ellipsoid, so all of it is removed.
     """
     radii = depth, height, width
     return _dilate(_erode(mask, radii), radii)

@@ -38,7 +38,7 @@ def test_parse(text, expected):
     ("text", "message"),
     [
         ("", "no post-processing step ''"),
-        ("hysterisis", "no post-processing step 'hysterisis', but 'hysteresis'"),
+        ("hysterisis", "Unknown post-processing step 'hysterisis' .did you mean 'hysteresis'"),
         ("close:radius=2", "no parameter 'radius': it takes depth, height, width"),
         ("plug_holes:voxels=1", "no parameter 'voxels': it takes none"),
         ("threshold:0.5", "has '0.5': write PARAMETER=VALUE"),
