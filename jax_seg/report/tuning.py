@@ -47,7 +47,7 @@ def _ablation(found):
     metric, rows = found["metric"], found["ablation"]
     most = max([row["gain"] for row in rows if row["gain"] > 0], default=1.0)
     parts = [
-        f"<p>Each row adds one step to those above it. The steps were chosen on "
+        "<p>Each row adds one step to those above it. The steps were chosen on "
         f"{_volumes(found)} by the metric “{escape(metric)}”.</p>",
         markup.table(
             [

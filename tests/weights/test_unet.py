@@ -162,8 +162,11 @@ def broken_pickle(path):
         (lambda p: p.write_bytes(b""), "is not a PyTorch checkpoint"),
         (lambda p: torch_save(p, types.SimpleNamespace(a=1)), "holds no state dict"),
         (lambda p: torch_save(p, {"epoch": 3}), "holds no state dict"),
-        (lambda p: torch_save(p, {"fc.weight": stored(np.ones(3))}), "does not hold this U-Net;
-        .*fc.weight"), (
+        (
+            lambda p: torch_save(p, {"fc.weight": stored(np.ones(3))}),
+            "does not hold this U-Net; .*fc.weight",
+        ),
+        (
             changed(lambda a: a.pop("decoders.0.3.bias")),
             "missing decoders.0.3.bias; unexpected nothing",
         ),

@@ -85,7 +85,7 @@ def test_ome_zarr_without_its_finest_level(tmp_path, levels, missing):
         step = 2 if name == "coarse" else 1
         level = None if name == missing else make_voxels()[:, ::step, ::step].copy()
         write_image(tmp_path / "a.zarr", level, "zyx", name=name, scale=scale)
-    with pytest.raises(ValueError, match=rf"a\.zarr names {missing} .* but no array is there"):
+    with pytest.raises(ValueError, match=rf"a\.zarr names {missing} .* but its array is missing"):
         open_volume(tmp_path / "a.zarr")
 
 
