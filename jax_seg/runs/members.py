@@ -256,6 +256,6 @@ def _require_square_patch(network):
     height, width = network.fields["data.patch"][-2:]
     if height != width:
         raise ValueError(
-            "--rotations turns the plane of height and width, but the patch of "
+            f"--rotations turns the plane of height and width, but the patch of "
             f"{network.facts['workdir']} has {height} × {width} voxels there: leave it out."
         )

@@ -200,7 +200,7 @@ def standard_error(per_volume_losses):
     losses = np.asarray(per_volume_losses, np.float64)
     if losses.ndim != 1 or losses.size < 2 or not np.isfinite(losses).all():
         raise ValueError(
-            "The noise of the validation loss needs finite losses of at least two volumes, not "
+            f"The noise of the validation loss needs finite losses of at least two volumes, not "
             f"{losses.tolist()}; validate on more volumes or set plateau.noise_factor to 0."
         )
     return float(losses.std() / math.sqrt(losses.size))
