@@ -1,7 +1,7 @@
-"""Every field once, with its unit and its default: the values that the versions share.
+"""Every field once, with its unit and default: the values shared by all versions.
 
-A version is a file beside this one that changes some of them. A field that does not exist is an
-error, and so is one that nothing reads.
+A version is a file beside this one that changes some of them. Setting an unknown field is an
+error, and so is a field that nothing reads.
 """
 
 import ml_collections
@@ -24,7 +24,9 @@ def get_config():
     config.parts = _parts()
     config.average = _average()
     config.noise = _noise()
-    config.stages = ml_collections.ConfigDict()  # spans of epochs that differ: see `add_stage`
+    config.stages = (
+        ml_collections.ConfigDict()
+    )  # spans of epochs with other settings: see `add_stage`
     config.train = _train()
     config.validate = _validate()
     config.postprocess = _postprocess()
@@ -38,24 +40,24 @@ def _data():
     data.name = "folder"  # or 'synthetic': generated scrolls, see `synthetic`
     data.root = ""  # folder with images and labels (and train.csv with id,scroll_id)
     data.images = ""  # name of the image folder in it; '' finds train_images, imagesTr or images
-    data.labels = ""  # name of the label folder in it; '' finds the one that belongs
-    # Label values are any integers; 'rest' in one of the three takes all that none names.
+    data.labels = ""  # name of the label folder in it; '' finds the matching one
+    # Label values are any integers; 'rest' in one of the three means all unnamed values.
     data.background = (0,)  # label values that are background
     data.foreground = (1,)  # label values that are foreground
     data.ignore = (2,)  # label values that are unlabeled: masked everywhere
-    data.fold = "0"  # the fold that is held out; 'all' for one after another, 'none' for nothing
+    data.fold = "0"  # the fold that is held out; 'all' for each in turn, 'none' for none
     data.folds = 5
     data.group = "scroll_id"  # what a fold keeps together; '' shuffles single volumes
     data.split_seed = 0  # of the folds
     data.patch = (128, 128, 128)  # voxels: depth, height, width
-    data.batch = 2  # patches that go through the network at once
-    data.random_batch = ()  # sizes of which each epoch draws its batch, instead of data.batch
+    data.batch = 2  # patches per step of the network
+    data.random_batch = ()  # batch sizes from which each epoch draws, instead of data.batch
     data.patches_per_volume = 1  # patches of each volume per epoch
     data.foreground_share = 1 / 3  # probability that a patch is placed to hold foreground
-    data.balance_target = 0.0  # foreground share of labelled voxels to come near to; 0 for none
-    data.threads = 4  # that read ahead
+    data.balance_target = 0.0  # target share of foreground among labelled voxels; 0 for none
+    data.threads = 4  # threads that read ahead
     data.cache = ""  # folder for decoded volumes; '' is WORKDIR/cache
-    data.cache_gb = 100.0  # GiB that decoded volumes may take on the disk
+    data.cache_gb = 100.0  # GiB of disk space for decoded volumes
     return data
 
 
@@ -91,7 +93,7 @@ def _augment():
     augment.low_resolution = 0.0
     augment.gamma_inverted = 0.0
     augment.gamma = 0.0
-    augment.in_plane_only = False  # leave depth out of turns and scaling
+    augment.in_plane_only = False  # exclude depth from rotation and scaling
     augment.rotate_degrees = (-30.0, 30.0)
     augment.scale_range = (0.7, 1.4)  # step between samples, voxels
     augment.noise_range = (0.0, 0.1)  # standard deviation, share of the image's own
@@ -125,7 +127,7 @@ def _model():
 def _loss():
     """Weights of the terms, and their options."""
     loss = ml_collections.ConfigDict()
-    loss.weights = weights = ml_collections.ConfigDict()  # 0 leaves a term out of the program
+    loss.weights = weights = ml_collections.ConfigDict()  # 0 omits the term
     weights.dice = 0.5
     weights.cross_entropy = 0.0
     weights.focal = 0.3
@@ -140,8 +142,8 @@ def _loss():
     loss.foreground_weight = 1.0  # class weights of the focal term
     loss.background_weight = 1.0
     loss.dice_smooth = 1e-5  # added to both sides of the quotient, voxels
-    loss.variance_target_entropy = 0.5  # nats of entropy under which its second part starts
-    loss.entropy_target_entropy = 0.3  # nats of entropy under which the price starts
+    loss.variance_target_entropy = 0.5  # nats of entropy below which its second part applies
+    loss.entropy_target_entropy = 0.3  # nats of entropy below which the penalty applies
     loss.boundary_smooth = 1e-5  # added to the sum of the weights, voxels
     loss.cldice_iterations = 3  # sheets of up to 2 (iterations + 1) voxels have a skeleton
     loss.cldice_smooth = 1e-5
@@ -152,7 +154,7 @@ def _loss():
 
 
 def _optimizer():
-    """What an update is; its rate belongs to the schedule."""
+    """The update rule; the schedule sets its learning rate."""
     optimizer = ml_collections.ConfigDict()
     optimizer.name = "sgd"  # or 'adamw', 'adam', 'muon'
     optimizer.momentum = 0.99  # of sgd and muon
@@ -187,13 +189,15 @@ def _reduction():
 
 
 def _plateau():
-    """What happens after bad epochs."""
+    """The response to bad epochs."""
     plateau = ml_collections.ConfigDict()
     plateau.rule = "aggressive"  # of interventions; or 'escape', 'conservative', 'capped'
     plateau.maximum_scale = 0.0  # of the rate; 0 for the rule's own limit
     plateau.worse_epochs = 3  # in a row that make a plateau; 0 for never
-    plateau.rollback_fraction = 0.15  # loss above the best that is rolled back at once; 0 for never
-    plateau.substantial_progress = 0.0  # since the last plateau, that spares the intervention
+    plateau.rollback_fraction = (
+        0.15  # loss above the best that is rolled back immediately; 0 for never
+    )
+    plateau.substantial_progress = 0.0  # loss gained since the last plateau that skips intervention
     plateau.threshold = 0.0  # smallest difference of losses that counts
     plateau.noise_factor = 1.0  # the same, in standard errors of the validation loss
     plateau.patience = 50  # epochs without improvement before the run ends; 0 for never
@@ -236,15 +240,15 @@ def _train():
     train = ml_collections.ConfigDict()
     train.epochs = 300
     train.accumulate = 1  # batches whose gradients make one update
-    train.minutes = 0.0  # end after the epoch in which they have passed; 0 for no limit
+    train.minutes = 0.0  # end after the epoch in which this time has passed; 0 for no limit
     train.log_every = 0  # updates between events of single updates; 0 for epochs only
-    train.start_from = ""  # WORKDIR, WORKDIR@swa, WORKDIR@STEP whose weights a new run starts with
-    train.start_stage = ""  # stage that it starts with; '' is the first
+    train.start_from = ""  # WORKDIR, WORKDIR@swa, WORKDIR@STEP whose weights initialise a new run
+    train.start_stage = ""  # stage to start with; '' for the first
     return train
 
 
 def _validate():
-    """How a run is judged."""
+    """How a run is validated."""
     validate = ml_collections.ConfigDict()
     validate.metric = (
         "loss"  # of fixed patches; or 'dice', 'iou' of whole volumes: chooses the best
@@ -266,9 +270,9 @@ def _postprocess():
 
 
 def _checkpoint():
-    """When and how many."""
+    """When checkpoints are saved, and how many are kept."""
     checkpoint = ml_collections.ConfigDict()
-    checkpoint.keep = 1  # latest checkpoints that stay, beside the best
+    checkpoint.keep = 1  # latest checkpoints to keep besides the best
     checkpoint.minutes = 10.0  # between saves within an epoch; 0 saves after epochs only
     return checkpoint
 
@@ -278,8 +282,8 @@ def add_stage(
 ):
     """Add a span of epochs (first, last) in which the given values replace the run's.
 
-    What is 0 or None stays as the run has it. With `schedule` (entries of config.schedule) the
-    learning rate starts anew with the stage. Stages cover all epochs, without gap or overlap.
+    Values of 0 or None keep the run's own. With `schedule` (entries of config.schedule) the
+    learning rate restarts with the stage. Stages cover all epochs, without gap or overlap.
     """
     with config.unlocked():
         config.stages[name] = ml_collections.ConfigDict(
@@ -295,10 +299,10 @@ def add_stage(
 
 
 def shrink(config, arg):
-    """`config` as it is, or shrunk to a laptop with generated volumes when `arg` is 'demo'.
+    """`config` unchanged, or shrunk for a laptop with generated volumes when `arg` is 'demo'.
 
-    Epochs and everything that counts epochs scale together, so that the version keeps its
-    character.
+    Epochs and everything that counts epochs scale together, which preserves the
+    version's schedule.
 
     Raises:
       ValueError: any other `arg`.
@@ -306,7 +310,7 @@ def shrink(config, arg):
     if not arg:
         return config
     if arg != "demo":
-        raise ValueError(f"The configuration's argument is ':{arg}'; it knows ':demo' alone.")
+        raise ValueError(f"The configuration's argument is ':{arg}'; the only one is ':demo'.")
     epochs = 24
     scale = epochs / config.train.epochs
 

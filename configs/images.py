@@ -1,4 +1,4 @@
-"""Every field of a run on images once: those of `base` but for volumes, and those of images.
+"""Every field of a run on images once: those of `base` except for volumes, and those of images.
 
 The folder is in the layout of COD10K-v3: Train and Test, each with Image and GT_Object.
 """
@@ -39,10 +39,10 @@ def get_config():
         data.grouped = False  # keep a class on one side of the split: for tiles of one picture
         data.split_seed = 0
         data.side = 384  # pixels of the square that images are resized to
-        data.batch = 8  # images that go through the network at once
-        data.random_batch = ()  # sizes of which each epoch draws its batch, instead of data.batch
-        data.passes = 1  # through the training images in an epoch; more for a few images
-        data.threads = 4  # that read ahead
+        data.batch = 8  # images per step of the network
+        data.random_batch = ()  # batch sizes from which each epoch draws, instead of data.batch
+        data.passes = 1  # passes over the training images per epoch; use more for a few images
+        data.threads = 4  # threads that read ahead
         data.memory_gb = 4.0  # GiB for resized images, so that each is decoded once; 0 for none
 
         config.colour = colour = ml_collections.ConfigDict()  # jitter of the training images
@@ -54,9 +54,9 @@ def get_config():
 
         config.model = _model()
         config.loss = loss = ml_collections.ConfigDict()
-        loss.weights = ml_collections.ConfigDict(TERMS)  # 0 leaves a term out of the program
+        loss.weights = ml_collections.ConfigDict(TERMS)  # 0 omits the term
         loss.dice_smooth = 1e-5  # added to both sides of the quotient, pixels
-        loss.level_weights = (1.0, 0.0, 0.0, 0.0)  # finest first; the coarser have a term of theirs
+        loss.level_weights = (1.0, 0.0, 0.0, 0.0)  # finest first; the coarser have their own term
 
         config.train.start_encoder = ""  # timm's EdgeNeXt (.safetensors or .pth) for the encoder
 
@@ -82,7 +82,7 @@ def _model():
     model.heads = (8, 8, 8, 8)  # of its attention
     model.kernel_sizes = (3, 5, 7, 9)
     model.scales = (2, 2, 3, 4)
-    model.layer_scale = 1e-6  # what its blocks' factors start from; 1 without pretrained weights
+    model.layer_scale = 1e-6  # initial factors of its blocks; 1 without pretrained weights
     model.experts = (  # of every level
         "texture",
         "attention",

@@ -185,14 +185,29 @@ def _scroll_look(seed):
 def main(arguments=None):
     """The command line; see the top of the file."""
     parser = argparse.ArgumentParser("python -m jax_seg.data.synthetic", description=__doc__)
-    parser.add_argument("out", metavar="OUT", help="folder to write, absent or empty")
-    parser.add_argument("--volumes", type=int, default=8, help="training volumes (8)")
+    parser.add_argument("out", metavar="OUT", help="folder to create; it must be absent or empty")
     parser.add_argument(
-        "--size", type=int, nargs="+", default=[160], help="voxels: one or D H W (160)"
+        "--volumes", type=int, default=8, help="number of training volumes (default: 8)"
     )
-    parser.add_argument("--test", type=int, default=0, help="further volumes without label (0)")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same data (0)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a generated folder")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs="+",
+        default=[160],
+        help="voxels per side: one number, or D H W (default: 160)",
+    )
+    parser.add_argument(
+        "--test", type=int, default=0, help="number of further volumes without labels (default: 0)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="random seed; a seed always gives the same data (default: 0)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a folder that this command wrote"
+    )
     flags = parser.parse_args(arguments)
     try:
         mix = write_folder(

@@ -232,7 +232,7 @@ def test_overwriting_must_be_asked_for(tmp_path):
     (out / "train_labels" / "mine.tif").unlink()
     label = out / "train_labels" / "100000.tif"
     label.write_bytes(label.read_bytes() + b"edited")
-    with pytest.raises(FileExistsError, match=r"100000\.tif.* was changed since"):
+    with pytest.raises(FileExistsError, match=r"100000\.tif.* has changed since"):
         synthetic.write_folder(out, 1, 32, overwrite=True)
     assert label.read_bytes().endswith(b"edited")
     with pytest.raises(FileExistsError, match="is a file"):

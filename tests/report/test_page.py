@@ -68,7 +68,7 @@ def test_an_unfinished_run_without_its_data_still_makes_a_page(tmp_path, data):
     assert main([str(run)]) == 0
     assert main([str(run)]) == 0  # its own page is replaced
     text = (run / "report.html").read_text()
-    assert "Not finished: 6 of 6 epochs are done, with a validation loss of 0.267" in text
+    assert "Not finished: 6 of 6 epochs done, validation loss 0.267" in text
     assert "/nowhere does not exist" in text
     assert "No volume can be looked at" in text
 

@@ -37,15 +37,15 @@ def test_parse(text, expected):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no post-processing step ''"),
+        ("", "Unknown post-processing step ''"),
         ("hysterisis", "Unknown post-processing step 'hysterisis' .did you mean 'hysteresis'"),
         ("close:radius=2", "no parameter 'radius': it takes depth, height, width"),
         ("plug_holes:voxels=1", "no parameter 'voxels': it takes none"),
-        ("threshold:0.5", "has '0.5': write PARAMETER=VALUE"),
+        ("threshold:0.5", "has '0.5': write it as PARAMETER=VALUE"),
         ("threshold:value=0.5,", "has ''"),
         ("threshold:value=1.5", "sets value to '1.5': give a number from 0 to 1"),
         ("threshold:value=nan", "sets value to 'nan'"),
-        ("remove_small:voxels=1.5", "sets voxels to '1.5': give a whole number"),
+        ("remove_small:voxels=1.5", "sets voxels to '1.5': give an integer"),
         ("remove_small:voxels=-1", "sets voxels to '-1'"),
         ("remove_small:connectivity=8", "give 6, 18 or 26"),
         ("smooth:sigma=0", "a number above 0"),
