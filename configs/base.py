@@ -24,9 +24,7 @@ def get_config():
     config.parts = _parts()
     config.average = _average()
     config.noise = _noise()
-    config.stages = (
-        ml_collections.ConfigDict()
-    )  # spans of epochs with other settings: see `add_stage`
+    config.stages = ml_collections.ConfigDict()  # see `add_stage`
     config.train = _train()
     config.validate = _validate()
     config.postprocess = _postprocess()
@@ -194,10 +192,8 @@ def _plateau():
     plateau.rule = "aggressive"  # of interventions; or 'escape', 'conservative', 'capped'
     plateau.maximum_scale = 0.0  # of the rate; 0 for the rule's own limit
     plateau.worse_epochs = 3  # in a row that make a plateau; 0 for never
-    plateau.rollback_fraction = (
-        0.15  # loss above the best that is rolled back immediately; 0 for never
-    )
-    plateau.substantial_progress = 0.0  # loss gained since the last plateau that skips intervention
+    plateau.rollback_fraction = 0.15  # loss above the best that is rolled back at once; 0 for never
+    plateau.substantial_progress = 0.0  # drop since the last plateau that skips intervention
     plateau.threshold = 0.0  # smallest difference of losses that counts
     plateau.noise_factor = 1.0  # the same, in standard errors of the validation loss
     plateau.patience = 50  # epochs without improvement before the run ends; 0 for never

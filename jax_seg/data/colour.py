@@ -73,5 +73,5 @@ def _turn(angle):
 
 
 def _product(a, b):
-    # In full float32: a coarser product would tint what is grey.
+    # In full float32: a coarser product would tint grey pixels.
     return jnp.matmul(a, b, precision="highest")

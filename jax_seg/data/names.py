@@ -83,8 +83,8 @@ def warn_of_rest(folder, rest, ids, noun):
     Args:
       folder: its path.
       rest: paths in it that are not read.
-      ids: of what is read; JSON files of the same names are sidecars of predict.
-      noun: of what is read, in the plural.
+      ids: of the files read; JSON files of the same names are sidecars of predict.
+      noun: for the files read, in the plural.
     """
     names = [
         path.name

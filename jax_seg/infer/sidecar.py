@@ -80,7 +80,7 @@ def unfinished(found, output, suffix, settings, probabilities):
       output: folder of the predictions; existing ones come from this command (`is_own`).
       suffix: of the masks or maps.
       settings: those of a new prediction.
-      probabilities: whether they are wanted as well as the masks.
+      probabilities: whether they are wanted besides the masks.
 
     Returns:
       (the images to predict, {id: error}): an error where a prediction has other settings, or

@@ -183,7 +183,7 @@ def _on_constants(compared, volumes, noun):
     judged = [SHOWN[key] for key in DECISIVE if key in compared["mean"]["model"]]
     return lost or [
         "The model is better than both constant predictors in "
-        f"{', '.join(judged)}, pooled and in the mean over {noun}s.",
+        f"{', '.join(judged)}, pooled and averaged over {noun}s.",
         *_on_accuracy(compared["pooled"]),
     ]
 

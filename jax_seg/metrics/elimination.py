@@ -35,7 +35,7 @@ def add_sums(echelon, terms, start):
       start: [S + 1] where each sum begins in `terms`.
 
     Returns:
-      Echelon with the sums of `echelon` and what is independent of them.
+      Echelon with the sums of `echelon` and those independent of them.
     """
     return Echelon(*_eliminate(*echelon, terms, start))
 

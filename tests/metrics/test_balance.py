@@ -108,7 +108,7 @@ def test_accuracy_alone_calls_no_model_a_constant():
     found = class_balance({"a": Confusion(10, 20, 0, 70)})
     assert found["better_than_constants"]
     assert found["remarks"][1:] == [
-        "The model is better than both constant predictors in Dice, IoU, pooled and in the mean "
+        "The model is better than both constant predictors in Dice, IoU, pooled and averaged "
         "over volumes.",
         "Accuracy misleads here: background everywhere reaches 0.9000 and the model 0.8000, "
         "pooled, since 90.00 % of the labelled voxels are background; judge by Dice or IoU.",
@@ -131,7 +131,7 @@ def test_background_everywhere_wins_by_volumes_without_foreground_and_it_is_said
 def test_a_better_model_is_told_so_too():
     found = class_balance({"a": Confusion(50, 1, 1, 48)})
     assert found["remarks"][1:] == [
-        "The model is better than both constant predictors in Dice, IoU, pooled and in the mean "
+        "The model is better than both constant predictors in Dice, IoU, pooled and averaged "
         "over volumes."
     ]
 

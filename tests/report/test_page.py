@@ -90,7 +90,7 @@ def test_a_page_of_images_speaks_of_images(tmp_path, data):
     for words in ("Image by image", "Images by share of foreground", "Whole held-out images"):
         assert words in text
     assert "olume by volume" not in text and "held-out volume" not in text
-    assert "in the mean over images" in text and "in the mean over volumes" not in text
+    assert "averaged over images" in text and "averaged over volumes" not in text
 
 
 # Words.
@@ -208,8 +208,8 @@ def test_choices_by_the_same_volumes_are_said(runs):
     raw = {"dice": 0.8, "volumes": "held out", "chose": ["checkpoint"]}
     run = run_with(scores={"raw": raw, "swa": {"dice": 0.79, "volumes": "held out", "chose": []}})
     assert [remark.text for remark in verdict._on_other_weights(run)] == [
-        "The SWA average has Dice 0.790, 0.010 below the raw weights, whose checkpoint these "
-        "volumes chose."
+        "The SWA average has Dice 0.790, 0.010 below the raw weights, whose checkpoint was "
+        "chosen on these volumes."
     ]
 
 

@@ -75,8 +75,8 @@ def recognised(path):
     """Whether an existing file or folder is one volume, for `open_volume` to open or reject.
 
     It decides by names, by the metadata files of Zarr and by the header of one slice, and decodes
-    nothing. True for whatever is called .tif, .tiff or .zarr, damaged files included, so that
-    opening can name the fault; for folders of a Zarr array or group of any other name; and for
+    nothing. True for any name ending in .tif, .tiff or .zarr, damaged files included, so that
+    opening can report the fault; for folders of a Zarr array or group of any other name; and for
     folders of numbered 2-D TIFF slices, gaps in the numbers included. False for all else, folders
     of volumes among it.
     """

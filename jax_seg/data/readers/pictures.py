@@ -279,7 +279,7 @@ def _turned(array, orientation):
     """An array [H, W, …] as EXIF's orientation 1 to 8 shows it."""
     if orientation >= 5:
         array = array.swapaxes(0, 1)
-    # Whether rows, then columns, run the other way; 5 to 8 say so of what is transposed above.
+    # Directions of rows and columns; orientations 5 to 8 apply them after the transposition.
     rows, columns = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(
         orientation, (1, 1)
     )

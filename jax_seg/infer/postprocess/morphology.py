@@ -57,7 +57,7 @@ def _erode(mask, radii):
 
 
 def _distance(mask, radii):
-    """Distance of the mask's voxels to the others, in radii; what is outside the volume is mask."""
+    """Distance of the mask's voxels to the others, in radii; outside the volume counts as mask."""
     # Along an axis of radius 0 every step leaves the ellipsoid.
     steps = [1 / radius if radius else 2.0 for radius in radii]
     return edt.edt(np.ascontiguousarray(mask), anisotropy=steps)

@@ -101,7 +101,7 @@ class Arrays(NamedTuple):
 class Results:
     """Scores saved to a file as soon as they are known, one per line.
 
-    A line cut short by a kill is evaluated again.
+    A line truncated by a kill is evaluated again.
     """
 
     def __init__(self, path):
