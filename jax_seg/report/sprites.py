@@ -66,7 +66,7 @@ def classes(probability, label, thresholds):
     Args:
       probability: array in [0, 1].
       label: uint8 of its shape, encoded as in `ops.classes`; None counts as background.
-      thresholds: in ascending order, at most MOST_THRESHOLDS; a probability above one is foreground.
+      thresholds: ascending, at most MOST_THRESHOLDS; a probability above one is foreground.
 
     Raises:
       ValueError: there are too many thresholds.
