@@ -306,7 +306,9 @@ def shrink(config, arg):
     if not arg:
         return config
     if arg != "demo":
-        raise ValueError(f"The configuration's argument is ':{arg}'; the only one is ':demo'.")
+        raise ValueError(
+            f"The configuration's argument is ':{arg}'; the only valid one is ':demo'."
+        )
     epochs = 24
     scale = epochs / config.train.epochs
 

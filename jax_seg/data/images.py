@@ -309,9 +309,7 @@ def _not_in_the_test_part(examples, test):
     )
     kept = [example for example in examples if example.id not in repeated]
     if not kept:
-        raise ValueError(
-            f"Every image of the training part is in {test} too: give each part its own images."
-        )
+        raise ValueError(f"Every training image is also in {test}: give each part its own images.")
     return kept
 
 

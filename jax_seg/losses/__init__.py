@@ -216,12 +216,12 @@ def _check_levels(terms, count, level_weights):
     if min(level_weights) < 0 or not sum(level_weights):
         raise ValueError(
             f"loss.level_weights is {tuple(level_weights)}; give numbers of at least 0, one of "
-            f"them above 0."
+            "them above 0."
         )
     deep = [name for name in terms if name in OF_COARSER]
     if deep and count == 1:
         raise ValueError(
             f"Loss term '{deep[0]}' needs coarser logits: turn on model.deep_supervision, or set "
-            f"its weight to 0."
+            "its weight to 0."
         )
     return level_weights

@@ -124,8 +124,8 @@ def by_super_class(scores, super_classes):
     """
     if len(scores) != len(super_classes):
         raise ValueError(
-            f"There are {len(scores)} scores and {len(super_classes)} super-classes; give one of "
-            "each per image."
+            f"There are {len(scores)} scores and {len(super_classes)} super-classes; give one "
+            f"super-class per score."
         )
     groups = {}
     for name in sorted(set(super_classes)):
