@@ -1,4 +1,4 @@
-"""Time of each loss, and what clDice and boundary add to a training step of a U-Net.
+"""Time of each loss, and the cost of clDice and boundary in a training step of a U-Net.
 
 python benchmarks/losses.py --size 64       on the CPU
 python benchmarks/losses.py --size 128      on a GPU

@@ -3,8 +3,9 @@
     python launch.py --config configs/curriculum.py --config.data.root=FOLDER
 
 Changed from conservative: the loss in two phases. The best checkpoint is chosen by whole volumes,
-since losses with different weights are not comparable. Why: find the sheets first, then sharpen
-them. Not run in the notes.
+since losses with different weights are not comparable.
+Why: find the sheets first, then sharpen them.
+Not run in the notes.
 """
 
 from configs import base

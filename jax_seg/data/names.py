@@ -69,8 +69,7 @@ def entries(folder):
 
 
 def require_two_folders(one, other, what=("images", "labels")):
-    """Raise a ValueError where two paths lead to one folder: every file in it would match "
-    "itself."""
+    """Raise a ValueError where two paths lead to one folder: its files would match themselves."""
     if Path(one).resolve() == Path(other).resolve():
         raise ValueError(
             f"{one} is given for the {what[0]} and for the {what[1]}: name two folders."

@@ -103,7 +103,7 @@ def find(parent, i):
 
 @jit
 def join(parent, i, j):
-    """Unite two sets under the smaller representative; whether they were apart."""
+    """Unite two sets under the smaller representative; returns whether they were separate."""
     i, j = find(parent, i), find(parent, j)
     parent[max(i, j)] = min(i, j)
     return i != j
@@ -148,7 +148,7 @@ def _forest(voxels, place, upper):
 
 @jit
 def _relate(number, voxels, edge, edges):
-    """Let every square relate its edges, solving what has one or two unknowns.
+    """Let every square relate its edges, and solve relations with one or two unknowns.
 
     The face of a cube with the highest z follows from the other five, so it is skipped.
 

@@ -113,7 +113,7 @@ def read_state_dict(path):
 
 
 def _unpickled(path, archive):
-    """(folder in the archive, what its data.pkl holds)."""
+    """(folder in the archive, content of its data.pkl)."""
     pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
     if len(pickles) != 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Which array of a Zarr folder is the volume, and what its metadata says about the axes.
+"""Find the array of a Zarr folder that is the volume, and its axes, from the metadata.
 
 Zarr v2 and v3; OME-Zarr 0.1 to 0.5; groups of bioformats2raw.
 """
