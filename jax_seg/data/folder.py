@@ -129,8 +129,7 @@ def _require_pairs(images, labels, image_of, label_of):
 
 
 def _volumes_in(path):
-    """The volume at `path`, or all volumes of the folder `path`; warns of entries that are not "
-    "volumes."""
+    """The volume at `path`, or all volumes of the folder `path`; warns of other entries."""
     if path.is_file() or recognised(path):
         return [path if path.name.strip(".") else path.resolve()]  # '.' and '..' are not names
     children = entries(path)

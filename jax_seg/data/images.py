@@ -231,8 +231,7 @@ def _example(id, path):
 
 
 def _images_in(path):
-    """The image at `path`, or all images of the folder `path`; warns of entries that are not "
-    "images."""
+    """The image at `path`, or all images of the folder `path`; warns of other entries."""
     path = existing(path)
     if path.is_file():
         return [path]
