@@ -1,4 +1,4 @@
-"""Seconds and memory that the competition's score of one volume takes.
+"""Time and memory of the competition's score of one volume.
 
 python benchmarks/competition.py                  64³, 160³ and 320³, about two minutes
 python benchmarks/competition.py --sizes 160 --repeats 5
@@ -47,7 +47,11 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 160, 320])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--small", action="store_true", help="seconds in all, numbers mean nothing")
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="smoke test: takes seconds, its timings are meaningless",
+    )
     arguments = parser.parse_args(argv)
     if arguments.small:
         arguments.sizes, arguments.repeats = [32], 1

@@ -1,11 +1,10 @@
 """Convolution: ours beside XLA's own and PyTorch's, in GFLOP/s of the direct form, per layer.
 
     python -m benchmarks.conv            the layers of a U-Net of 32 filters on 64³, four minutes
-    python -m benchmarks.conv --small    seconds in all, numbers mean nothing
+    python -m benchmarks.conv --small    a smoke test of seconds
 
-Alternates the three and prints medians for the forward pass and both gradients, and how many times
-faster ours is. PyTorch needs the extra 'bench' and is skipped without it. On an accelerator ours
-is XLA's own.
+Alternates the three and prints medians for the forward pass and both gradients, and our speed-up.
+PyTorch needs the extra 'bench' and is skipped without it. On an accelerator ours is XLA's own.
 """
 
 import argparse
@@ -123,7 +122,11 @@ def main(argv=None):
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--small", action="store_true", help="seconds in all, numbers mean nothing")
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="smoke test: takes seconds, its timings are meaningless",
+    )
     arguments = parser.parse_args(argv)
     layers, repeats = (SMALL, 1) if arguments.small else (LAYERS, arguments.repeats)
 

@@ -31,7 +31,7 @@ def main(argv=None):
     parser.add_argument("--patch", type=int, default=64)
     parser.add_argument("--filters", type=int, default=16)
     parser.add_argument("--poolings", type=int, default=4)
-    parser.add_argument("--windows", type=int, default=1, help="per call of the network")
+    parser.add_argument("--windows", type=int, default=1, help="windows per call of the network")
     parser.add_argument("--overlap", type=float, default=0.5)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Does the device wait for data? Training steps fed by the loader beside steps on resident data.
+"""Does the device wait for data? Compare training steps fed by the loader with resident data.
 
     python -m benchmarks.input [--patch 128] [--batch 8] [--filters 32]
 

@@ -1,4 +1,4 @@
-"""Time of each loss, and what clDice and boundary add to a training step of a U-Net.
+"""Time of each loss, and the cost of clDice and boundary in a training step of a U-Net.
 
 python benchmarks/losses.py --size 64       on the CPU
 python benchmarks/losses.py --size 128      on a GPU
@@ -20,7 +20,7 @@ OPTIONS = {"focal": {"alpha": 0.5, "gamma": 2.0}}
 
 
 def alternating_medians(programs, repeats):
-    """Median milliseconds of each program () -> arrays, run in turn so that all share the noise."""
+    """Median milliseconds of each program () -> arrays, interleaved so that all share the noise."""
     times = {name: [] for name in programs}
     for program in programs.values():
         jax.block_until_ready(program())
@@ -64,12 +64,16 @@ def training_step(model, variables, terms, image, label, mask):
 def main(argv=None):
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=64, help="voxels a side of the patch")
+    parser.add_argument("--size", type=int, default=64, help="side of the patch in voxels")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--filters", type=int, default=16)
     parser.add_argument("--poolings", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--small", action="store_true", help="seconds in all, numbers mean nothing")
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="smoke test: takes seconds, its timings are meaningless",
+    )
     arguments = parser.parse_args(argv)
     if arguments.small:
         arguments.size, arguments.filters, arguments.poolings, arguments.repeats = 8, 2, 0, 1

@@ -1,10 +1,10 @@
-"""Seconds from the start of `launch.py` to its first training step, first start and second start.
+"""Seconds from the start of `launch.py` to its first training step, for a first and a second start.
 
     python -m benchmarks.startup [--config configs/demo.py --root FOLDER]
 
 Each start is a process of its own on one small generated folder; the compilation cache is empty
-before the first. A start is timed until the figures of the first update are written, which happens
-while the second computes.
+before the first. A start is timed until the metrics of the first update are written, which happens
+during the second update.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 def start(config, root, folder, name):
-    """Seconds until the first update's figures."""
+    """Seconds until the first update's metrics."""
     command = [
         sys.executable,
         "launch.py",
@@ -47,7 +47,7 @@ def start(config, root, folder, name):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="configs/demo.py")
-    parser.add_argument("--root", help="folder of volumes; by default generated")
+    parser.add_argument("--root", help="folder of volumes (default: generated ones)")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         root = arguments.root or Path(folder) / "data"

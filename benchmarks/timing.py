@@ -1,4 +1,4 @@
-"""Wall times of several calls, taken in turns, so that a busy machine is unfair to none."""
+"""Wall times of several calls, interleaved, so that a busy machine affects all alike."""
 
 import statistics
 import time
@@ -13,7 +13,7 @@ def alternate(calls, repeats):
 
     Returns:
       name -> median of `repeats` wall times. Every turn begins with a call that is not counted:
-      it compiles, or takes its caches and memory back from the others.
+      it compiles, or reclaims its caches and memory from the others.
     """
     times = {name: [] for name in calls}
     for _ in range(repeats):

@@ -2,7 +2,7 @@
 
     python -m benchmarks.train_step                 16 filters on 48³ and 32 on 64³, three minutes
     python -m benchmarks.train_step --filters 32 --size 128 --batch 2 --dtype bfloat16     on a GPU
-    python -m benchmarks.train_step --small         half a minute in all, numbers mean nothing
+    python -m benchmarks.train_step --small         a smoke test of half a minute
 
 Binary cross entropy, SGD with momentum 0.9. Alternates the contestants and prints medians, how many
 times faster ours is than PyTorch's eager mode (channels last in memory; bfloat16 by autocast),
@@ -157,14 +157,20 @@ def contestants(x, label, *network):
 def main(argv=None):
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--filters", type=int, help="of the finest level; default both cases")
+    parser.add_argument(
+        "--filters", type=int, help="filters of the finest level (default: both cases)"
+    )
     parser.add_argument("--size", type=int, default=64, help="voxels along each axis")
     parser.add_argument("--poolings", type=int, default=4)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--device", choices=("cpu", "gpu"), help="default: JAX's own choice")
+    parser.add_argument(
+        "--device", choices=("cpu", "gpu"), help="device to run on (default: JAX's own choice)"
+    )
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--small", action="store_true", help="numbers mean nothing")
+    parser.add_argument(
+        "--small", action="store_true", help="smoke test: its timings are meaningless"
+    )
     arguments = parser.parse_args(argv)
     cases = [(arguments.filters, arguments.size)] if arguments.filters else [(16, 48), (32, 64)]
     if arguments.small:

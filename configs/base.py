@@ -1,7 +1,7 @@
-"""Every field once, with its unit and its default: the values that the versions share.
+"""Every field once, with its unit and default: the values shared by all versions.
 
-A version is a file beside this one that changes some of them. A field that does not exist is an
-error, and so is one that nothing reads.
+A version is a file beside this one that changes some of them. Setting an unknown field is an
+error, and so is a field that nothing reads.
 """
 
 import ml_collections
@@ -10,7 +10,7 @@ import ml_collections
 def get_config():
     """The shared values, as a locked ConfigDict."""
     config = ml_collections.ConfigDict()
-    config.seed = 0  # of parameters, patches and augmentation
+    config.seed = 0  # seed of parameters, patches and augmentation
     config.data = _data()
     config.synthetic = _synthetic()
     config.preprocess = _preprocess()
@@ -24,7 +24,7 @@ def get_config():
     config.parts = _parts()
     config.average = _average()
     config.noise = _noise()
-    config.stages = ml_collections.ConfigDict()  # spans of epochs that differ: see `add_stage`
+    config.stages = ml_collections.ConfigDict()  # see `add_stage`
     config.train = _train()
     config.validate = _validate()
     config.postprocess = _postprocess()
@@ -38,24 +38,24 @@ def _data():
     data.name = "folder"  # or 'synthetic': generated scrolls, see `synthetic`
     data.root = ""  # folder with images and labels (and train.csv with id,scroll_id)
     data.images = ""  # name of the image folder in it; '' finds train_images, imagesTr or images
-    data.labels = ""  # name of the label folder in it; '' finds the one that belongs
-    # Label values are any integers; 'rest' in one of the three takes all that none names.
+    data.labels = ""  # name of the label folder in it; '' finds the matching one
+    # Label values are any integers; 'rest' in one of the three means all unnamed values.
     data.background = (0,)  # label values that are background
     data.foreground = (1,)  # label values that are foreground
     data.ignore = (2,)  # label values that are unlabeled: masked everywhere
-    data.fold = "0"  # the fold that is held out; 'all' for one after another, 'none' for nothing
+    data.fold = "0"  # the fold that is held out; 'all' for each in turn, 'none' for none
     data.folds = 5
-    data.group = "scroll_id"  # what a fold keeps together; '' shuffles single volumes
-    data.split_seed = 0  # of the folds
+    data.group = "scroll_id"  # keeps each scroll in one fold; '' shuffles single volumes
+    data.split_seed = 0  # seed of the folds
     data.patch = (128, 128, 128)  # voxels: depth, height, width
-    data.batch = 2  # patches that go through the network at once
-    data.random_batch = ()  # sizes of which each epoch draws its batch, instead of data.batch
+    data.batch = 2  # patches per step of the network
+    data.random_batch = ()  # batch sizes from which each epoch draws, instead of data.batch
     data.patches_per_volume = 1  # patches of each volume per epoch
     data.foreground_share = 1 / 3  # probability that a patch is placed to hold foreground
-    data.balance_target = 0.0  # foreground share of labelled voxels to come near to; 0 for none
-    data.threads = 4  # that read ahead
+    data.balance_target = 0.0  # target share of foreground among labelled voxels; 0 for none
+    data.threads = 4  # threads that read ahead
     data.cache = ""  # folder for decoded volumes; '' is WORKDIR/cache
-    data.cache_gb = 100.0  # GiB that decoded volumes may take on the disk
+    data.cache_gb = 100.0  # GiB of disk space for decoded volumes
     return data
 
 
@@ -80,7 +80,7 @@ def _preprocess():
 def _augment():
     """Probabilities per patch, and ranges."""
     augment = ml_collections.ConfigDict()
-    augment.flip = 0.5  # of each axis
+    augment.flip = 0.5  # for each axis
     augment.rotate90 = 0.5  # 0 to 3 quarter turns in a random plane of equal axes
     augment.rotate = 0.0  # any angle
     augment.scale = 0.0
@@ -91,14 +91,14 @@ def _augment():
     augment.low_resolution = 0.0
     augment.gamma_inverted = 0.0
     augment.gamma = 0.0
-    augment.in_plane_only = False  # leave depth out of turns and scaling
+    augment.in_plane_only = False  # exclude depth from rotation and scaling
     augment.rotate_degrees = (-30.0, 30.0)
     augment.scale_range = (0.7, 1.4)  # step between samples, voxels
     augment.noise_range = (0.0, 0.1)  # standard deviation, share of the image's own
     augment.blur_range = (0.5, 1.0)  # sigma, voxels
     augment.brightness_range = (0.75, 1.25)  # factor
     augment.contrast_range = (0.75, 1.25)  # factor
-    augment.low_resolution_range = (0.5, 1.0)  # of the resolution
+    augment.low_resolution_range = (0.5, 1.0)  # share of the resolution
     augment.gamma_range = (0.7, 1.5)  # exponent
     return augment
 
@@ -108,7 +108,7 @@ def _model():
     model = ml_collections.ConfigDict()
     model.name = "unet"
     model.filters = 32  # channels of the finest level
-    model.poolings = 4  # resolution levels below it
+    model.poolings = 4  # resolution levels below the finest
     model.in_channels = 1
     model.out_channels = 1
     model.dimensions = 3
@@ -125,7 +125,7 @@ def _model():
 def _loss():
     """Weights of the terms, and their options."""
     loss = ml_collections.ConfigDict()
-    loss.weights = weights = ml_collections.ConfigDict()  # 0 leaves a term out of the program
+    loss.weights = weights = ml_collections.ConfigDict()  # 0 omits the term
     weights.dice = 0.5
     weights.cross_entropy = 0.0
     weights.focal = 0.3
@@ -135,27 +135,27 @@ def _loss():
     weights.cldice = 0.0
     weights.skeleton_recall = 0.0
     weights.connectivity = 0.0
-    loss.focal_alpha = 0.5  # of foreground; 1 - alpha of background
+    loss.focal_alpha = 0.5  # weight of foreground; background has 1 - alpha
     loss.focal_gamma = 2.0
     loss.foreground_weight = 1.0  # class weights of the focal term
     loss.background_weight = 1.0
     loss.dice_smooth = 1e-5  # added to both sides of the quotient, voxels
-    loss.variance_target_entropy = 0.5  # nats of entropy under which its second part starts
-    loss.entropy_target_entropy = 0.3  # nats of entropy under which the price starts
+    loss.variance_target_entropy = 0.5  # nats of entropy below which its second part applies
+    loss.entropy_target_entropy = 0.3  # nats of entropy below which the penalty applies
     loss.boundary_smooth = 1e-5  # added to the sum of the weights, voxels
     loss.cldice_iterations = 3  # sheets of up to 2 (iterations + 1) voxels have a skeleton
     loss.cldice_smooth = 1e-5
     loss.skeleton_recall_iterations = 3
     loss.skeleton_recall_smooth = 1e-5
-    loss.level_weights = ()  # of deep supervision, finest first; () halves them level by level
+    loss.level_weights = ()  # for deep supervision, finest first; () halves each level
     return loss
 
 
 def _optimizer():
-    """What an update is; its rate belongs to the schedule."""
+    """The update rule; the schedule sets its learning rate."""
     optimizer = ml_collections.ConfigDict()
     optimizer.name = "sgd"  # or 'adamw', 'adam', 'muon'
-    optimizer.momentum = 0.99  # of sgd and muon
+    optimizer.momentum = 0.99  # for sgd and muon
     optimizer.nesterov = True
     optimizer.weight_decay = 0.01  # decoupled, per unit of learning rate
     optimizer.clip_norm = 0.5  # global norm of the gradients; 0 for no clipping
@@ -163,7 +163,7 @@ def _optimizer():
 
 
 def _schedule():
-    """Of the learning rate, per epoch."""
+    """Schedule of the learning rate, per epoch."""
     schedule = ml_collections.ConfigDict()
     schedule.name = "cosine_restarts"  # or 'cosine', 'polynomial', 'constant', 'plateau'
     schedule.learning_rate = 1e-4
@@ -171,12 +171,12 @@ def _schedule():
     schedule.t_0 = 10  # cosine_restarts: epochs of the first cycle
     schedule.t_mult = 2  # cosine_restarts: growth of the cycles
     schedule.eta_min = 1e-6  # smallest rate of the cosines
-    schedule.power = 0.9  # of 'polynomial'
+    schedule.power = 0.9  # exponent of 'polynomial'
     return schedule
 
 
 def _reduction():
-    """Of the learning rate on plateaus; read when schedule.name='plateau'."""
+    """Reductions of the learning rate on plateaus; read when schedule.name='plateau'."""
     reduction = ml_collections.ConfigDict()
     reduction.patience = 5  # epochs without improvement before the rate is reduced
     reduction.factor = 0.5
@@ -187,13 +187,13 @@ def _reduction():
 
 
 def _plateau():
-    """What happens after bad epochs."""
+    """The response to bad epochs."""
     plateau = ml_collections.ConfigDict()
-    plateau.rule = "aggressive"  # of interventions; or 'escape', 'conservative', 'capped'
-    plateau.maximum_scale = 0.0  # of the rate; 0 for the rule's own limit
-    plateau.worse_epochs = 3  # in a row that make a plateau; 0 for never
+    plateau.rule = "aggressive"  # rule for interventions; or 'escape', 'conservative', 'capped'
+    plateau.maximum_scale = 0.0  # highest factor on the rate; 0 for the rule's own limit
+    plateau.worse_epochs = 3  # consecutive bad epochs that make a plateau; 0 for never
     plateau.rollback_fraction = 0.15  # loss above the best that is rolled back at once; 0 for never
-    plateau.substantial_progress = 0.0  # since the last plateau, that spares the intervention
+    plateau.substantial_progress = 0.0  # drop since the last plateau that skips intervention
     plateau.threshold = 0.0  # smallest difference of losses that counts
     plateau.noise_factor = 1.0  # the same, in standard errors of the validation loss
     plateau.patience = 50  # epochs without improvement before the run ends; 0 for never
@@ -201,7 +201,7 @@ def _plateau():
 
 
 def _parts():
-    """Of the network, by parameter path."""
+    """Parts of the network, by parameter path."""
     parts = ml_collections.ConfigDict()
     parts.all = ml_collections.ConfigDict()
     parts.all.pattern = ""  # regular expression; a parameter joins the first that matches
@@ -215,17 +215,17 @@ def _average():
     average.swa_start = 40  # epoch from which the learning rate is constant and weights averaged
     average.swa_every = 5  # epochs between the averaged weights; 0 for no SWA
     average.swa_learning_rate = 5e-5
-    average.ema_decay = 0.0  # per step; 0 for no EMA
+    average.ema_decay = 0.0  # decay per step; 0 for no EMA
     return average
 
 
 def _noise():
-    """On weights and gradients."""
+    """Noise on weights and gradients."""
     noise = ml_collections.ConfigDict()
-    noise.start_epoch = 30  # of weight noise
+    noise.start_epoch = 30  # first epoch with weight noise
     noise.every = 10  # epochs
     noise.std = 1e-3  # standard deviation at first; 0 for no weight noise
-    noise.decay = 0.9  # of the standard deviation, each time
+    noise.decay = 0.9  # factor on the standard deviation, each time
     noise.patterns = ("decoder", "output")  # parameter paths that receive it
     noise.gradient_eta = 0.0  # scale of gradient noise; 0 for none
     return noise
@@ -236,40 +236,40 @@ def _train():
     train = ml_collections.ConfigDict()
     train.epochs = 300
     train.accumulate = 1  # batches whose gradients make one update
-    train.minutes = 0.0  # end after the epoch in which they have passed; 0 for no limit
+    train.minutes = 0.0  # end after the epoch in which this time has passed; 0 for no limit
     train.log_every = 0  # updates between events of single updates; 0 for epochs only
-    train.start_from = ""  # WORKDIR, WORKDIR@swa, WORKDIR@STEP whose weights a new run starts with
-    train.start_stage = ""  # stage that it starts with; '' is the first
+    train.start_from = ""  # WORKDIR, WORKDIR@swa, WORKDIR@STEP whose weights initialise a new run
+    train.start_stage = ""  # stage to start with; '' for the first
     return train
 
 
 def _validate():
-    """How a run is judged."""
+    """How a run is validated."""
     validate = ml_collections.ConfigDict()
     validate.metric = (
-        "loss"  # of fixed patches; or 'dice', 'iou' of whole volumes: chooses the best
+        "loss"  # on fixed patches; or 'dice', 'iou' on whole volumes: selects the best
     )
     validate.patches_per_volume = 1  # fixed patches
     validate.volumes_every = 10  # epochs between evaluations of whole volumes; 0 for the last only
-    validate.overlap = 0.5  # of sliding windows
-    validate.windows = 1  # per call of the network
-    validate.threshold = 0.5  # on the probability
+    validate.overlap = 0.5  # overlap of neighbouring windows, a share
+    validate.windows = 1  # windows per call of the network
+    validate.threshold = 0.5  # threshold on the probability
     validate.background_target = ()  # (lowest, highest) share to report on; () for the labels' own
     return validate
 
 
 def _postprocess():
-    """Of predictions."""
+    """Post-processing of predictions."""
     postprocess = ml_collections.ConfigDict()
     postprocess.steps = ("remove_small:voxels=100", "fill_holes:voxels=50")  # after the threshold
     return postprocess
 
 
 def _checkpoint():
-    """When and how many."""
+    """When checkpoints are saved, and how many are kept."""
     checkpoint = ml_collections.ConfigDict()
-    checkpoint.keep = 1  # latest checkpoints that stay, beside the best
-    checkpoint.minutes = 10.0  # between saves within an epoch; 0 saves after epochs only
+    checkpoint.keep = 1  # latest checkpoints to keep besides the best
+    checkpoint.minutes = 10.0  # minutes between saves within an epoch; 0 saves after epochs only
     return checkpoint
 
 
@@ -278,8 +278,8 @@ def add_stage(
 ):
     """Add a span of epochs (first, last) in which the given values replace the run's.
 
-    What is 0 or None stays as the run has it. With `schedule` (entries of config.schedule) the
-    learning rate starts anew with the stage. Stages cover all epochs, without gap or overlap.
+    Values of 0 or None keep the run's own. With `schedule` (entries of config.schedule) the
+    learning rate restarts with the stage. Stages cover all epochs, without gap or overlap.
     """
     with config.unlocked():
         config.stages[name] = ml_collections.ConfigDict(
@@ -295,10 +295,10 @@ def add_stage(
 
 
 def shrink(config, arg):
-    """`config` as it is, or shrunk to a laptop with generated volumes when `arg` is 'demo'.
+    """`config` unchanged, or shrunk for a laptop with generated volumes when `arg` is 'demo'.
 
-    Epochs and everything that counts epochs scale together, so that the version keeps its
-    character.
+    Epochs and everything that counts epochs scale together, which preserves the
+    version's schedule.
 
     Raises:
       ValueError: any other `arg`.
@@ -306,7 +306,9 @@ def shrink(config, arg):
     if not arg:
         return config
     if arg != "demo":
-        raise ValueError(f"The configuration's argument is ':{arg}'; it knows ':demo' alone.")
+        raise ValueError(
+            f"The configuration's argument is ':{arg}'; the only valid one is ':demo'."
+        )
     epochs = 24
     scale = epochs / config.train.epochs
 

@@ -1,9 +1,9 @@
-"""Batch 12: half as much again, with 2e-4·√1.5 as rate.
+"""Batch 12: one and a half times the batch, with a rate of 2e-4·√1.5.
 
     python launch.py --config configs/batch12.py --config.data.root=FOLDER
 
 Changed from batch8: batch 8 to 12, learning rate 2e-4 to 2.45e-4.
-Why: more of the memory, and steadier gradients.
+Why: use more of the memory, and steadier gradients.
 Not run in the notes.
 """
 

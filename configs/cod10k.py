@@ -6,7 +6,7 @@
 Presets: conservative, aggressive and maximum are the plans of the notes, 120 epochs of which the
 encoder is frozen in the first 30; its last level thaws at 30, the level before at 60, the rest at
 90, at a tenth of the learning rate. demo trains a small detector for ten minutes on two cores
-without pretrained weights, and unet a plain U-Net of like size beside it.
+without pretrained weights, and unet a plain U-Net of similar size for comparison.
 
 Why: a second stage at 2e-4 had exploded, after an IoU of .641 at epoch 88.
 Expected: IoU .70 to .73 (conservative), .71 to .74 (aggressive), .72 to .76 (maximum) at epoch 120.
@@ -17,8 +17,8 @@ The plans were not run in the notes. Observed of demo and unet (BUILD.md, mitoch
 from configs import base, images
 from jax_seg.training import scaling
 
-# The rules of the notes on their rate so far, 2.5e-4 at 8 images per update: 4e-4 at 16, and 1.8e-4
-# under deep supervision (rounded, as the notes write it). The bolder rates follow no rule.
+# The notes' rules applied to their previous rate, 2.5e-4 at 8 images per update: 4e-4 at 16, and
+# 1.8e-4 under deep supervision (rounded, as the notes write it). The bolder rates follow no rule.
 FIRST = scaling.for_batch(2.5e-4, 8, scaling.effective_batch(8, accumulation=2))
 SECOND = round(scaling.for_deep_supervision(2.5e-4), 6)
 
@@ -45,8 +45,7 @@ def get_config(preset="conservative"):
     if preset == "unet":
         return _unet(config)
     raise ValueError(
-        f"The configuration's argument is ':{preset}'; it knows {', '.join(PRESETS)}, demo and "
-        "unet."
+        f"The configuration's argument is ':{preset}'; choose {', '.join(PRESETS)}, demo or unet."
     )
 
 
@@ -72,7 +71,7 @@ def _staged(config, *, first, second, eta_min, warm, accumulate):
 
 
 def _small(config):
-    """What the demo and its peer share: ten minutes on two cores."""
+    """Settings shared by the demo and its peer: ten minutes on two cores."""
     config.data.update(side=256, batch=4, passes=4, threads=2, grouped=True, validation_share=0.2)
     config.augment.update(flip=(0.5, 0.5), rotate90=0.5, rotate=0.2, scale=0.2)
     config.schedule.update(learning_rate=2e-3, warmup_epochs=2)

@@ -4,7 +4,7 @@
 
 Changed from conservative: variance .1 to 0, learning rate 2.45e-4 to 5e-4, patience of the
 reduction 5 to 999.
-Why: the variance term was taken for an artificial floor, and the rate for too timid to leave it.
+Why: the variance term was seen as an artificial floor, and the rate as too low to leave it.
 Expected: a loss that still falls after epoch 20.
 Not run in the notes.
 """

@@ -5,7 +5,7 @@
 Changed from escape: multiplier 1 + 0.15(p - 1), cosine restarts to reduction on plateau, Dice .7 to
 .75, focal .2 to .15, variance .05 to .1, no boundary term, batch 8 to 12, learning rate 2e-4 to
 2.45e-4, 500 epochs.
-Why: large rates had destabilised the run; more time in place of shocks.
+Why: large rates had destabilised the run; more time instead of shocks.
 Expected: stability, and .55 to .60 by epoch 250 at best.
 Observed: a plateau at .61 to .65 within 5 to 20 epochs, like every configuration of that week;
 variance .95 to .99.

@@ -2,8 +2,8 @@
 
     python launch.py --config configs/curriculum.py --config.data.root=FOLDER
 
-Changed from conservative: the loss in two phases. The best is chosen by whole volumes, since losses
-of different weights do not compare.
+Changed from conservative: the loss in two phases. The best checkpoint is chosen by whole volumes,
+since losses with different weights are not comparable.
 Why: find the sheets first, then sharpen them.
 Not run in the notes.
 """

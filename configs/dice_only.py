@@ -3,7 +3,7 @@
     python launch.py --config configs/dice_only.py --config.data.root=FOLDER
 
 Changed from conservative: no focal and no variance term, no class weights.
-Why: one objective cannot conflict.
+Why: a single objective has no conflicts.
 Not run in the notes.
 """
 

@@ -1,11 +1,11 @@
-"""Escape: interventions of 1.5 + 0.85(p - 1), and Dice in the lead.
+"""Escape: interventions of 1.5 + 0.85(p - 1), and a dominant Dice term.
 
     python launch.py --config configs/escape.py --config.data.root=FOLDER
 
 Changed from batch8: Dice .5 to .7, focal .3 to .2, variance .1 to .05, the multiplier of
 interventions from 1 + 0.3(p - 1).
 Why: interventions that scaled the rate 55-fold had not ended the plateau.
-Expected: out of the plateau with 122-fold rates, a loss below .50.
+Expected: an escape from the plateau with 122-fold rates, a loss below .50.
 Observed: .6286 at epoch 5 with 30-fold, then up to .6633 by epoch 11, while the focal term rose
 from .18 to .25.
 """

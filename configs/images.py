@@ -1,4 +1,4 @@
-"""Every field of a run on images once: those of `base` but for volumes, and those of images.
+"""Every field of a run on images once: those of `base` except for volumes, and those of images.
 
 The folder is in the layout of COD10K-v3: Train and Test, each with Image and GT_Object.
 """
@@ -14,9 +14,9 @@ TERMS = {
     "structure": 0.0,  # F³Net's weighted cross entropy and IoU
     "dice": 0.0,
     "deep_cross_entropy": 0.4,  # mean over the coarser logits
-    "load_balance": 0.1,  # of the gates: even use of the experts
-    "gate_importance": 0.0,  # of the gates: even weights of the experts
-    "gate_z": 0.0,  # of the gates: small logits
+    "load_balance": 0.1,  # on the gates: even use of the experts
+    "gate_importance": 0.0,  # on the gates: even weights of the experts
+    "gate_z": 0.0,  # on the gates: small logits
 }
 
 
@@ -35,14 +35,14 @@ def get_config():
         data.root = ""  # folder with Train and Test
         data.kind = "CAM"  # images with a camouflaged object; or 'NonCAM', 'all'
         data.super_classes = ()  # such as 'Aquatic'; () for all
-        data.validation_share = 0.1  # of the training part
+        data.validation_share = 0.1  # share of the training part
         data.grouped = False  # keep a class on one side of the split: for tiles of one picture
         data.split_seed = 0
         data.side = 384  # pixels of the square that images are resized to
-        data.batch = 8  # images that go through the network at once
-        data.random_batch = ()  # sizes of which each epoch draws its batch, instead of data.batch
-        data.passes = 1  # through the training images in an epoch; more for a few images
-        data.threads = 4  # that read ahead
+        data.batch = 8  # images per step of the network
+        data.random_batch = ()  # batch sizes from which each epoch draws, instead of data.batch
+        data.passes = 1  # passes over the training images per epoch; use more for a few images
+        data.threads = 4  # threads that read ahead
         data.memory_gb = 4.0  # GiB for resized images, so that each is decoded once; 0 for none
 
         config.colour = colour = ml_collections.ConfigDict()  # jitter of the training images
@@ -50,13 +50,13 @@ def get_config():
         colour.brightness = 0.2  # a factor from 0.8 to 1.2
         colour.contrast = 0.2
         colour.saturation = 0.2
-        colour.hue = 0.1  # of a full turn, either way
+        colour.hue = 0.1  # share of a full turn, either way
 
         config.model = _model()
         config.loss = loss = ml_collections.ConfigDict()
-        loss.weights = ml_collections.ConfigDict(TERMS)  # 0 leaves a term out of the program
+        loss.weights = ml_collections.ConfigDict(TERMS)  # 0 omits the term
         loss.dice_smooth = 1e-5  # added to both sides of the quotient, pixels
-        loss.level_weights = (1.0, 0.0, 0.0, 0.0)  # finest first; the coarser have a term of theirs
+        loss.level_weights = (1.0, 0.0, 0.0, 0.0)  # finest first; the coarser have their own term
 
         config.train.start_encoder = ""  # timm's EdgeNeXt (.safetensors or .pth) for the encoder
 
@@ -79,11 +79,11 @@ def _model():
     model.name = "camouflage"
     model.depths = (3, 3, 9, 3)  # blocks of the encoder's four levels: EdgeNeXt-base
     model.dims = (80, 160, 288, 584)  # its channels
-    model.heads = (8, 8, 8, 8)  # of its attention
+    model.heads = (8, 8, 8, 8)  # heads of its attention
     model.kernel_sizes = (3, 5, 7, 9)
     model.scales = (2, 2, 3, 4)
-    model.layer_scale = 1e-6  # what its blocks' factors start from; 1 without pretrained weights
-    model.experts = (  # of every level
+    model.layer_scale = 1e-6  # initial factors of its blocks; 1 without pretrained weights
+    model.experts = (  # at every level
         "texture",
         "attention",
         "hybrid",
@@ -93,12 +93,12 @@ def _model():
         "contrast",
     )
     model.active = 3  # experts that an image uses at a level
-    model.norm = "batch"  # of the decoder; 'group' or 'layer' suit batches of 1 and 2
+    model.norm = "batch"  # norm of the decoder; 'group' or 'layer' suit batches of 1 and 2
     model.batch_momentum = 0.9  # share of batch norm's running statistics that an update keeps
     model.last_features = 64  # channels of the decoder's finest level
     model.deep_supervision = True  # logits of the decoder's coarser levels
     model.foreground_prior = 0.5  # share of foreground that the first logits express
-    model.dropout = 0.1  # of the attention expert
+    model.dropout = 0.1  # in the attention expert
     model.dtype = "float32"  # compute type; 'bfloat16' is faster on recent GPUs
     return model
 

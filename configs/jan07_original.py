@@ -2,7 +2,7 @@
 
     python launch.py --config configs/jan07_original.py --config.data.root=FOLDER
 
-Changed: nothing, this is the first run, with five poolings (90.5 million parameters).
+Changed: nothing; this is the first run, with five poolings (90.5 million parameters).
 Why: the notes do not say. They blame the rate, the missing warm-up, clipping at 1 and a rate that
 is reduced too early.
 Observed: validation loss .3330, .3288, .3276, .3246, .3316, .3209 in epochs 0 to 5; losses of

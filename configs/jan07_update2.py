@@ -2,7 +2,7 @@
 
     python launch.py --config configs/jan07_update2.py --config.data.root=FOLDER
 
-Changed from jan07_update1: Dice and focal alone, learning rate 5e-4 to 1e-4, the gradient's norm
+Changed from jan07_update1: only Dice and focal, learning rate 5e-4 to 1e-4, the gradient's norm
 logged every 50 updates.
 Why: five terms may conflict, and nothing showed whether gradients flow.
 Expected: a training loss below .25 by epoch 10, gradient norms of .1 to 10.

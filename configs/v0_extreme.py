@@ -1,4 +1,4 @@
-"""The previous aggressive run: background counts twelve times.
+"""The previous aggressive run: background weighted twelve times.
 
     python launch.py --config configs/v0_extreme.py --config.data.root=FOLDER
 

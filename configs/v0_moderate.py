@@ -1,4 +1,4 @@
-"""Decisions 2 to 4: background counts six times, half the rate, ten times the decay.
+"""Decisions 2 to 4: background weighted six times, half the rate, ten times the decay.
 
     python launch.py --config configs/v0_moderate.py --config.data.root=FOLDER
 

@@ -1,4 +1,4 @@
-"""v2: turn the class weights round, and ask for 70 % confidence.
+"""v2: reverse the class weights, and require 70 % confidence.
 
     python launch.py --config configs/v2.py --config.data.root=FOLDER
 

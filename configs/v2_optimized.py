@@ -5,7 +5,7 @@
 Changed from v3: Dice .5 to .4, focal .15 to .25, variance .15 to .2, boundary .15 to .1, alpha .3
 to .4, class weights .8:3.6 to 1:2, threshold .8 to .6, 300 epochs, averaging from 50. The notes
 give foreground 3.0 and averaging from 40 in a table, and 2.0 and 50 where they describe the run:
-the run's values stand here.
+this file uses the run's values.
 Why: v3 had gone too far.
 Expected: validation loss .35.
 Observed: best .5602 at epoch 9, then .56 to .58; Dice term .48 to .50, focal .10 to .11; the

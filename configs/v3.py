@@ -1,4 +1,4 @@
-"""v3: everything of v2 by a fifth more.
+"""v3: every change of v2, a fifth stronger.
 
     python launch.py --config configs/v3.py --config.data.root=FOLDER
 
@@ -6,7 +6,7 @@ Changed from v2: Dice .4 to .5, focal .25 to .15, variance .2 to .15, boundary .
 to .3, class weights 1:3 to .8:3.6, threshold .7 to .8, 50 epochs, averaging from 30.
 Why: fewer false positives.
 Expected: precision .80 to .90, recall .75 to .85.
-Observed: best .6348 at epoch 2, worse in every epoch from 3 to 10, where it was stopped.
+Observed: best .6348 at epoch 2, worse in every epoch from 3 to 10, when it was stopped.
 Replayed (docs/versions): Dice .386 on generated scrolls.
 """
 

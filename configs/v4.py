@@ -1,4 +1,4 @@
-"""v4: foreground counts five times, double rate, early averaging and noise.
+"""v4: foreground weighted five times, double rate, early averaging and noise.
 
     python launch.py --config configs/v4.py --config.data.root=FOLDER
 

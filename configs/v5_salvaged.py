@@ -4,7 +4,7 @@
         --config.train.start_from=runs/v5
 
 Changed from v5: variance .5 to .1, Dice .3 to .7, batch 2 to 4.
-Why: the variance term was the trap, and v5's weights might still be of use.
+Why: the variance term was the trap, and v5's weights might still be useful.
 Expected: an escape within 20 to 30 epochs.
 Not run in the notes.
 """

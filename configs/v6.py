@@ -1,11 +1,11 @@
-"""v6: no variance term, and Dice in the lead.
+"""v6: no variance term, and a dominant Dice term.
 
     python launch.py --config configs/v6.py --config.data.root=FOLDER
 
 Changed from v5: variance .5 to 0, Dice .3 to .8, batch 2 to 4, learning rate 1e-4 to 1e-3, reduced
 on plateaus; interventions scale the rate 5-fold at most; no averaging, no weight noise.
 Why: v5 gave half of the loss to a term whose floor is .83 (`losses.VARIANCE_FLOOR`): its "0.95,
-stuck" was near the least that it can be, while interventions raised the rate 92.5-fold.
+stuck" was near its minimum, while interventions raised the rate 92.5-fold.
 Expected: no plateau after epoch 5, a loss of .50 by epoch 10.
 Not run in the notes. Replayed (docs/versions): Dice .687 on generated scrolls, .719 on membranes,
 the first version that helps.

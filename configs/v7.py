@@ -1,4 +1,4 @@
-"""v7: v6 with a little of the variance term again, batch 8.
+"""v7: v6 with a small variance term again, batch 8.
 
     python launch.py --config configs/v7.py --config.data.root=FOLDER
 

@@ -3,11 +3,11 @@
     python launch.py --config configs/v9.py --config.data.root=FOLDER
 
 Changed from v8: 50 epochs; focal from epoch 31 on, more of it with variance and boundary from 40
-on; averaging from 30. The best is chosen by whole volumes, since losses of different weights do not
-compare.
+on; averaging from 30. The best checkpoint is chosen by whole volumes, since losses with different
+weights are not comparable.
 Why: the notes do not say.
-Observed: .4024, the lowest figure of the notes, with most of the weight on Dice: a figure of
-another loss.
+Observed: .4024, the lowest loss in the notes, with most of the weight on Dice: a value of a
+different loss.
 """
 
 from configs import base

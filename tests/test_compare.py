@@ -107,8 +107,8 @@ def test_three_volumes_can_tell_nothing_and_it_is_said():
     sentence = verdict("A", "B", found, found.p_value)
     assert sentence == (
         "A and B are not distinguishable on 3 volumes: B differs by .100 (95 %: .100 to .100), "
-        "p = .250; with 3 volumes no p-value can be below .250: score at least 6 to tell models "
-        "apart"
+        "p = .250; with 3 volumes no p-value can be below .250: score at least 6 to distinguish "
+        "the models"
     )
     six = compare(np.zeros(6), np.full(6, 0.1))
     assert verdict("A", "B", six, six.p_value).startswith("B is better than A by .100")
@@ -246,10 +246,12 @@ def test_a_network_that_diverged_is_reported_not_scored(two_runs, monkeypatch, c
     assert "no scored volume in common" in capsys.readouterr().err
     scores, errors, _ = scores_of(f"{two_runs[1]}@1", "dice")
     assert scores == {} and len(errors) == 2
-    assert all("is not a number: choose another checkpoint" in e for e in errors.values())
+    assert all(
+        "contains NaN: the checkpoint diverged or its dtype overflows" in e for e in errors.values()
+    )
     command = [*two_runs, "--output", "never.json"]
     assert fit_ensemble.main(command) == 1
-    assert capsys.readouterr().err.count("is not a number") == 2
+    assert capsys.readouterr().err.count("contains NaN") == 2
 
 
 @pytest.mark.parametrize(

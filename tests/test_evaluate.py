@@ -240,7 +240,7 @@ def test_without_a_scored_volume_there_is_nothing_to_pool(folders):
         (["--threshold", "1"], "--threshold is 1.0"),
         (["--foreground", "2"], "--foreground and --ignore both name the label value 2"),
         (["--background_target", "0.7", "0.3"], "--background_target is 0.7 0.3"),
-        (["--background_target", "30", "70"], "two rising shares"),
+        (["--background_target", "30", "70"], "two increasing shares"),
     ],
 )
 def test_bad_flags(folders, capsys, flags, message):
@@ -280,7 +280,7 @@ def test_volumes_that_the_network_was_trained_on_are_marked(folders, capsys):
     assert "training volumes (" not in printed  # the balance is of both
     write_json(folders / "predictions/b.json", {"judged_on": {"volumes": "training", "chose": []}})
     run(folders)
-    assert "% labelled) on 2 training volumes; furthest off" in capsys.readouterr().out
+    assert "% labelled) on 2 training volumes; largest error" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not LABELS.exists(), reason="the real volumes are not at ../shared")

@@ -195,7 +195,7 @@ def test_a_cut_mask_is_neither_finished_nor_submitted(runs, image, tmp_path, cap
     (out / "v0.tif").write_bytes(whole[:-9])
     assert run_status(image, out, *flags) == 1
     error = capsys.readouterr().err
-    assert "v0.tif is not as it was written: it was cut or edited" in error
+    assert "v0.tif has changed since it was written: move it away" in error
     assert "all.zip is not written" in error and not submission.exists()
     assert run_status(image, out, *flags, "--overwrite") == 0
     assert (out / "v0.tif").read_bytes() == whole and submission.exists()
@@ -409,7 +409,7 @@ def test_a_network_that_diverged_is_reported(volumes_folder, image, tmp_path, ca
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoints, "read_variables", replaced)
         assert run(image, tmp_path / "out", "--workdir", workdir)[0] == 1
-    assert "v0.tif is not a number" in capsys.readouterr().err
+    assert "v0.tif contains NaN" in capsys.readouterr().err
 
 
 def test_the_sidecar_says_which_volumes_were_trained_on(runs, volumes_folder, tmp_path, capsys):

@@ -343,7 +343,7 @@ def test_an_empty_prediction_is_scored(folder):
     [
         (["--hold_out", "z"], "--hold_out names z, which cannot be scored: choose from a, b, c."),
         (["--hold_out", "a", "b", "c"], "--hold_out names every volume"),
-        (["--steps", "opening"], "no post-processing step 'opening'"),
+        (["--steps", "opening"], "Unknown post-processing step 'opening'"),
         (["--steps", "threshold"], "searched anyway"),
         (["--probabilities", "nowhere"], "nowhere does not exist"),
     ],

@@ -2,8 +2,8 @@
 
 Samples are visited one after another (`lax.map`) and every transform sits behind a `lax.cond`, so
 that a sample pays only for what it draws; a map over all samples at once would compute every
-transform for every sample and throw most away. One patch fills a device by itself. A loop over a
-sharded batch gathers it on every device: over a mesh, call `augment` inside `jax.shard_map`.
+transform for every sample and discard most of them. One patch fills a device by itself. A loop over
+a sharded batch gathers it on every device: over a mesh, call `augment` inside `jax.shard_map`.
 """
 
 import difflib
@@ -27,14 +27,14 @@ PROBABILITIES = (
     "blur",  # Gaussian
     "brightness",  # multiplies by a factor
     "contrast",  # multiplies the distance to the mean, clipped to the old extremes
-    "low_resolution",  # samples fewer voxels (nearest) and goes back (linear)
+    "low_resolution",  # downsamples (nearest) and upsamples again (linear)
     "gamma_inverted",  # as `gamma`, for the negative of the image
     "gamma",  # x → x^γ on the image scaled to [0, 1]; mean and standard deviation stay
 )
 
 
 class Range(NamedTuple):
-    """Where a transform draws its parameter from, and between which values that may lie."""
+    """The range from which a transform draws its parameter, and the limits of that range."""
 
     default: tuple[float, float]
     least: float
@@ -70,7 +70,7 @@ def augment(key, batch, *, flip=0.0, in_plane_only=False, **fields):
       batch: {'image': float32 [B, *spatial, C], normalised; 'label' and 'mask':
         [B, *spatial, 1] in {0, 1}}, two or three spatial axes.
       flip: probability of mirroring each spatial axis, or one probability per axis.
-      in_plane_only: keep depth out of rotate90, rotate, scale and low_resolution, for voxels
+      in_plane_only: exclude depth from rotate90, rotate, scale and low_resolution, for voxels
         or patches much coarser or shorter in depth.
       **fields: probabilities, of `PROBABILITIES`, by default 0; (low, high), of `RANGES`.
 
@@ -78,8 +78,8 @@ def augment(key, batch, *, flip=0.0, in_plane_only=False, **fields):
       A batch of the same shapes and types.
 
     Raises:
-      ValueError: an unknown name, a probability outside [0, 1], a range that is inverted or has
-        no meaning, quarter turns without two equal axes, or a batch of other arrays.
+      ValueError: an unknown name, a probability outside [0, 1], a range that is inverted or out of
+        bounds, quarter turns without two equal axes, or a batch with other arrays.
     """
     shape = _spatial_shape(batch)
     flips = (flip,) * len(shape) if isinstance(flip, int | float) else tuple(flip)
@@ -101,7 +101,7 @@ def augment(key, batch, *, flip=0.0, in_plane_only=False, **fields):
 
 
 def _steps(flips, probabilities, ranges, shape, in_plane_only):
-    """The transforms in their order, (key, sample) -> sample each; None for those that are off."""
+    """The transforms in their order, each (key, sample) -> sample; None for those that are off."""
     planes = [
         plane
         for plane in itertools.combinations(range(len(shape)), 2)
@@ -167,7 +167,7 @@ def _uniform(key, limits, shape=()):
 
 
 def _around_one(key, limits):
-    """Below and above 1 equally often, however far the range reaches on either side."""
+    """Draw below and above 1 equally often, whatever the range on either side."""
     low, high = limits
     middle = 1.0 if low < 1 < high else (low + high) / 2
     return jnp.interp(random.uniform(key), jnp.array([0, 0.5, 1]), jnp.array([low, middle, high]))
@@ -240,7 +240,7 @@ def _filter(image, matrices):
 
 
 def _check(flips, fields, axes):
-    """Raise a ValueError for the first argument of `augment` that cannot be meant."""
+    """Raise a ValueError for the first invalid argument of `augment`."""
     known = (*PROBABILITIES, *RANGES)
     for name in (name for name in fields if name not in known):
         near = difflib.get_close_matches(name, ("flip", "in_plane_only", *known), n=1, cutoff=0)[0]
@@ -258,7 +258,7 @@ def _check(flips, fields, axes):
         _, least, most = RANGES[name]
         if len(value) != 2 or not least <= value[0] <= value[1] <= most:
             raise ValueError(
-                f"augment.{name} is {tuple(value)}, but a range is two numbers that rise within "
+                f"augment.{name} is {tuple(value)}, but a range is two increasing numbers within "
                 f"[{least}, {most}]."
             )
 

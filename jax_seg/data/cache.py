@@ -1,4 +1,4 @@
-"""Decode a compressed TIFF once, into an uncompressed file that is mapped from then on."""
+"""Decode a compressed TIFF once into an uncompressed file that is then memory-mapped."""
 
 import errno
 import functools
@@ -20,7 +20,9 @@ from jax_seg.system.files import ABANDONED_SECONDS, existing, stamp, unfinished,
 SLAB_BYTES = 32 * 2**20  # decoded at a time
 OPEN_MAPS = 16  # decoded volumes kept open; each is file-backed, not memory
 OPEN_SOURCES = 1024  # headers kept
-READING = 2  # raised where a reader comes to give other voxels for a file, which is decoded again
+READING = (
+    2  # raise it when a reader changes the voxels that it returns, so that files are decoded again
+)
 
 
 class Cache:
@@ -29,8 +31,8 @@ class Cache:
     A file is keyed by its source's absolute path, size and modification time, so a changed source
     is decoded again. When space is short the least recently used files are unlinked; a map that is
     still open stays valid. Two processes may decode the same source at once: each writes a file of
-    its own and renames it, and either result is right. While several write at once they may exceed
-    the limit together by what they are writing.
+    its own and renames it, and either result is right. While several write at once they may
+    together exceed the limit by what they are writing.
 
     Pickles by its arguments.
     """
@@ -46,7 +48,7 @@ class Cache:
         return Cache, (self.directory, self.limit_bytes)
 
     def open(self, path):
-        """Opens a volume as a reader with random access, decoding it first where that is needed.
+        """Opens a volume as a reader with random access, decoding it first if necessary.
 
         Zarr and uncompressed TIFF, alone or as slices in a folder, have random access already and
         are not cached.
@@ -61,7 +63,7 @@ class Cache:
         key = f"{READING}\0{path.absolute()}\0{size}\0{modified}"
         decoded = self.directory / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
         voxels = None
-        # Absent, or cut or overwritten by whoever copied the cache: decoded again.
+        # Absent, or truncated or overwritten when the cache was copied: decode it again.
         with suppress(FileNotFoundError, ValueError, EOFError):
             voxels = _open_map(decoded)
         if voxels is None:
@@ -106,7 +108,7 @@ class Cache:
                     slab = reader.read((first, 0, 0), (min(pages, depth - first), *page))
                     file.write(np.ascontiguousarray(slab))
                 file.flush()
-                os.fsync(file.fileno())  # network disks say only here that they are full
+                os.fsync(file.fileno())  # network disks report only here that they are full
             # Mapped before it has its name: from then on another process may unlink it.
             voxels = np.load(part, mmap_mode="r")
             part.replace(decoded)
@@ -164,8 +166,8 @@ class CachedReader:
 def _version(path):
     """(bytes, nanoseconds) that differ once a volume has changed.
 
-    A folder does not notice that one of its files is written again, so slices are looked at one by
-    one; the chunks of a Zarr folder need not be, for none of it is kept here.
+    A folder's own time does not change when one of its files is rewritten, so each slice is
+    checked; the chunks of a Zarr folder need no check, because Zarr is never cached here.
     """
     if path.is_dir() and not is_zarr(path):
         return tuple(stamp(path)[1:])

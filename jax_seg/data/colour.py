@@ -10,17 +10,17 @@ _AXES = np.array([GREY, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
 
 def jitter(key, image, *, preprocessing, probability, brightness, contrast, saturation, hue):
-    """Change the colours of each image at random, as photographs differ in light and camera.
+    """Change the colours of each image at random, to mimic differences in light and camera.
 
     In this order: brightness multiplies, contrast moves every value from the image's mean grey,
     saturation every pixel from its own grey, each by a factor from 1 - amount to 1 + amount; hue
-    turns the colours about the grey axis of YIQ by up to ±hue of a full turn. What leaves [0, 1]
-    is clipped.
+    turns the colours about the grey axis of YIQ by up to ±hue of a full turn. Values outside [0, 1]
+    are clipped.
 
     Args:
       key: random key.
       image: [B, H, W, 3] float32, normalised.
-      preprocessing: how it was normalised, from 0 to 255; it is undone and done again.
+      preprocessing: how it was normalised, from 0 to 255; it is undone and reapplied.
       probability: that an image is changed.
       brightness, contrast, saturation: amounts in [0, 1].
       hue: of a full turn, in [0, 0.5].
@@ -73,5 +73,5 @@ def _turn(angle):
 
 
 def _product(a, b):
-    # In full float32: a coarser product would tint what is grey.
+    # In full float32: a coarser product would tint grey pixels.
     return jnp.matmul(a, b, precision="highest")

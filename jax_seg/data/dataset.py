@@ -15,7 +15,7 @@ from jax_seg.system.files import existing, remove_unfinished
 
 
 class Dataset(NamedTuple):
-    """What a run trains on and is judged by.
+    """The data that a run trains and validates on.
 
     Attributes:
       train, validation: lists of labelled `Volume`.
@@ -24,7 +24,7 @@ class Dataset(NamedTuple):
       table: of `labels.label_table`.
       dtype: of the images, uint8 when all of them are, else float32.
       preprocessing: `Preprocessing`, fitted to the training volumes.
-      remarks: sentences on intensities that are unlike the others'.
+      remarks: sentences on unusual intensities.
     """
 
     train: list
@@ -62,7 +62,7 @@ def prepare(
       root: folder in one of the layouts of `folder.find_volumes`.
       images, labels_folder: names of its two subfolders, '' to find them.
       background, foreground, ignore: label values.
-      fold: the one held out, or 'none'.
+      fold: the one held out, or 'none' for none.
       fold_count: number of folds.
       group: 'scroll_id' keeps the volumes of a scroll in one fold, '' shuffles volumes.
       seed: of the split.
@@ -70,7 +70,7 @@ def prepare(
       cache_gb: GiB that decoded volumes may take on the disk.
       threads: volumes measured at once.
       preprocess: keyword arguments of `fit_preprocessing`.
-      preprocessing: stored numbers of a resumed run; None fits them.
+      preprocessing: stored values of a resumed run; None fits them.
 
     Returns:
       Dataset.

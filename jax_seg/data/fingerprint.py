@@ -1,4 +1,4 @@
-"""What training must know of each volume, measured once: shape, counts, intensities, places."""
+"""Facts about each volume for training, measured once: shape, counts, intensities, places."""
 
 import hashlib
 import zipfile
@@ -108,7 +108,7 @@ def random_places(label, condition, count, generator):
 
 
 def fingerprint(volumes, cache, table, directory, threads):
-    """Measure every volume, or read what an earlier start measured.
+    """Measure every volume, or read the measurements of an earlier start.
 
     Args:
       volumes: list of labelled `Volume`.
@@ -121,7 +121,7 @@ def fingerprint(volumes, cache, table, directory, threads):
       List of Fingerprint, in the order of `volumes`.
 
     Raises:
-      ValueError: a volume that is broken, mismatched, or wholly unlabeled, by its file's name.
+      ValueError: a volume is damaged, mismatched or wholly unlabeled; it names the file.
     """
     directory = Path(directory)
     with writing(directory):
@@ -147,7 +147,7 @@ def fingerprint(volumes, cache, table, directory, threads):
 
 
 def _stored(path):
-    """The Fingerprint in a file; None where it is damaged, and has to be measured again."""
+    """The Fingerprint in a file; None where it is damaged and has to be measured again."""
     try:
         with path.open("rb") as file, np.load(file) as arrays:
             return Fingerprint(**arrays)

@@ -46,12 +46,12 @@ def find_volumes(root, images="", labels="", table=""):
             it exists. Without a table every volume is a scroll of its own.
 
     Returns:
-        [Volume], sorted by id. The id is the file name without its extension, in composed letters,
-        and in nnU-Net's imagesTr and imagesTs without the channel suffix _0000. What lies in a
-        folder and is no volume is named in a warning.
+        [Volume], sorted by id. The id is the file name without its extension, in composed letters
+        (NFC), and in nnU-Net's imagesTr and imagesTs without the channel suffix _0000. A warning
+        names the entries of a folder that are not volumes.
 
     Raises:
-        FileNotFoundError: `root`, a named folder or a named table is missing, or holds nothing.
+        FileNotFoundError: `root`, a named folder or a named table is missing, or is empty.
         ValueError: images and labels do not pair one to one, or the table does not fit them.
     """
     root = existing(root)
@@ -90,7 +90,7 @@ def _folders(root, images, labels):
     if images or labels:
         raise ValueError(
             f"data.images={images!r} and data.labels={labels!r} name only one folder of {root}: "
-            "set both, or neither to have them found."
+            "set both, or neither to find them automatically."
         )
     found = [pair for pair in LAYOUTS if all((root / name).is_dir() for name in pair)]
     names = ", ".join("+".join(pair) for pair in found or LAYOUTS)
@@ -113,25 +113,25 @@ def _require_pairs(images, labels, image_of, label_of):
     without_image = sorted(label_of.keys() - image_of.keys())
     if pairs := alike(unlabelled, without_image):
         raise ValueError(
-            f"{images} and {labels} write ids differently, {side_by_side(pairs)}: give an image "
-            "and its label one name."
+            f"{images} and {labels} spell ids differently, {side_by_side(pairs)}: give each image "
+            "and its label the same name."
         )
     if unlabelled:
         raise ValueError(
             f"{images} has {some(unlabelled)} without a label in {labels}: add the labels or move "
-            "the images out."
+            "the images elsewhere."
         )
     if without_image:
         raise ValueError(
             f"{labels} has {some(without_image)} without an image in {images}: add the images or "
-            "move the labels out."
+            "move the labels elsewhere."
         )
 
 
 def _volumes_in(path):
-    """The volume at `path`, or all volumes of the folder `path`, with a warning of what is none."""
+    """The volume at `path`, or all volumes of the folder `path`; warns of other entries."""
     if path.is_file() or recognised(path):
-        return [path if path.name.strip(".") else path.resolve()]  # '.' and '..' are no names
+        return [path if path.name.strip(".") else path.resolve()]  # '.' and '..' are not names
     children = entries(path)
     found = [child for child in children if recognised(child)]
     rest = [child for child in children if child not in found and child.name != "train.csv"]
@@ -146,7 +146,7 @@ def _volumes_in(path):
 
 
 def _by_id(paths):
-    """{id: path}; ValueError where an id, or a volume of several files, is there twice."""
+    """{id: path}; ValueError where an id, or a volume of several files, occurs twice."""
     ids = [_id(path) for path in paths]
     if repeated := sorted(id for id, count in Counter(ids).items() if count > 1):
         same = [path for path, id in zip(paths, ids, strict=True) if id == repeated[0]]
@@ -154,7 +154,7 @@ def _by_id(paths):
         have = "has" if len(folders) == 1 else "have"
         raise ValueError(
             f"{' and '.join(folders)} {have} {some(repeated)} more than once, as "
-            f"{' and '.join(map(str, same))}: keep one file of each id."
+            f"{' and '.join(map(str, same))}: keep one file per id."
         )
     _refuse_parts(paths)
     return dict(zip(ids, paths, strict=True))
@@ -163,7 +163,7 @@ def _by_id(paths):
 def _refuse_parts(paths):
     """Raise a ValueError where two of the files are parts of one OME-TIFF.
 
-    Each part is read as the whole, so it would be there twice, in training and in validation.
+    Each part is read as the whole, so it would occur twice, in training and in validation.
     """
     present = {path.absolute(): path for path in paths if path.is_file()}
     for path in paths:
@@ -176,14 +176,14 @@ def _refuse_parts(paths):
 
 
 def _files_of(path):
-    """The names of files that the metadata of an OME-TIFF speaks of, its own among them."""
+    """The names of the files that the metadata of an OME-TIFF lists, including its own."""
     if not path.is_file():
         return []
     try:
         with tifffile.TiffFile(path) as tiff:
             text = tiff.pages.first.description if tiff.is_ome else ""
             return [html.unescape(name) for name in _OTHER_FILES.findall(text)]
-    except Exception:  # damage has many names in tifffile, and is named when the volume is opened
+    except Exception:  # tifffile has many errors for damage; opening the volume reports it
         return []
 
 

@@ -9,7 +9,7 @@ NONE = "none"  # hold out nothing
 def assign_folds(ids, groups=None, folds=5, seed=0):
     """Assigns every volume to the fold that validates it.
 
-    Groups (scrolls) stay whole: the largest goes first, each into the fold that is emptiest so far.
+    Groups (scrolls) stay whole: the largest goes first, each into the smallest fold so far.
     The result depends on the seed but not on the order of `ids`, nor on a library's random numbers.
 
     Args:
@@ -61,7 +61,7 @@ def split(ids, groups=None, *, fold, folds=5, seed=0):
         ids, groups, folds, seed: as in `assign_folds`.
         fold: the fold to validate on, 0 to folds - 1. "none" trains *and* validates on every
             volume, as nnU-Net's fold "all" does (Isensee et al. 2021): the final model, whose
-            validation score says that it fits but nothing about new scrolls.
+            validation score shows that it fits but nothing about new scrolls.
 
     Returns:
         (training ids, validation ids).

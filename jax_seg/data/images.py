@@ -33,7 +33,7 @@ from jax_seg.system.files import existing
 
 KINDS = ("CAM", "NonCAM", "all")
 IN_BOTH_PARTS = ("COD10K-CAM-1-Aquatic-3-Crab-32", "COD10K-CAM-2-Terrestrial-23-Cat-1506")
-"""Images of COD10K-v3 that are in the training part and in the test part."""
+"""Images of COD10K-v3 that are in both the training and the test part."""
 
 _NAME = re.compile(r"COD10K-(CAM|NonCAM)-\d+-([^-]+)-(\d+)-.+")
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -56,7 +56,7 @@ class Example(NamedTuple):
 def find_examples(root, part="Train", kind="CAM", super_classes=()):
     """The images of one part of a data set, each with its mask.
 
-    From the training part, images that are in the test part too are left out, with a warning.
+    Images of the training part that are also in the test part are excluded, with a warning.
 
     Args:
       root: folder that holds `part`.
@@ -69,7 +69,7 @@ def find_examples(root, part="Train", kind="CAM", super_classes=()):
 
     Raises:
       FileNotFoundError: a folder is missing or holds no image.
-      ValueError: an image has no mask, a name is twice there, nothing is of this kind, or a
+      ValueError: an image has no mask, a name occurs twice, no image is of this kind, or a
         super-class has no image.
     """
     if kind not in KINDS:
@@ -80,7 +80,7 @@ def find_examples(root, part="Train", kind="CAM", super_classes=()):
         found = [example for example in found if example.camouflaged == (kind == "CAM")]
         if not found:
             raise ValueError(
-                f"{folder / 'Image'} holds no {kind} image: set data.kind to the other one or to "
+                f"{folder / 'Image'} holds no {kind} image: set data.kind to the other kind or to "
                 "'all'."
             )
     found = _of_super_classes(found, super_classes, folder)
@@ -96,8 +96,8 @@ def find_images(source):
       source: an image file, a folder of images, or a list of these.
 
     Raises:
-      FileNotFoundError: nothing is there, or no image.
-      ValueError: two files have one name.
+      FileNotFoundError: a path is missing, or holds no image.
+      ValueError: two files have the same name.
     """
     sources = [source] if isinstance(source, str | Path) else source
     paths = [path for one in sources for path in _images_in(Path(one))]
@@ -105,14 +105,14 @@ def find_images(source):
 
 
 def split_validation(examples, share=0.1, seed=0, grouped=False):
-    """Split the training part in two: a validation split that the test part has no share in.
+    """Split the training part into training and validation images; the test part is not involved.
 
     Args:
       examples: [Example].
       share: part of the images, or of the groups, for validation, between 0 and 1.
       seed: of the draw.
       grouped: keep all images of one `group` on one side; for tiles of one picture or frames of
-        one film. Of COD10K's photographs it would take whole kinds of animals away.
+        one film. With COD10K's photographs it would remove whole kinds of animals.
 
     Returns:
       (training, validation), both in the given order; at least one image or group in each.
@@ -127,7 +127,7 @@ def split_validation(examples, share=0.1, seed=0, grouped=False):
     if len(names) < 2:
         what = "group" if grouped else "image"
         raise ValueError(
-            f"There is only {len(names)} {what} to split in training and validation: add images"
+            f"There is only {len(names)} {what} to split into training and validation: add images"
             + (" or set data.grouped to false." if grouped else ".")
         )
     number = min(max(round(share * len(names)), 1), len(names) - 1)
@@ -171,11 +171,11 @@ class ImageSampler:
       side: of the square, pixels; a multiple of 32 leaves the network nothing to pad.
       seed: of the order.
       shuffled: false keeps the given order, for validation.
-      passes: of an epoch. What a run does once an epoch, such as to validate and to save, takes
-        longer than to train on a few images once.
+      passes: of an epoch. Validating and saving, once an epoch, take longer than one pass over a
+        few images.
       memory_gb: GiB that resized images and masks may take in memory, so that they are decoded
-        once. The first to come are kept: every pass reads each image once, so to put out the
-        oldest would be to put out the next.
+        once. The first to arrive are kept: every pass reads each image once, so evicting the
+        oldest would evict the next one needed.
     """
 
     examples: list
@@ -231,7 +231,7 @@ def _example(id, path):
 
 
 def _images_in(path):
-    """The image at `path`, or all images of the folder `path`, with a warning of what is none."""
+    """The image at `path`, or all images of the folder `path`; warns of other entries."""
     path = existing(path)
     if path.is_file():
         return [path]
@@ -256,7 +256,7 @@ def _by_id(paths):
     path_of = {}
     for path in sorted(paths):
         if other := path_of.get(_id(path)):
-            raise ValueError(f"{other} and {path} have one name: keep one file of each name.")
+            raise ValueError(f"{other} and {path} have the same name: keep one file per name.")
         path_of[_id(path)] = path
     return path_of
 
@@ -268,17 +268,17 @@ def _with_masks(found, images, masks):
     spare = sorted(mask_of.keys() - {example.id for example in found})
     if pairs := alike(without, spare):
         raise ValueError(
-            f"{images} and {masks} write names differently, {side_by_side(pairs)}: give an image "
-            "and its mask one name."
+            f"{images} and {masks} spell names differently, {side_by_side(pairs)}: give each "
+            "image and its mask the same name."
         )
     if without:
         raise ValueError(
             f"{images} has {some(without, 'image')} without a mask in {masks}: add the masks or "
-            "move the images out."
+            "move the images elsewhere."
         )
     if spare:
         warnings.warn(
-            f"{masks} has {some(spare, 'mask')} without an image in {images}: they are not read.",
+            f"{masks} has {some(spare, 'mask')} without an image in {images}: they are skipped.",
             stacklevel=2,
         )
     return [example._replace(mask=mask_of[example.id]) for example in found]
@@ -302,15 +302,13 @@ def _not_in_the_test_part(examples, test):
     if not repeated:
         return examples
     warnings.warn(
-        f"{some(repeated, 'image')} left out of the training part, because the test part has them "
-        "too.",
+        f"{some(repeated, 'image')} excluded from the training part because the test part also "
+        "contains them.",
         stacklevel=3,
     )
     kept = [example for example in examples if example.id not in repeated]
     if not kept:
-        raise ValueError(
-            f"Every image of the training part is in {test} too: give each part images of its own."
-        )
+        raise ValueError(f"Every training image is also in {test}: give each part its own images.")
     return kept
 
 

@@ -1,17 +1,17 @@
-"""Intensities of volumes: which voxels are scan, and which volume lies on another scale.
+"""Intensities of volumes: which voxels are scan, and which volumes are on another scale.
 
-A masked scan is exactly zero outside of the object. A volume saved on another scale (16 bits beside
-8, say) is clipped to one value by the numbers that others were fitted to, or sets theirs.
+A masked scan is exactly zero outside the object. A volume saved on another scale (16 bits among
+8, say) is clipped to one value by the range fitted to the others, or distorts that range.
 """
 
 import numpy as np
 
 SAMPLE = 100_000  # voxels: percentiles are then exact to about 0.05 %
-MASKED = 0.5  # a larger share of zeros is taken for a masked scan
+MASKED = 0.5  # a larger share of zeros indicates a masked scan
 SPAN = (0.5, 99.5)  # percentiles that stand for a volume's range, in percent
 CLIPPED = 0.25  # a larger share of clipped voxels is unusual: of an ordinary volume it is about 1 %
 FILLED = 0.1  # and so is a volume that fills less of the range
-SHOWN = 5  # volumes that are named one by one
+SHOWN = 5  # volumes named individually
 
 
 def sample(image, count=SAMPLE, seed=0):
@@ -46,7 +46,7 @@ def span(values):
 
 
 def clipping(values, low, high):
-    """What clipping to [low, high] does to a volume, as the end of a sentence.
+    """The effect of clipping a volume to [low, high], as the end of a sentence.
 
     Args:
       values: sample of its intensities.
@@ -74,7 +74,7 @@ def compare(name, values, low, high):
       low, high: of the run's `Preprocessing`.
 
     Returns:
-      A sentence that names the volume, its range, the run's, and what happens; '' where the volume
+      A sentence that names the volume, its range, the run's and the effect; '' where the volume
       is on the run's scale.
     """
     if constant := _constant(name, values):
@@ -88,7 +88,7 @@ def compare(name, values, low, high):
 
 
 def remarks(training, validation, low, high):
-    """What is unusual about the intensities of a run's volumes.
+    """Sentences on unusual intensities of a run's volumes.
 
     Each volume is compared with the typical one, whose range is the median of the training volumes'
     ranges: the run's own range is fitted to all of them together, so a volume on another scale may
@@ -110,7 +110,7 @@ def remarks(training, validation, low, high):
         if (sentence := _constant(name, values) or _differing(name, values, typical, (low, high)))
     ]
     if len(found) > SHOWN:
-        found[SHOWN:] = [f"{len(found) - SHOWN} more volumes differ from the others like these."]
+        found[SHOWN:] = [f"{len(found) - SHOWN} more volumes differ from the others in this way."]
     if masked := masked_sentence(np.concatenate([np.ravel(v) for v in training.values()])):
         found.append(masked)
     return found
@@ -122,8 +122,8 @@ def masked_sentence(values):
         return ""
     return (
         f"{100 * zero_share(values):.1f} % of the training volumes' voxels are exactly zero, as in "
-        "masked scans: the percentiles are those of the others, and where a whole window is zero "
-        "the prediction is background."
+        "masked scans: percentiles are computed without them, and a window of zeros is predicted "
+        "as background."
     )
 
 

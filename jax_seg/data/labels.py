@@ -22,7 +22,7 @@ class Counts(NamedTuple):
 
 
 class LabelTable(NamedTuple):
-    """What label values mean.
+    """The meaning of label values.
 
     Attributes:
       values: the named ones, ascending.
@@ -35,7 +35,7 @@ class LabelTable(NamedTuple):
     rest: int | None
 
     def tobytes(self):
-        """Bytes that no other table has."""
+        """Bytes that identify the table."""
         return repr(tuple(self)).encode()
 
 
@@ -44,14 +44,14 @@ def label_table(foreground=(1,), ignore=(2,), background=(0,), prefix="data."):
 
     Args:
         foreground, ignore, background: the label values of each kind: integers, negative ones and
-            numbers of instances as well; 'rest' in one of them stands for all that are not named.
+            instance numbers included; 'rest' in one of them means all values not named.
         prefix: of their names in errors: "data." are fields, "--" flags of a command line.
 
     Returns:
         LabelTable.
 
     Raises:
-        ValueError: a value is no integer or is named twice, or there is no foreground.
+        ValueError: a value is not an integer or is named twice, or there is no foreground.
     """
     fields = {
         f"{prefix}background": (background, BACKGROUND),
@@ -87,14 +87,14 @@ def encode(label, table, path, prefix="data."):
     Args:
         label: [D, H, W] of bool, integers, or floating point with integer values.
         table: `LabelTable`.
-        path: where the label came from, for the error.
+        path: of the label's file, for errors.
         prefix: as in `label_table`.
 
     Returns:
         uint8 [D, H, W].
 
     Raises:
-        ValueError: a value is no integer or is not named in the table.
+        ValueError: a value is not an integer or is not named in the table.
     """
     label = np.asarray(label)
     if label.dtype.kind not in "biuf":
@@ -121,7 +121,7 @@ def encode(label, table, path, prefix="data."):
                 raise ValueError(
                     f"{path} holds the label value {int(values[unnamed][0])}, which none of "
                     f"{prefix}foreground, {prefix}ignore and {prefix}background names: add it to "
-                    f"one of them, or '{REST}' for all values that are not named."
+                    f"one of them, or '{REST}' for all unnamed values."
                 )
             classes[...] = found
     return encoded
@@ -134,7 +134,7 @@ def count(label):
 
 
 def _listed(values):
-    """A field's values: one alone stands for a tuple of itself."""
+    """A field's values as a tuple; a single value becomes a tuple of one."""
     return (values,) if isinstance(values, str | numbers.Number) else values
 
 
@@ -154,8 +154,8 @@ def _require_integers(values, path):
     broken = ~np.isfinite(values) | (values != np.rint(values))
     if broken.any():
         raise ValueError(
-            f"{path} holds the label value {values[broken][0]}, which is no integer: save labels "
-            "as integers."
+            f"{path} holds the label value {values[broken][0]}, which is not an integer: save "
+            "labels as integers."
         )
 
 

@@ -1,4 +1,4 @@
-"""Names of volumes and images, wherever two lists of them meet: files, tables, command lines."""
+"""Names of volumes and images where two lists are matched: files, tables, command lines."""
 
 import re
 import unicodedata
@@ -21,7 +21,7 @@ def plain(text):
 
 
 def file_name(path):
-    """The plain last part of a path, of '.' and '..' as well."""
+    """The plain last part of a path, also of '.' and '..'."""
     return plain(path.name if path.name not in ("", "..") else path.resolve().name)
 
 
@@ -31,9 +31,9 @@ def some(names, noun="id"):
 
 
 def alike(names, others):
-    """Pairs of a name and another that differ only in how they are written.
+    """Pairs of names that differ only in spelling.
 
-    Ways of writing are extensions, blanks, hyphens, underscores, case, leading zeros, the '.0' of
+    Spelling means extensions, blanks, hyphens, underscores, case, leading zeros, the '.0' of
     spreadsheets and the channel '_0000' of nnU-Net.
 
     Args:
@@ -59,7 +59,7 @@ def side_by_side(pairs):
 
 
 def entries(folder):
-    """What somebody has put into a folder, sorted: nothing hidden, nothing of a desktop."""
+    """The entries of a folder, sorted, without hidden and desktop files."""
     return sorted(
         child
         for child in folder.iterdir()
@@ -69,7 +69,7 @@ def entries(folder):
 
 
 def require_two_folders(one, other, what=("images", "labels")):
-    """Raise a ValueError where two paths lead to one folder: everything in it would fit itself."""
+    """Raise a ValueError where two paths lead to one folder: its files would match themselves."""
     if Path(one).resolve() == Path(other).resolve():
         raise ValueError(
             f"{one} is given for the {what[0]} and for the {what[1]}: name two folders."
@@ -77,13 +77,13 @@ def require_two_folders(one, other, what=("images", "labels")):
 
 
 def warn_of_rest(folder, rest, ids, noun):
-    """Warn of what lies in a folder and is not read.
+    """Warn of the entries of a folder that are not read.
 
     Args:
       folder: its path.
       rest: paths in it that are not read.
-      ids: of what is read; JSON files of such names are what predict wrote about it.
-      noun: of what is read, in the plural.
+      ids: of the files read; JSON files of the same names are sidecars of predict.
+      noun: for the files read, in the plural.
     """
     names = [
         path.name
@@ -93,8 +93,8 @@ def warn_of_rest(folder, rest, ids, noun):
     if names:
         entry = "1 entry that is" if len(names) == 1 else f"{len(names)} entries that are"
         warnings.warn(
-            f"{folder} holds {entry} not read as {noun} ({_shown(names)}): convert what should be "
-            "read and move the rest out.",
+            f"{folder} holds {entry} not read as {noun} ({_shown(names)}): convert those to be "
+            "read and move the rest elsewhere.",
             stacklevel=2,
         )
 
@@ -104,8 +104,8 @@ def _shown(names):
 
 
 def _outline(name):
-    """What is left of a name without the ways of writing of `alike`."""
+    """A name without the spelling variations of `alike`."""
     text = _EXTENSION.sub("", unicodedata.normalize("NFKC", name).casefold().strip())
     text = re.sub(r"(_0000|\.0)$", "", text)
     text = re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"[\s_-]+", " ", text))
-    return re.sub(r"(?<!\d) | (?!\d)", "", text)  # between two numbers a blank says something
+    return re.sub(r"(?<!\d) | (?!\d)", "", text)  # between two numbers a blank is significant

@@ -24,7 +24,7 @@ def batches(sampler, *, batch, start, count, threads):
     """Iterate over `count` batches, from patch number `start` of the sampler.
 
     The position in the data is a patch number, so a run resumes at any batch, with any number of
-    threads, and sees the patches that it would have seen.
+    threads, and sees the same patches as without the interruption.
 
     Args:
       sampler: `PatchSampler`.
@@ -53,7 +53,7 @@ def on_device(iterator, put=jax.device_put, ahead=2):
     Args:
       iterator: of dicts of numpy arrays.
       put: moves a dict of arrays to the device or devices.
-      ahead: batches under way.
+      ahead: batches in flight.
 
     Yields:
       (batch on the device, its 'volume' numbers as a numpy array).

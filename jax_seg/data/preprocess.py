@@ -1,4 +1,4 @@
-"""Preprocessing as data: four numbers, fitted once or published, stored with the model."""
+"""Preprocessing as four numbers, fitted once or published, and stored with the model."""
 
 from typing import NamedTuple
 
@@ -44,22 +44,22 @@ def fit_preprocessing(sample, *, name, low_percentile, high_percentile):
 
     Args:
       sample: [N] intensities of the training volumes, finite.
-      name: 'percentile' clips to the two percentiles and scales to [0, 1]; 'zscore' clips alike and
-        scales to mean 0 and standard deviation 1 (nnU-Net's CT normalisation).
+      name: 'percentile' clips to the two percentiles and scales to [0, 1]; 'zscore' clips the same
+        way and scales to mean 0 and standard deviation 1 (nnU-Net's CT normalisation).
       low_percentile, high_percentile: in percent.
 
     Returns:
       Preprocessing.
 
     Raises:
-      ValueError: an unknown name, percentiles out of order, or images that are constant.
+      ValueError: the name is unknown, the percentiles are out of order, or the images are constant.
     """
     if name not in ("percentile", "zscore"):
         raise ValueError(f"preprocess.name is {name!r}; choose 'percentile' or 'zscore'.")
     if not 0 <= low_percentile < high_percentile <= 100:
         raise ValueError(
             f"preprocess.low_percentile and high_percentile are {low_percentile} and "
-            f"{high_percentile}; they must rise within 0 to 100."
+            f"{high_percentile}; set them in increasing order, from 0 to 100."
         )
     everything = np.asarray(sample, np.float64)
     for sample in (intensities.scan(everything), everything):

@@ -1,4 +1,4 @@
-"""Patches of volumes, drawn by number: patch i is the same whoever asks for it, and whenever."""
+"""Patches of volumes, drawn by number: patch i is the same in every process and at any time."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ class PatchSampler:
 
     Patch `i` belongs to epoch `i // len(self)`. An epoch visits every volume `patches_per_volume`
     times in an order of its own. Each patch holds at least one labelled voxel, and one that is not
-    zero, where the volume has any; a share of them is made to hold foreground (nnU-Net's
+    zero, where the volume has any; a share of them is placed to hold foreground (nnU-Net's
     oversampling), where the volume has any.
 
     Attributes:
@@ -25,9 +25,9 @@ class PatchSampler:
       patch: (depth, height, width) in voxels.
       patches_per_volume: patches drawn from each volume in an epoch.
       foreground_share: probability that a patch is placed to hold a foreground voxel.
-      balance_target: share of foreground among the labelled voxels that a patch should come near
-        to: of four places drawn, the nearest is kept. 0 keeps the first.
-      dtype: of the images handed out.
+      balance_target: share of foreground among the labelled voxels that a patch should have:
+        of four places drawn, the closest is kept. 0 keeps the first.
+      dtype: of the returned images.
       seed: of every draw.
 
     Raises:
@@ -49,7 +49,7 @@ class PatchSampler:
         check_patch(self.patch)
         if self.patches_per_volume < 1:
             raise ValueError(
-                f"data.patches_per_volume or validate.patches_per_volume is "
+                "data.patches_per_volume or validate.patches_per_volume is "
                 f"{self.patches_per_volume}; set it to 1 or more."
             )
         for name in ("foreground_share", "balance_target"):
@@ -120,7 +120,7 @@ def check_patch(patch):
 
 
 def read_patch(reader, start, size, outside):
-    """Read a patch that may pass the volume's borders.
+    """Read a patch that may extend beyond the volume's borders.
 
     Args:
       reader: with `shape` and `read(start, size)`.

@@ -20,7 +20,7 @@ BACKGROUND, SURFACE, UNLABELED = 0, 1, 2  # in the label file, as the competitio
 
 
 class Look(NamedTuple):
-    """What a generated volume looks like.
+    """The appearance of a generated volume.
 
     Attributes:
       spacing: mean distance between neighbouring wraps, voxels.
@@ -72,8 +72,8 @@ class Look(NamedTuple):
 def scroll_volume(seed, size=96, **look):
     """Image and label of one piece of a scroll whose axis runs roughly along the first dimension.
 
-    Geometry, sheet, surroundings, scanner and annotator draw from streams of their own, so turning
-    an attribute of one leaves the others as they were.
+    Geometry, sheet, surroundings, scanner and annotator draw from streams of their own, so changing
+    an attribute of one does not affect the others.
 
     Args:
       seed: non-negative int, or a sequence of them.

@@ -17,7 +17,7 @@ from jax_seg.system.files import read_json, write_json, writing
 from jax_seg.system.outputs import is_own, marked
 
 RECORD = "synthetic.json"
-"""Lists the files of a generated folder with their bytes: no others are replaced."""
+"""Lists the files of a generated folder with their sizes; only these are replaced."""
 
 
 def volumes(count, size=96, seed=0, *, scrolls=4, **parameters):
@@ -37,7 +37,9 @@ def volumes(count, size=96, seed=0, *, scrolls=4, **parameters):
       ValueError: fewer than one volume or scroll, a negative seed, or a size that does not fit.
     """
     if count < 1 or scrolls < 1:
-        raise ValueError(f"{count} volumes of {scrolls} scrolls make no data; ask for at least 1.")
+        raise ValueError(
+            f"Cannot generate {count} volumes of {scrolls} scrolls; ask for at least 1 of each."
+        )
     if seed < 0:
         raise ValueError(f"seed is {seed}; give a non-negative integer.")
     shape = volume_shape(size)
@@ -64,7 +66,7 @@ def write_folder(
       size: as in `scroll_volume`.
       seed: non-negative int.
       test: number of further volumes, images only.
-      overwrite: replace a folder that this function wrote, and that is as it was written.
+      overwrite: replace a folder that this function wrote and that has not changed since.
       report: called with one line of text per file.
 
     Returns:
@@ -72,7 +74,7 @@ def write_folder(
 
     Raises:
       ValueError: nothing to write, or a size or seed that does not fit.
-      FileExistsError: `out` is a file, holds files, or holds files that are not as they were
+      FileExistsError: `out` is a file, holds files, or holds files that changed since they were
         generated.
       PermissionError: the folder around `out` cannot be written.
     """
@@ -151,8 +153,8 @@ def _check_replaceable(out, overwrite):
         foreign.remove(RECORD)
     if foreign:
         raise FileExistsError(
-            f"{out} holds {foreign[0]}, which is no part of the generated data set, or was changed "
-            "since; name another folder."
+            f"{out} holds {foreign[0]}, which is not part of the generated data set or has "
+            "changed since; name another folder."
         )
 
 
@@ -163,7 +165,7 @@ def _sizes(folder):
 
 
 def _scroll_look(seed):
-    """What the volumes of one scroll have in common: arguments of `scroll_volume`."""
+    """The arguments of `scroll_volume` that the volumes of one scroll share."""
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
     ranges = {
         "spacing": (13, 17),
@@ -183,14 +185,29 @@ def _scroll_look(seed):
 def main(arguments=None):
     """The command line; see the top of the file."""
     parser = argparse.ArgumentParser("python -m jax_seg.data.synthetic", description=__doc__)
-    parser.add_argument("out", metavar="OUT", help="folder to write, absent or empty")
-    parser.add_argument("--volumes", type=int, default=8, help="training volumes (8)")
+    parser.add_argument("out", metavar="OUT", help="folder to create; it must be absent or empty")
     parser.add_argument(
-        "--size", type=int, nargs="+", default=[160], help="voxels: one or D H W (160)"
+        "--volumes", type=int, default=8, help="number of training volumes (default: 8)"
     )
-    parser.add_argument("--test", type=int, default=0, help="further volumes without label (0)")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same data (0)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a generated folder")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs="+",
+        default=[160],
+        help="voxels per side: one number, or D H W (default: 160)",
+    )
+    parser.add_argument(
+        "--test", type=int, default=0, help="number of further volumes without labels (default: 0)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="random seed; a seed always gives the same data (default: 0)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a folder that this command wrote"
+    )
     flags = parser.parse_args(arguments)
     try:
         mix = write_folder(

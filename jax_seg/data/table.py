@@ -1,4 +1,4 @@
-"""The table of a data set, train.csv: which scroll each volume is of."""
+"""The table of a data set, train.csv: the scroll of each volume."""
 
 import codecs
 import csv
@@ -32,7 +32,7 @@ def read_scrolls(table, images, ids):
       {id: scroll_id}.
 
     Raises:
-      ValueError: it is no such table, or its ids are others.
+      ValueError: it is not such a table, or its ids do not match.
     """
     rows = _rows(table)
     if incomplete := [row for row in rows if not all(row)]:
@@ -45,7 +45,7 @@ def read_scrolls(table, images, ids):
     unknown, missing = sorted(scroll_of.keys() - ids), sorted(set(ids) - scroll_of.keys())
     if pairs := alike(unknown, missing):
         raise ValueError(
-            f"{table} and {images} write ids differently, {side_by_side(pairs)}: write them in the "
+            f"{table} and {images} spell ids differently, {side_by_side(pairs)}: write them in the "
             "table as the files are named, without extension."
         )
     if unknown:
@@ -61,8 +61,8 @@ def read_scrolls(table, images, ids):
     scrolls = sorted(set(scroll_of.values()))
     if pairs := [pair for pair in alike(scrolls, scrolls) if pair[0] < pair[1]]:
         warnings.warn(
-            f"{table} has scrolls of nearly one name, {side_by_side(pairs)}: if they are one, "
-            "write them alike, or a fold may split the scroll.",
+            f"{table} has scroll names that differ only in spelling, {side_by_side(pairs)}: if "
+            "they are the same scroll, spell them alike, or a fold may split it.",
             stacklevel=2,
         )
     return scroll_of
@@ -100,7 +100,9 @@ def _found(text, separator):
 
 def _text(table):
     if table.is_dir():
-        raise ValueError(f"{table} is a folder, but this name is the table's: rename the folder.")
+        raise ValueError(
+            f"{table} is a folder, but this name is reserved for the table: rename the folder."
+        )
     content = table.read_bytes()
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     if encoding == "utf-8" and b"\0" in content[:2]:
@@ -115,7 +117,7 @@ def _text(table):
         if known != encoding:
             warnings.warn(
                 f"{table} is not UTF-8 and is read as Windows-1252: save it as UTF-8 if letters "
-                "come out wrong.",
+                "are wrong.",
                 stacklevel=2,
             )
         return text

@@ -1,7 +1,7 @@
 """Spatial augmentation of one sample: flips, quarter turns, and one affine resampling.
 
 A sample is {'image': [*spatial, C], 'label': [*spatial, 1], 'mask': [*spatial, 1]} with two or
-three spatial axes. Whatever moves, moves in all three arrays.
+three spatial axes. Every move applies to all three arrays.
 """
 
 import itertools
@@ -46,7 +46,7 @@ def affine(key, sample, *, rotate, rotate_degrees, scale, scale_range, planes):
       scale: probability of a scaling, by one factor for all axes that occur in `planes`.
       scale_range: range of the step between samples, in voxels: 1.4 shows more of the
         surroundings and structures 1.4 times smaller.
-      planes: pairs of spatial axes; without the first of three axes, depth stays as it is.
+      planes: pairs of spatial axes; without the first of three axes, depth is unchanged.
     """
     axes = sample["image"].ndim - 1
     moved = jnp.array([any(axis in plane for plane in planes) for axis in range(axes)])
@@ -77,8 +77,8 @@ def resample(sample, matrix):
     """Read each output voxel at `matrix @ position`, positions relative to the patch's centre.
 
     Image, label and mask share one multilinear interpolation. A label is 1 where foreground
-    holds more than half of the weight of the labelled neighbours: that follows a sheet of two
-    voxels closer than the nearest neighbour does, and does not erode it beside unlabelled voxels.
+    holds more than half of the weight of the labelled neighbours: this follows a sheet of two
+    voxels more closely than the nearest neighbour and does not erode it beside unlabelled voxels.
     A mask is 1 where labelled neighbours hold at least half of the weight. Outside the patch the
     image continues by reflection, so that its statistics stay those of the material; label and
     mask are 0.

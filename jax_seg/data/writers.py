@@ -18,7 +18,7 @@ def write_tiff(path, voxels, *, compression, origin=None):
       path: of the file.
       voxels: [D, H, W], integers or floating point.
       compression: 'lzw' or 'zlib'.
-      origin: what wrote it, for the tag Software.
+      origin: name of the writing program, for the tag Software.
     """
     with replacing(path) as beside:
         tifffile.imwrite(

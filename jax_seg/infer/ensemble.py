@@ -1,4 +1,4 @@
-"""Several networks, or one in several orientations, averaged into one answer."""
+"""Several networks, or one in several orientations, averaged into one prediction."""
 
 import functools
 import itertools
@@ -158,7 +158,7 @@ def fit_weights(probabilities, labels):
         constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like},
         options={"ftol": 1e-10, "maxiter": 200},
     )
-    weights = np.where(found.x < 1e-4, 0, found.x)  # such a member costs more than it adds
+    weights = np.where(found.x < 1e-4, 0, found.x)  # such a member costs more than it contributes
     return weights / weights.sum()
 
 

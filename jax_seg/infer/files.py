@@ -1,4 +1,4 @@
-"""Segment files one after another: the next is read, and the last written, meanwhile."""
+"""Segment files one after another, reading the next and writing the last in the background."""
 
 import concurrent.futures
 import time
@@ -13,18 +13,18 @@ from jax_seg.system.files import stamp
 from jax_seg.system.outputs import written_by
 
 FAILURES = (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError)
-"""Of one file; the others are segmented all the same."""
+"""Errors of one file; the others are still segmented."""
 
 
 class Unwritable(OSError):
-    """A prediction could not be written; neither could the next."""
+    """A prediction could not be written, so neither could the next."""
 
 
 def predict_files(kind, segment, decide, inspect, found, output, *, settings, probabilities):
-    """Segment files one after another; meanwhile the next is read and the last written.
+    """Segment files one after another, reading the next and writing the last in the background.
 
-    Of a volume it writes `output/<id>.tif` (uint8 0 or 1, LZW, the input's shape), with
-    `probabilities` also `output/probabilities/<id>.tif` (float16); of an image `output/<id>.png`
+    For a volume it writes `output/<id>.tif` (uint8 0 or 1, LZW, the input's shape), with
+    `probabilities` also `output/probabilities/<id>.tif` (float16); for an image `output/<id>.png`
     (8 bits, 255 where the object is certain); and last `output/<id>.json`, the sidecar.
 
     Args:
@@ -35,15 +35,15 @@ def predict_files(kind, segment, decide, inspect, found, output, *, settings, pr
       found: list of what `kind.find` gives.
       output: folder.
       settings: JSON dict for the sidecar.
-      probabilities: write them too.
+      probabilities: also write the probabilities.
 
     Yields:
-      (id, dict of the sidecar or the error) for each, in order. An `Unwritable` ends it: those
-      that follow are not segmented.
+      (id, dict of the sidecar or the error) for each, in order. An `Unwritable` ends it: the
+      remaining files are not segmented.
     """
 
     def read(volume):
-        # The stamp first: a file that is replaced meanwhile counts as another.
+        # The stamp first: a file that is replaced during prediction counts as a different one.
         stamped, image = stamp(volume.image), kind.read(volume.image)
         return {"image_stamp": stamped, **inspect(volume, image)}, image
 
@@ -88,7 +88,7 @@ def _write(kind, output, name, prediction, maps, facts):
     """Write the files of one prediction; returns the sidecar's content."""
     files = sidecar.files_of(name, kind.suffix, maps is not None)
     try:
-        # First, so that a kill in between leaves no sidecar that speaks of other files.
+        # First, so that a kill in between leaves no sidecar that describes other files.
         sidecar.path_of(output, name).unlink(missing_ok=True)
         kind.write(output / files[0], prediction)
         if maps is not None:
@@ -97,8 +97,8 @@ def _write(kind, output, name, prediction, maps, facts):
         return sidecar.write(output, name, files, facts)
     except OSError as error:
         raise Unwritable(
-            f"{output / files[0]} cannot be written ({error.strerror or error}): make room there, "
-            "then run the same command for this and the following ones."
+            f"{output / files[0]} cannot be written ({error.strerror or error}): free space "
+            "there, then run the same command to resume."
         ) from error
 
 
@@ -110,9 +110,9 @@ def _result(name, result):
         except FAILURES as error:
             result = error
     if isinstance(result, MemoryError | jax.errors.JaxRuntimeError):
-        first, *_ = (str(result) or "no memory").splitlines()
+        first, *_ = (str(result) or "out of memory").splitlines()
         result = ValueError(
-            f"The device or the machine failed ({first}): if memory ran out, try --windows 1, "
-            "fewer --flips, or a part of the volume."
+            f"The device failed ({first}): if it ran out of memory, try --windows 1, fewer "
+            "--flips, or a smaller volume."
         )
     return name, result

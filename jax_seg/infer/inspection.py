@@ -1,4 +1,4 @@
-"""What a volume is like as seen by the networks that segment it: windows and intensities."""
+"""Check a volume against the networks that segment it: windows and intensities."""
 
 from jax_seg.data import intensities
 from jax_seg.infer.sliding_window import count_empty

@@ -1,7 +1,7 @@
 """The JSON file beside a prediction: how it was made, and how its files looked when written.
 
-A prediction is finished when sidecar and files agree. It is known by what decides it, the weights
-and the settings, not by where the run lies: a run may move.
+A prediction is finished when sidecar and files agree. It is identified by its weights and
+settings, not by the run's location: a run may move.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ MEMBER = {
     "overlap": "overlap",
     "weight": "member weight",
 }
-"""What decides the output of each network, with its name in messages."""
+"""The settings that determine each network's output, with their names in messages."""
 TOGETHER = {
     "flips": "flips",
     "rotations": "rotations",
     "threshold": "threshold",
     "postprocess": "post-processing",
 }
-"""And that of all together."""
+"""The settings that determine the output of all together."""
 
 
 def path_of(output, name):
@@ -52,11 +52,11 @@ def write(output, name, files, facts):
 
 
 def changes(made, settings):
-    """In what two predictions differ that decides what they hold.
+    """The settings in which two predictions differ and which change their content.
 
     Args:
       made: content of a sidecar.
-      settings: what another would say.
+      settings: those of the other.
 
     Returns:
       List of words, empty where both are the same.
@@ -73,18 +73,18 @@ def changes(made, settings):
 
 
 def unfinished(found, output, suffix, settings, probabilities):
-    """Which of some images are still to be predicted.
+    """Which images still have to be predicted.
 
     Args:
       found: what has an 'id' and the path 'image'.
-      output: folder of the predictions; those that are there are of this command (`is_own`).
+      output: folder of the predictions; existing ones come from this command (`is_own`).
       suffix: of the masks or maps.
-      settings: what the sidecar of a new prediction would say.
-      probabilities: whether they are wanted, too.
+      settings: those of a new prediction.
+      probabilities: whether they are wanted besides the masks.
 
     Returns:
-      (the images to predict, {id: error}): an error where a prediction was made otherwise, or is
-      not as it was written.
+      (the images to predict, {id: error}): an error where a prediction has other settings, or
+      has changed since it was written.
     """
     to_do, errors = [], {}
     for volume in found:
@@ -98,13 +98,13 @@ def unfinished(found, output, suffix, settings, probabilities):
         damaged = [f for f in wanted if _is_damaged(Path(output) / f, made["files"].get(f))]
         if changed:
             errors[volume.id] = ValueError(
-                f"{Path(output) / wanted[0]} was made with another {', '.join(changed)}: pass "
+                f"{Path(output) / wanted[0]} was made with a different {', '.join(changed)}: pass "
                 "--overwrite to predict it again, or choose another --output."
             )
         elif damaged:
             errors[volume.id] = ValueError(
-                f"{Path(output) / damaged[0]} is not as it was written: it was cut or edited; move "
-                "it away, or pass --overwrite to predict it again."
+                f"{Path(output) / damaged[0]} has changed since it was written: move it away, "
+                "or pass --overwrite to predict it again."
             )
         elif not all(f in made["files"] and (Path(output) / f).is_file() for f in wanted):
             to_do.append(volume)

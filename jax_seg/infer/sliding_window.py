@@ -13,7 +13,7 @@ from jax_seg.infer.logits import BACKGROUND
 
 
 def window_starts(length, window, overlap):
-    """First voxels of the windows along one axis: evenly spread, both borders met exactly.
+    """First voxels of the windows along one axis, evenly spread from border to border.
 
     Args:
       length: voxels along the axis, at least `window`.
@@ -28,7 +28,7 @@ def window_starts(length, window, overlap):
       ValueError: overlap outside [0, 1).
     """
     if not 0 <= overlap < 1:
-        raise ValueError(f"The overlap is {overlap}; it must lie in [0, 1), 0.5 is usual.")
+        raise ValueError(f"The overlap is {overlap}; set it in [0, 1), usually 0.5.")
     step = max(int(window * (1 - overlap)), 1)
     count = math.ceil((length - window) / step) + 1
     return [round(i * (length - window) / max(count - 1, 1)) for i in range(count)]
@@ -51,10 +51,10 @@ def predict_volume(network, volume, *, patch, overlap=0.5, batch=1):
     partitions of unity: they are normalised before, and a voxel's output is a plain sum.
     Volumes smaller than the window are extended by repeating their border, as in training.
 
-    A window of zeros alone, as outside of a masked scan, holds no input: normalised, it would be an
-    image like others, in which networks find objects. It counts as `logits.BACKGROUND` instead,
-    and the network does not run. Every voxel of such a window is zero, so the output of no other
-    voxel changes.
+    A window of zeros alone, as outside of a masked scan, holds no input: once normalised it would
+    look like any other image, and networks would find objects in it. It counts as
+    `logits.BACKGROUND` instead, and the network does not run. Every voxel of such a window is zero,
+    so the output of no other voxel changes.
 
     Args:
       network: jitted [batch, *patch, 1] of the volume's dtype -> float32 [batch, *patch, 1]. It is

@@ -73,7 +73,8 @@ def combine(logits, label, mask, weights, *, terms=None, options=None, level_wei
     """Weighted sum of losses, over one level of logits or several.
 
     A term outside `terms` is not computed at all. `terms` is static; `weights` may be arrays that
-    change from epoch to epoch without recompiling, so name in `terms` what any epoch will use.
+    change from epoch to epoch without recompiling, so `terms` must name every term that any epoch
+    uses.
 
     Under deep supervision the total is the mean over levels weighted by `level_weights`, each
     level against a label coarsened to its size (Lee et al. 2015; label: see `coarsen`). A level of
@@ -86,7 +87,7 @@ def combine(logits, label, mask, weights, *, terms=None, options=None, level_wei
       weights: name in `LOSSES` or 'deep_cross_entropy' -> weight, a number or a scalar array.
       terms: names to compute; by default those whose weight is not the plain number 0.
       options: name in `LOSSES` -> its keyword arguments; those of a term that is not computed have
-        nothing to do.
+        no effect.
       level_weights: one number per level, normalised to sum 1; by default 1, 1/2, 1/4, ...
 
     Returns:
@@ -94,8 +95,8 @@ def combine(logits, label, mask, weights, *, terms=None, options=None, level_wei
       `LOSSES` at the finest level.
 
     Raises:
-      ValueError: a term is unknown, lacks its weight or an option, has a weight that would go
-        unused, an option is unknown, no term is left, or the levels do not fit.
+      ValueError: a term is unknown, lacks its weight or an option, or has an unused weight; an
+        option is unknown; no term remains; or the levels do not fit.
     """
     terms, options = _active(weights, terms), options or {}
     _check_options(terms, options)
@@ -108,7 +109,7 @@ def combine(logits, label, mask, weights, *, terms=None, options=None, level_wei
             label, mask = coarsen(label, mask, level.shape)
         values.append({})
         for name in terms:
-            # The finest level's own terms are reported, whatever it weighs.
+            # The finest level's own terms are reported, whatever its weight.
             wanted = index > 0 if name in deep else level_weight or index == 0
             if wanted:
                 term = OF_COARSER[name] if name in deep else LOSSES[name]
@@ -128,7 +129,8 @@ def coarsen(label, mask, shape):
 
     A block of background with an unlabelled voxel could hold foreground there, so it is unlabelled.
     nnU-Net picks the nearest voxel instead; a sheet two voxels thin then loses three quarters of
-    itself at an eighth of the resolution, and a coarse level learns that sheets are full of holes.
+    its voxels at an eighth of the resolution, and a coarse level learns that sheets are full of
+    holes.
 
     Args:
       label, mask: [B, *spatial, C], see `masking.labelled`.
@@ -213,12 +215,13 @@ def _check_levels(terms, count, level_weights):
         )
     if min(level_weights) < 0 or not sum(level_weights):
         raise ValueError(
-            f"loss.level_weights is {tuple(level_weights)}; give numbers from 0 on, and one above."
+            f"loss.level_weights is {tuple(level_weights)}; give numbers of at least 0, one of "
+            "them above 0."
         )
     deep = [name for name in terms if name in OF_COARSER]
     if deep and count == 1:
         raise ValueError(
-            f"Loss term '{deep[0]}' needs coarser logits: switch model.deep_supervision on, or set "
+            f"Loss term '{deep[0]}' needs coarser logits: turn on model.deep_supervision, or set "
             "its weight to 0."
         )
     return level_weights

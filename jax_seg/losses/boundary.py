@@ -44,8 +44,8 @@ def signed_distance(label, mask):
     distance is that to the foreground.
 
     A sample of one class that is labelled throughout is measured from the voxel (-1, 0, …, 0), just
-    outside of its first corner: so does SciPy's transform where nothing is to be found, on which
-    the published values of this loss rest.
+    outside its first corner: so does SciPy's transform where the other class is absent, and
+    the published values of this loss depend on it.
 
     Args:
       label, mask: [B, *spatial, C], any type, see `masking.labelled`.

@@ -4,11 +4,11 @@ import difflib
 import math
 from typing import NamedTuple
 
-SMALLEST = 1e-12  # of what keeps a quotient from 0 / 0
+SMALLEST = 1e-12  # the smallest constant that keeps a quotient from 0 / 0
 
 
 class Field(NamedTuple):
-    """Which option a field of a configuration's loss section is, and between what it may lie."""
+    """The loss option that a configuration field sets, and its limits."""
 
     term: str
     option: str

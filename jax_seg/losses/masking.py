@@ -1,4 +1,4 @@
-"""What a mask means to a loss: an unlabelled voxel counts as if it lay outside the patch.
+"""The meaning of a mask in a loss: an unlabelled voxel counts as outside the patch.
 
 Every loss keeps two promises, so a partly labelled patch trains exactly as its labelled part alone:
 a patch whose mask is a box gives the value of the patch cropped to that box, and a sample without
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 
 def labelled(logits, label, mask):
-    """Cast to float32 and forget what lies under mask 0, so that no gradient reaches it.
+    """Cast to float32 and zero everything under mask 0, so that no gradient reaches it.
 
     Args:
       logits: [B, *spatial, C], any floating type.

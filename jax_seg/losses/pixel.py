@@ -1,4 +1,4 @@
-"""Losses that look at each voxel alone: cross entropy, focal, and two that only see the prediction.
+"""Losses of single voxels: cross entropy, focal, and two that use the prediction alone.
 
 All logarithms are taken of logits, never of probabilities: a voxel that is confidently wrong keeps
 its gradient, where a probability clamped to [1e-7, 1 - 1e-7] loses it beyond logits of ±16.1.
@@ -26,8 +26,8 @@ def variance_floor(target_entropy=0.5, voxels=math.inf):
     """The least value of `variance` that any prediction reaches, to 1e-5.
 
     With n voxels the unbiased variance is at most n / (n - 1) times the mean of (p - 1/2)², which
-    for a given entropy is largest where every voxel is at p or 1 - p, half and half. What is left
-    is one number p. On 128³ voxels the floor is that of a large patch, `VARIANCE_FLOOR`; on two
+    for a given entropy is largest where every voxel is at p or 1 - p, half and half. One
+    number p remains. On 128³ voxels the floor is that of a large patch, `VARIANCE_FLOOR`; on two
     voxels it is 0.637.
 
     Args:
@@ -87,7 +87,7 @@ def variance(logits, label, mask, *, target_entropy=0.5):
 
     Args:
       logits, label, mask: [B, *spatial, C], see `masking.labelled`; the label's values are unused.
-      target_entropy: entropy in nats under which the second part starts, at most log 2.
+      target_entropy: entropy in nats below which the second part applies, at most log 2.
 
     Returns:
       Scalar float32, 0 when no sample has two labelled voxels.
@@ -105,13 +105,13 @@ def variance(logits, label, mask, *, target_entropy=0.5):
 
 
 def entropy(logits, label, mask, *, target_entropy=0.3):
-    """max(0, target - H): a price on certainty (Pereyra et al. 2017), once it passes a target.
+    """max(0, target - H): a penalty on certainty beyond a target (Pereyra et al. 2017).
 
     H is the binary entropy in nats, mean over the labelled voxels.
 
     Args:
       logits, label, mask: [B, *spatial, C], see `masking.labelled`; the label's values are unused.
-      target_entropy: entropy in nats under which the price starts, at most log 2.
+      target_entropy: entropy in nats below which the penalty applies, at most log 2.
 
     Returns:
       Scalar float32, 0 when no voxel is labelled.

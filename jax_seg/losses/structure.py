@@ -1,7 +1,6 @@
 """Losses of object detection in images: the structure loss, soft IoU and edges.
 
-All look at logits [B, *spatial, C]; what lies under mask 0 counts as lying outside the image
-(`masking`).
+All take logits [B, *spatial, C]; pixels under mask 0 count as outside the image (`masking`).
 """
 
 import jax
@@ -12,7 +11,7 @@ from optax.losses import sigmoid_binary_cross_entropy
 from jax_seg.losses.masking import labelled, mean_over_samples, mean_over_voxels, spatial_sum
 
 WINDOW = 31
-"""Side in pixels of the window that tells an object's border from its inside."""
+"""Side in pixels of the window that separates an object's border from its inside."""
 
 
 def structure(logits, label, mask):
@@ -23,7 +22,7 @@ def structure(logits, label, mask):
 
         Σ w·CE / Σ w   +   1 - (Σ w·p·l + 1) / (Σ w·(p + l - p·l) + 1)
 
-    The window counts what lies outside the image as background, as the field's programs do.
+    The window counts pixels outside the image as background, as the field's programs do.
 
     Args:
       logits, label, mask: [B, *spatial, C], see `masking.labelled`.

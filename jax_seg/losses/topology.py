@@ -1,7 +1,7 @@
 """Losses on the shape of the foreground: its skeleton and its connections.
 
-All are built of two filters over the nearest neighbours, erosion and dilation, in which unlabelled
-voxels take no part.
+All are built from two filters over the nearest neighbours, erosion and dilation, which ignore
+unlabelled voxels.
 """
 
 from functools import partial, reduce
@@ -80,7 +80,7 @@ def skeleton(x, mask, iterations=3):
 
     With x_0 = x, x_k+1 = erode(x_k) and δ_k = relu(x_k - dilate(x_k+1)) it is 1 - Π (1 - δ_k): the
     paper's s ← s + relu(δ - sδ), as one product. Parts thicker than 2 (`iterations` + 1) voxels
-    are not worn down to their middle and have no skeleton there.
+    are not eroded to their middle and have no skeleton there.
 
     Args:
       x: [B, *spatial, C], values in [0, 1], any signed type.
@@ -128,11 +128,12 @@ def _cross(ndim):
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _largest(x, offsets):
-    """Largest of x[i + offset]; values are at least -1, which is also what lies outside.
+    """Largest of x[i + offset]; values are at least -1, which is also the value outside.
 
     Its own gradient rule, because that of `reduce_window` scatters and that of nested `maximum`
     keeps floats for every neighbour, both about six times slower on a CPU in the skeleton of 64³:
-    here one byte a voxel says which neighbour won. Ties go to the first offset, the voxel itself.
+    here one byte per voxel records the winning neighbour. Ties go to the first offset, the voxel
+    itself.
     """
     return reduce(jnp.maximum, _shifted(x, offsets, -1))
 

@@ -1,4 +1,4 @@
-"""Class balance: foreground predicted against labelled, and what a constant answer would score."""
+"""Class balance: predicted against labelled foreground, and the scores of constant predictors."""
 
 import numpy as np
 
@@ -6,28 +6,28 @@ from jax_seg.metrics.segmentation import Confusion, scores
 
 CONSTANTS = {"all_foreground": "foreground everywhere", "all_background": "background everywhere"}
 SHOWN = {"dice": "Dice", "iou": "IoU", "accuracy": "accuracy", "score": "competition"}
-"""Scores that stand beside those of the constants."""
+"""Scores compared with those of the constants."""
 DECISIVE = ("dice", "iou", "score")
-"""Of these, those by which a model may be called no better than a constant.
+"""The scores by which a model may be called no better than a constant.
 
-Accuracy is not: where foreground is rare, background everywhere comes near to 1 and finds nothing.
+Accuracy is not one: where foreground is rare, background everywhere scores near 1.
 """
 
 
 def require_target(target, name):
-    """Raise a ValueError that names the flag or field unless `target` is two rising shares."""
+    """Raise a ValueError that names the flag or field unless `target` is two increasing shares."""
     if len(target) != 2 or not 0 <= target[0] <= target[1] <= 1:
         raise ValueError(
-            f"{name} is {' '.join(map(str, target))}; give two rising shares in [0, 1]."
+            f"{name} is {' '.join(map(str, target))}; give two increasing shares in [0, 1]."
         )
 
 
 def class_balance(counts, target=None, bins=10, competition=None, noun="volume"):
-    """How much foreground is predicted, how much is labelled, and whether a constant does as well.
+    """Compare predicted with labelled foreground, and the model with constant predictors.
 
     Args:
       counts: {volume id: Confusion}, of at least one volume.
-      target: (lowest, highest) share of background to aim at; None takes the labels' own share for
+      target: (lowest, highest) share of background to aim at; None uses the labels' own share as
         the reference.
       bins: of the histograms, equal parts of [0, 1].
       competition: {'model', 'all_foreground', 'all_background': mean competition score}, or None.
@@ -44,8 +44,8 @@ def class_balance(counts, target=None, bins=10, competition=None, noun="volume")
     """
     volumes = {name: _shares(c, target) for name, c in counts.items()}
     compared = constant_scores(counts.values())
-    for answer, value in (competition or {}).items():
-        compared["mean"][answer]["score"] = value
+    for predictor, value in (competition or {}).items():
+        compared["mean"][predictor]["score"] = value
     found = {
         "volumes": volumes,
         "pooled": _shares(sum(counts.values()), target),
@@ -54,12 +54,14 @@ def class_balance(counts, target=None, bins=10, competition=None, noun="volume")
         "constants": compared,
         "better_than_constants": not any(_lost(compared)),
     }
-    said = remarks(found, noun)
-    return found | {"remarks": [*said["amount"], *said["target"], *said["constants"]]}
+    sentences = remarks(found, noun)
+    return found | {
+        "remarks": [*sentences["amount"], *sentences["target"], *sentences["constants"]]
+    }
 
 
 def constant_scores(counts):
-    """Overlap scores of the model and of the two predictors that look at nothing.
+    """Overlap scores of the model and of the two constant predictors.
 
     Args:
       counts: iterable of Confusion, one per volume.
@@ -68,7 +70,7 @@ def constant_scores(counts):
       {'pooled' and 'mean': {'model', 'all_foreground' and 'all_background': dict of `scores`}}.
     """
     counts = list(counts)
-    answers = {
+    predictors = {
         "model": counts,
         "all_foreground": [
             Confusion(c.true_positive + c.false_negative, c.false_positive + c.true_negative, 0, 0)
@@ -80,8 +82,8 @@ def constant_scores(counts):
         ],
     }
     return {
-        "pooled": {name: scores(sum(answer)) for name, answer in answers.items()},
-        "mean": {name: _mean([scores(c) for c in answer]) for name, answer in answers.items()},
+        "pooled": {name: scores(sum(each)) for name, each in predictors.items()},
+        "mean": {name: _mean([scores(c) for c in each]) for name, each in predictors.items()},
     }
 
 
@@ -134,11 +136,11 @@ def _on_amount(volumes, pooled, noun):
         f"{100 * pooled['predicted']:.2f} % predicted, {100 * pooled['labelled']:.2f} % labelled"
     )
     worst = max(volumes, key=lambda name: abs(volumes[name]["over_estimation"]))
-    furthest = f"furthest off is {worst}, by {volumes[worst]['over_estimation']:+.2f}"
+    largest = f"largest error {volumes[worst]['over_estimation']:+.2f} ({worst})"
     direction = "over" if points >= 0 else "under"
     return (
         f"Foreground is {direction}-estimated by {abs(points):.2f} percentage points ({sides}) on "
-        f"{_count(len(volumes), noun)}; {furthest}."
+        f"{_count(len(volumes), noun)}; {largest}."
     )
 
 
@@ -159,16 +161,16 @@ def _on_target(found, noun):
 
 def _lost(compared):
     """(pooled or mean, key of DECISIVE, best constant) for each score that a constant reaches."""
-    for kind, answers in compared.items():
+    for kind, predictors in compared.items():
         for key in DECISIVE:
-            if key in answers["model"]:
-                best = _best_constant(answers, key)
-                if answers["model"][key] <= answers[best][key]:
+            if key in predictors["model"]:
+                best = _best_constant(predictors, key)
+                if predictors["model"][key] <= predictors[best][key]:
                     yield kind, key, best
 
 
-def _best_constant(answers, key):
-    return max(CONSTANTS, key=lambda constant: answers[constant][key])
+def _best_constant(predictors, key):
+    return max(CONSTANTS, key=lambda constant: predictors[constant][key])
 
 
 def _on_constants(compared, volumes, noun):
@@ -181,7 +183,7 @@ def _on_constants(compared, volumes, noun):
     judged = [SHOWN[key] for key in DECISIVE if key in compared["mean"]["model"]]
     return lost or [
         "The model is better than both constant predictors in "
-        f"{', '.join(judged)}, pooled and in the mean over {noun}s.",
+        f"{', '.join(judged)}, pooled and averaged over {noun}s.",
         *_on_accuracy(compared["pooled"]),
     ]
 
@@ -194,10 +196,10 @@ def _why(kind, best, volumes, noun):
     return f" (without labelled foreground: {empty} of {_count(len(volumes), noun)})"
 
 
-def _on_accuracy(answers):
-    """No verdict, a warning: where one class is rare, the constant of the other scores high."""
-    best = _best_constant(answers, "accuracy")
-    model, constant = answers["model"]["accuracy"], answers[best]["accuracy"]
+def _on_accuracy(predictors):
+    """A warning, not a verdict: where one class is rare, the other's constant scores high."""
+    best = _best_constant(predictors, "accuracy")
+    model, constant = predictors["model"]["accuracy"], predictors[best]["accuracy"]
     if model > constant:
         return []
     kind = CONSTANTS[best].split()[0]

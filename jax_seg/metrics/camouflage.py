@@ -20,14 +20,14 @@ COLUMNS = {
 """Scores of `summary`, and their headings."""
 ALL = "all"
 UNNAMED = "–"
-"""Super-class of images whose names tell none."""
+"""Super-class of images whose names give none."""
 
 
 def require_evaluator():
     """Raise ValueError where pysodmetrics is not installed."""
     if importlib.util.find_spec("py_sod_metrics") is None:
         raise ValueError(
-            "Images are judged by the package pysodmetrics, which is not installed: pip install "
+            "Scoring images needs the package pysodmetrics, which is not installed: pip install "
             "-c constraints.txt -e '.[images]'."
         )
 
@@ -46,7 +46,7 @@ def image_scores(prediction, mask):
       the threshold 1/2; without an object neither is defined.
 
     Raises:
-      ValueError: the shapes differ or the types are others.
+      ValueError: the shapes differ or a type is wrong.
     """
     import py_sod_metrics  # of the extra 'images'
 
@@ -124,8 +124,8 @@ def by_super_class(scores, super_classes):
     """
     if len(scores) != len(super_classes):
         raise ValueError(
-            f"There are {len(scores)} scores and {len(super_classes)} super-classes; give one of "
-            "each per image."
+            f"There are {len(scores)} scores and {len(super_classes)} super-classes; give one "
+            f"super-class per score."
         )
     groups = {}
     for name in sorted(set(super_classes)):

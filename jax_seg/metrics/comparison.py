@@ -32,7 +32,7 @@ def interval(values, seed=0):
     """95 % interval of a mean over volumes, by the percentile bootstrap.
 
     Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13. Of very few volumes
-    it is too narrow, because no resample leaves their range.
+    it is too narrow, because no resample goes beyond their range.
 
     Args:
       values: [volumes] scores.
@@ -62,8 +62,8 @@ def compare(first, second, seed=0):
 
     The interval is the paired bootstrap of the mean difference. The p-value is that of the
     sign-flip permutation test (Good 2005, "Permutation, parametric and bootstrap tests", 3.2.1):
-    were the models equal, each volume's difference might as well have the other sign. It is exact
-    up to EXACT volumes, beyond which RESAMPLES random signs stand in for all.
+    were the models equal, each volume's difference could equally have the other sign. It is exact
+    up to EXACT volumes, beyond which RESAMPLES random sign vectors are drawn.
 
     Args:
       first, second: [volumes] scores, in the same order.
@@ -99,10 +99,10 @@ def adjusted(p_values):
 
 
 def verdict(first, second, found, p_value, *, higher_is_better=True, pairs=1, noun="volume"):
-    """Say in one sentence which of two models is better.
+    """State in one sentence which of two models is better.
 
     The sign-flip test decides, since it is right for any number of volumes, at a p-value of
-    SIGNIFICANT; where the interval holds 0 all the same, nothing is claimed.
+    SIGNIFICANT; if the interval contains 0 nevertheless, no difference is claimed.
 
     Args:
       first, second: names.
@@ -127,7 +127,7 @@ def verdict(first, second, found, p_value, *, higher_is_better=True, pairs=1, no
         needed = int(np.ceil(1 - np.log2(SIGNIFICANT / pairs)))
         reason += (
             f"; with {_count(found.volumes, noun)} no p-value can be below {number(reachable)}: "
-            f"score at least {needed} to tell models apart"
+            f"score at least {needed} to distinguish the models"
         )
     return (
         f"{first} and {second} are not distinguishable on {_count(found.volumes, noun)}: {second} "

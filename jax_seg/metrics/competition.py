@@ -1,4 +1,4 @@
-"""The competition's score of one volume, the official program's to the last digit."""
+"""The competition's score of one volume, identical to the official program's to the last digit."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ def toposcore(counts):
     """Weighted mean over the dimensions of F1 = 2 matched / (predicted + labelled).
 
     Where the label has no feature F1 is 0.5 / (predicted + 0.5), and a dimension without any
-    feature in either mask is left out; 1 if all are.
+    feature in either mask is skipped; 1 if all are.
 
     Args:
       counts: [3, 3] matched, predicted and labelled features of each dimension.

@@ -30,12 +30,12 @@ def add_sums(echelon, terms, start):
     """Reduce sums by those of an Echelon and by one another.
 
     Args:
-      echelon: Echelon over N generators; it stays as it is.
+      echelon: Echelon over N generators; it is not changed.
       terms: generators 0 to N - 1 of the sums, one after the other; a pair of equal ones cancels.
       start: [S + 1] where each sum begins in `terms`.
 
     Returns:
-      Echelon with the sums of `echelon` and what is independent of them.
+      Echelon with the sums of `echelon` and those independent of them.
     """
     return Echelon(*_eliminate(*echelon, terms, start))
 
@@ -44,8 +44,8 @@ def add_sums(echelon, terms, start):
 def _eliminate(owner, terms, start, more_terms, more_start):
     """`add_sums` on the arrays of an Echelon.
 
-    The sum in work is a row of bits, with a second row that tells which words of the first are not
-    zero: sums are short and generators many, and the last generator is asked for at every step.
+    The current sum is a row of bits, with a second row that marks the nonzero words of the first:
+    sums are short, generators are many, and every step needs the last generator.
     """
     owner = owner.copy()
     stored, begin = list(terms), list(start)
@@ -71,7 +71,7 @@ def _eliminate(owner, terms, start, more_terms, more_start):
 
 @jit
 def _flip(bits, used, generator):
-    """Add a generator to the sum in `bits`, or take it out."""
+    """Add a generator to the sum in `bits`, or remove it."""
     word = generator // 64
     bits[word] ^= np.uint64(1) << np.uint64(generator % 64)
     mark = np.uint64(1) << np.uint64(word % 64)

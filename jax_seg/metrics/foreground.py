@@ -1,4 +1,4 @@
-"""What overlap does not see: holes in thin sheets, distance between surfaces, topology."""
+"""What overlap scores miss: holes in thin sheets, distance between surfaces, topology."""
 
 import edt
 import numpy as np

@@ -1,6 +1,6 @@
 """Loops of a mask: the edges outside a spanning forest, and the relations that squares put on them.
 
-The working part of `betti_matching`, which says what is computed and why. A mask is a cubical
+The core of `betti_matching`, which explains what is computed and why. A mask is a cubical
 complex with its foreground voxels as vertices, numbered in raster order; an edge or a square
 belongs to its lowest voxel. Chains are modulo two. An axis of length 1 comes before longer ones.
 """
@@ -15,7 +15,7 @@ ABSENT, TREE = -1, 0
 
 
 class Loops(NamedTuple):
-    """Generators of H_1 of a mask, and what is still to be solved among them.
+    """Generators of H_1 of a mask, and the relations still to be solved among them.
 
     Attributes:
       number: [D, H, W] number of a foreground voxel, -1 in the background.
@@ -103,7 +103,7 @@ def find(parent, i):
 
 @jit
 def join(parent, i, j):
-    """Unite two sets under the smaller representative; whether they were apart."""
+    """Unite two sets under the smaller representative; returns whether they were separate."""
     i, j = find(parent, i), find(parent, j)
     parent[max(i, j)] = min(i, j)
     return i != j
@@ -129,7 +129,7 @@ def _edges(number, voxels):
 
 @jit
 def _forest(voxels, place, upper):
-    """Kruskal's forest of the edges as they come: `component`, `edge` and `place` of Loops."""
+    """Kruskal's forest of the edges in their order: `component`, `edge` and `place` of Loops."""
     component = np.arange(voxels)
     edge = np.full((voxels, 3), ABSENT, np.int32)
     outside = np.full(len(place) + 1, ABSENT, np.int64)
@@ -148,9 +148,9 @@ def _forest(voxels, place, upper):
 
 @jit
 def _relate(number, voxels, edge, edges):
-    """Let every square relate its edges, solving what has one or two unknowns.
+    """Let every square relate its edges, and solve relations with one or two unknowns.
 
-    The face of a cube with the highest z follows from the other five, so it is left out.
+    The face of a cube with the highest z follows from the other five, so it is skipped.
 
     Returns:
       same: [edges] the first edge that an edge equals, 0 for zero.

@@ -40,8 +40,8 @@ def confusion(prediction, label):
     """Count agreement and disagreement over the labelled voxels.
 
     Args:
-      prediction: array of any shape, bool or integer, 1 foreground and 0 background; it is not
-        read where the label is MASKED.
+      prediction: array of any shape, bool or integer, 1 foreground and 0 background; it is
+        ignored where the label is MASKED.
       label: array of that shape, encoded as in `ops.classes`.
 
     Returns:
@@ -66,7 +66,7 @@ def scores(counts):
 
     Dice is 2TP / (2TP + FP + FN), IoU is TP / (TP + FP + FN), precision TP / (TP + FP), recall
     TP / (TP + FN). A score whose denominator is zero is 1 where prediction and label are both
-    empty, which is a perfect answer, and 0 otherwise, so no mistake is ever rewarded.
+    empty, which is a perfect prediction, and 0 otherwise, so no mistake is ever rewarded.
 
     Args:
       counts: Confusion, of one volume or summed over many.
@@ -79,9 +79,7 @@ def scores(counts):
       ValueError: no voxel is labelled.
     """
     if not counts.labelled:
-        raise ValueError(
-            "No voxel is labelled, so there is nothing to score; leave the volume out."
-        )
+        raise ValueError("No voxel is labelled, so there is nothing to score; exclude the volume.")
     both, predicted = counts.true_positive, counts.true_positive + counts.false_positive
     foreground = counts.true_positive + counts.false_negative
     empty_score = float(predicted == 0 and foreground == 0)
@@ -103,7 +101,7 @@ def scores(counts):
 def require_comparable(prediction, label):
     """Raise a ValueError where the shapes differ, or the label is not encoded as in `ops.classes`.
 
-    A label as its file holds it would be scored in silence, its unlabeled voxels as background.
+    A raw label would be scored silently, its unlabeled voxels as background.
     """
     require_same_shape(prediction, label)
     known = sum(np.count_nonzero(label == value) for value in (BACKGROUND, FOREGROUND, MASKED))

@@ -49,7 +49,7 @@ def surface_areas():
     """Area of the surface through each of the 256 neighbourhoods of 2³ voxels.
 
     Bit 7 - (4i + 2j + k) of a code is voxel [i, j, k]. The surface is that of Lorensen and Cline
-    1987, vertices at mid-edge, whose fifteen cases do not tell foreground from background: a
+    1987, vertices at mid-edge, whose fifteen cases do not distinguish foreground from background: a
     neighbourhood with more than four foreground voxels has the surface of its complement.
 
     Returns:

@@ -1,8 +1,8 @@
 """Every threshold at once: sweeps, hysteresis and calibration, from counts taken in one pass.
 
 Probabilities are saved as float16, of which there are 15361 from 0 to 1, in the order of their
-bits. So the number of voxels of each one is a table that answers every threshold exactly; it adds
-up over volumes. Probabilities of float32 are rounded to float16 first, by 0.00025 at most.
+bits. So a table of the number of voxels of each gives every threshold's counts exactly; tables
+add up over volumes. Probabilities of float32 are rounded to float16 first, by 0.00025 at most.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ def count(probability, label):
 
     Raises:
       ValueError: the shapes differ, the label is not encoded, no voxel is labelled, or a value is
-        no probability.
+        not a probability.
     """
     probability, label = _checked(probability, label)
     table = np.zeros(2 * len(VALUES), np.int64)
@@ -117,7 +117,7 @@ def calibration(counts, bins=15):
       bins: number of bins.
 
     Returns:
-      {'bins': [{'low', 'high', 'voxels', 'probability', 'foreground'}], the empty ones left out,
+      {'bins': [{'low', 'high', 'voxels', 'probability', 'foreground'}], without the empty ones,
       'expected_calibration_error': …}.
     """
     bin_of = np.searchsorted(np.arange(1, bins) / bins, VALUES, side="left")
@@ -159,5 +159,5 @@ def _checked(probability, label):
     require_comparable(probability, label)
     require_probabilities(probability)
     if not (label != MASKED).any():
-        raise ValueError("No voxel is labelled, so nothing can be scored: leave the volume out.")
+        raise ValueError("No voxel is labelled, so nothing can be scored: exclude the volume.")
     return np.abs(probability.astype(np.float16)), label

@@ -1,7 +1,7 @@
 """The networks by name. A new one is a file here, with a `Model`, and an entry in this table.
 
 `Model(**fields).apply(variables, x, train=…)` gives logits, or a tuple of them, finest first; a
-network with gates gives the pair of that and a dict of what its gates say. A network with batch
+network with gates returns those and a dict of its gates' outputs. A network with batch
 norm has `batch_momentum`, the share of the running statistics that an update keeps.
 """
 
@@ -22,7 +22,7 @@ def build(name, **fields):
 
 
 def check_fields(fields, shape):
-    """Refuse a network that does not fit the samples of a run, or has more than its one logit.
+    """Reject a network that does not fit the samples of a run, or has more than one logit.
 
     Args:
       fields: of a network, those that it has.

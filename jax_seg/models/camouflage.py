@@ -1,8 +1,8 @@
 """A detector of camouflaged objects: EdgeNeXt, attention and experts at each level, a decoder.
 
 At each of four levels, at strides 4 to 32, squeeze and excitation scales the channels, a spatial
-gate the pixels, and a mixture of experts adds what its gate chose. The decoder goes from coarse to
-fine like a U-Net's; under deep supervision each of its levels has logits of its own.
+gate the pixels, and a mixture of experts adds the results that its gate chose. The decoder goes
+from coarse to fine like a U-Net's; under deep supervision each of its levels has logits of its own.
 """
 
 import math
@@ -32,7 +32,7 @@ class Model(nn.Module):
     Images of any size: the bottom and right borders are repeated up to a multiple of 32, and the
     logits cropped.
 
-    30,954,585 parameters as it stands. `apply(variables, x, train=True, mutable=['batch_stats'],
+    30,954,585 parameters by default. `apply(variables, x, train=True, mutable=['batch_stats'],
     rngs={'dropout': key})` also returns the new running statistics of batch norm.
 
     Attributes:
@@ -123,7 +123,7 @@ class Model(nn.Module):
             raise ValueError(f"model.dims is {self.dims}; make each a multiple of 8.")
         if self.last_features < 2 or self.last_features % 2:
             raise ValueError(
-                f"model.last_features is {self.last_features}; give an even number from 2 on."
+                f"model.last_features is {self.last_features}; give an even number of at least 2."
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout is {self.dropout}; set it in [0, 1).")
@@ -164,7 +164,7 @@ def with_encoder(params, encoder):
         differing = sorted(n for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n))
         name = differing[0]
         raise ValueError(
-            f"The pretrained encoder is of another size than the detector's: {name} has shape "
+            f"The pretrained encoder differs in size from the detector's: {name} has shape "
             f"{theirs.get(name, 'missing')} and should have {ours.get(name, 'none')}; set "
             "model.depths, model.dims and model.heads to the encoder's."
         )

@@ -68,8 +68,9 @@ class Model(nn.Module):
       kernel_sizes: sides of the convolution blocks' kernels, odd.
       scales: groups of channels in an SDTA block, at least 2; the first is not used.
       num_classes: of the classifier; 0 for none.
-      layer_scale: what the factors on a block's results start from. The published 1e-6 keeps deep
-        networks stable through hundreds of epochs; a small one that has few begins faster at 1.
+      layer_scale: the initial factors on a block's results. The published 1e-6 keeps deep
+        networks stable through hundreds of epochs; a small network trained for few starts faster at
+        1.
       dtype: compute type, 'float32' or 'bfloat16'; parameters, norms, attention and logits are
         float32.
     """

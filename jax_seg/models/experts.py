@@ -1,9 +1,9 @@
 """A mixture of experts on a feature map: one decision per image, static shapes.
 
 A gate looks at the image's mean features, chooses `active` of the experts and weighs their results.
-Every expert computes every image, and a weight of zero drops what was not chosen: shapes do not
-depend on the choice, a batch compiles once and stays sharded over devices. The price is the
-experts that were computed and not used.
+Every expert computes every image, and a weight of zero drops the others: shapes do not depend
+on the choice, a batch compiles once and stays sharded over devices. The cost is the experts that
+are computed but not used.
 
 Each expert is x + f(x), and the weights of an image sum to 1, so the mixture is x + Σ w_e f_e(x).
 """
@@ -18,7 +18,7 @@ from jax_seg.ops.depthwise import depthwise
 
 
 class Mixture(nn.Module):
-    """x [B, H, W, C] -> (y [B, H, W, C], gate): the experts' results, and what the gate said.
+    """x [B, H, W, C] -> (y [B, H, W, C], gate): the experts' results, and the gate's statistics.
 
     `gate` is a dict: 'losses' of `gate_losses`, 'expert_use' [experts], the share of the batch's
     choices that fell on each expert, and 'gate_entropy', the mean over the batch of the entropy in
@@ -38,7 +38,7 @@ class Mixture(nn.Module):
 
     @nn.compact
     def __call__(self, x_BHWC, train=False):
-        """(y, gate); ValueError for unknown experts or a number of active ones that cannot be."""
+        """(y, gate); ValueError for unknown experts or an impossible number of active ones."""
         if unknown := sorted(set(self.experts) - EXPERTS.keys()):
             raise ValueError(
                 f"model.experts names {', '.join(unknown)}; choose from {', '.join(EXPERTS)}."
@@ -82,7 +82,7 @@ def choose(gate_BE, active):
 
 
 def gate_losses(gate_BE, weights_BE, chosen_BE):
-    """What keeps the gate from always choosing the same experts.
+    """Losses that keep the gate from always choosing the same experts.
 
     Args:
       gate_BE: [B, experts] float32, the gate's logits.

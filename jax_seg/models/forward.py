@@ -1,14 +1,14 @@
-"""How any network is called."""
+"""Call any network in the same way."""
 
 
 def forward(model, variables, image, key=None):
-    """Run a network as one contract, whatever it returns.
+    """Run a network and return its outputs in one form.
 
     Args:
       model: see `jax_seg.models`.
       variables: 'params' and 'batch_stats'.
       image: [B, *spatial, C] float32, normalised.
-      key: of dropout; with it the network runs as in training.
+      key: of dropout; with a key the network runs in training mode.
 
     Returns:
       (logits, gates, batch_stats): logits [B, *spatial, 1] or a tuple of them; gates a dict, empty

@@ -48,8 +48,8 @@ class ConvInstanceNorm(nn.Module):
         initialiser = uniform(prod(size) * channels)
         kernel = self.param("kernel", initialiser, (*size, channels, self.features))
         # The norm subtracts each channel's mean, and with it any constant, so adding the bias would
-        # be a pass over memory for nothing. It stays a parameter: the network is the published
-        # one, count for count, and weights that come from it stay whole.
+        # waste a pass over memory. It stays a parameter: the network has the published parameter
+        # count, and imported weights stay complete.
         self.param("bias", initialiser, (self.features,))
         x_BDHWK = conv(x_BDHWC.astype(self.dtype), kernel.astype(self.dtype))
         return instance_norm_leaky_relu(x_BDHWK, slope=0.01, epsilon=1e-5)
@@ -103,11 +103,11 @@ class Upsample(nn.Module):
 
 
 def pointwise(features, fan_in, name, foreground_prior=0.5):
-    """1×1(×1) convolution with bias, in float32: logits keep their digits under bfloat16.
+    """1×1(×1) convolution with bias, in float32: logits keep their precision under bfloat16.
 
     The bias starts around the log odds of `foreground_prior` (Lin et al. 2017, "Focal loss",
     §4.1): where foreground is rare, the first epochs are not spent on learning that it is.
-    ValueError where that is no probability in (0, 1).
+    ValueError unless it is in (0, 1).
     """
     if not 0 < foreground_prior < 1:
         raise ValueError(

@@ -22,15 +22,15 @@ class Model(nn.Module):
       in_channels: channels of the input.
       out_channels: channels of the logits.
       dimensions: 3 for [B, D, H, W, C], 2 for [B, H, W, C].
-      planar_levels: number of finest levels that leave depth alone: kernels 1×3×3, pooling and
+      planar_levels: number of finest levels that do not change depth: kernels 1×3×3, pooling and
         upsampling 1×2×2, as nnU-Net plans for voxels that are deeper than wide (Isensee et al.
         2021). One such level for each factor of 2 between the spacings, at most `poolings`.
       dtype: compute type, 'float32' or 'bfloat16'; parameters, norms and logits are float32.
       deep_supervision: number of extra heads, on the decoder levels 1/2, 1/4, … of the input's
         size; when positive the result is a tuple of logits, finest first.
       foreground_prior: share of foreground that the first logits express, `layers.pointwise`.
-      rematerialise: keep only the input of each level for the backward pass and compute the level
-        again: less memory for about a third more computation (Chen et al. 2016).
+      rematerialise: keep only the input of each level for the backward pass and recompute the
+        level: less memory for about a third more computation (Chen et al. 2016).
     """
 
     filters: int = 32

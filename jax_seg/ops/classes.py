@@ -1,8 +1,8 @@
-"""What the voxels of an encoded label are.
+"""The classes of an encoded label.
 
-Label *files* have values of their own; `data/labels.py` turns them into these. Classes count from
-0 upwards, so that the value of what has no class stays free of them.
+Label *files* have values of their own; `data/labels.py` turns them into these. Classes count up
+from 0, so they never reach the value of voxels without a class.
 """
 
 BACKGROUND, FOREGROUND = 0, 1
-MASKED = 255  # unlabeled, or outside of the volume: no part of losses, sampling and scores
+MASKED = 255  # unlabeled or outside the volume: excluded from losses, sampling and scores

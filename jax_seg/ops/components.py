@@ -10,7 +10,7 @@ def connected(mask, connectivity=26):
     """Number of the component of each voxel, 0 in the background; 6-, 18- or 26-connected.
 
     Where nearly every other voxel of a small mask is a component of its own, cc3d reserves too few
-    numbers, unless there is background behind.
+    numbers, unless background follows.
     """
     try:
         return cc3d.connected_components(mask, connectivity=connectivity)

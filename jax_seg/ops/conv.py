@@ -2,8 +2,8 @@
 
 XLA's own 3-D convolution reaches a fraction of a CPU's matrix-product speed, and its gradient with
 respect to the kernel less. Accelerators have good ones. So the form is chosen when the program is
-lowered, and one traced program runs everywhere. Which form is fastest for which shape was measured:
-`python -m benchmarks.conv`, figures in BUILD.md.
+lowered, and one traced program runs everywhere. The fastest form for each shape was measured with
+`python -m benchmarks.conv`; results are in BUILD.md.
 """
 
 import functools

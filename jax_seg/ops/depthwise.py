@@ -1,9 +1,9 @@
 """Depthwise convolution, one kernel per channel: the platform's own, or on a CPU a sum of shifts.
 
 XLA's grouped convolution on a CPU handles one channel after the other. A depthwise convolution has
-as many products as kernel entries and no sum over channels, so nine to eighty-one shifted copies of
-the image, each times a vector, is all there is, and XLA fuses them into one vectorised loop: 5 to
-50 times as fast, figures in BUILD.md.
+as many products as kernel entries and no sum over channels, so it is a sum of nine to eighty-one
+shifted copies of the image, each times a vector, which XLA fuses into one vectorised loop: 5 to 50
+times as fast, see BUILD.md.
 """
 
 import jax

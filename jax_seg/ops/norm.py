@@ -15,8 +15,8 @@ def instance_norm_leaky_relu(x, slope=0.01, epsilon=1e-5):
     """leaky_relu((x - mean) / sqrt(variance + epsilon)), mean and variance over the spatial axes.
 
     No affine parameters (Ulyanov et al. 2016, eq. 2); biased variance, of the deviations from the
-    mean, so that a large mean costs no digits. Statistics are float32. The backward pass needs the
-    output alone, which the next layer keeps anyway, and not `x`: the function is inverted.
+    mean, so that a large mean costs no precision. Statistics are float32. The backward pass needs
+    the output alone, which the next layer keeps anyway, and not `x`: the function is inverted.
 
     Args:
       x: [B, *spatial, C].

@@ -4,7 +4,7 @@ Along one axis, F(m, 3) makes m outputs from m + 2 inputs with m + 2 multiplicat
 
     y = A [(G g) · (B d)]        A [m, m+2], G [m+2, 3], B [m+2, m+2]
 
-In three dimensions the transforms nest, and what is left between them is one matrix product
+In three dimensions the transforms nest, and between them remains one matrix product
 [tiles, C] x [C, K] per transformed position. F(4³, 3³) multiplies 8 times less than the direct
 form, and the 216/64 = 3.4 values that it keeps per voxel and channel are fewer than the 27 (or,
 slice by slice, 9) of a patch matrix. A block of tiles is transformed, multiplied and transformed

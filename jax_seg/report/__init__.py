@@ -1,1 +1,1 @@
-"""Pictures, and the HTML page of one run or several."""
+"""Figures, and the HTML report on one or more runs."""

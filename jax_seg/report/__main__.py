@@ -1,4 +1,4 @@
-"""Write a report on one run or several as a page that opens anywhere.
+"""Write a report on one or more runs as a self-contained HTML page.
 
 python -m jax_seg.report WORKDIR [WORKDIR…] [--output report.html]
 """
@@ -19,9 +19,11 @@ def main(argv=None):
         prog=program("report"),
         description="Report on one training run, or several side by side, in one HTML file.",
     )
-    parser.add_argument("workdirs", metavar="WORKDIR", nargs="+", type=Path, help="of a run")
+    parser.add_argument("workdirs", metavar="WORKDIR", nargs="+", type=Path, help="folder of a run")
     parser.add_argument(
-        "--output", type=Path, help="HTML file; by default WORKDIR/report.html of the first run"
+        "--output",
+        type=Path,
+        help="HTML file to write (default: report.html in the first WORKDIR)",
     )
     arguments = parser.parse_args(argv)
     output = arguments.output or arguments.workdirs[0] / "report.html"

@@ -1,15 +1,15 @@
-// Draws the charts that jax_seg/report/charts.py describes, as SVG with a read-out under the pointer.
+// Draws the charts that jax_seg/report/charts.py describes, as SVG with values shown under the pointer.
 "use strict";
 
 const SIZE = { width: 360, height: 236, left: 66, right: 12, top: 10, bottom: 42 };
 const LANE = 13; // height of a row of marks above the plot
-const MARKS = { // an icon in a square of 10, centred on the origin, and what it stands for
-  restart: ["M-4.2 0a4.2 4.2 0 1 0 8.4 0a4.2 4.2 0 1 0-8.4 0z", "restart of the learning rate"],
+const MARKS = { // an icon in a square of 10, centred on the origin, and its meaning
+  restart: ["M-4.2 0a4.2 4.2 0 1 0 8.4 0a4.2 4.2 0 1 0-8.4 0z", "learning-rate restart"],
   intervention: ["M0-5 5 4h-10z", "intervention"],
   rollback: ["M-5 0 4-5v10z", "rollback"],
   substantial_progress: ["M0-5 5 4h-10zM0-2-2.4 2.6h4.8z", "plateau without intervention"],
-  stage: ["M0-5 5 0 0 5-5 0z", "a stage begins"],
-  swa: ["M-4.5-4.5h9v3h-9zm0 6h9v3h-9z", "start of weight averaging"],
+  stage: ["M0-5 5 0 0 5-5 0z", "stage starts"],
+  swa: ["M-4.5-4.5h9v3h-9zm0 6h9v3h-9z", "weight averaging starts"],
   early_stop: ["M-4-4h8v8h-8z", "early stop"],
   used: ["M-4-4 0 4 4-4z", "threshold in use"],
 };
@@ -63,7 +63,7 @@ function logTicks(low, high) {
   return ticks;
 }
 
-// A map from data to pixels, with its ticks, for all values that are to be seen.
+// A map from data to pixels, with its ticks, for all visible values.
 function makeScale(values, axis, from, to, wanted) {
   const finite = values.filter((v) => v !== null && Number.isFinite(v) && (!axis.log || v > 0));
   let low = axis.min ?? Math.min(...finite);
@@ -353,7 +353,7 @@ function drawChart(place, chart) {
   place.append(html("figcaption", {}, chart.title), drawing, legend);
 }
 
-// What the icons above the charts of a group stand for.
+// The key to the icons above a group's charts.
 function drawKey(place, charts) {
   const kinds = new Set(charts.flatMap((chart) => (chart.marks ?? []).map((mark) => mark.kind)));
   for (const kind of Object.keys(MARKS).filter((k) => kinds.has(k))) {

@@ -1,8 +1,8 @@
-"""What the page's charts show, as JSON types; `charts.js` draws them.
+"""The page's charts as JSON types; `charts.js` draws them.
 
 A chart is {'kind': 'line', 'bars' or 'heat', 'title', 'x' and 'y': {'label', …}, …}; see the
-functions. A series' 'color' is the number of a colour: of the run where several are compared, else
-of the series.
+functions. A series' 'color' is a colour's number: the run's where several are compared, else the
+series' own.
 """
 
 from jax_seg.metrics.balance import class_balance
@@ -43,12 +43,12 @@ def learning(runs):
         title = "Loss" if term == "loss" else f"Component: {_words(term)}"
         label = "weighted sum" if term == "loss" else "unweighted value"
         series = [
-            _series(runs, r, k, name + said, [(e["epoch"], e.get(term)) for e in events], dash)
+            _series(runs, r, k, name + aside, [(e["epoch"], e.get(term)) for e in events], dash)
             | (_band(events) if (term, kind) == ("loss", "validation") else {})
             for r, run in enumerate(runs)
             for k, (kind, name, dash) in enumerate(CURVES)
             if (events := run.of_kind(kind))
-            for said in [_aside(run) if kind.startswith("validation") else ""]
+            for aside in [_aside(run) if kind.startswith("validation") else ""]
         ]
         charts.append(_over_epochs(runs, title, series, {"label": label}))
     keys = ("dice",) if len(runs) > 1 else ("dice", "precision", "recall")
@@ -77,13 +77,13 @@ def learning(runs):
 
 
 def _aside(run):
-    """' (training volumes)' where the run is judged on volumes that it was trained on, else ''."""
+    """' (training volumes)' where the run is evaluated on those, else ''."""
     training = run.judged_on.volumes == TRAINING
     return f" ({run.judged_on.name(run.noun)}s)" if training else ""
 
 
 def _gates(runs, run):
-    """How often each expert is chosen at each level, and how undecided the gates are."""
+    """How often each expert is chosen at each level, and the entropy of the gates."""
     events, kinds = run.of_kind("train"), run.setting("model.experts", [])
     levels = [i for i in range(9) if any(f"gate_entropy_{i}" in event for event in events)]
 
@@ -96,14 +96,14 @@ def _gates(runs, run):
 
     charts = [
         chart(
-            f"Experts at level {level}",
+            f"Expert use at level {level}",
             [(f"expert_use_{level}_{k}", kind) for k, kind in enumerate(kinds)],
-            "share of the choices",
+            "share of choices",
         )
         for level in levels
     ]
     entropies = [(f"gate_entropy_{level}", f"level {level}") for level in levels]
-    return [*charts, *([chart("Entropy of the gates", entropies, "nats")] if levels else [])]
+    return [*charts, *([chart("Gate entropy", entropies, "nats")] if levels else [])]
 
 
 def optimization(runs):
@@ -178,7 +178,7 @@ def foreground(runs):
                 "x": {"label": "labelled foreground", "percent": True},
                 "y": {"label": "predicted foreground", "percent": True},
                 "series": series,
-                "diagonal": "as much as is labelled",
+                "diagonal": "predicted = labelled",
             }
         )
     return charts

@@ -10,8 +10,8 @@ def table(heads, rows, *, sortable=False, sorted_by=None):
     Args:
       heads: [(heading, whether its column holds numbers)].
       rows: lists of cells, of `number`, `word` and `strip`.
-      sortable: a click on a heading sorts by its column.
-      sorted_by: the heading by which the rows ascend already.
+      sortable: whether a click on a heading sorts by its column.
+      sorted_by: the heading by which the rows are already sorted, ascending.
     """
     titles = []
     for name, of_numbers in heads:
@@ -28,7 +28,7 @@ def table(heads, rows, *, sortable=False, sorted_by=None):
 
 
 def number(text, value="", kind=""):
-    """A cell with a number; `value` is sorted by, `kind` is '', 'best' or 'bar'."""
+    """A cell with a number; `value` is its sort key, `kind` is '', 'best' or 'bar'."""
     style = f' style="--share:{value:.3f}"' if kind == "bar" else ""
     value = escape(str(value))
     text = text.replace("-", "−")
@@ -36,7 +36,7 @@ def number(text, value="", kind=""):
 
 
 def word(text, before="", button=False):
-    """A cell with a text, after the HTML `before`; as a button that shows the volume it names."""
+    """A cell with a text after the HTML `before`; with `button`, it opens the volume it names."""
     shown = escape(text)
     if button:
         shown = (
@@ -56,7 +56,7 @@ def number_heads(*names):
 
 
 def heading(runs, color):
-    """The name of one of several runs over its part of a section; '' of a single one."""
+    """The run's name as the heading of its part of a section; '' where there is only one run."""
     return f"<h3>{swatch(color)}{escape(runs[color].name)}</h3>" if len(runs) > 1 else ""
 
 
@@ -83,7 +83,7 @@ def items(texts, kinds=None):
 
 
 def sentence(text):
-    """A text in which no line ends between a number and its percent sign."""
+    """An escaped text whose lines never break between a number and its percent sign."""
     return re.sub(r"(?<=\d) (?=%)", "\u00a0", escape(text))
 
 

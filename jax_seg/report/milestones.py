@@ -1,4 +1,4 @@
-"""What happened when in a run: warm-ups, restarts, stages, averages and the plateau's decisions."""
+"""Milestones of a run: warm-ups, restarts, stages, averages and plateau decisions."""
 
 from jax_seg.tasks.judged import TRAINING
 
@@ -10,20 +10,20 @@ DECISIONS = {
         f"rollback to epoch {d['best_epoch']} ({d['reason']}: loss {_loss(d['val_loss'])}, best "
         f"{_loss(d['best_loss'])})"
     ),
-    "substantial_progress": lambda d: f"no intervention: best loss {_loss(d['best_loss'])} is new",
+    "substantial_progress": lambda d: f"no intervention: new best loss {_loss(d['best_loss'])}",
     "early_stop": lambda d: f"early stop: no improvement since epoch {d['improved_epoch']}",
 }
 
 
 def marks(run, color=0):
-    """What happened when: restarts of the schedule, stages, averages, and the plateau's decisions.
+    """Milestones: restarts of the schedule, stages, averages and plateau decisions.
 
     Args:
       run: `runs.run.Run`.
       color: number of the run's colour.
 
     Returns:
-      List of {'x': epoch, 'kind', 'name', 'color'} in the order of the epochs.
+      List of {'x': epoch, 'kind', 'name', 'color'} in epoch order.
     """
     found = []
     last = max((e["epoch"] for e in run.of_kind("train")), default=-1)
@@ -37,19 +37,19 @@ def marks(run, color=0):
         if schedule.get("name") == "cosine_restarts":
             epoch, cycle = first + schedule["warmup_epochs"] + schedule["t_0"], schedule["t_0"]
             while epoch < first + length and (swa is None or epoch < swa):
-                mark(epoch, "restart", "restart of the learning rate")
+                mark(epoch, "restart", "learning-rate restart")
                 cycle *= schedule["t_mult"]
                 epoch += cycle
     for name, stage in (run.setting("stages") or {}).items():
         mark(stage["epochs"][0], "stage", f"stage {name}")
     if swa is not None:
-        mark(swa, "swa", "start of weight averaging (SWA)")
+        mark(swa, "swa", "weight averaging (SWA) starts")
     for event in run.of_kind("decision"):
         decision = event["decision"]
         if decision["kind"] in DECISIONS:
             name = DECISIONS[decision["kind"]](decision)
             if run.judged_on.volumes == TRAINING:
-                name += f"; judged on {run.judged_on.name(run.noun)}s"
+                name += f"; evaluated on {run.judged_on.name(run.noun)}s"
             mark(event["epoch"], decision["kind"], name)
     return sorted(found, key=lambda found: found["x"])
 
@@ -74,7 +74,7 @@ def _clocks(run):
         return []
     stages = sorted((run.setting("stages") or {}).values(), key=lambda stage: stage["epochs"])
     clocked = [stage for stage in stages if stage.get("schedule")]
-    # A clock runs until the next one starts, through stages that bring none.
+    # A schedule runs until the next one starts, through stages that define none.
     starts = [*(stage["epochs"][0] for stage in clocked), epochs]
     own = [
         (start, following - start, {**schedule, **stage["schedule"]})

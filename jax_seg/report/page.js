@@ -1,4 +1,4 @@
-// Puts the page together: charts, viewer, tables that sort, and the choice of colours.
+// Assembles the page: charts, viewer, sortable tables and the colour theme.
 "use strict";
 
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -23,7 +23,7 @@ for (const button of document.querySelectorAll("button[data-look]")) {
   });
 }
 
-// A click on a heading sorts by its column: numbers by size, words by the alphabet, nothing last.
+// A click on a heading sorts by its column: numbers by size, words alphabetically, empty cells last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
@@ -42,7 +42,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }));
 }
 
-// On paper nothing can be unfolded.
+// Unfold everything for printing.
 let folded = [];
 addEventListener("beforeprint", () => {
   folded = [...document.querySelectorAll("details:not([open])")];

@@ -1,4 +1,4 @@
-"""Pictures of a run: image, label and prediction in three planes, and the learning curve."""
+"""Figures of a run: image, label and prediction in three planes, and the learning curves."""
 
 import matplotlib
 import numpy as np
@@ -18,7 +18,7 @@ FOREGROUND, MISSED, WRONG, MASKED = (0.1, 0.75, 0.3), (0.2, 0.45, 1.0), (1.0, 0.
 def learning_curve(events, path):
     """Losses, Dice of whole volumes, learning rate and gradient norm against the epoch.
 
-    Vertical lines mark what was decided: rollbacks, interventions, an early stop.
+    Vertical lines mark decisions: rollbacks, interventions, an early stop.
 
     Args:
       events: of `events.read_events`.
@@ -111,7 +111,7 @@ def slices(image, label, prediction, path, title=""):
 
 
 def cases(shown, path):
-    """Images with what was found in them, one row each: image, error, probability.
+    """Images with their predictions, one row each: image, error, probability.
 
     Args:
       shown: list of (title, image uint8 [H, W, 3], mask bool [H, W], map uint8 [H, W]).
@@ -136,7 +136,7 @@ def cases(shown, path):
 
 
 def gates(events, experts, path):
-    """How often each expert is used and how undecided the gates are, against the epoch.
+    """How often each expert is used, and the entropy of the gates, against the epoch.
 
     Args:
       events: of `events.read_events`.
@@ -151,10 +151,10 @@ def gates(events, experts, path):
     for level in range(levels):
         for number, name in enumerate(experts):
             _curve(axes[0, level], train, f"expert_use_{level}_{number}", name)
-        axes[0, level].set(title=f"Choices at level {level}", xlabel="epoch", ylim=(0, 1))
+        axes[0, level].set(title=f"Expert use at level {level}", xlabel="epoch", ylim=(0, 1))
         _curve(axes[0, -1], train, f"gate_entropy_{level}", f"level {level}")
     axes[0, -1].axhline(np.log(len(experts)), color="grey", ls=":", label="no preference")
-    axes[0, -1].set(title="Entropy of the gates, nats", xlabel="epoch")
+    axes[0, -1].set(title="Gate entropy, nats", xlabel="epoch")
     for axis in axes[0]:
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)

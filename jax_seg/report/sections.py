@@ -37,7 +37,7 @@ def verdict(runs, problems):
 
     Args:
       runs: list of `runs.run.Run`.
-      problems: sentences on what could not be shown.
+      problems: sentences about what cannot be shown.
     """
     names = " · ".join(f"<b>{escape(run.name)}</b>" for run in runs)
     parts = [f'<p class="runs">{names}</p>', f"<h1>{sentence(judgement.headline(runs))}</h1>"]
@@ -60,8 +60,8 @@ def _tiles(run):
     if raw:
         tiles |= {name: f"{raw[key]:.3f}" for key, name in SCORES.items()}
         excess = 100 * (raw["foreground_predicted"] - raw["foreground_label"])
-        tiles["Foreground, predicted − labelled"] = f"{excess:+.1f} % points"
-        tiles["Judged on"] = f"{run.judged_on.name(run.noun)}s"
+        tiles["Foreground, predicted − labelled"] = f"{excess:+.1f} points"
+        tiles["Evaluated on"] = f"{run.judged_on.name(run.noun)}s"
     if trained:
         planned = run.setting("train.epochs")
         tiles["Epochs"] = f"{len(trained)}" + (f" of {planned}" if planned else "")
@@ -76,9 +76,9 @@ def _tiles(run):
 
 
 def comparison(runs):
-    """Scores of several runs and their averages, and which differ by more than chance.
+    """Scores of several runs and their averages, and which differences exceed chance.
 
-    What is judged on training volumes is never marked as the best.
+    A score on training volumes is never marked as the best.
     """
     if len(runs) < 2:
         return ""
@@ -102,12 +102,12 @@ def comparison(runs):
     heads = [
         *markup.word_heads("Run", "Weights"),
         *markup.number_heads("Step"),
-        *markup.word_heads("Judged on"),
+        *markup.word_heads("Evaluated on"),
     ]
     heads += markup.number_heads(*SCORES.values(), *SHARES.values())
-    told = judgement.comparisons(runs)
+    sentences = judgement.comparisons(runs)
     return (markup.table(heads, rows, sortable=True) if rows else "") + (
-        f'<div class="told">{markup.items(told)}</div>' if told else ""
+        f'<div class="comparisons">{markup.items(sentences)}</div>' if sentences else ""
     )
 
 
@@ -124,9 +124,9 @@ def _differences(runs):
             continue
         rows.append([markup.code_cell(path), *(markup.code_cell(plain(v)) for v in values)])
     if not rows:
-        return "<p>Their configurations are the same, but for where they ran.</p>"
+        return "<p>The configurations differ at most in paths, cache and checkpoint settings.</p>"
     heads = markup.word_heads("Field", *(run.name for run in runs))
-    return "<h3>What differs</h3>" + markup.table(heads, rows)
+    return "<h3>Differences</h3>" + markup.table(heads, rows)
 
 
 def slices(volumes):
@@ -137,7 +137,7 @@ def slices(volumes):
 
 
 def volume_table(runs, viewable):
-    """The scores of every validation volume, the worst first; `viewable` ids have slices."""
+    """The scores of every validation volume, worst first; `viewable` ids have slices."""
     scored = [(c, run, i, s) for c, run in enumerate(runs) for i, s in run.volumes.items()]
     if not scored:
         return ""
@@ -161,19 +161,19 @@ def volume_table(runs, viewable):
         )
     heads = markup.word_heads(*["Run"][: len(runs) - 1], opened.noun(runs).capitalize())
     heads += markup.number_heads(
-        *known.values(), "Difference, % points", *(EXTRA.get(key, key) for key in extra)
+        *known.values(), "Difference, points", *(EXTRA.get(key, key) for key in extra)
     )
-    told = "".join(
+    warnings = "".join(
         f" {escape(run.name)} was trained on these {run.noun}s."
         for run in runs
         if run.volumes and run.judged_on.volumes == TRAINING
     )
-    hint = f"<p>The worst first; a click on a heading sorts by it.{told}</p>"
+    hint = f"<p>Worst first; click a heading to sort by its column.{warnings}</p>"
     return hint + markup.table(heads, rows, sortable=True, sorted_by="Dice")
 
 
 def learning(runs, drawn):
-    """Curves and, in words, the marks above them."""
+    """The learning curves, and a table of the events marked above them."""
     rows = [
         [
             *([word(run.name, swatch(color))] if len(runs) > 1 else []),
@@ -186,14 +186,14 @@ def learning(runs, drawn):
     heads = [
         *markup.word_heads(*["Run"][: len(runs) - 1]),
         *markup.number_heads("Epoch"),
-        *markup.word_heads("What"),
+        *markup.word_heads("Event"),
     ]
-    told = markup.details("What happened when", markup.table(heads, rows)) if rows else ""
-    return charted("learning", drawn) + told
+    events = markup.details("Events", markup.table(heads, rows)) if rows else ""
+    return charted("learning", drawn) + events
 
 
 def balance(runs, drawn):
-    """Foreground predicted against labelled, and the two constant answers beside the model."""
+    """Predicted against labelled foreground, and the model beside the two constant predictors."""
     parts, compared = [], [key for key in SCORES if key in SHOWN]
     for color, run in enumerate(runs):
         if not run.volumes:
@@ -204,13 +204,13 @@ def balance(runs, drawn):
             [
                 word(name),
                 word(over),
-                *(number(f"{found['constants'][kind][answer][key]:.4f}") for key in compared),
-                number(percent(found["constants"][kind][answer]["foreground_predicted"])),
+                *(number(f"{found['constants'][kind][predictor][key]:.4f}") for key in compared),
+                number(percent(found["constants"][kind][predictor]["foreground_predicted"])),
             ]
             for kind, over in (("pooled", point), ("mean", f"{run.noun}s"))
-            for answer, name in {"model": "the model", **CONSTANTS}.items()
+            for predictor, name in {"model": "the model", **CONSTANTS}.items()
         ]
-        heads = markup.word_heads("Answer", "Mean over")
+        heads = markup.word_heads("Predictor", "Averaged over")
         heads += markup.number_heads(*(SCORES[key] for key in compared), "Foreground")
         table = markup.table(heads, rows)
         parts.append(
@@ -223,7 +223,7 @@ def balance(runs, drawn):
 
 
 def configurations(runs):
-    """What differs between the runs, and every field of each."""
+    """Differences between the runs, and every field of each."""
     parts = [_differences(runs)] if len(runs) > 1 else []
     for run in runs:
         rows = [

@@ -13,7 +13,7 @@ import numpy as np
 
 from jax_seg.ops.classes import MASKED
 
-STEP = 3  # between values, so that a browser that blurs the last bit changes nothing
+STEP = 3  # between values, so that a browser that alters the last bit changes nothing
 MASKED_CODE = 2  # in a picture, where MASKED takes too much of a byte
 MOST_THRESHOLDS = 27  # that fit into a byte
 QUALITY = 75  # of the JPEG
@@ -66,7 +66,7 @@ def classes(probability, label, thresholds):
     Args:
       probability: array in [0, 1].
       label: uint8 of its shape, encoded as in `ops.classes`; None counts as background.
-      thresholds: in ascending order, at most MOST_THRESHOLDS; what is above one is foreground.
+      thresholds: ascending, at most MOST_THRESHOLDS; a probability above one is foreground.
 
     Raises:
       ValueError: there are too many thresholds.
@@ -113,7 +113,7 @@ def address(stack, lossless):
 
 
 def layout(shape, slices):
-    """What the page must know to cut the tiles out again.
+    """What the page needs to cut the tiles out.
 
     Returns:
       {'positions': of each axis, 'tiles': their [height, width], 'pitch': from tile to tile,
@@ -133,7 +133,7 @@ def layout(shape, slices):
 def fullest(mask, slices):
     """For each axis the index of the slice with most of `mask` [D, H, W], in the middle half.
 
-    Towards the ends a curved sheet is cut along its surface, which shows little of it.
+    Towards the ends a slice runs along a curved sheet's surface and shows little of it.
     """
     counts = []
     for axis in range(3):

@@ -1,4 +1,4 @@
-"""What `jax_seg.tune` found, as HTML; '' where a run has none of it."""
+"""Results of `jax_seg.tune` as HTML; '' where a run has none."""
 
 from html import escape
 
@@ -8,33 +8,33 @@ from jax_seg.tasks import judged
 
 
 def thresholds(runs, drawn):
-    """Curves over the threshold and calibration, or the command that makes them."""
-    told = "".join(
+    """Threshold curves and calibration, or the command that computes them."""
+    missing = "".join(
         f'<p class="missing">{escape(run.name)} has no threshold sweep, calibration or '
         f"post-processing{_how_to_tune(run)}</p>"
         for run in runs
         if run.volumes and not run.tuned and not run.of_images
     )
-    worth = "".join(
-        f"<p>The curves of {escape(run.name)} are over {_volumes(run.tuned)}.</p>"
+    measured = "".join(
+        f"<p>The curves of {escape(run.name)} are measured on {_volumes(run.tuned)}.</p>"
         for run in runs
         if run.tuned
     )
-    return worth + sections.charted("thresholds", drawn) + told
+    return measured + sections.charted("thresholds", drawn) + missing
 
 
 def _how_to_tune(run):
     if run.judged_on.volumes == judged.TRAINING:
         return (
-            ", and holds out no volume to find them on: predict other labelled volumes with "
-            f"{markup.code('--probabilities')}, and name both folders to "
+            ", and holds out no volume to compute them on: predict other labelled volumes with "
+            f"{markup.code('--probabilities')}, then pass both folders to "
             f"{markup.code('python -m jax_seg.tune')}."
         )
-    return f" yet: {markup.code(f'python -m jax_seg.tune {run.workdir}')} makes them."
+    return f" yet: run {markup.code(f'python -m jax_seg.tune {run.workdir}')}."
 
 
 def steps(runs):
-    """What each step of the post-processing gained."""
+    """The gain of each post-processing step."""
     tuned = [(c, run) for c, run in enumerate(runs) if (run.tuned or {}).get("ablation")]
     parts = [
         f"<div>{markup.heading(runs, color)}{_ablation(run.tuned)}{_chosen(run)}</div>"
@@ -47,7 +47,7 @@ def _ablation(found):
     metric, rows = found["metric"], found["ablation"]
     most = max([row["gain"] for row in rows if row["gain"] > 0], default=1.0)
     parts = [
-        f"<p>Each row adds a step to those above it. The steps were searched on "
+        "<p>Each row adds one step to those above it. The steps were chosen on "
         f"{_volumes(found)} by the metric “{escape(metric)}”.</p>",
         markup.table(
             [
@@ -68,10 +68,11 @@ def _ablation(found):
     ]
     if rows := found.get("held_out"):
         on = judged.weakest(map(judged.read, rows))
-        chose = f"; all of them chose the {' and the '.join(on.chose)}" if on.chose else ""
+        choices = " and the ".join(on.chose)
+        chose = f"; all of them were used to choose the {choices}" if on.chose else ""
         parts.append(
-            f"<h4>On {on.mark()}s that were not searched on</h4>"
-            f"<p>Each is scored with the steps that were chosen on the others{chose}.</p>"
+            f"<h4>On {on.mark()}s held out of the search</h4>"
+            f"<p>Each is scored with the steps chosen on the others{chose}.</p>"
         )
         cells = [
             [
@@ -84,8 +85,8 @@ def _ablation(found):
             for row in rows
         ]
         means = [sum(row[key] for row in rows) / len(rows) for key in ("baseline", "score")]
-        told = [f"{means[0]:.4f}", f"{means[1]:.4f}", f"{means[1] - means[0]:+.4f}"]
-        cells.append([word("mean"), *(number(text, kind="best") for text in told), word("")])
+        texts = [f"{means[0]:.4f}", f"{means[1]:.4f}", f"{means[1] - means[0]:+.4f}"]
+        cells.append([word("mean"), *(number(text, kind="best") for text in texts), word("")])
         heads = [
             *markup.word_heads("Volume"),
             *markup.number_heads("Untuned", "Tuned", "Gain"),
@@ -95,7 +96,9 @@ def _ablation(found):
     if refused := [row["step"] for row in found.get("guard", []) if row["refused"]]:
         names = f"<p>{', '.join(map(markup.code, refused))}</p>"
         parts.append(
-            markup.details(f"Refused, since they harm a perfect prediction: {len(refused)}", names)
+            markup.details(
+                f"Rejected because they degrade a perfect prediction: {len(refused)}", names
+            )
         )
     return "".join(parts)
 
@@ -108,6 +111,6 @@ def _chosen(run):
 
 
 def _volumes(found):
-    """'one volume', '3 held-out volumes': those searched on."""
+    """'one volume', '3 held-out volumes': those used for the search."""
     count, noun = len(found["volumes"]), judged.read(found.get("judged_on", {})).name()
     return f"one {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,4 +1,4 @@
-"""What a run came to, in words: a headline and the remarks that follow from its figures."""
+"""A run's results in words: a headline, and remarks derived from its metrics."""
 
 import itertools
 from typing import NamedTuple
@@ -10,8 +10,8 @@ from jax_seg.runs.run import confusions, noun
 from jax_seg.tasks.judged import TRAINING, UNKNOWN
 
 MANY_CLIPPED = 0.5  # share of updates
-FAR_OFF = 0.25  # of the labelled foreground, predicted too much or too little
-LAST_PART = 0.25  # of the epochs, in which a run that still improves is unfinished
+FAR_OFF = 0.25  # error in the amount of foreground, as a share of the labelled
+LAST_PART = 0.25  # of the epochs; a run that still improves in it may need more
 
 
 class Remark(NamedTuple):
@@ -24,7 +24,7 @@ class Remark(NamedTuple):
 def headline(runs):
     """One or two sentences on a run, or on which of several is best.
 
-    Runs that are judged on volumes that they were trained on have no rank.
+    Runs evaluated on the volumes that they were trained on are not ranked.
 
     Args:
       runs: list of `runs.run.Run`, at least one.
@@ -37,39 +37,42 @@ def headline(runs):
     if len(finished) == 1:
         return f"Only {finished[0].name} has finished. {_of_one(finished[0])}"
     seen = [run for run in finished if run.judged_on.volumes == TRAINING]
-    told = "".join(f" {one.name} has no rank: {_why_not(one)}." for one in seen)
+    unranked = "".join(f" {run.name} is not ranked: {_why_not(run)}." for run in seen)
     ranked = [run for run in finished if run.judged_on.volumes != TRAINING]
     if not ranked:
         return (
-            f"Each of the {len(finished)} finished runs is judged on {noun(runs)}s that it was "
-            "trained on, which does not tell which is better."
+            f"All {len(finished)} finished runs are evaluated on {noun(runs)}s that they were "
+            "trained on, so they cannot be ranked."
         )
-    return (_of_one(ranked[0]) if len(ranked) == 1 else _of_best(ranked)) + told
+    return (_of_one(ranked[0]) if len(ranked) == 1 else _of_best(ranked)) + unranked
 
 
 def _why_not(run):
-    return f"its Dice {_dice(run):.3f} is that of {run.judged_on.name(run.noun)}s"
+    return f"its Dice {_dice(run):.3f} is on {run.judged_on.name(run.noun)}s"
 
 
 def _of_best(runs):
-    """Which of several runs, of which none saw its validation volumes, is best."""
+    """Which of several runs, none trained on its validation volumes, is best."""
     best, second = sorted(runs, key=_dice, reverse=True)[:2]
     on = f"on {best.judged_on.name(best.noun)}s{best.judged_on.choices}"
-    told = (
+    sentence = (
         f"{best.name} scores highest: Dice {_dice(best):.3f} {on}, "
         f"{_dice(best) - _dice(second):.3f} above {second.name}"
     )
     if best.volumes.keys() != second.volumes.keys():
         return (
-            f"{told}. Their held-out {best.noun}s differ, so this compares those as well as runs."
+            f"{sentence}. Their held-out {best.noun}s differ, so the difference may come from the "
+            f"{best.noun}s rather than the runs."
         )
     count = len(best.volumes)
     better = sum(best.volumes[i]["dice"] > second.volumes[i]["dice"] for i in best.volumes)
-    return f"{told}, and better on {better} of {count} {best.noun}s." if count else f"{told}."
+    return (
+        f"{sentence}, and better on {better} of {count} {best.noun}s." if count else f"{sentence}."
+    )
 
 
 def comparisons(runs):
-    """Sentences on which pairs of runs with the same held-out volumes differ by more than chance.
+    """Sentences on whether runs with the same held-out volumes differ by more than chance.
 
     The p-values of all pairs are adjusted together, see `metrics.comparison`. Runs that were
     trained on these volumes are not compared.
@@ -83,20 +86,20 @@ def comparisons(runs):
             scores = ([r.volumes[i]["dice"] for i in first.volumes] for r in (first, second))
             pairs.append((first, second))
             found.append(comparison.compare(*scores))
-    p_values, told = comparison.adjusted([one.p_value for one in found]), []
+    p_values, sentences = comparison.adjusted([one.p_value for one in found]), []
     for (first, second), one, p_value in zip(pairs, found, p_values, strict=True):
         names = first.name, second.name
         verdict = comparison.verdict(*names, one, p_value, pairs=len(pairs), noun=noun(runs))
         chose = first.judged_on.chose and second.judged_on.chose
-        chose = f"; these {noun(runs)}s chose the checkpoint of both" if chose else ""
-        told.append(f"By Dice, {verdict}{chose}.")
+        chose = f"; both checkpoints were chosen on these {noun(runs)}s" if chose else ""
+        sentences.append(f"By Dice, {verdict}{chose}.")
     if len(scored) > 1:
-        told += [f"{run.name} is not compared: {_why_not(run)}." for run in seen]
-    return told
+        sentences += [f"{run.name} is not compared: {_why_not(run)}." for run in seen]
+    return sentences
 
 
 def remarks(run):
-    """List of Remark on one run, the most important first."""
+    """List of Remark on one run, most important first."""
     return [
         *_on_balance(run),
         *_on_volumes(run),
@@ -119,30 +122,30 @@ def _of_one(run):
         volumes = {0: f"{noun}s", 1: f"one {noun}"}.get(count, f"{count} {noun}s")
         worth = {
             TRAINING: f", which says nothing about other {run.noun}s",
-            UNKNOWN: ", on which it may have been trained",
+            UNKNOWN: ", which it may have been trained on",
         }.get(on.volumes, on.choices)
         return (
             f"Dice {raw['dice']:.3f} on {volumes}{worth}: it finds {_percent(raw['recall'])} of "
-            f"the labelled foreground, and {_percent(raw['precision'])} of what it predicts is "
-            "right."
+            f"the labelled foreground, and {_percent(raw['precision'])} of the predicted "
+            "foreground is correct."
         )
     trained, judged = run.of_kind("train"), run.of_kind("validation")
     if not trained:
-        return "Nothing has been trained here yet."
-    told = (
+        return "No epoch has finished yet."
+    progress = (
         f"Not finished: {len(trained)} of {run.setting('train.epochs', 'an unknown number of')} "
-        "epochs are done"
+        "epochs done"
     )
     if judged:
-        told += f", with a validation loss of {judged[-1]['loss']:.3f}{_on_training(run)}"
-    return told + f"; whole {run.noun}s are scored when the run ends."
+        progress += f", validation loss {judged[-1]['loss']:.3f}{_on_training(run)}"
+    return progress + f"; whole {run.noun}s are scored when the run ends."
 
 
 def _on_balance(run):
     if not run.volumes:
         return []
-    found, told = balance_of(run)
-    (amount,), (verdict, *accuracy) = told["amount"], told["constants"]
+    found, sentences = balance_of(run)
+    (amount,), (verdict, *accuracy) = sentences["amount"], sentences["constants"]
     pooled, better = found["pooled"], found["better_than_constants"]
     far_off = abs(pooled["predicted"] - pooled["labelled"]) > FAR_OFF * pooled["labelled"]
     return [
@@ -193,46 +196,44 @@ def _on_learning(run):
             Remark(
                 "plain",
                 f"The loss{_on_training(run)} was lowest in epoch {judged[best]['epoch']}, "
-                f"{losses[best]:.3f}; nothing is held out, so over-fitting cannot be seen.",
+                f"{losses[best]:.3f}; nothing is held out, so overfitting cannot be detected.",
             )
         ]
     noise = judged[best].get("standard_error", 0.0)
-    told = f"Validation loss was lowest in epoch {judged[best]['epoch']}, {losses[best]:.3f}"
+    lowest = f"Validation loss was lowest in epoch {judged[best]['epoch']}, {losses[best]:.3f}"
     train_loss = {e["epoch"]: e["loss"] for e in run.of_kind("train")}
     fell = train_loss.get(judged[-1]["epoch"], 0) < train_loss.get(judged[best]["epoch"], 0)
     if losses[-1] - losses[best] > noise and fell:
         return [
             Remark(
                 "bad",
-                f"{told}, and rose to {losses[-1]:.3f} while the training loss kept falling: "
-                "it over-fits.",
+                f"{lowest}, and rose to {losses[-1]:.3f} while the training loss kept falling: "
+                "the run overfits.",
             )
         ]
     if losses[-1] - losses[best] > noise:
         return [
             Remark(
-                "bad", f"{told}, and {losses[-1]:.3f} at the end: it got worse, in training too."
+                "bad",
+                f"{lowest}, and {losses[-1]:.3f} at the end; the training loss did not fall "
+                "either.",
             )
         ]
     last_part = max(int(LAST_PART * len(losses)), 1)
     gained = losses[:-last_part].min() - losses[best]
     if gained > noise:
-        return [
-            Remark(
-                "bad", f"{told}, and was still falling at the end: it may gain from more epochs."
-            )
-        ]
+        return [Remark("bad", f"{lowest}, and was still falling at the end: more epochs may help.")]
     return [
         Remark(
             "good",
-            f"{told}; over the last {last_part} of {len(losses)} epochs it fell by no more than "
+            f"{lowest}; over the last {last_part} of {len(losses)} epochs it fell by no more than "
             f"its standard error, {noise:.3f}: it has levelled off.",
         )
     ]
 
 
 def _first_of_last_stage(run):
-    """The first epoch whose losses compare with the last one's: stages may change the weights."""
+    """The first epoch whose losses compare with the last one's: stages may change weights."""
     stages = run.setting("stages") or {}
     return max((stage["epochs"][0] for stage in stages.values()), default=0)
 
@@ -243,29 +244,33 @@ def _on_other_weights(run):
         if name == "raw" or "raw" not in run.scores:
             continue
         difference = scores["dice"] - _dice(run)
-        told = f"{abs(difference):.3f} {'above' if difference > 0 else 'below'}"
+        compared = f"{abs(difference):.3f} {'above' if difference > 0 else 'below'}"
         if abs(difference) < 0.0005:
-            told = "as good as"
+            compared = "equal to"
         what = "Post-processing" if name == "postprocessed" else f"The {name.upper()} average"
-        text = f"{what} has Dice {scores['dice']:.3f}{_on_training(run)}, {told} the raw weights"
+        text = (
+            f"{what} has Dice {scores['dice']:.3f}{_on_training(run)}, {compared} the raw weights"
+        )
         if run.judged_on.chose and not scores.get("chose", ["checkpoint"]):
-            text += f", whose checkpoint these {run.noun}s chose."
+            text += f", whose checkpoint was chosen on these {run.noun}s."
         else:
-            text += " alone."
+            text += "."
         found.append(Remark("plain", text))
     return found
 
 
 def _on_decisions(run):
     kinds = [event["decision"]["kind"] for event in run.of_kind("decision")]
-    told = [
+    corrections = [
         f"{kinds.count(kind)} {name}{'s' if kinds.count(kind) > 1 else ''}"
         for kind, name in (("intervention", "intervention"), ("rollback", "rollback"))
         if kind in kinds
     ]
     if "early_stop" in kinds:
-        told.append("an early stop")
-    return [Remark("plain", f"The course was corrected: {', '.join(told)}.")] if told else []
+        corrections.append("an early stop")
+    if not corrections:
+        return []
+    return [Remark("plain", f"Corrections during training: {', '.join(corrections)}.")]
 
 
 def _on_clipping(run):
@@ -276,7 +281,8 @@ def _on_clipping(run):
         Remark(
             "plain",
             f"{_percent(float(np.mean(shares)))} of the updates were clipped to the gradient norm "
-            f"{run.setting('optimizer.clip_norm')}: the clipping, not the rate, sets their length.",
+            f"{run.setting('optimizer.clip_norm')}: clipping, not the learning "
+            "rate, sets the step size.",
         )
     ]
 

@@ -1,4 +1,4 @@
-"""What came of several versions: a table, learning curves, and a verdict on each."""
+"""Results of several versions: a table, learning curves, and a verdict on each."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -33,9 +33,9 @@ class Run(NamedTuple):
       losses: validation loss of each epoch.
       variance: the variance term at the last epoch, None where it was not computed.
       interventions: their number.
-      counts: {volume id: Confusion} with unlabeled voxels masked, whatever the run took them for.
+      counts: {volume id: Confusion} with unlabeled voxels masked, whatever the run assumed.
       predicted, labelled: share of foreground among *all* voxels, as the run's own labels count it.
-      failure: why it ended, '' for a run that ended well.
+      failure: why it stopped, '' for a run that finished.
       judged_on: `JudgedOn` of its validation volumes.
       floor: of the variance term with the run's options.
     """
@@ -65,12 +65,12 @@ class Run(NamedTuple):
 
 
 def read_run(workdir, name, kind, honest):
-    """What a finished run left behind.
+    """Read the results of a finished run.
 
     Args:
       workdir: its folder.
       name, kind: as in `Run`.
-      honest: of `label_table`: what the labels mean, whatever the run took them for.
+      honest: of `label_table`: what the labels mean, whatever the run assumed.
 
     Returns:
       Run.
@@ -100,7 +100,7 @@ def read_run(workdir, name, kind, honest):
 
 
 def diverged(workdir, name, kind, reason):
-    """A run that a loss or gradient without end stopped."""
+    """A run stopped by a non-finite loss or gradient."""
     run = open_run(workdir, required=False)
     return Run(name, kind, *_history(run), {}, 0.0, 0.0, reason)
 
@@ -131,7 +131,7 @@ def verdict(run, before):
         )
     constant = balance.constant_scores(run.counts.values())["pooled"]["all_foreground"]["dice"]
     if found["dice"] <= constant:
-        parts.append(f"is by Dice no better than marking every voxel ({constant:.3f})")
+        parts.append(f"is no better by Dice than marking every voxel ({constant:.3f})")
     if run.variance is not None:
         above = run.variance - run.floor
         parts.append(f"its variance term is {above:.2f} above the floor of {run.floor:.2f}")
@@ -154,7 +154,7 @@ def _on_training(run):
 
 
 def conclusions(runs):
-    """Sentences on all runs together: what they shared, and what made a difference."""
+    """Sentences on all runs together: what they share, and what made a difference."""
     ended = [run for run in runs if not run.failure]
     found = []
     for kind in dict.fromkeys(run.kind for run in ended):
@@ -195,7 +195,7 @@ def write_page(runs, output, command):
     Args:
       runs: list of Run, in the order of the table.
       output: folder.
-      command: that made them.
+      command: the command that made the runs.
     """
     output = Path(output)
     page, curves = (output / name for name in PAGES)
@@ -209,7 +209,7 @@ def write_page(runs, output, command):
         "```",
         "",
         "Dice, precision and recall count labelled voxels alone, in every row; the two shares of "
-        "foreground are what the run itself saw: *as run* takes unlabeled voxels for foreground.",
+        "foreground are counted as the run did: *as run* counts unlabeled voxels as foreground.",
         "",
         *(f"- {sentence}" for sentence in conclusions(runs)),
         "",

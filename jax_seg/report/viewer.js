@@ -230,7 +230,7 @@ function makeViewer(place, views, runs) {
       draw();
     });
     for (const canvas of place.querySelectorAll(`canvas[data-axis="${axis}"]`)) {
-      canvas.title = "Click to cut the other two slices here";
+      canvas.title = "Click to move the other two slices here";
       canvas.addEventListener("click", (event) => {
         if (single()) return;
         const box = canvas.getBoundingClientRect();

@@ -1,17 +1,16 @@
-"""Which volumes the page shows, and the pictures it needs for them."""
+"""Which volumes the page shows, and their pictures."""
 
 import numpy as np
 
 from jax_seg.ops.classes import FOREGROUND
 from jax_seg.report import sprites
 from jax_seg.runs import run as opened
-from jax_seg.tasks.judged import TRAINING
 
 SHOWN = 3  # volumes
 WORST_IMAGES = 6  # beside the median and the best
 PIXELS = 12e6  # of all slices together, to begin with
-CHARACTERS = 8.5e6  # that their pictures may take; with the rest the page stays below 10 MB
-FLATTEST = 5  # width of a slice by its height: a flatter one is drawn taller, to be seen
+CHARACTERS = 8.5e6  # that their pictures may take, which keeps the page below 10 MB
+FLATTEST = 5  # width of a slice by its height: a flatter one is stretched to be visible
 THRESHOLDS = tuple(k / 20 for k in range(1, 20))  # that the page's slider offers
 
 
@@ -25,10 +24,10 @@ def views(runs, pixels=PIXELS, characters=CHARACTERS):
 
     Returns:
       (dict, problems): 'thresholds', 'flattest', and 'volumes', a list of {'id', 'rank', 'note',
-      'shape', 'image': three data addresses, 'probability': whether it stands in for the image,
+      'shape', 'image': three data addresses, 'probability': whether it replaces the image,
       'labelled', 'start': indices of the slices shown first, 'runs'} with `sprites.layout`; its
       'runs' are {'run': number, 'classes': three data addresses, 'threshold': index of its own,
-      'scores': in words}. Problems are sentences on what could not be shown.
+      'scores': in words}. Problems are sentences about what cannot be shown.
     """
     used = [run.setting("validate.threshold", 0.5) for run in runs]
     thresholds = sorted({*THRESHOLDS, *used})
@@ -50,7 +49,7 @@ def views(runs, pixels=PIXELS, characters=CHARACTERS):
 def choose(runs):
     """[(id, rank)] of the volumes to show: by mean Dice over the runs, of those with pictures.
 
-    Images take less room than volumes, so that more of the worst are shown.
+    Images take less space than volumes, so more of the worst are shown.
     """
     scores = {}
     for run in runs:
@@ -105,8 +104,8 @@ def _view(runs, name, thresholds, used, pixels, problems):
             }
         elif probability.shape != size or (label is not None) != found["labelled"]:
             problems.append(
-                f"{run.probabilities[name]} is another volume than that of {runs[0].name}, so it "
-                "is not shown."
+                f"{run.probabilities[name]} is not the same volume as that of {runs[0].name}, so "
+                "it is not shown."
             )
             continue
         labels = [None] * 3 if label is None else sprites.stacks(label, slices)
@@ -128,26 +127,25 @@ def _view(runs, name, thresholds, used, pixels, problems):
 def _scores(run, name):
     if name not in run.volumes:
         return ""
-    scores, training = run.volumes[name], run.judged_on.volumes == TRAINING
-    told = (f"{key.capitalize()} {scores[key]:.3f}" for key in ("dice", "precision", "recall"))
-    of = f", a {run.judged_on.name(run.noun)}" if training else ""
-    return f"As a whole{of}: {', '.join(told)}."
+    scores = run.volumes[name]
+    values = (f"{key.capitalize()} {scores[key]:.3f}" for key in ("dice", "precision", "recall"))
+    return f"Whole {run.judged_on.mark(run.noun)}: {', '.join(values)}."
 
 
 def _note(view):
     if view["shape"][0] == 1:
         return f"{view['shape'][2]} × {view['shape'][1]} pixels."
-    told = f"{' × '.join(map(str, view['shape']))} voxels"
+    note = f"{' × '.join(map(str, view['shape']))} voxels"
     shown = [len(positions) for positions in view["positions"]]
     if shown != view["shape"]:
-        told += f"; {shown[0]}, {shown[1]} and {shown[2]} slices along the three axes are shown"
+        note += f"; {shown[0]}, {shown[1]} and {shown[2]} slices along the three axes are shown"
     if view["stride"] > 1:
-        told += f", every {view['stride']}th voxel of each"
+        note += f"; in-plane resolution is reduced {view['stride']}-fold"
     if any(width > FLATTEST * height for height, width in view["tiles"]):
-        told += "; flat slices are drawn taller than they are"
+        note += "; flat slices are stretched in height"
     if view["probability"]:
-        told += "; the probability stands in for the image, which is not on this machine"
-    return told + "."
+        note += "; the image is not on this machine, so the probability is shown instead"
+    return note + "."
 
 
 def _characters(volume):

@@ -1,1 +1,1 @@
-"""Weights of other programs: PyTorch, timm."""
+"""Import weights of other programs: PyTorch, timm."""

@@ -1,4 +1,4 @@
-"""Tensors of a weights file by name, whichever program wrote it; no code in the file is run."""
+"""Tensors of a weights file by name, from any program; no code in the file is executed."""
 
 from pathlib import Path
 
@@ -27,13 +27,13 @@ def read_tensors(path):
 def read_safetensors(path):
     """The tensors of a safetensors file, by name; arguments and errors as of `read_tensors`."""
     with Path(path).open("rb"):
-        pass  # an error of the operating system names the file here, but not in the library
+        pass  # here an error of the operating system names the file; in the library it does not
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: _tensor(path, file, name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
-            f"{path} is cut short or no safetensors file ({error}); copy or download it again."
+            f"{path} is truncated or not a safetensors file ({error}); copy or download it again."
         ) from error
 
 
@@ -47,7 +47,7 @@ def _tensor(path, file, name):
 
 
 def some(names, limit=6):
-    """The first names in order, and how many more there are."""
+    """The first names in order, and the number of the others."""
     names = sorted(names)
     shown = ", ".join(names[:limit]) or "nothing"
     return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")

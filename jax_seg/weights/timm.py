@@ -1,4 +1,4 @@
-"""Published EdgeNeXt weights, in timm's naming, as ours."""
+"""Import published EdgeNeXt weights in timm's naming."""
 
 import re
 
@@ -16,27 +16,26 @@ def from_timm(path):
     The model's fields are read off the tensors, and every tensor is used exactly once.
 
     Args:
-      path: model.safetensors as timm publishes it, or a .pth file of `torch.save`; nothing in
-        either is run.
+      path: model.safetensors as timm publishes it, or a .pth file of `torch.save`; no code
+        in either is executed.
 
     Returns:
       The tree of float32 parameters; 'head' is in it where the file has a classifier.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the file cannot be read, holds another network, lacks a tensor or has one more.
+      ValueError: the file cannot be read, holds a different network, lacks a tensor or has an extra
+        one.
     """
     return edgenext_from_timm(path)[1]
 
 
 def edgenext_from_timm(path):
-    """(model, params): as `from_timm`, with the `edgenext.Model` whose fields the tensors tell."""
+    """(model, params): as `from_timm`, and the `edgenext.Model` that the tensors describe."""
     arrays = read_tensors(path)
     fields = _fields(arrays)
     if fields is None:
-        raise ValueError(
-            f"{path} holds another network than EdgeNeXt; its tensors begin {some(arrays)}."
-        )
+        raise ValueError(f"{path} does not hold an EdgeNeXt; its first tensors are {some(arrays)}.")
     model = edgenext.Model(**fields)
     what = f"an EdgeNeXt with depths {model.depths} and dims {model.dims}"
     stem = arrays["stem.0.weight"]
@@ -46,10 +45,10 @@ def edgenext_from_timm(path):
     except ValueError as error:
         raise ValueError(f"{path} does not fit EdgeNeXt: {error}") from error
     wanted = {timm_name(leaf) for leaf, _ in jax.tree_util.tree_leaves_with_path(shapes)}
-    missing, left_over = wanted - arrays.keys(), arrays.keys() - wanted
-    if missing or left_over:
+    missing, unexpected = wanted - arrays.keys(), arrays.keys() - wanted
+    if missing or unexpected:
         raise ValueError(
-            f"{path} does not fit {what}: missing {some(missing)}; left over {some(left_over)}."
+            f"{path} does not fit {what}: missing {some(missing)}; unexpected {some(unexpected)}."
         )
 
     def leaf(tree_path, expected):

@@ -1,8 +1,8 @@
 """Tensors of PyTorch checkpoints, read without PyTorch.
 
 A PyTorch checkpoint is a zip archive: `data.pkl`, a pickle that describes the tensors, and one file
-of raw numbers per storage. A pickle may ask for any code to be run, so this reader runs none: each
-name that the pickle looks up becomes a record of ours or a placeholder that does nothing.
+of raw numbers per storage. A pickle may request that any code be run, so this reader runs none:
+each name that the pickle looks up becomes a record of this module or an inert placeholder.
 """
 
 import pickle
@@ -45,7 +45,7 @@ class Tensor(NamedTuple):
 
 
 class Placeholder:
-    """Stands for any object that a network's weights do not need, and does nothing."""
+    """An inert placeholder for any object that a network's weights do not need."""
 
     def __new__(cls, *args, **kwargs):
         return super().__new__(cls)
@@ -87,10 +87,10 @@ def read_state_dict(path):
     Args:
       path: a file that `torch.save` wrote in its zip format (PyTorch 1.6 and later): a state dict,
         or a dict with one under 'model_state_dict', 'state_dict' or 'model'. Other content is
-        skipped, never run.
+        skipped, never executed.
 
     Returns:
-      {name: array}; the prefix 'module.' of data-parallel training is taken off.
+      {name: array}; the prefix 'module.' of data-parallel training is removed.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -113,11 +113,11 @@ def read_state_dict(path):
 
 
 def _unpickled(path, archive):
-    """(folder in the archive, what its data.pkl holds)."""
+    """(folder in the archive, content of its data.pkl)."""
     pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
     if len(pickles) != 1:
         raise ValueError(
-            f"{path} is a zip archive but no PyTorch checkpoint: it needs one data.pkl."
+            f"{path} is a zip archive but not a PyTorch checkpoint: it must hold one data.pkl."
         )
     root = pickles[0].removesuffix("data.pkl")
     byteorder = root + "byteorder"
@@ -147,14 +147,14 @@ def _arrays(path, archive, root, state):
     for name, tensor in state.items():
         try:
             arrays[name] = _array(archive, root, tensor)
-        except Exception as error:  # nor are the record's fields to be trusted
+        except Exception as error:  # the record's fields are not to be trusted either
             raise ValueError(f"{path}: tensor '{name}' cannot be read ({error}).") from error
     return arrays
 
 
 def _not_a_zip(first_bytes):
     if first_bytes == b"PK":
-        return "is cut short; copy or download it again."
+        return "is truncated; copy or download it again."
     if first_bytes[:1] == b"\x80":
         return (
             "is in PyTorch's old format; load it with PyTorch and save it again with torch.save's "
@@ -165,7 +165,7 @@ def _not_a_zip(first_bytes):
 
 def _array(archive, root, tensor):
     if not isinstance(tensor, Tensor) or tensor.storage.kind not in STORAGE_DTYPES:
-        raise TypeError("it is no tensor of a known type")
+        raise TypeError("it is not a tensor of a known type")
     dtype = np.dtype(STORAGE_DTYPES[tensor.storage.kind])
     # This constructor, unlike as_strided, refuses a view that leaves its buffer.
     return np.ndarray(

@@ -1,4 +1,4 @@
-"""Weights of the PyTorch U-Net as ours."""
+"""Import weights of the PyTorch U-Net."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jax_seg.weights.tensors import read_tensors, some
 
 
 def from_torch(path):
-    """A U-Net and its weights from a weights file of PyTorch's; no code in the file is run.
+    """A U-Net and its weights from a PyTorch weights file; no code in the file is executed.
 
     Names in the checkpoint: encoders.I.{0,3}, bottleneck.{0,3}, upconvs.I, decoders.I.{0,3} and
     output, each with weight and bias. Filters, poolings, channels and dimensions are read off the
@@ -23,14 +23,12 @@ def from_torch(path):
 
     Raises:
       OSError: there is no such file, or it cannot be read.
-      ValueError: the file cannot be read or holds another network.
+      ValueError: the file cannot be read or holds a different network.
     """
     arrays = read_tensors(path)
     first, last = arrays.get("encoders.0.0.weight"), arrays.get("output.weight")
     if first is None or last is None or first.ndim not in (4, 5):
-        raise ValueError(
-            f"{path} holds another network than this U-Net; its tensors begin {some(arrays)}."
-        )
+        raise ValueError(f"{path} does not hold this U-Net; its first tensors are {some(arrays)}.")
     model = unet.Model(
         filters=first.shape[0],
         poolings=sum(name.startswith("upconvs.") for name in arrays) // 2,
@@ -41,11 +39,11 @@ def from_torch(path):
     x = jnp.zeros((1, *model.smallest_input(), model.in_channels))
     shapes = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
     wanted = {_torch_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)}
-    missing, left_over = wanted - arrays.keys(), arrays.keys() - wanted
-    if missing or left_over:
+    missing, unexpected = wanted - arrays.keys(), arrays.keys() - wanted
+    if missing or unexpected:
         raise ValueError(
             f"{path} does not fit a U-Net of {model.filters} filters and {model.poolings} "
-            f"poolings: missing {some(missing)}; left over {some(left_over)}."
+            f"poolings: missing {some(missing)}; unexpected {some(unexpected)}."
         )
 
     def leaf(tree_path, expected):

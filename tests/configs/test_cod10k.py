@@ -80,5 +80,5 @@ def test_the_demo_and_its_peer_see_the_same(preset):
 
 
 def test_an_unknown_preset_is_refused():
-    with pytest.raises(ValueError, match=r"':fast'; it knows conservative, aggressive, maximum"):
+    with pytest.raises(ValueError, match=r"':fast'; choose conservative, aggressive, maximum"):
         cod10k.get_config("fast")

@@ -278,7 +278,7 @@ def test_letters_with_accents_are_one_name_however_they_are_composed(tmp_path):
 )
 def test_ids_that_are_nearly_alike_are_shown_side_by_side(tmp_path, image, label):
     touch(tmp_path, f"images/{image}", f"labels/{label}")
-    pair = f"ids differently, '{image[:-4]}' and '{label[:-4]}': give an image"
+    pair = f"spell ids differently, '{image[:-4]}' and '{label[:-4]}': give each image"
     with pytest.raises(ValueError, match=pair):
         find_volumes(tmp_path)
 

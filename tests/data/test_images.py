@@ -92,7 +92,7 @@ def test_what_the_folders_may_get_wrong(root):
     with pytest.raises(ValueError, match=r"1 image \(.*Crab-2\) without a mask"):
         find_examples(root)
     (root / "Train/Image" / f"{NAMES[1]}.png").touch()
-    with pytest.raises(ValueError, match="have one name"):
+    with pytest.raises(ValueError, match="have the same name"):
         find_examples(root)
 
 
@@ -102,7 +102,7 @@ def test_find_images_to_predict(root, tmp_path):
     assert len(find_images(root / "Train/Image")) == 4
     (one,) = find_images(root / "Train/Image" / f"{NAMES[0]}.jpg")
     assert (one.id, one.mask) == (NAMES[0], None)
-    with pytest.raises(ValueError, match="have one name"):
+    with pytest.raises(ValueError, match="have the same name"):
         find_images([root / "Train/Image", one.image])
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no image"):
@@ -143,7 +143,7 @@ def test_names_of_image_and_mask_meet(tmp_path):
     (tmp_path / "Train/GT_Object/a.png").rename(tmp_path / "Train/GT_Object/A_00.png")
     (tmp_path / "Train/Image/a.jpg").rename(tmp_path / "Train/Image/a 0.jpg")
     with pytest.raises(
-        ValueError, match=r"write names differently, 'a 0' and 'A_00': give an image"
+        ValueError, match=r"spell names differently, 'a 0' and 'A_00': give each image"
     ):
         find_examples(tmp_path)
 
@@ -152,7 +152,7 @@ def test_two_files_of_one_name_are_both_shown(root):
     images, masks = root / "Train/Image", root / "Train/GT_Object"
     first = re.escape(str(masks / f"{NAMES[0]}.png"))
     second = re.escape(str(images / f"{NAMES[0]}.jpg"))
-    with pytest.raises(ValueError, match=f"{first} and {second} have one name"):
+    with pytest.raises(ValueError, match=f"{first} and {second} have the same name"):
         find_images([images, masks])
 
 

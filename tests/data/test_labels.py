@@ -145,9 +145,9 @@ def test_encode_against_select(label, order):
         (-1, "i2", "scroll.tif holds the label value -1, which none"),
         (2**40, "i8", "scroll.tif holds the label value 1099511627776, which none"),
         (9, "f4", "scroll.tif holds the label value 9, which none"),
-        (0.5, "f4", "scroll.tif holds the label value 0.5, which is no integer"),
-        (np.nan, "f8", "scroll.tif holds the label value nan, which is no integer"),
-        (np.inf, "f8", "scroll.tif holds the label value inf, which is no integer"),
+        (0.5, "f4", "scroll.tif holds the label value 0.5, which is not an integer"),
+        (np.nan, "f8", "scroll.tif holds the label value nan, which is not an integer"),
+        (np.inf, "f8", "scroll.tif holds the label value inf, which is not an integer"),
         (1, "c8", "scroll.tif holds complex64 labels"),
     ],
 )

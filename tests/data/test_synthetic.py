@@ -232,7 +232,7 @@ def test_overwriting_must_be_asked_for(tmp_path):
     (out / "train_labels" / "mine.tif").unlink()
     label = out / "train_labels" / "100000.tif"
     label.write_bytes(label.read_bytes() + b"edited")
-    with pytest.raises(FileExistsError, match=r"100000\.tif.* was changed since"):
+    with pytest.raises(FileExistsError, match=r"100000\.tif.* has changed since"):
         synthetic.write_folder(out, 1, 32, overwrite=True)
     assert label.read_bytes().endswith(b"edited")
     with pytest.raises(FileExistsError, match="is a file"):
@@ -242,7 +242,7 @@ def test_overwriting_must_be_asked_for(tmp_path):
 def test_a_data_set_of_somebody_in_the_same_layout_is_never_replaced(tmp_path):
     write_volumes(tmp_path, count=2)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(FileExistsError, match=r"train.*no part of the generated data set"):
+    with pytest.raises(FileExistsError, match=r"train.*not part of the generated data set"):
         synthetic.write_folder(tmp_path, 1, 32, overwrite=True)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 

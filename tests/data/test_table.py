@@ -67,7 +67,9 @@ def test_what_is_not_text_is_named(tmp_path, content):
 
 def test_a_folder_of_that_name(tmp_path):
     (tmp_path / "train.csv").mkdir()
-    with pytest.raises(ValueError, match=r"train.csv is a folder, but this name is the table's"):
+    with pytest.raises(
+        ValueError, match=r"train.csv is a folder, but this name is reserved for the table"
+    ):
         read_scrolls(tmp_path / "train.csv", tmp_path, {})
 
 
@@ -98,7 +100,7 @@ def test_blanks_split_no_scroll(tmp_path):
 )
 def test_ids_that_are_nearly_alike_are_shown_side_by_side(tmp_path, written, files, shown):
     text = "id,scroll_id\n" + "".join(f"{id},1\n" for id in written)
-    message = f"train.csv and {tmp_path / 'images'} write ids differently, {shown}: write them in"
+    message = f"train.csv and {tmp_path / 'images'} spell ids differently, {shown}: write them in"
     with pytest.raises(ValueError, match=re.escape(message)):
         read(tmp_path, text, ids=files)
 
@@ -110,5 +112,7 @@ def test_names_of_other_numbers_are_not_alike(tmp_path):
 
 def test_scrolls_of_nearly_one_name_are_shown(tmp_path):
     text = "id,scroll_id\na,1\nb,01\nc,Paris\nd,paris\ne,2\n"
-    with pytest.warns(UserWarning, match=r"nearly one name, '01' and '1', 'Paris' and 'paris': if"):
+    with pytest.warns(
+        UserWarning, match=r"differ only in spelling, '01' and '1', 'Paris' and 'paris': if"
+    ):
         read(tmp_path, text, ids="abcde")

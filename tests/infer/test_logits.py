@@ -24,5 +24,5 @@ def test_background_is_below_every_threshold_and_stored_as_zero():
 
 def test_nan_is_reported_with_the_image():
     require_numbers(jnp.asarray([-jnp.inf, jnp.inf]), "a.tif")
-    with pytest.raises(ValueError, match=r"output for a\.tif is not a number"):
+    with pytest.raises(ValueError, match=r"output for a\.tif contains NaN"):
         require_numbers(np.asarray([0, np.nan]), "a.tif")

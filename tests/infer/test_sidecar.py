@@ -85,7 +85,7 @@ def test_finished_means_that_sidecar_and_files_agree(made):
 @pytest.mark.parametrize("content", [b"", b"mask of", b"mask of b"])
 def test_a_cut_or_edited_file_is_not_finished(made, name, content):
     (made[1] / name).write_bytes(content)
-    assert f"{name} is not as it was written" in status(made)
+    assert f"{name} has changed since it was written" in status(made)
     # Without probabilities, theirs is not looked at.
     assert (status(made, probabilities=False) == "finished") == name.startswith("prob")
 
@@ -107,6 +107,6 @@ def test_without_a_whole_sidecar_nothing_is_finished(made, content):
 
 def test_another_image_or_setting_is_an_error_also_where_a_file_is_missing(made):
     (made[1] / "probabilities" / "a.tif").unlink()
-    assert "was made with another threshold: pass --overwrite" in status(made, threshold=0.6)
+    assert "was made with a different threshold: pass --overwrite" in status(made, threshold=0.6)
     made[0].image.write_bytes(b"another image")
-    assert "was made with another image: " in status(made)
+    assert "was made with a different image: " in status(made)

@@ -26,7 +26,7 @@ def test_shares_by_hand():
     assert not pooled["within_target"]
     remarks = " ".join(found["remarks"])
     assert "under-estimated by 3.33 percentage points (26.67 % predicted, 30.00 % label" in remarks
-    assert "furthest off is b, by -30.00" in remarks
+    assert "largest error -30.00 (b)" in remarks
     assert "Predicted background is 73.33 %, outside the target of 30 to 70 % (1 of 2" in remarks
     assert "70.00 % is outside" not in remarks  # the labels' own background
     json.dumps(found, allow_nan=False)
@@ -39,14 +39,16 @@ def test_without_a_target_the_labels_are_the_reference():
     assert not any("within_target" in v for v in (found["pooled"], *found["volumes"].values()))
     assert found["remarks"][0] == (
         "Foreground is under-estimated by 3.33 percentage points (26.67 % predicted, 30.00 % "
-        "labelled) on 2 volumes; furthest off is b, by -30.00."
+        "labelled) on 2 volumes; largest error -30.00 (b)."
     )
     assert "target" not in " ".join(found["remarks"])
 
 
 @pytest.mark.parametrize("target", [(0.7, 0.3), (30, 70), (0.3,), (-0.1, 0.5)])
 def test_a_target_is_two_rising_shares(target):
-    with pytest.raises(ValueError, match=r"^validate\.background_target is .*two rising shares"):
+    with pytest.raises(
+        ValueError, match=r"^validate\.background_target is .*two increasing shares"
+    ):
         require_target(target, "validate.background_target")
 
 
@@ -106,7 +108,7 @@ def test_accuracy_alone_calls_no_model_a_constant():
     found = class_balance({"a": Confusion(10, 20, 0, 70)})
     assert found["better_than_constants"]
     assert found["remarks"][1:] == [
-        "The model is better than both constant predictors in Dice, IoU, pooled and in the mean "
+        "The model is better than both constant predictors in Dice, IoU, pooled and averaged "
         "over volumes.",
         "Accuracy misleads here: background everywhere reaches 0.9000 and the model 0.8000, "
         "pooled, since 90.00 % of the labelled voxels are background; judge by Dice or IoU.",
@@ -129,7 +131,7 @@ def test_background_everywhere_wins_by_volumes_without_foreground_and_it_is_said
 def test_a_better_model_is_told_so_too():
     found = class_balance({"a": Confusion(50, 1, 1, 48)})
     assert found["remarks"][1:] == [
-        "The model is better than both constant predictors in Dice, IoU, pooled and in the mean "
+        "The model is better than both constant predictors in Dice, IoU, pooled and averaged "
         "over volumes."
     ]
 

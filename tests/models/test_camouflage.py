@@ -143,7 +143,7 @@ def test_pretrained_encoder_takes_its_place(batch_norm):
 
     wider = encoder.clone(dims=(16, 8, 8, 16))
     shapes = jax.eval_shape(wider.init, jax.random.key(7), jnp.zeros((1, 32, 32, 3)))["params"]
-    with pytest.raises(ValueError, match=r"another size than the detector's: stages_0"):
+    with pytest.raises(ValueError, match=r"differs in size from the detector's: stages_0"):
         with_encoder(variables["params"], shapes)
 
 

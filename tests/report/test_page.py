@@ -60,7 +60,7 @@ def test_counts_follow_from_the_scores():
     assert opened.confusions(run_with(volumes=volumes)) == given
 
 
-def test_bad_folders_are_told(tmp_path, data, capsys):
+def test_bad_folders_are_reported(tmp_path, data, capsys):
     assert main([str(tmp_path)]) == 1
     assert "neither config.json nor events.jsonl" in capsys.readouterr().err
     run = make_run(tmp_path / "run", data)
@@ -79,7 +79,7 @@ def test_an_unfinished_run_without_its_data_still_makes_a_page(tmp_path, data):
     assert main([str(run)]) == 0
     assert main([str(run)]) == 0  # its own page is replaced
     text = (run / "report.html").read_text()
-    assert "Not finished: 6 of 6 epochs are done, with a validation loss of 0.267" in text
+    assert "Not finished: 6 of 6 epochs done, validation loss 0.267" in text
     assert "/nowhere does not exist" in text
     assert "No volume can be looked at" in text
 
@@ -101,7 +101,7 @@ def test_a_page_of_images_speaks_of_images(tmp_path, data):
     for words in ("Image by image", "Images by share of foreground", "Whole held-out images"):
         assert words in text
     assert "olume by volume" not in text and "held-out volume" not in text
-    assert "in the mean over images" in text and "in the mean over volumes" not in text
+    assert "averaged over images" in text and "averaged over volumes" not in text
 
 
 # Words.
@@ -115,10 +115,10 @@ def test_verdict_on_learning():
     assert "still falling" in kinds(0.8, 0.6, 0.4, 0.3).text
     assert "levelled off" in kinds(0.8, 0.31, 0.305, 0.3).text
     worse = kinds(0.5, 0.4, 0.3, 0.9, 0.95)
-    assert worse.kind == "bad" and "0.950 at the end: it got worse" in worse.text
+    assert worse.kind == "bad" and "0.950 at the end; the training loss did not fall" in worse.text
     falling = [0.8, 0.5, 0.3, 0.2]
-    assert "over-fits" in kinds(0.8, 0.4, 0.5, 0.6, train=falling).text
-    assert "over-fits" not in kinds(0.8, 0.4, 0.5, 0.6, train=falling, error=0.3).text
+    assert "overfits" in kinds(0.8, 0.4, 0.5, 0.6, train=falling).text
+    assert "overfits" not in kinds(0.8, 0.4, 0.5, 0.6, train=falling, error=0.3).text
     # A stage that changed the loss began with epoch 2: the low loss before does not count.
     config = {"stages": {"one": {"epochs": [0, 1]}, "two": {"epochs": [2, 5]}}}
     run = run_with(losses(0.1, 0.1, 0.9, 0.8, 0.7, 0.6), config)
@@ -137,9 +137,9 @@ def test_averages_and_post_processing_are_set_against_the_raw_weights():
     pooled = {"raw": 0.8, "swa": 0.8251, "ema": 0.8003, "postprocessed": 0.75}
     run = run_with(scores={name: {"dice": dice} for name, dice in pooled.items()})
     assert [remark.text for remark in verdict._on_other_weights(run)] == [
-        "The SWA average has Dice 0.825, 0.025 above the raw weights alone.",
-        "The EMA average has Dice 0.800, as good as the raw weights alone.",
-        "Post-processing has Dice 0.750, 0.050 below the raw weights alone.",
+        "The SWA average has Dice 0.825, 0.025 above the raw weights.",
+        "The EMA average has Dice 0.800, equal to the raw weights.",
+        "Post-processing has Dice 0.750, 0.050 below the raw weights.",
     ]
 
 
@@ -171,22 +171,22 @@ def test_a_run_that_holds_nothing_out_is_not_praised_for_it(tmp_path, data):
         next(r.text for r in verdict.remarks(run) if r.text.startswith(start))
         for start in ("Foreground", "The model", "The worst", "The loss")
     )
-    assert "on 3 training volumes; furthest off" in balance
+    assert "on 3 training volumes; largest error" in balance
     assert "training volumes" in constants and worst.startswith("The worst training volume is")
     assert learning == (
         "The loss on training volumes was lowest in epoch 5, 0.267; nothing is held out, so "
-        "over-fitting cannot be seen."
+        "overfitting cannot be detected."
     )
     titles = [chart["title"] for chart in charts.learning([run])]
     assert titles == ["Loss", "Component: dice", "Whole training volumes"]
     assert charts.learning([run])[0]["series"][1]["name"] == "validation (training volumes)"
     (rollback,) = (m["name"] for m in milestones.marks(run) if m["kind"] == "rollback")
-    assert rollback.endswith("; judged on training volumes")
+    assert rollback.endswith("; evaluated on training volumes")
     found, _ = views.views([run])
-    assert found["volumes"][0]["runs"][0]["scores"].startswith("As a whole, a training volume:")
+    assert found["volumes"][0]["runs"][0]["scores"].startswith("Whole training volume:")
     text = page.make_page([run])
-    assert "held-out" not in text and "holds out no volume to find them on" in text
-    assert "<dt>Judged on</dt><dd>training volumes</dd>" in text
+    assert "held-out" not in text and "holds out no volume to compute them on" in text
+    assert "<dt>Evaluated on</dt><dd>training volumes</dd>" in text
     assert f"python -m jax_seg.tune {run.workdir}" not in text
 
 
@@ -195,11 +195,11 @@ def test_runs_on_training_volumes_have_no_rank(runs):
     seen = trained_on(b)
     headline = verdict.headline([a, seen])
     assert headline.startswith(f"Dice {a.scores['raw']['dice']:.3f} on 3 whole held-out volumes, ")
-    its = f"its Dice {b.scores['raw']['dice']:.3f} is that of training volumes."
-    assert headline.endswith(f" b has no rank: {its}")
+    its = f"its Dice {b.scores['raw']['dice']:.3f} is on training volumes."
+    assert headline.endswith(f" b is not ranked: {its}")
     assert verdict.comparisons([a, seen]) == [f"b is not compared: {its}"]
     both = verdict.headline([trained_on(a), seen])
-    assert both.startswith("Each of the 2 finished runs is judged on volumes that it was trained")
+    assert both.startswith("All 2 finished runs are evaluated on volumes that they were trained")
     table = sections.comparison([a, seen])
     rows = rows_of(table)
     assert [row[3] for row in rows] == ["held-out volumes", "training volumes"]
@@ -215,12 +215,12 @@ def test_choices_by_the_same_volumes_are_said(runs):
         verdict.headline(runs[:1])
     )
     (sentence,) = verdict.comparisons(runs)
-    assert sentence.endswith("; these volumes chose the checkpoint of both.")
+    assert sentence.endswith("; both checkpoints were chosen on these volumes.")
     raw = {"dice": 0.8, "volumes": "held out", "chose": ["checkpoint"]}
     run = run_with(scores={"raw": raw, "swa": {"dice": 0.79, "volumes": "held out", "chose": []}})
     assert [remark.text for remark in verdict._on_other_weights(run)] == [
-        "The SWA average has Dice 0.790, 0.010 below the raw weights, whose checkpoint these "
-        "volumes chose."
+        "The SWA average has Dice 0.790, 0.010 below the raw weights, whose checkpoint was "
+        "chosen on these volumes."
     ]
 
 
@@ -245,12 +245,12 @@ def test_marks_of_restarts_stages_averages_and_decisions():
         "average": {"swa_every": 5, "swa_start": 20},
     }
     decision = {"kind": "intervention", "scale": 2.0, "gradient_norm": 0.25}
-    told = [
+    events = [
         *losses(*[1.0] * 30),
         {"kind": "decision", "step": 0, "epoch": 5, "decision": {"kind": "new_best"}},
         {"kind": "decision", "step": 0, "epoch": 9, "decision": decision},
     ]
-    found = milestones.marks(run_with(told, config))
+    found = milestones.marks(run_with(events, config))
     # Warm-up 1, then cycles of 3, 6, 12 epochs; the restart at 22 falls into the averaging.
     expected = [(4, "restart"), (9, "intervention"), (10, "restart"), (20, "swa")]
     assert [(mark["x"], mark["kind"]) for mark in found] == expected
@@ -265,8 +265,10 @@ def test_marks_of_restarts_stages_averages_and_decisions():
     }
     expected = [(0, "stage"), (4, "restart"), (10, "stage"), (14, "stage"), (15, "restart")]
     expected.append((20, "swa"))
-    assert [(m["x"], m["kind"]) for m in milestones.marks(run_with(told[:-1], config))] == expected
-    assert milestones.warm_ups(run_with(told, config)) == [(0, 1), (10, 11)]
+    assert [
+        (m["x"], m["kind"]) for m in milestones.marks(run_with(events[:-1], config))
+    ] == expected
+    assert milestones.warm_ups(run_with(events, config)) == [(0, 1), (10, 11)]
 
 
 def test_charts_of_one_run_and_of_two(runs):
@@ -326,16 +328,18 @@ def test_tuning_says_what_it_was_searched_on(runs):
         "ablation": [row],
     }
     tuned = altered(runs[0], tuned=found)
-    assert "The steps were searched on 2 training volumes by" in tuning.steps([tuned])
+    assert "The steps were chosen on 2 training volumes by" in tuning.steps([tuned])
     drawn = {"thresholds": []}
-    assert "The curves of a are over 2 training volumes." in tuning.thresholds([tuned], drawn)
+    assert "The curves of a are measured on 2 training volumes." in tuning.thresholds(
+        [tuned], drawn
+    )
     first = {"volume": "v0", "baseline": 0.5, "score": 0.6, "steps": []}
     found["held_out"] = [first | {"volumes": "held out", "chose": ["checkpoint"]}]
     text = tuning.steps([altered(runs[0], tuned=found)])
-    assert "chosen on the others; all of them chose the checkpoint." in text
+    assert "chosen on the others; all of them were used to choose the checkpoint." in text
 
 
-def test_the_gain_of_tuned_steps_is_told_for_volumes_that_were_not_searched_on(runs):
+def test_the_gain_of_tuned_steps_is_shown_for_volumes_held_out_of_the_search(runs):
     steps = ["hysteresis:low=0.2", "close"]
     tuned = {
         "metric": "competition",
@@ -362,7 +366,7 @@ def test_the_gain_of_tuned_steps_is_told_for_volumes_that_were_not_searched_on(r
     assert rows[3][1:4] == ["0.5000", "0.7500", "+0.2500"]
     assert rows[4][1:4] == ["0.5000", "0.2500", "−0.2500"]
     assert rows[5] == ["mean", "0.5000", "0.5000", "+0.0000", ""]
-    assert "Refused, since they harm a perfect prediction: 1" in text
+    assert "Rejected because they degrade a perfect prediction: 1" in text
 
 
 def decoded(address):
@@ -427,15 +431,13 @@ def test_first_slice_holds_most_within_the_middle_half():
     assert sprites.fullest(mask, slices)[0] == 3
 
 
-def test_flat_slices_are_said_to_be_drawn_taller():
-    def told(*shape):
+def test_the_note_mentions_stretched_slices():
+    def note(*shape):
         layout = sprites.layout(shape, sprites.choose_slices(shape, 10**9))
         return views._note({"shape": list(shape), "probability": False, **layout})
 
-    assert (
-        told(20, 101, 101) == "20 × 101 × 101 voxels; flat slices are drawn taller than they are."
-    )
-    assert told(20, 100, 100) == "20 × 100 × 100 voxels."
+    assert note(20, 101, 101) == "20 × 101 × 101 voxels; flat slices are stretched in height."
+    assert note(20, 100, 100) == "20 × 100 × 100 voxels."
 
 
 def test_worst_median_and_best_are_chosen(runs):
@@ -460,7 +462,7 @@ def test_pictures_stay_below_the_limit(runs):
     assert "slices along the three axes are shown" in fewer["volumes"][0]["note"]
 
 
-def test_a_prediction_of_another_shape_is_told(tmp_path, data):
+def test_a_prediction_of_another_shape_is_reported(tmp_path, data):
     run = make_run(tmp_path / "run", data)
     path = run / "validation" / "probabilities" / "v1.tif"
     tifffile.imwrite(path, np.zeros((4, 20, 20), np.float16), photometric="minisblack")

@@ -114,7 +114,7 @@ def picture(opened, panel, axis=0):
     )
 
 
-def told_counts(opened, axis=0):
+def shown_counts(opened, axis=0):
     text = opened.find(f'.slice-score[data-axis="{axis}"]').text
     return [int(number) for number in re.search(r"(\d+) wrong, (\d+) missed", text).groups()]
 
@@ -146,12 +146,12 @@ def test_sliders_change_the_picture_and_tell_the_right_counts(opened, runs):
     slide(opened, 'input[data-axis="0"]', 4)
     assert picture(opened, "image") != first[0] and picture(opened, "errors") != first[1]
     assert opened.find('output[data-axis="0"]').text == "4 of 19"
-    assert told_counts(opened) == counted(runs[0], worst, 0, 4, 0.5)
+    assert shown_counts(opened) == counted(runs[0], worst, 0, 4, 0.5)
     slide(opened, "#threshold", 5)  # the sixth of 0.05, 0.1, …
     assert opened.find("#threshold-value").text == "0.3"
-    assert told_counts(opened) == counted(runs[0], worst, 0, 4, 0.3)
+    assert shown_counts(opened) == counted(runs[0], worst, 0, 4, 0.3)
     slide(opened, 'input[data-axis="2"]', 7)
-    assert told_counts(opened, axis=2) == counted(runs[0], worst, 2, 7, 0.3)
+    assert shown_counts(opened, axis=2) == counted(runs[0], worst, 2, 7, 0.3)
 
 
 def test_runs_and_volumes_are_chosen_by_buttons(opened, runs):
@@ -167,7 +167,7 @@ def test_runs_and_volumes_are_chosen_by_buttons(opened, runs):
     buttons[4].click()
     wait_until_drawn(opened.browser, before)
     slide(opened, 'input[data-axis="0"]', 9)
-    assert told_counts(opened) == counted(runs[1], best, 0, 9, 0.5)
+    assert shown_counts(opened) == counted(runs[1], best, 0, 9, 0.5)
 
 
 def test_a_click_in_a_slice_cuts_the_others_there(opened):

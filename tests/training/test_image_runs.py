@@ -297,5 +297,5 @@ def test_an_encoder_starts_from_published_weights():
     assert any(bool(leaf.any()) for leaf in jax.tree.leaves(started.params["encoder"]))
     assert not any(bool(leaf.any()) for leaf in jax.tree.leaves(started.params["up_0"]))
     jax.tree.map(np.testing.assert_array_equal, started.averages["ema"]["params"], started.params)
-    with pytest.raises(ValueError, match="of another size than the detector's"):
+    with pytest.raises(ValueError, match="differs in size from the detector's"):
         start.start_encoder(detector_state((8, 32, 48, 96)), path)

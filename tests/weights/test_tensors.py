@@ -30,7 +30,7 @@ def _with(name, **entry):
 )
 def test_damaged_headers_name_the_file(tmp_path, edit):
     path = write_safetensors(tmp_path / "d.safetensors", {"a": np.ones(2)}, edit)
-    with pytest.raises(ValueError, match=r"d\.safetensors is cut short or no safetensors file"):
+    with pytest.raises(ValueError, match=r"d\.safetensors is truncated or not a safetensors file"):
         read_tensors(path)
 
 
@@ -48,7 +48,7 @@ def test_damaged_headers_name_the_file(tmp_path, edit):
 def test_files_that_are_no_safetensors(tmp_path, content):
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"x\.safetensors is cut short or no safetensors file"):
+    with pytest.raises(ValueError, match=r"x\.safetensors is truncated or not a safetensors file"):
         read_tensors(path)
 
 

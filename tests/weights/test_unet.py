@@ -153,21 +153,24 @@ def broken_pickle(path):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (cut, "is cut short"),
+        (cut, "is truncated"),
         (flipped, "tensor 'encoders.1.0.weight' cannot be read .*CRC"),
-        (foreign_zip, "is a zip archive but no PyTorch checkpoint"),
+        (foreign_zip, "is a zip archive but not a PyTorch checkpoint"),
         (broken_pickle, "damaged data.pkl"),
         (lambda p: p.write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, 2)), "old format"),
         (lambda p: p.write_text("hello"), "is not a PyTorch checkpoint"),
         (lambda p: p.write_bytes(b""), "is not a PyTorch checkpoint"),
         (lambda p: torch_save(p, types.SimpleNamespace(a=1)), "holds no state dict"),
         (lambda p: torch_save(p, {"epoch": 3}), "holds no state dict"),
-        (lambda p: torch_save(p, {"fc.weight": stored(np.ones(3))}), "another network.*fc.weight"),
+        (
+            lambda p: torch_save(p, {"fc.weight": stored(np.ones(3))}),
+            "does not hold this U-Net; .*fc.weight",
+        ),
         (
             changed(lambda a: a.pop("decoders.0.3.bias")),
-            "missing decoders.0.3.bias; left over nothing",
+            "missing decoders.0.3.bias; unexpected nothing",
         ),
-        (changed(lambda a: a.update(extra=np.ones(1))), "missing nothing; left over extra"),
+        (changed(lambda a: a.update(extra=np.ones(1))), "missing nothing; unexpected extra"),
         (
             changed(lambda a: a.update({"bottleneck.3.weight": np.ones((4, 5, 3, 3, 3))})),
             r"'bottleneck.3.weight' has shape \(4, 5, 3, 3, 3\)",

@@ -5,12 +5,12 @@ A reader has
 - `random_access`: whether a small read costs little;
 - `spacing`: (z, y, x) between voxels as the file gives it, in micrometres where it names a known
   unit; None where it gives none. Nothing resamples by it;
-- `notes`: sentences about what was assumed where the file leaves it open;
+- `notes`: sentences about assumptions where the file is ambiguous;
 - `read(start, size)`: the voxels of a block.
 
 Opening a volume looks at headers and names of files only; `read` decodes. Readers pickle by their
-path and so travel to workers. What is assumed is reported one way: `open_volume` passes each
-sentence of `notes` to `warnings.warn`, once in a process; a copy that was unpickled is silent.
+path and so travel to workers. Assumptions are reported in one way: `open_volume` passes each
+sentence of `notes` to `warnings.warn`, once in a process; an unpickled copy gives no warning.
 """
 
 import functools
@@ -34,7 +34,7 @@ def open_volume(path):
     """Opens a volume as a reader without decoding a voxel.
 
     Axes that the file names are taken by their names, and transposed to [D, H, W] as blocks are
-    read; axes of length 1 fall away.
+    read; axes of length 1 are dropped.
 
     Args:
         path: a TIFF (any compression, BigTIFF, ImageJ, OME); a folder with a Zarr v2 or v3 array,
@@ -66,17 +66,17 @@ def open_volume(path):
         distances = " × ".join(f"{number:g}" for number in reader.spacing)
         _announce(
             f"Volumes in {path.parent} have a voxel spacing of {distances} (z, y, x): spacing is "
-            "not used, and voxels are taken as cubes."
+            "ignored and voxels are treated as cubes."
         )
     return reader
 
 
 def recognised(path):
-    """Whether an existing file or folder is one volume, for `open_volume` to open or to refuse.
+    """Whether an existing file or folder is one volume, for `open_volume` to open or reject.
 
     It decides by names, by the metadata files of Zarr and by the header of one slice, and decodes
-    nothing. True for whatever is called .tif, .tiff or .zarr, damaged files included, so that
-    opening can name the fault; for folders of a Zarr array or group of any other name; and for
+    nothing. True for any name ending in .tif, .tiff or .zarr, damaged files included, so that
+    opening can report the fault; for folders of a Zarr array or group of any other name; and for
     folders of numbered 2-D TIFF slices, gaps in the numbers included. False for all else, folders
     of volumes among it.
     """

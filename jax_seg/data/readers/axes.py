@@ -35,8 +35,8 @@ class Axes(NamedTuple):
 def find_axes(path, shape, names=()):
     """The axes of a volume among those of a stored array.
 
-    Names decide where there are any. Axes without a name take the places of z, y and x that no
-    name has, in this order. Axes of length 1 fall away wherever they stand.
+    Names decide where there are any. Unnamed axes take the remaining places of z, y and x, in this
+    order. Axes of length 1 are dropped wherever they are.
 
     Args:
         path: of the file, for errors.
@@ -49,8 +49,8 @@ def find_axes(path, shape, names=()):
         Axes.
 
     Raises:
-        ValueError: the array has several channels, times or the like, or is no 3-D volume; or its
-            shape leaves open which axis is which.
+        ValueError: the array has several channels, times or the like, or is not a 3-D volume; or
+            its shape does not show which axis is which.
     """
     shape = tuple(int(length) for length in shape)
     names = _known(names) or ("",) * len(shape)
@@ -68,7 +68,7 @@ def find_axes(path, shape, names=()):
         if name and name not in "zyx" and length > 1:
             raise ValueError(
                 f"{path} has {length} {_COUNTED.get(name, f'places along the axis {name}')} (axes "
-                f"{_text(names)}, shape {shape}): save a single one of them or, if they are "
+                f"{_text(names)}, shape {shape}): save one of them or, if they are "
                 "slices, name that axis z."
             )
     return Axes(len(shape), _places(path, shape, names))
@@ -100,7 +100,7 @@ def _places(path, shape, names):
         )
     if len(kept_of) > 1:
         raise ValueError(
-            f"{path} has shape {shape}, which may be a volume of "
+            f"{path} has shape {shape}, which could be a volume of "
             f"{' or '.join(str(kept) for kept in kept_of)}: save it with three axes [D, H, W]."
         )
     (kept,) = kept_of.values()

@@ -1,4 +1,4 @@
-"""What every reader of volumes does alike: blocks, types, and errors that name the file."""
+"""Code that all readers of volumes share: blocks, types, and errors that name the file."""
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def finished(reader, voxels, start):
             voxel = tuple(int(a + b) for a, b in zip(start, first, strict=True))
             raise ValueError(
                 f"{reader.path} holds {voxels[first]} at voxel {voxel}: replace NaN and infinite "
-                "values by numbers."
+                "values with finite numbers."
             )
     return voxels
 

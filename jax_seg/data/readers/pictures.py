@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from jax_seg.system.files import replacing
 
 CAMERA_BITS = (8, 10, 12, 14, 16)
-MAP_BITS = (8, 16)  # of maps and masks: nobody writes others
+MAP_BITS = (8, 16)  # of maps and masks; others are not in use
 ROUNDING = 1e-3  # that floating-point values in [0, 1] may exceed it by
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION = 0x0112  # of EXIF and TIFF
@@ -29,13 +29,13 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow
 def read_image(path):
     """An image as uint8 [H, W, 3], turned as its EXIF orientation says.
 
-    Grey becomes three equal channels, transparency is dropped, and deeper levels become 8 bits. An
-    image of 16 bits whose levels fit in 8, 10, 12 or 14 is taken for one of a camera of as many
-    bits, with a warning.
+    Grey becomes three equal channels, transparency is dropped, and deeper levels become 8 bits. A
+    16-bit image whose levels fit in 8, 10, 12 or 14 bits is read as having that many bits, with a
+    warning.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it cannot be read as an image, or its levels cannot be meant as an image's.
+      ValueError: it cannot be read as an image, or its levels are not those of an image.
     """
     levels = _decode(path)
     white = _white(path, levels, CAMERA_BITS, warn=True)
@@ -79,7 +79,7 @@ def read_map(path):
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it cannot be read as an image, or its values cannot be meant as a map's.
+      ValueError: it cannot be read as an image, or its values are not those of a map.
     """
     levels = _decode(path)
     white = _white(path, levels, MAP_BITS, warn=True)
@@ -156,7 +156,7 @@ class _Levels(NamedTuple):
 
 
 class _Refused(ValueError):
-    """A sentence about a whole file that holds something else than is read."""
+    """An error about a file that is intact but of an unsupported kind."""
 
 
 def _decode(path):
@@ -249,7 +249,7 @@ def _white(path, levels, depths, warn=False):
         )
     if warn and (floating or fitting[0] < 16):
         stored = "floating-point values above 1" if floating else f"values of {levels.bits} bits"
-        # Of the folder, so that it is said once and not of each of thousands of images.
+        # Names the folder, so that it warns once and not for each of thousands of images.
         warnings.warn(
             f"{Path(path).parent} holds images with {stored} and none above "
             f"{2 ** fitting[0] - 1}, which are read as images of {fitting[0]} bits.",
@@ -279,7 +279,7 @@ def _turned(array, orientation):
     """An array [H, W, …] as EXIF's orientation 1 to 8 shows it."""
     if orientation >= 5:
         array = array.swapaxes(0, 1)
-    # Whether rows, then columns, run the other way; 5 to 8 say so of what is transposed above.
+    # Directions of rows and columns; orientations 5 to 8 apply them after the transposition.
     rows, columns = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(
         orientation, (1, 1)
     )
@@ -298,7 +298,7 @@ def _head(path):
 
 @contextlib.contextmanager
 def _naming(path):
-    """Whatever goes wrong with a file's content names the file."""
+    """Make every error about a file's content name the file."""
     try:
         yield
     except _Refused:

@@ -20,7 +20,7 @@ def is_folder_of_slices(path):
     """Whether `path` is a folder of 2-D TIFF files whose names differ in one number only.
 
     Looks at names and at the header of one file. Gaps in the numbers, and files that cannot be
-    read, are for the reader to refuse.
+    read, are left to the reader to reject.
     """
     files = _tiff_files(path)
     if len(files) < 2 or _numbers(files) is None:
@@ -36,7 +36,7 @@ def is_folder_of_slices(path):
 class SlicesReader:
     """A folder of slices, in the order of their numbers; only those of a block are read.
 
-    All must be like the first in shape and dtype, which is found out as they are read.
+    All must match the first in shape and dtype, which is checked as they are read.
     """
 
     by_slices = True
@@ -75,7 +75,7 @@ class SlicesReader:
                 raise ValueError(
                     f"{opened.path} is {opened.dtype} of shape {opened.shape}, but the first slice "
                     f"{first.path.name} is {first.dtype} of shape {first.shape}: all slices of a "
-                    "volume must be alike."
+                    "volume must match."
                 )
             self._opened[number] = opened
         return self._opened[number]

@@ -1,4 +1,4 @@
-"""What the headers of a TIFF file say about its voxels, and all for which it is refused."""
+"""What the headers of a TIFF file say about its voxels, and all reasons to reject it."""
 
 import os
 import struct
@@ -23,7 +23,7 @@ class Header(NamedTuple):
         separate: whether every page was written as an image of its own.
         white: the value that is black where 0 is white, otherwise None.
         spacing: (z, y, x) as of `spacing.in_micrometres`, or None.
-        notes: sentences about what was assumed.
+        notes: sentences about assumptions.
     """
 
     shape: tuple
@@ -153,7 +153,7 @@ def _is_grey_ramp(colours):
 def _is_complete(tiff, size):
     """Whether a TIFF of `size` bytes holds all its pages.
 
-    tifffile takes a page list that was cut for a shorter stack. Here every page's bytes must lie
+    tifffile takes a truncated page list for a shorter stack. Here every page's bytes must lie
     inside the file, and the last page must say that it is the last.
     """
     if not len(tiff.pages):

@@ -69,8 +69,8 @@ def _open(path, array):
 
 
 def _open_with_zarr_python(path, array, refusal):
-    """As `_open`, for an array that tensorstore has refused."""
-    import zarr  # here, for it is slow to import and seldom needed
+    """As `_open`, for an array that tensorstore rejected."""
+    import zarr  # imported here because it is slow to import and seldom needed
 
     try:
         unknown = [name for name in _codecs(array) if not _is_known(name, array.version)]

@@ -1,7 +1,7 @@
 """Whether the chunk files of a Zarr array are where its metadata says.
 
-Libraries read a chunk without a file as the fill value, whether it was left out on purpose, lost or
-lies under another name; so the files are compared with the metadata when an array is opened.
+Libraries read a chunk without a file as the fill value, whether it was omitted on purpose, lost or
+stored under another name; so the files are compared with the metadata when an array is opened.
 """
 
 import math
@@ -21,7 +21,7 @@ def check_chunks(path, array):
         array: `zarr_metadata.Array`.
 
     Raises:
-        ValueError: no chunk is there, or some lie where the metadata does not reach.
+        ValueError: no chunk exists, or some lie outside the grid of the metadata.
     """
     grid, pattern, separator = _grid(path, array)
     present = 0
@@ -45,7 +45,7 @@ def check_chunks(path, array):
     fill = array.metadata.get("fill_value")
     return (
         f"{path} lacks {total - present} of its {total} chunks ({1 - present / total:.1%}), which "
-        f"read as {0 if fill is None else fill}: copy it again unless they were left empty on "
+        f"read as {0 if fill is None else fill}: copy it again unless they were omitted on "
         "purpose.",
     )
 

@@ -1,4 +1,4 @@
-"""Which array of a Zarr folder is the volume, and what its metadata says about the axes.
+"""Find the array of a Zarr folder that is the volume, and its axes, from the metadata.
 
 Zarr v2 and v3; OME-Zarr 0.1 to 0.5; groups of bioformats2raw.
 """
@@ -20,7 +20,7 @@ class Array(NamedTuple):
         metadata: the content of its .zarray or zarr.json.
         names: of its axes; empty where nothing names them.
         scale, units: of its axes; empty where nothing gives them.
-        notes: sentences about what was assumed.
+        notes: sentences about assumptions.
     """
 
     folder: Path
@@ -87,7 +87,7 @@ def _named_from_above(array):
     for above in folder.parents[:2]:
         try:
             levels = [level for image in _images(above) for level in _levels(above, image)]
-        except ValueError:  # another file's fault, which is no reason to refuse this array
+        except ValueError:  # a fault of another file is no reason to reject this array
             continue
         for level in levels:
             if level.folder.absolute() == folder:
@@ -144,8 +144,8 @@ def _levels(path, image):
             raise KeyError("datasets")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} has OME-Zarr multiscales that name no dataset, or describe one in another "
-            "form than the standard's: write its metadata again."
+            f"{path} has OME-Zarr multiscales that name no dataset or do not follow the standard: "
+            "write its metadata again."
         ) from error
     return levels
 
@@ -165,7 +165,7 @@ def _finest(path, levels):
     """The Array of the finest level by scale, or by shape where scales do not decide.
 
     Without scales the standard's order is finest first, but writers differ; so every level that
-    could be finer than the one that is read must be there.
+    could be finer than the one that is read must exist.
     """
     if all(level.scale for level in levels):
         finest = min(math.prod(level.scale) for level in levels)
@@ -177,7 +177,7 @@ def _finest(path, levels):
     if arrays[0] is None or (best and absent):
         raise ValueError(
             f"{path} names {absent[0].folder.name} among its OME-Zarr levels, perhaps the finest, "
-            "but no array is there: copy it again."
+            "but its array is missing: copy it again."
         )
     return _described(arrays[best], levels[best])
 

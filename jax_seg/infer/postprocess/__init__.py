@@ -1,9 +1,9 @@
-"""From probabilities to a mask, by named steps that stand in a configuration or a command.
+"""From probabilities to a mask, by named steps given in a configuration or a command.
 
 A step is one string, as "hysteresis:low=0.3,high=0.85" or "fill_holes": its name, and the
 parameters that differ from the defaults of the function of `STEPS` that carries it out. Radii,
-sizes and areas count voxels: the same text means the same wherever it is used, and what is known of
-the voxels' shape stands in it, as "smooth:anisotropy=10".
+sizes and areas count voxels: the same text means the same everywhere, and the voxels' shape is part
+of it, as in "smooth:anisotropy=10".
 """
 
 import difflib
@@ -21,7 +21,7 @@ from jax_seg.system.files import read_json
 DEFAULT = "threshold:value=0.5"
 
 # The first of them make a mask [D, H, W] bool of probabilities, the others take one and return
-# one. Arguments after * are parameters of the step; those before are what the step works on.
+# one. Arguments after * are parameters of the step; those before are the step's inputs.
 STEPS = {
     "threshold": components.threshold,
     "hysteresis": components.hysteresis,
@@ -51,7 +51,7 @@ class _Kind(NamedTuple):
 _SHARE = _Kind(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 _NUMBER = _Kind(float, math.isfinite, "a number")
 _POSITIVE = _Kind(float, lambda value: 0 < value < math.inf, "a number above 0")
-_COUNT = _Kind(int, lambda value: value >= 0, "a whole number of at least 0")
+_COUNT = _Kind(int, lambda value: value >= 0, "an integer of at least 0")
 _PARAMETERS = {
     "value": _SHARE,
     "low": _SHARE,
@@ -81,19 +81,19 @@ def parse(text):
       (name, {parameter: number}), the parameters that the text names.
 
     Raises:
-      ValueError: there is no such step or parameter, or a value that it cannot take.
+      ValueError: the step or parameter does not exist, or the value is out of range.
     """
     name, _, rest = str(text).partition(":")
     if name not in STEPS:
         raise ValueError(
-            f"There is no post-processing step '{name}'{_near(name, STEPS)}: choose from "
+            f"Unknown post-processing step '{name}'{_near(name, STEPS)}: choose from "
             f"{', '.join(STEPS)}."
         )
     known, parameters = defaults(name), {}
     for assignment in rest.split(",") if rest else ():
         key, equals, value = (part.strip() for part in assignment.partition("="))
         if not equals:
-            raise ValueError(f"The step '{text}' has '{assignment}': write PARAMETER=VALUE there.")
+            raise ValueError(f"The step '{text}' has '{assignment}': write it as PARAMETER=VALUE.")
         if key not in known:
             choice = f"it takes {', '.join(known)}" if known else "it takes none"
             raise ValueError(f"The step '{name}' has no parameter '{key}': {choice}.")
@@ -110,8 +110,7 @@ def parse(text):
     chosen = known | parameters
     if name == "hysteresis" and chosen["low"] > chosen["high"]:
         raise ValueError(
-            f"The step '{text}' has low={chosen['low']:g} above high={chosen['high']:g}: exchange "
-            "them."
+            f"The step '{text}' has low={chosen['low']:g} above high={chosen['high']:g}: swap them."
         )
     return name, parameters
 
@@ -129,7 +128,7 @@ def parse_all(steps):
       ValueError: of `parse`, or a step that makes a mask is not the first.
     """
     if isinstance(steps, str):
-        raise ValueError(f"The steps are the text '{steps}': give a list of steps.")
+        raise ValueError(f"The steps are the string '{steps}': give a list of steps.")
     parsed = [parse(text) for text in steps]
     if not parsed or parsed[0][0] not in FIRST:
         parsed.insert(0, parse(DEFAULT))
@@ -137,13 +136,13 @@ def parse_all(steps):
         if name in FIRST:
             raise ValueError(
                 f"The step '{name}' comes after '{parsed[0][0]}': it works on probabilities, so "
-                "keep one of them, and put it first."
+                "keep only one of them and put it first."
             )
     return parsed
 
 
 def after_threshold(steps, value):
-    """`steps`, begun with a threshold of `value` unless they begin with one, or a hysteresis.
+    """`steps` with a threshold of `value` first, unless they start with a threshold or hysteresis.
 
     Raises:
       ValueError: of `parse_all`.
@@ -167,8 +166,8 @@ def apply(probability, image, steps):
       [D, H, W] uint8 of 0 and 1.
 
     Raises:
-      ValueError: a step that cannot be, probabilities that are none, or an image that is missing
-        or of another shape.
+      ValueError: an invalid step or probabilities, or an image that is missing or of another
+        shape.
     """
     parsed = parse_all(steps)
     probability = check_probability(probability)
@@ -182,7 +181,7 @@ def apply_step(mask, name, parameters, probability, image):
     """Carry out one parsed step on a mask, or for the first one on the probabilities."""
     if name == "mask_empty":
         if image is None:
-            raise ValueError("The step 'mask_empty' needs the image: give it, or drop the step.")
+            raise ValueError("The step 'mask_empty' needs the image: give it, or remove the step.")
         if image.shape != mask.shape:
             raise ValueError(
                 f"The image has shape {image.shape} and the probabilities {mask.shape}: give the "
@@ -195,7 +194,7 @@ def apply_step(mask, name, parameters, probability, image):
 
 
 def check_probability(probability):
-    """Probabilities [D, H, W] in float32; ValueError where they are none."""
+    """Probabilities [D, H, W] in float32; ValueError where they are not one volume in [0, 1]."""
     probability = np.asarray(probability)
     if probability.ndim != 3:
         raise ValueError(
@@ -221,11 +220,11 @@ def read_steps(workdir):
         parse_all(steps)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} holds no list of steps ({error}): remove it, or tune again."
+            f"{path} holds no list of steps ({error}): delete it, or run jax_seg.tune again."
         ) from error
     return steps
 
 
 def _near(name, known):
     near = difflib.get_close_matches(name, known, 1)
-    return f", but '{near[0]}'" if near else ""
+    return f" (did you mean '{near[0]}'?)" if near else ""

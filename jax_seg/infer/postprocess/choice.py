@@ -1,4 +1,4 @@
-"""What the volumes that are searched on say: thresholds, calibration, steps, and what they cost."""
+"""Results on the volumes of the search: thresholds, calibration, steps and their cost."""
 
 import numpy as np
 
@@ -22,13 +22,13 @@ def sweeps(read, names):
 
 
 def choose(score, names, candidates, force):
-    """Guard the candidates, then search: everything that is found on some volumes.
+    """Reject the candidates that harm labels, then search, all on some volumes.
 
     Args:
       score: of `search.make_scorer`.
       names: of volumes.
       candidates: steps after the first.
-      force: search over refused steps too.
+      force: include rejected steps in the search.
 
     Returns:
       dict: 'guard' [{step, cost, refused}], 'firsts' [{step, score}], and 'ablation', the rows
@@ -48,7 +48,7 @@ def choose(score, names, candidates, force):
 
 
 def worth(score, names, chosen):
-    """What the chosen steps cost a perfect prediction, and the score without each of them.
+    """The cost of the chosen steps on a perfect prediction, and the score without each of them.
 
     Args:
       score: of `search.make_scorer`.

@@ -1,4 +1,4 @@
-"""Masks from probabilities, and what connected components decide: size, holes, empty regions."""
+"""Masks from probabilities, and steps on connected components: size, holes, empty regions."""
 
 import cc3d
 import numpy as np
@@ -74,7 +74,7 @@ def _enclosed(background, voxels, connectivity):
 
 
 def mask_empty(mask, image, *, level=0, voxels=1000):
-    """Remove what lies where there is no material, as outside the scanned part of a scroll.
+    """Remove foreground where there is no material, as outside the scanned part of a scroll.
 
     Args:
       mask: [D, H, W] bool.

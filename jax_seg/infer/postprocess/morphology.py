@@ -19,9 +19,9 @@ def closing(mask, *, depth=1, height=1, width=1):
 
 
 def opening(mask, *, depth=1, height=1, width=1):
-    """Remove what is thinner than an ellipsoid of these radii, as `closing` takes them.
+    """Remove parts thinner than an ellipsoid of these radii, as `closing` takes them.
 
-    A sheet of two voxels is thinner than the smallest ellipsoid: all of it goes.
+    A sheet of two voxels is thinner than the smallest ellipsoid, so all of it is removed.
     """
     radii = depth, height, width
     return _dilate(_erode(mask, radii), radii)
@@ -57,7 +57,7 @@ def _erode(mask, radii):
 
 
 def _distance(mask, radii):
-    """Distance of the mask's voxels to the others, in radii; what is outside the volume is mask."""
+    """Distance of the mask's voxels to the others, in radii; outside the volume counts as mask."""
     # Along an axis of radius 0 every step leaves the ellipsoid.
     steps = [1 / radius if radius else 2.0 for radius in radii]
     return edt.edt(np.ascontiguousarray(mask), anisotropy=steps)

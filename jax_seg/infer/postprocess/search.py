@@ -1,4 +1,4 @@
-"""Search a list of post-processing steps on labelled volumes, every evaluation kept on the disk."""
+"""Search for post-processing steps on labelled volumes; every evaluation is kept on disk."""
 
 import hashlib
 import json
@@ -13,10 +13,10 @@ from jax_seg.ops.classes import FOREGROUND
 from jax_seg.system.files import writing
 
 PACKAGE = Path(__file__).resolve().parents[2]
-PROGRAMS = ("infer", "metrics", "ops")  # folders of what makes and scores masks
-SMALLEST_GAIN = 0.001  # of the metric, for which a step is worth its time
+PROGRAMS = ("infer", "metrics", "ops")  # folders of the code that makes and scores masks
+SMALLEST_GAIN = 0.001  # of the metric; the least gain for which a step is worth its time
 TRIED_AGAIN = 10  # first steps, the best alone, once the others are chosen
-GUARD = 0.01  # of the metric, that a step may cost a perfect prediction
+GUARD = 0.01  # of the metric; the most that a step may cost a perfect prediction
 
 FIRSTS = tuple(
     f"threshold:value={value:g}" for value in (*(k / 20 for k in range(2, 20)), 0.97, 0.99)
@@ -85,7 +85,7 @@ class Arrays(NamedTuple):
     image: np.ndarray | None
 
     def fingerprint(self):
-        """Text that other voxels do not have."""
+        """A digest of the voxels."""
         digest = hashlib.sha256()
         for array in self:
             if array is not None:
@@ -94,14 +94,14 @@ class Arrays(NamedTuple):
         return digest.hexdigest()[:16]
 
     def perfect(self):
-        """The volume with its own label for a prediction."""
+        """The volume with its own label as the prediction."""
         return self._replace(probability=(self.label == FOREGROUND).astype(np.float32))
 
 
 class Results:
-    """Scores that a file keeps from the moment they are known, a line for each.
+    """Scores saved to a file as soon as they are known, one per line.
 
-    A line cut short by a kill is evaluated again.
+    A line truncated by a kill is evaluated again.
     """
 
     def __init__(self, path):
@@ -133,7 +133,7 @@ class Results:
 
 
 def masks(volume, settings):
-    """The mask of every setting, where settings begin alike computed once.
+    """The mask of every setting; shared first steps are computed once.
 
     Args:
       volume: `Arrays`.
@@ -159,7 +159,7 @@ def masks(volume, settings):
 
 
 def make_scorer(read, metric, results, report=lambda line: None):
-    """A function that scores settings on volumes and remembers.
+    """A function that scores settings on volumes and caches the scores.
 
     Args:
       read: name of a volume -> `Arrays`.
@@ -169,7 +169,7 @@ def make_scorer(read, metric, results, report=lambda line: None):
 
     Returns:
       f(names, settings, perfect=False) -> {setting: [score of each volume]}; with `perfect` the
-      labels take the place of the predictions.
+      labels replace the predictions.
     """
     code = code_fingerprint(PACKAGE)
     fingerprints, seen = {}, {}
@@ -201,7 +201,7 @@ def make_scorer(read, metric, results, report=lambda line: None):
 
 
 def guard(score, names, steps):
-    """What each step alone costs the mean score of perfect predictions.
+    """The cost of each step alone, in the mean score of perfect predictions.
 
     Args:
       score: of `make_scorer`.
@@ -220,8 +220,8 @@ def guard(score, names, steps):
 def search(score, names, firsts, candidates):
     """Choose the best first step, add the best step while one gains, choose the first step again.
 
-    What counts is `sure_gain`. A step that did not gain by `SMALLEST_GAIN` when it was tried is not
-    tried again: gains of steps shrink as others are added, far more often than they grow.
+    Steps are ranked by `sure_gain`. A step that did not gain by `SMALLEST_GAIN` when it was tried
+    is not tried again: gains of steps shrink as others are added, far more often than they grow.
 
     Args:
       score: of `make_scorer`.
@@ -235,7 +235,7 @@ def search(score, names, firsts, candidates):
       better first step for them. The last row is the choice.
     """
     default = (postprocess.DEFAULT,)
-    # Of equal settings the first in this order is chosen, whatever a set would make of it.
+    # Of equal settings the first in this order is chosen; a set would make it arbitrary.
     alone = score(names, dict.fromkeys([default, *((first,) for first in firsts)]))
     rows = [_row(default, default[0], alone[default], 0.0)]
 
@@ -298,7 +298,7 @@ def _after(step):
 
 
 def code_fingerprint(package):
-    """Changes with the programs that make and score masks, so that no stale score is used.
+    """A digest of the code that makes and scores masks, so that no stale score is used.
 
     Args:
       package: folder of jax_seg.

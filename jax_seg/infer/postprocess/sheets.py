@@ -1,4 +1,4 @@
-"""Repairs that know what a sheet is: plug and patch its holes, cut it from the next one."""
+"""Repairs of sheets: plug and patch their holes, cut merged ones apart."""
 
 import cc3d
 import numpy as np
@@ -28,7 +28,7 @@ def plug_holes(mask):
 
 
 def patch_sheets(mask, *, area=64):
-    """Patch the holes of sheets: the height of the sheet around a hole is carried on across it.
+    """Patch the holes of sheets by extending the height of the surrounding sheet across each hole.
 
     Where a sheet runs roughly across an axis, at most 45° off, it is a height over the other two.
     A hole in it is a gap in those that the sheet surrounds; there the height is the harmonic
@@ -44,7 +44,7 @@ def patch_sheets(mask, *, area=64):
     runs = [_run_lengths(mask, axis) for axis in range(3)]
     thinnest = np.minimum.reduce(runs)
     for axis in range(3):
-        # One voxel more for the roughness of a surface; this makes the parts overlap as well.
+        # One voxel more for the roughness of a surface; this also makes the parts overlap.
         chart = connected(mask & (runs[axis] <= thinnest + 1))
         statistics = cc3d.statistics(chart)
         sizes, boxes = statistics["voxel_counts"], statistics["bounding_boxes"]
@@ -91,7 +91,7 @@ def _patch(sheet, component, output, area):
             continue
         thickness = round(float(np.median(count[box][around])))
         rows, columns = np.nonzero(hole)
-        # Halves go up: rounding to even would make steps of a slope.
+        # Halves round up: rounding to even would turn a slope into steps.
         start = np.floor(_harmonic(hole, middle[box]) - (thickness - 2) / 2).astype(int)
         patch = np.zeros((len(sheet), *hole.shape), bool)
         for step in range(thickness):

@@ -85,7 +85,7 @@ def test_ome_zarr_without_its_finest_level(tmp_path, levels, missing):
         step = 2 if name == "coarse" else 1
         level = None if name == missing else make_voxels()[:, ::step, ::step].copy()
         write_image(tmp_path / "a.zarr", level, "zyx", name=name, scale=scale)
-    with pytest.raises(ValueError, match=rf"a\.zarr names {missing} .* but no array is there"):
+    with pytest.raises(ValueError, match=rf"a\.zarr names {missing} .* but its array is missing"):
         open_volume(tmp_path / "a.zarr")
 
 
@@ -103,7 +103,7 @@ def test_spacing_of_ome_zarr(tmp_path):
     (image,) = group.attrs["multiscales"]
     image["coordinateTransformations"] = [{"type": "scale", "scale": [2, 2, 2]}]
     group.attrs["multiscales"] = [image]
-    with pytest.warns(match=r"voxel spacing of 4 × 1 × 1 \(z, y, x\): spacing is not used"):
+    with pytest.warns(match=r"voxel spacing of 4 × 1 × 1 \(z, y, x\): spacing is ignored"):
         assert open_volume(tmp_path / "a.zarr").spacing == pytest.approx((4, 1, 1))
     zarr.create_array(tmp_path / "plain", data=make_voxels())
     assert open_volume(tmp_path / "plain").spacing is None

@@ -201,7 +201,7 @@ def test_spacing_of_an_ome_tiff(tmp_path):
     units = {"PhysicalSizeYUnit": "nm", "PhysicalSizeXUnit": "nm"}
     metadata = {"axes": "ZYX", **sizes, **units}
     tifffile.imwrite(tmp_path / "a.ome.tif", make_voxels(), metadata=metadata, **GREY)
-    with pytest.warns(match="spacing is not used"):
+    with pytest.warns(match="spacing is ignored"):
         assert open_volume(tmp_path / "a.ome.tif").spacing == pytest.approx((2, 0.5, 0.5))
 
 
@@ -244,7 +244,7 @@ def test_imagej_stack_beyond_four_gigabytes_lists_one_page_only(tmp_path):
         (make_voxels(shape=(8, 9, 3)), {"photometric": "rgb"}, "colour"),
         (make_voxels(shape=(5, 8, 9, 3)), {"photometric": "rgb"}, "colour"),
         (make_voxels(shape=(2, 5, 8, 9)), GREY, r"shape \(2, 5, 8, 9\)"),
-        (make_voxels(shape=(1, 8, 9, 1)), GREY, r"may be a volume of \(1, 8, 9\) or \(8, 9, 1\)"),
+        (make_voxels(shape=(1, 8, 9, 1)), GREY, r"could be a volume of \(1, 8, 9\) or \(8, 9, 1\)"),
         (make_voxels(), {**GREY, "planarconfig": "separate"}, "6 samples per pixel"),
         (make_voxels(np.int16), {"photometric": "miniswhite"}, "int16 voxels of which 0 is white"),
         (make_voxels(np.complex64), {}, "complex64 voxels"),

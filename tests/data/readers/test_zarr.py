@@ -69,7 +69,7 @@ def test_zarr_that_is_no_volume(tmp_path):
         "complex": "complex64 voxels",
         "text": "<U3 voxels",
         "group": "group without OME-Zarr multiscales",
-        "level": "no array is there",
+        "level": "its array is missing",
         "scales": "name no dataset",
         "json": r"zarr\.json is not valid JSON",
         "list": r"\.zattrs holds a list instead of an object",
