@@ -142,7 +142,7 @@ def test_one_volume_says_that_its_gain_is_not_held_out(folder, capsys):
     assert run(folder) == 0
     chose = ["checkpoint", "steps"]
     assert read(folder, "postprocess.json")["judged_on"] == {"volumes": "unknown", "chose": chose}
-    assert "may not hold for others" in capsys.readouterr().out
+    assert "this gain is on the volume searched and may not generalise" in capsys.readouterr().out
 
 
 class Killed(Exception):
@@ -327,7 +327,7 @@ def test_bad_volumes_are_named_and_the_rest_is_tuned(folder, capsys):
         assert f"{name}.tif" in errors[name] and phrase in errors[name]
         assert captured.err.count(f"Error: {errors[name]}\n") == 1
     assert "has no prediction" in errors["unpredicted"] and "has no label" in errors["invented"]
-    assert "8 volumes were left out." in captured.err
+    assert "8 volumes were skipped." in captured.err
     assert read(folder, "postprocess.json")["volumes"] == ["a", "b", "c"]
 
 
@@ -435,7 +435,7 @@ def test_predictions_of_training_volumes_are_marked(folder, capsys):
     assert [row["volumes"] for row in report["held_out"]] == ["training", "held out", "held out"]
     assert chosen["judged_on"] == {"volumes": "training", "chose": []}
     printed = capsys.readouterr().out
-    assert "The network was trained on a: its probabilities there are surer" in printed
+    assert "The network was trained on a: its probabilities there are more confident" in printed
     for text in ("labelled voxels of 3 training volumes", "Training volumes that were not search"):
         assert text in printed
 

@@ -88,8 +88,8 @@ def run(predictions, labels, output=None):
         print(camouflage.table(groups | constants))
         if trained_on := [name for name, one in on.items() if one.volumes == judged.TRAINING]:
             print(
-                f"The network was trained on {', '.join(trained_on)}: these scores say that it "
-                "fits, and nothing about other images."
+                f"The network was trained on {', '.join(trained_on)}: these scores show how "
+                "well it fits them, not how it performs on other images."
             )
         content |= {"super_classes": groups, "constants": constants}
         for example, one in zip(examples, scores, strict=True):
