@@ -466,7 +466,7 @@ def narrow(config):
         (["--workdir", "{a}@1@2"], "does not name a network at '@1'"),
         (["--workdir", "{a}", "{b}", "--member_weights", "1"], "2 members but 1 weights"),
         (["--workdir", "{a}@7"], "no checkpoint '7'"),
-        (["--workdir", "{young}@swa"], "has not averaged any weights by step 1"),
+        (["--workdir", "{young}@swa"], "has averaged no weights by step 1"),
         (["--workdir", "{young}@ema"], "keeps no average 'ema'"),
         (["--workdir", "{young}", "--rotations"], "16 × 32 voxels"),
         (["--workdir", "{a}", "--postprocess", "keep_largst"], "keep_largest"),
@@ -495,7 +495,7 @@ def test_held_out_by_nobody(runs, volumes_folder, tmp_path, capsys):
     other = write_run(tmp_path / "f1", volumes_folder, change=lambda c: c.data.update(fold="1"))
     command = [runs[0], str(other), "--output", str(tmp_path / "e.json")]
     assert fit_ensemble.main(command) == 1
-    assert "No volume was held out by all of the members" in capsys.readouterr().err
+    assert "No volume was held out by all members" in capsys.readouterr().err
     everything = write_run(
         tmp_path / "none", volumes_folder, change=lambda c: c.data.update(fold="none")
     )

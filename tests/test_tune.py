@@ -132,7 +132,7 @@ def test_steps_that_help_only_where_they_were_sought_are_not_kept(folder, capsys
     assert report["ablation"][-1]["steps"][1:] == ["remove_small:voxels=8"]
     assert report["held_out"][0]["score"] < report["held_out"][0]["baseline"]
     assert read(folder, "postprocess.json")["steps"] == ["threshold:value=0.5"]
-    assert "The tuned steps do not help: threshold:value=0.5 stays." in capsys.readouterr().out
+    assert "The tuned steps do not help; keeping threshold:value=0.5." in capsys.readouterr().out
 
 
 def test_one_volume_says_that_its_gain_is_not_held_out(folder, capsys):
@@ -406,7 +406,7 @@ def test_the_steps_of_the_configuration_stay_where_tuning_does_not_beat_them(fol
     chosen = read(folder, "postprocess.json")
     assert chosen["steps"] == ["threshold:value=0.4", *steps]
     assert chosen["score"] == chosen["baseline"] == pytest.approx(1)
-    assert "threshold:value=0.4 remove_small:voxels=8 stays." in capsys.readouterr().out
+    assert "keeping threshold:value=0.4 remove_small:voxels=8." in capsys.readouterr().out
 
 
 def test_volumes_that_were_trained_on_are_not_tuned_on(folder, capsys):

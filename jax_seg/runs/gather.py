@@ -1,7 +1,7 @@
-"""What the folder of a run holds, read once: nothing is computed here, and nothing must be there.
+"""Read the folder of a run once, without computing anything; every file is optional.
 
-A run that has not finished, or whose volumes lie on another machine, is read as far as it goes;
-what is missing is said in a sentence.
+A run that has not finished, or whose volumes lie on another machine, is read as far as possible;
+a sentence names whatever is missing.
 """
 
 import warnings
@@ -26,7 +26,7 @@ class Run(NamedTuple):
     """One run.
 
     Attributes:
-      name: the end of its path that tells it from the other runs.
+      name: the end of its path that distinguishes it from the other runs.
       workdir: Path.
       config: dict of its configuration; empty when there is none.
       events: of `events.read_events`.
@@ -34,11 +34,11 @@ class Run(NamedTuple):
         were judged on}; empty before the end.
       volumes: {id: scores} of the validation volumes by the best checkpoint.
       probabilities: {id: Path} of their predicted probabilities.
-      labelled: {id: `folder.Volume`, or of images `images.Example`} of the data set; empty where it
+      labelled: {id: `folder.Volume`, or of images `images.Example`} of the data set; empty if it
         is not found.
       tuned: what `jax_seg.tune` reports, or None.
       chosen: the post-processing that `jax_seg.predict` uses by default, or None.
-      missing: sentences on what a finished run would have.
+      missing: sentences on what a finished run would have but this one lacks.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Run(NamedTuple):
 
     @property
     def noun(self):
-        """What it is judged on."""
+        """What it is scored on: 'image' or 'volume'."""
         return "image" if self.of_images else "volume"
 
     @property
@@ -84,7 +84,7 @@ class Run(NamedTuple):
 
 
 def read_runs(workdirs):
-    """The runs of several folders, each under a name of its own.
+    """The runs of several folders, each with a distinct name.
 
     Args:
       workdirs: paths.
@@ -93,7 +93,7 @@ def read_runs(workdirs):
       List of Run.
 
     Raises:
-      FileNotFoundError, ValueError: a path is no run, is given twice, or holds a damaged file.
+      FileNotFoundError, ValueError: a path is not a run, is given twice, or holds a damaged file.
     """
     paths = [Path(workdir).resolve() for workdir in workdirs]
     if repeated := [path for path in paths if paths.count(path) > 1]:
@@ -105,10 +105,10 @@ def read_runs(workdirs):
 
 
 def confusions(run):
-    """{id: Confusion} of a run's validation volumes, from the scores that it stored.
+    """{id: Confusion} of a run's validation volumes, from its stored scores.
 
     The counts follow from precision, recall and the share of foreground. Where a volume's number
-    of 'labelled' voxels is not among its scores, all volumes weigh alike.
+    of 'labelled' voxels is not among its scores, all volumes count equally.
     """
     found = {}
     for name, scores in run.volumes.items():
@@ -123,7 +123,7 @@ def confusions(run):
 
 
 def read_volume(run, name):
-    """One validation volume; an image is one slice.
+    """One validation volume; an image counts as one slice.
 
     Args:
       run: Run.
@@ -191,7 +191,7 @@ def _read_run(workdir, name):
 
 
 def noun(runs):
-    """What runs are judged on: 'image', or 'volume' where any of them is on volumes."""
+    """What runs are scored on: 'image', or 'volume' if any of them is on volumes."""
     return "image" if all(run.of_images for run in runs) else "volume"
 
 
@@ -206,12 +206,12 @@ def _missing(run):
         )
     if run.scores and not run.volumes:
         missing.append(
-            f"The {run.noun}s have no scores of their own, since validation/scores.json is absent."
+            f"There are no scores of single {run.noun}s, since validation/scores.json is absent."
         )
     if not run.probabilities:
         missing.append(
-            f"No {run.noun} can be looked at, since validation/probabilities holds none: they are "
-            "written when the run ends."
+            f"No {run.noun} can be shown, since validation/probabilities is empty: it is written "
+            "when the run ends."
         )
     return missing
 
@@ -224,7 +224,7 @@ def _labelled(run):
     elif not root:
         raise ValueError("the configuration names no data.root.")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the run has said what it does not read
+        warnings.simplefilter("ignore")  # the run has reported what it does not read
         if run.of_images:
             return {example.id: example for example in images.find_examples(root, kind="all")}
         found = folder.find_volumes(

@@ -149,7 +149,7 @@ def test_where_all_are_damaged_nothing_starts_anew(run, capsys):
     for step in (1, 2, 3):
         file_of(run, step).write_bytes(b"")
     message = (
-        r"checkpoints holds no whole checkpoint \(.*header too small.*\): restore one from a c"
+        r"checkpoints holds no intact checkpoint \(.*header too small.*\): restore one from a c"
     )
     with pytest.raises(FileNotFoundError, match=message):
         checkpoints.open_checkpoints(run, metric="loss").latest_step()
