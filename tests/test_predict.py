@@ -161,7 +161,7 @@ def test_what_was_made_otherwise_is_not_taken_for_finished(runs, image, tmp_path
         assert run(image, tmp_path, *flags)[0] == 1
         assert f"made with another {what}: pass --overwrite" in capsys.readouterr().err
     assert run(image, tmp_path, "--workdir", a, "--postprocess", "none")[0] == 0
-    assert "finished already" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
     assert (tmp_path / "v0.tif").stat().st_mtime_ns == written
 
     os.utime(image, ns=(0, image.stat().st_mtime_ns + 1))

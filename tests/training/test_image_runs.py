@@ -263,7 +263,7 @@ def test_the_warning_sign_is_an_event_with_advice(root, tmp_path, monkeypatch):
         ("loss.weights.deep_cross_entropy", 0.1, "'deep_cross_entropy' needs coarser logits"),
         ("train.start_encoder", "x.safetensors", "train.start_encoder is x.safetensors, but"),
         ("colour.hue", 0.7, r"colour.hue is 0.7; set it from 0 to 0.5"),
-        ("data.root", "", r"data.root names no folder"),
+        ("data.root", "", r"data.root is empty"),
         ("data.validation_share", 1.5, "data.validation_share is 1.5"),
     ],
 )
