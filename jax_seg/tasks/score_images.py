@@ -28,7 +28,8 @@ def evaluate_maps(predictions, labels):
       error), for every name of either folder in order.
 
     Raises:
-      FileNotFoundError, ValueError: a folder is missing, empty, or has a name twice, or both are one.
+      FileNotFoundError, ValueError: a folder is missing, is empty, equals the other, or has a name
+        twice.
     """
     require_two_folders(predictions, labels, ("maps", "masks"))
     predicted = {example.id: example for example in images.find_images(predictions)}
@@ -41,7 +42,7 @@ def evaluate_maps(predictions, labels):
                 )
             if name not in labelled:
                 raise FileNotFoundError(
-                    f"{predicted[name].image} has no mask in {labels}: add it, or move this map away."
+                    f"{predicted[name].image} has no mask in {labels}: add it, or move the map away."
                 )
             mask = pictures.read_mask(labelled[name].image)
             found = pictures.read_map(predicted[name].image)

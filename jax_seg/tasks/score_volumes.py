@@ -132,7 +132,8 @@ def evaluate_folders(predictions, labels, table, **options):
       that it raised), for every id of either folder in order.
 
     Raises:
-      FileNotFoundError, ValueError: a folder is missing, empty, or has an id twice, or both are one.
+      FileNotFoundError, ValueError: a folder is missing, is empty, equals the other, or has an id
+        twice.
     """
     require_two_folders(predictions, labels, ("predictions", "labels"))
     predicted = {volume.id: volume for volume in find_images(predictions)}
