@@ -42,7 +42,7 @@ def evaluate_maps(predictions, labels):
                 )
             if name not in labelled:
                 raise FileNotFoundError(
-                    f"{predicted[name].image} has no mask in {labels}: add it, or move the map away."
+                    f"{predicted[name].image} has no mask in {labels}: add it or move the map away."
                 )
             mask = pictures.read_mask(labelled[name].image)
             found = pictures.read_map(predicted[name].image)
