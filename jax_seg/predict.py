@@ -34,8 +34,8 @@ def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog=program("predict"),
-        description="Segment volumes (as uint8 TIFF, 1 is foreground) or images (as PNG, 255 is "
-        "certainly the object) with trained models.",
+        description="Segment volumes (as uint8 TIFF, 1 is foreground) or images (as PNG, 255 means "
+        "probability 1) with trained models.",
     )
     chosen = parser.add_mutually_exclusive_group(required=True)
     chosen.add_argument(
