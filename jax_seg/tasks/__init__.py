@@ -1,4 +1,4 @@
-"""Kinds of data, volumes and images: each module holds all that is specific to its kind.
+"""Kinds of data: volumes and images. Each module holds everything that is specific to its kind.
 
 Each module has
   NOUN                   'volume' or 'image', for messages
