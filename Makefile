@@ -1,4 +1,4 @@
-# make demo: train, predict and score on generated volumes.   make test: format, lint, all tests.
+# make demo: train, predict and score on generated volumes.   make test: check format and lint, run all tests.
 PYTHON ?= python3
 BIN := .venv/bin
 ENVIRONMENT := .venv/installed
@@ -9,7 +9,7 @@ DEMO := runs/demo
 environment: $(ENVIRONMENT)
 
 $(ENVIRONMENT): pyproject.toml constraints.txt
-	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; pass PYTHON=python3.12, say.')"
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: pass for example PYTHON=python3.12.')"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	touch $@

@@ -1,7 +1,7 @@
 """Train a configuration:  python launch.py --config configs/v6.py --config.data.root=FOLDER
 
-The same command goes on with a run that was stopped. Every field of configs/base.py can be set on
-the command line, as --config.SECTION.FIELD=VALUE.
+Run the same command again to resume a run that stopped. Every field of configs/base.py can be set
+on the command line with --config.SECTION.FIELD=VALUE.
 """
 
 import difflib
@@ -15,18 +15,18 @@ from ml_collections import config_flags
 from configs import base, images
 from jax_seg.system import configuration
 
-CONFIG = config_flags.DEFINE_config_file("config", help_string="File, as in configs/v6.py:demo.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<config>.")
-FIND_BATCH = flags.DEFINE_bool("find_batch", False, "Print the largest batch that fits, and end.")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="Configuration file, such as configs/v6.py:demo."
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run (default: runs/<config>).")
+FIND_BATCH = flags.DEFINE_bool("find_batch", False, "Print the largest batch that fits, and exit.")
 flags.mark_flag_as_required("config")
 
 
 def main(argv):
     if len(argv) > 1:
-        raise app.UsageError(
-            f"Unknown argument {argv[1]!r}; fields are set as --config.FIELD=VALUE."
-        )
-    # JAX takes seconds to start.
+        raise app.UsageError(f"Unknown argument {argv[1]!r}; set fields with --config.FIELD=VALUE.")
+    # Imported late because JAX takes seconds to start.
     from jax_seg.system import startup
     from jax_seg.training import cross_validation, find_batch
     from jax_seg.training import run as training
@@ -41,8 +41,10 @@ def main(argv):
     try:
         if FIND_BATCH.value:
             largest = find_batch.find_batch(config, find_batch.device_bytes())
-            with_it = f", with model.rematerialise {largest[True]}" if True in largest else ""
-            print(f"Largest batch: {largest[False]}{with_it}.")
+            rematerialised = (
+                f", with model.rematerialise {largest[True]}" if True in largest else ""
+            )
+            print(f"Largest batch: {largest[False]}{rematerialised}.")
         else:
             run(config, workdir, defaults=default_of(config))
     except training.Stopped as stopped:
@@ -52,7 +54,7 @@ def main(argv):
 
 
 def default_of(config):
-    """The default of every field that such a configuration has."""
+    """The default value of every field in a configuration of this kind."""
     return (images if config.data.name == "images" else base).get_config()
 
 
@@ -63,7 +65,7 @@ def default_workdir(source):
 
 
 def parse(argv):
-    """Flags of the command line; a field that does not exist ends it in one sentence."""
+    """Parse the flags; exit with one sentence if a field does not exist."""
     try:
         return app.parse_flags_with_usage(argv)
     except (AttributeError, KeyError) as error:
@@ -83,7 +85,7 @@ def parse(argv):
             if re.search(r"\w+", str(error)).group() in name.split("."):
                 sys.exit(
                     f"Error: This configuration has no field '{name}', which belongs to another "
-                    "kind of data or network; leave it out."
+                    "kind of data or network; remove it."
                 )
         raise
 

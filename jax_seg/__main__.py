@@ -7,7 +7,7 @@ import sys
 
 from jax_seg.system.program import program
 
-# Every module or package of this folder that a user runs; only the one that runs is imported.
+# Each command is a module or package of this folder; only the requested one is imported.
 COMMANDS = {
     "predict": "segment volumes or images with trained weights",
     "evaluate": "score predictions against labels",
@@ -22,7 +22,7 @@ COMMANDS = {
 
 
 def main(argv=None):
-    """Run one command with its arguments; returns its exit status, 2 where there is no such one."""
+    """Run one command with its arguments; return its exit status, 2 for an unknown command."""
     name, *arguments = (sys.argv[1:] if argv is None else argv) or [None]
     if name in ("-h", "--help"):
         print(_help())
@@ -52,7 +52,7 @@ def _help():
             *(f"  {name:{width}}  {line}" for name, line in COMMANDS.items()),
             "",
             f"'{program()} COMMAND --help' describes the arguments of a command.",
-            "'python launch.py --config FILE' trains.",
+            "'python launch.py --config FILE' trains a network.",
         ]
     )
 

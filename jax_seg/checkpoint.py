@@ -11,9 +11,9 @@ from jax_seg.tasks import judged
 
 
 def main(argv=None):
-    """List the checkpoints of a run; damaged ones are named in warnings."""
+    """List the checkpoints of a run and warn about damaged ones."""
     parser = argparse.ArgumentParser(prog=program("checkpoint"), description=main.__doc__)
-    parser.add_argument("workdir", type=Path)
+    parser.add_argument("workdir", metavar="WORKDIR", type=Path, help="folder of the training run")
     arguments = parser.parse_args(argv)
     startup.prepare()
     try:

@@ -1,14 +1,14 @@
-"""Which of several models is better, and whether that can be told from so few volumes.
+"""Test which of several models is better, and whether the difference is significant.
 
 python -m jax_seg.compare runs/a runs/b runs/b@swa runs/b@12000 scores.json --metric dice
 
-Each argument is the JSON file that jax_seg.evaluate wrote, a run (WORKDIR, WORKDIR@swa,
-WORKDIR@ema: the scores that training left in WORKDIR/validation), one of its checkpoints
-(WORKDIR@STEP, @best, @latest) or a file of jax_seg.fit_ensemble; the last two segment the run's
-held-out volumes now, at the run's threshold and without post-processing.
+Each argument is a JSON file written by jax_seg.evaluate, a run (WORKDIR, WORKDIR@swa, WORKDIR@ema),
+whose scores are read from WORKDIR/validation, one of its checkpoints (WORKDIR@STEP, @best, @latest)
+or a file written by jax_seg.fit_ensemble. The last two kinds segment the run's held-out volumes
+now, at the run's threshold and without post-processing.
 
-A run that was trained on its own validation volumes is refused; where volumes that are given were
-trained on, or chose a checkpoint or weights, every verdict says so.
+A run trained on its own validation volumes is refused. If the volumes passed with --images were
+used to train a model, or to choose its checkpoint or weights, every verdict says so.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def scores_of(source, metric, images=None, labels=None):
       Scored.
 
     Raises:
-      FileNotFoundError, ValueError: there is no such file, run or checkpoint, or not that metric.
+      FileNotFoundError, ValueError: the file, run, checkpoint or metric does not exist.
     """
     if Path(source).is_file():
         content = _read_scores(source)
@@ -81,7 +81,7 @@ def scores_of(source, metric, images=None, labels=None):
 
 
 def _stored_scores(source, member, metric):
-    """The `Scored` that a run left in its folder."""
+    """The `Scored` stored in the folder of a run."""
     if not Path(member.workdir).is_dir():
         raise FileNotFoundError(
             f"{source} does not exist: name a run, one of its checkpoints, or a file of scores."
@@ -91,8 +91,8 @@ def _stored_scores(source, member, metric):
     held_out.refuse_seen(run.fields, member.workdir, on)
     if not run.validation:
         raise FileNotFoundError(
-            f"{path} does not exist: let the run finish, or name a checkpoint to segment now, as "
-            f"{member.workdir}@latest."
+            f"{path} does not exist: let the run finish, or name a checkpoint to segment now, such "
+            f"as {member.workdir}@latest."
         )
     averages = run.validation.get("averages", {})
     if member.weights in ("", "raw"):
@@ -101,20 +101,20 @@ def _stored_scores(source, member, metric):
         values, on = _pick(averages[member.weights], metric, path), on._replace(chose=())
     else:
         raise ValueError(
-            f"{path} has no scores of the average '{member.weights}': the run keeps none; train "
-            f"another with {checkpoints.AVERAGES[member.weights]}."
+            f"{path} has no scores of the average '{member.weights}', which the run does not "
+            f"keep: train another run with {checkpoints.AVERAGES[member.weights]}."
         )
     return Scored(values, {}, dict.fromkeys(values, on))
 
 
 def _noted(content, names):
-    """{id: JudgedOn} of a file of scores: as its entries say, or else as the whole does."""
+    """{id: JudgedOn} of a file of scores, per volume if stored so, else for the whole file."""
     together = content.get("judged_on", {})
     entries = {name: content["volumes"][name] for name in names}
     return {n: judged.read(one if "volumes" in one else together) for n, one in entries.items()}
 
 
-def _tell_other_data(models):
+def _note_other_data(models):
     """Say where runs name other data: volumes are matched by their ids alone."""
     runs = {m: members.parse(m).workdir for m in models if not Path(m).is_file()}
     given = [(model, open_run(workdir, required=False).fields) for model, workdir in runs.items()]
@@ -122,26 +122,28 @@ def _tell_other_data(models):
         if differing := [name for name in DATA if ours.get(name) != theirs.get(name)]:
             print(
                 f"Note: {one} and {other} differ in {', '.join(differing)}, and volumes are "
-                "matched by their ids: make sure that those are the same."
+                "matched by their ids: make sure that equal ids mean the same volumes."
             )
 
 
 def _read_scores(path):
     content = read_json(path)
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no scores: name a file that jax_seg.evaluate wrote.")
+        raise ValueError(f"{path} holds no scores: name a file written by jax_seg.evaluate.")
     return content
 
 
 def _pick(volumes, metric, path):
     if not volumes or not isinstance(volumes, dict):
-        raise ValueError(f"{path} holds no volume's scores: name a file of jax_seg.evaluate.")
+        raise ValueError(
+            f"{path} holds no scores of volumes: name a file written by jax_seg.evaluate."
+        )
     picked = {}
     for name, scores in volumes.items():
         value = scores.get(metric)
         if not isinstance(value, int | float) or not np.isfinite(value):
             known = ", ".join(k for k, v in scores.items() if isinstance(v, int | float))
-            reason = f"is {value}" if metric in scores else f"is not there, only {known}"
+            reason = f"is {value}" if metric in scores else f"is missing (available: {known})"
             raise ValueError(f"{path}: the {metric} of {name} {reason}; choose another --metric.")
         picked[name] = float(value)
     return picked
@@ -180,16 +182,25 @@ def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog=program("compare"),
-        description="Compare models volume by volume: intervals, and which are better than which.",
+        description="Compare models volume by volume: means with confidence intervals, and a "
+        "significance test of every pair.",
     )
     parser.add_argument(
-        "models", nargs="+", help="scores.json, WORKDIR, WORKDIR@swa, WORKDIR@STEP, ensemble.json"
+        "models",
+        nargs="+",
+        help="models to compare: scores.json, WORKDIR, WORKDIR@swa, WORKDIR@STEP or ensemble.json",
     )
-    parser.add_argument("--metric", default="dice", help="any score of jax_seg.evaluate")
-    parser.add_argument("--images", help="folder of volumes to segment now, with --labels")
-    parser.add_argument("--labels", help="folder of their labels")
-    parser.add_argument("--seed", type=int, default=0, help="of the resamples")
-    parser.add_argument("--output", type=Path, help="JSON file for what was found")
+    parser.add_argument(
+        "--metric",
+        default="dice",
+        help="score to compare by: any that jax_seg.evaluate writes (default: dice)",
+    )
+    parser.add_argument("--images", help="folder of volumes to segment now; requires --labels")
+    parser.add_argument("--labels", help="folder of labels for --images")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of the resamples (default: 0)"
+    )
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
     arguments = parser.parse_args(argv)
     startup.prepare()
     return exit_status(lambda: _compare(arguments))
@@ -202,12 +213,12 @@ def _compare(arguments):
     if (arguments.images is None) != (arguments.labels is None):
         raise ValueError("--images and --labels belong together: give both or neither.")
     if metric.endswith(NO_ORDER):
-        raise ValueError(f"More of {metric} is neither better nor worse: choose another --metric.")
+        raise ValueError(f"A higher {metric} is neither better nor worse: choose another --metric.")
     inputs = [folder for folder in (arguments.images, arguments.labels) if folder]
     outputs.require_file(arguments.output, "compare", inside=inputs)
     scored = {m: scores_of(m, metric, arguments.images, arguments.labels) for m in models}
     volumes = _in_common({model: one.values for model, one in scored.items()})
-    _tell_other_data(models)
+    _note_other_data(models)
     columns = {model: [one.values[v] for v in volumes] for model, one in scored.items()}
     on = {model: {v: one.judged_on[v] for v in volumes} for model, one in scored.items()}
     content = {"metric": metric, "volumes": volumes}
@@ -222,7 +233,7 @@ def _compare(arguments):
 
 
 def _in_common(scores):
-    """Sorted ids of the volumes that every model has scored.
+    """Sorted ids of the volumes for which every model has a score.
 
     Raises:
       ValueError: there is none.
@@ -233,8 +244,8 @@ def _in_common(scores):
             "The models have no scored volume in common, so they cannot be compared: score them on "
             "the same volumes, for example with --images and --labels."
         )
-    if left_out := sorted(set().union(*scores.values()) - set(volumes)):
-        print(f"Left out, since not every model has scored them: {', '.join(left_out)}.")
+    if skipped := sorted(set().union(*scores.values()) - set(volumes)):
+        print(f"Skipping volumes that not every model has scored: {', '.join(skipped)}.")
     return volumes
 
 
@@ -264,7 +275,7 @@ def _summarise(columns, on, metric, seed):
 
 
 def _judge_pairs(columns, on, higher_is_better, seed):
-    """Print and return the comparison of every two models, with a sentence on each."""
+    """Print and return the comparison of every pair of models, with a sentence on each."""
     pairs = list(itertools.combinations(columns, 2))
     found = [compare(columns[a], columns[b], seed) for a, b in pairs]
     p_values = adjusted([comparison.p_value for comparison in found])
@@ -288,7 +299,7 @@ def _judge_pairs(columns, on, higher_is_better, seed):
 
 
 def _reservations(on):
-    """What qualifies a verdict, as clauses: training volumes, and choices by the same volumes.
+    """Clauses that qualify a verdict: training volumes, and choices made on the same volumes.
 
     Args:
       on: {model: {volume id: JudgedOn}} of the two models.

@@ -1,6 +1,6 @@
-"""Make a run of PyTorch's weights.
+"""Import the weights of a PyTorch U-Net as a run.
 
-`python -m jax_seg.convert SRC.pth WORKDIR` makes a folder that `jax_seg.predict` works on.
+`python -m jax_seg.convert SRC.pth WORKDIR` writes a folder that `jax_seg.predict` can use.
 """
 
 import argparse
@@ -20,16 +20,20 @@ def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog=program("convert"),
-        description="Make a folder for jax_seg.predict from PyTorch weights of the U-Net.",
+        description="Import the weights of a PyTorch U-Net into a folder for jax_seg.predict.",
     )
     parser.add_argument(
         "source",
         type=Path,
-        help="file that torch.save wrote, or .safetensors; no code in it is executed",
+        help="weights saved by torch.save, or a .safetensors file; no code in it is executed",
     )
-    parser.add_argument("workdir", type=Path, help="new folder")
+    parser.add_argument("workdir", type=Path, help="new folder for the run")
     parser.add_argument(
-        "--patch", type=int, nargs=3, default=[128, 128, 128], help="size of a window, voxels"
+        "--patch",
+        type=int,
+        nargs=3,
+        default=[128, 128, 128],
+        help="size of a window in voxels (default: 128 128 128)",
     )
     parser.add_argument(
         "--range",
@@ -38,10 +42,10 @@ def main(argv=None):
         default=[0.0, 255.0],
         dest="limits",
         metavar=("LOW", "HIGH"),
-        help="intensities that become 0 and 1 (0 255)",
+        help="intensities that map to 0 and 1 (default: 0 255)",
     )
     parser.add_argument(
-        "--images", help="folder of volumes: take the range from their percentiles 0.5 and 99.5"
+        "--images", help="folder of volumes whose 0.5 and 99.5 percentiles replace --range"
     )
     arguments = parser.parse_args(argv)
     startup.prepare()
@@ -58,12 +62,12 @@ def _convert(arguments):
 
 
 def convert(source, workdir, *, patch, limits, images=None):
-    """Write the network of a weights file as a run, and return a sentence on it.
+    """Write the network of a weights file as a run; return a sentence that describes it.
 
     Args:
       source: see `weights.unet.from_torch`.
       workdir, patch: of `runs.from_weights.write_workdir`.
-      limits: (low, high), intensities that become 0 and 1; not used with `images`.
+      limits: (low, high), intensities that map to 0 and 1; not used with `images`.
       images: folder of volumes whose intensities give the range, or None.
 
     Raises:
@@ -73,8 +77,8 @@ def convert(source, workdir, *, patch, limits, images=None):
     if (model.in_channels, model.out_channels, model.dimensions) != (1, 1, 3):
         raise ValueError(
             f"{source} is a network of {model.dimensions} dimensions, {model.in_channels} input "
-            f"channels and {model.out_channels} logits, but prediction is of volumes with one "
-            "channel, and of one logit; jax_seg.weights.unet.from_torch reads its parameters alone."
+            f"channels and {model.out_channels} logits, but prediction needs 3 dimensions, one "
+            "input channel and one logit; jax_seg.weights.unet.from_torch reads its parameters."
         )
     preprocessing = (
         from_weights.preprocessing_of_images(images)
@@ -84,8 +88,8 @@ def convert(source, workdir, *, patch, limits, images=None):
     from_weights.write_workdir(workdir, model, params, preprocessing=preprocessing, patch=patch)
     size = sum(p.size for p in jax.tree.leaves(params))
     return (
-        f"{workdir}: U-Net of {model.filters} filters and {model.poolings} poolings, {size:,} "
-        f"parameters; intensities {preprocessing.low:g} to {preprocessing.high:g} become 0 to 1."
+        f"{workdir}: U-Net with {model.filters} filters and {model.poolings} poolings, {size:,} "
+        f"parameters; intensities {preprocessing.low:g} to {preprocessing.high:g} map to 0 to 1."
     )
 
 

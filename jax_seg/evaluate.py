@@ -3,7 +3,7 @@
 python -m jax_seg.evaluate --predictions FOLDER --labels FOLDER --output scores.json
 python -m jax_seg.evaluate --camouflage --predictions MAPS --labels COD10K-v3/Test/GT_Object
 
-Where `jax_seg.predict` noted beside a prediction that its network was trained on the volume, the
+If the sidecar that `jax_seg.predict` wrote records that the network was trained on a volume, the
 table and the JSON say so.
 """
 
@@ -29,38 +29,43 @@ def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog=program("evaluate"),
-        description="Score predictions against labels. Unlabeled voxels do not count.",
+        description="Score predictions against labels. Unlabeled voxels are ignored.",
     )
-    parser.add_argument("--predictions", required=True, type=Path, help="folder of volumes")
-    parser.add_argument("--labels", required=True, type=Path, help="folder of the same names")
+    parser.add_argument("--predictions", required=True, type=Path, help="folder of predictions")
+    parser.add_argument(
+        "--labels", required=True, type=Path, help="folder of labels with the same names"
+    )
     parser.add_argument("--output", type=Path, help="JSON file for the scores")
     for flag, count, default, text in (
         ("--foreground", "+", 1, "label values of the foreground"),
         ("--ignore", "*", 2, "label values that are not scored"),
         ("--background", "*", 0, "label values of the background"),
     ):
-        text += f"; 'rest' for all that are not named; by default {default}"
+        text += f"; 'rest' means all values not named by another flag (default: {default})"
         parser.add_argument(flag, type=label_value, nargs=count, default=[default], help=text)
-    parser.add_argument("--threshold", type=float, default=0.5, help="on probabilities")
-    parser.add_argument("--thin", action="store_true", help="add clDice, skeletons and distances")
-    parser.add_argument("--competition", action="store_true", help="add the competition's score")
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="threshold on probabilities (default: 0.5)"
+    )
+    parser.add_argument(
+        "--thin", action="store_true", help="add clDice, skeleton and distance scores"
+    )
+    parser.add_argument("--competition", action="store_true", help="add the competition score")
     parser.add_argument(
         "--constants",
         action="store_true",
-        help="with --competition: score both constant predictors by it too, four times slower",
+        help="also score both constant predictors by --competition; four times slower",
     )
     parser.add_argument(
         "--background_target",
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="share of predicted background to aim at; by default the labels' own share is the "
-        "reference",
+        help="intended share of predicted background (default: the share in the labels)",
     )
     parser.add_argument(
         "--camouflage",
         action="store_true",
-        help="score grey maps of images against masks, by the measures of camouflaged objects",
+        help="score grey maps of images against masks with the measures for camouflaged objects",
     )
     arguments = parser.parse_args(argv)
     return exit_status(lambda: _run(arguments))
@@ -92,8 +97,8 @@ def _evaluate(arguments):
         _print_balance(content["balance"])
         if trained_on:
             print(
-                f"The network was trained on {', '.join(trained_on)}: these scores say that it "
-                "fits, and nothing about other volumes."
+                f"The network was trained on {', '.join(trained_on)}: these scores show how "
+                "well it fits them, not how it performs on other volumes."
             )
     if arguments.output:
         write_json(arguments.output, outputs.marked(content, "evaluate"))
@@ -101,11 +106,11 @@ def _evaluate(arguments):
 
 
 def _check(arguments):
-    """Raise a ValueError for a value that no flag takes."""
+    """Raise a ValueError for an invalid flag."""
     if not 0 < arguments.threshold < 1:
         raise ValueError(f"--threshold is {arguments.threshold}; give a number between 0 and 1.")
     if arguments.constants and not arguments.competition:
-        raise ValueError("--constants adds to the competition's score: pass --competition too.")
+        raise ValueError("--constants extends the competition score: pass --competition too.")
     if arguments.background_target:
         require_target(arguments.background_target, "--background_target")
 
@@ -139,14 +144,14 @@ def _score(arguments, headings):
         _row(volume.id, [f"{found[key]:.4f}" for key in headings], note=note)
         if not found["foreground_predicted"] and found["foreground_label"]:
             warnings[volume.id] = (
-                f"The prediction of {volume.id} has no foreground where voxels are labelled, but "
-                "its label has: it is scored as it stands; check the prediction or the threshold."
+                f"The prediction of {volume.id} has no foreground among the labelled voxels, but "
+                "its label does: check the prediction or the threshold."
             )
     return scored, warnings, errors
 
 
 def _summary(counts, volumes, trained_on, headings, arguments):
-    """Print and return what all volumes have together: pooled, mean, shares and balance."""
+    """Print and return the summary of all volumes: pooled, mean, shares and balance."""
     columns = {key: [found[key] for found in volumes.values()] for key in headings}
     found = {
         "pooled": scores(sum(counts.values())),

@@ -3,9 +3,9 @@
 python -m jax_seg.fit_ensemble runs/a runs/b@swa runs/b@12000 --output ensemble.json
 python -m jax_seg.predict --ensemble ensemble.json --input FOLDER --output FOLDER
 
-Equal weights, the best member alone and fitted weights are judged on volumes left out of the fit;
-the best of the three is kept. A member that was trained on its own validation volumes is refused;
-where volumes that are given were trained on, the output says so.
+Equal weights, the best member alone and fitted weights are each scored on volumes held out of the
+fit, and the best of the three is kept. A member trained on its own validation volumes is refused;
+if the volumes passed with --images were used in training, the output says so.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from jax_seg.system.files import write_json
 from jax_seg.system.program import program
 from jax_seg.tasks import judged
 
-VOXELS = 100_000  # drawn of each volume: the memory needed does not depend on the volumes' size
+VOXELS = 100_000  # drawn from each volume, so that memory does not depend on their size
 
 
 def sample(networks, volumes, seed=0):
@@ -52,7 +52,7 @@ def sample(networks, volumes, seed=0):
             continue
         labels.append(label.reshape(-1)[places])
         probabilities.append(np.stack(drawn))
-        print(f"{volume.id}: {places.size} voxels of {len(networks)} members", flush=True)
+        print(f"{volume.id}: {places.size} voxels for {len(networks)} members", flush=True)
     return probabilities, labels, errors
 
 
@@ -63,7 +63,7 @@ def _answer(network, volume, image, places):
 
 
 def choices(probabilities, labels):
-    """Three ways to weigh the members.
+    """Three ways to weight the members.
 
     Args:
       probabilities, labels: of `sample`, the volumes to fit to.
@@ -86,8 +86,7 @@ def choices(probabilities, labels):
 def judge(probabilities, labels):
     """Mean cross entropy over volumes, in nats per voxel, of each of `choices`.
 
-    Each volume is judged by weights fitted to the others, so that a fit to chance does not look
-    good.
+    Each volume is scored with weights fitted to the others, so that overfitting is not rewarded.
 
     Args:
       probabilities, labels: of `sample`, at least two volumes.
@@ -96,8 +95,8 @@ def judge(probabilities, labels):
       {'equal', 'best member', 'fitted': float}.
     """
     found = {}
-    for left_out, (p, y) in enumerate(zip(probabilities, labels, strict=True)):
-        others = [n for n in range(len(labels)) if n != left_out]
+    for excluded, (p, y) in enumerate(zip(probabilities, labels, strict=True)):
+        others = [n for n in range(len(labels)) if n != excluded]
         fitted = choices([probabilities[n] for n in others], [labels[n] for n in others])
         for name, weights in fitted.items():
             found.setdefault(name, []).append(cross_entropy(weights, p, y))
@@ -110,11 +109,17 @@ def main(argv=None):
         prog=program("fit_ensemble"),
         description="Fit the weights of an ensemble to the labels of held-out volumes.",
     )
-    parser.add_argument("members", nargs="+", help="WORKDIR, WORKDIR@STEP, WORKDIR@swa, …")
-    parser.add_argument("--output", required=True, type=Path, help="JSON file for predict")
+    parser.add_argument(
+        "members", nargs="+", help="networks to combine: WORKDIR, WORKDIR@STEP, WORKDIR@swa, …"
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, help="JSON file for predict --ensemble"
+    )
     parser.add_argument("--images", help="folder of volumes that no member has seen")
-    parser.add_argument("--labels", help="folder of their labels")
-    parser.add_argument("--seed", type=int, default=0, help="of the voxels that are drawn")
+    parser.add_argument("--labels", help="folder of labels for --images")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of the sampled voxels (default: 0)"
+    )
     arguments = parser.parse_args(argv)
     startup.prepare()
     return exit_status(lambda: _fit(arguments))
@@ -122,7 +127,7 @@ def main(argv=None):
 
 def _fit(arguments):
     if len(arguments.members) < 2:
-        raise ValueError("An ensemble has at least two members: name another.")
+        raise ValueError("An ensemble needs at least two members: name another.")
     if (arguments.images is None) != (arguments.labels is None):
         raise ValueError("--images and --labels belong together: give both or neither.")
     inputs = [folder for folder in (arguments.images, arguments.labels) if folder]
@@ -134,7 +139,7 @@ def _fit(arguments):
     for name, error in errors.items():
         print(f"Error: {name}: {error}", file=sys.stderr)
     if not labels:
-        raise ValueError("No volume could be read, so there is nothing to fit to.")
+        raise ValueError("No volume could be read to fit the weights to: correct the errors above.")
     on = {volume.id: on[volume.id] for volume in volumes if volume.id not in errors}
     losses = judge(probabilities, labels) if len(labels) > 1 else {}
     chosen = min(losses, key=losses.get) if losses else "fitted"
@@ -142,7 +147,7 @@ def _fit(arguments):
     together = judged.weakest(on.values())
     choice = "kind of weights" if losses else "weights"
     content = {
-        # By step: what is best or latest may be another checkpoint tomorrow.
+        # By step, since best and latest may name other checkpoints later.
         "members": [
             f"{n.facts['workdir']}@{n.facts['step']}@{n.facts['weights']}" for n in networks
         ],
@@ -160,25 +165,25 @@ def _fit(arguments):
 
 
 def _report(names, content, on):
-    """Print what was found, and on which volumes.
+    """Print the losses and the weights, and which volumes they rest on.
 
     Args:
-      names: of the members.
-      content: of the file.
+      names: the members as given on the command line.
+      content: dict that is written to the file.
       on: {volume id: JudgedOn}.
     """
     together = judged.weakest(on.values())
     for name, value in content["cross_entropy"].items():
-        print(f"{value:.5f} nats per voxel on {together.mark()}s left out of the fit: {name}")
+        print(f"{value:.5f} nats per voxel on {together.mark()}s held out of the fit: {name}")
     if not content["cross_entropy"]:
-        print(f"There is one {together.mark()}, so the weights may not hold for others.")
+        print(f"There is only one {together.mark()}: the weights may not generalise.")
     if trained_on := [name for name, one in on.items() if one.volumes == judged.TRAINING]:
         print(
-            f"A member was trained on {', '.join(trained_on)}: the fit prefers it, and its loss "
+            f"A member was trained on {', '.join(trained_on)}: the fit favours it, and its loss "
             "there says nothing about other volumes."
         )
     if together.chose:
-        print(f"These volumes chose the {' and the '.join(together.chose)} of a member, too.")
+        print(f"These volumes were also used to choose a member's {' and '.join(together.chose)}.")
     print(f"Weights ({content['chosen']}):")
     for text, weight in zip(names, content["weights"], strict=True):
         print(f"{weight:.4f}  {text}")

@@ -3,8 +3,8 @@
 python -m jax_seg.predict --workdir runs/v6 --input FOLDER --output FOLDER
 python -m jax_seg.predict --workdir runs/fold_0 runs/fold_1@swa --flips height width …
 
-Volumes become masks, images grey maps of the probability, see `tasks/kinds.py`. Beside each lies a
-JSON file that says how it was made; what is finished is skipped.
+A volume yields a mask, an image a grey map of the probability (see `tasks/kinds.py`). A JSON file
+beside each records how it was made. Finished predictions are skipped.
 """
 
 import argparse
@@ -35,8 +35,8 @@ def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog=program("predict"),
-        description="Segment volumes with a trained model: uint8 TIFF, 1 is foreground; or images: "
-        "PNG, 255 where the object is certain.",
+        description="Segment volumes (as uint8 TIFF, 1 is foreground) or images (as PNG, 255 means "
+        "probability 1) with trained models.",
     )
     chosen = parser.add_mutually_exclusive_group(required=True)
     chosen.add_argument(
@@ -45,23 +45,41 @@ def main(argv=None):
         help="folder of a training run; WORKDIR@STEP, @latest, @swa or @ema selects weights; "
         "the probabilities of several are averaged",
     )
-    chosen.add_argument("--ensemble", type=Path, help="file that jax_seg.fit_ensemble wrote")
+    chosen.add_argument(
+        "--ensemble", type=Path, help="ensemble file written by jax_seg.fit_ensemble"
+    )
     parser.add_argument(
-        "--input", required=True, nargs="+", help="folders of volumes or images, or files"
+        "--input", required=True, nargs="+", help="volumes or images: folders or files"
     )
     parser.add_argument("--output", required=True, type=Path, help="folder for the predictions")
-    parser.add_argument("--checkpoint", default="", help="best, latest or a step")
-    parser.add_argument("--weights", default="", choices=members.WEIGHTS)
     parser.add_argument(
-        "--member_weights", type=float, nargs="+", help="weights of the members' average"
+        "--checkpoint",
+        default="",
+        help="checkpoint to use: best, latest or a step (default: best; latest for an average)",
     )
     parser.add_argument(
-        "--flips", nargs="+", default=(), choices=ensemble.AXES, help="also average over flips"
+        "--weights",
+        default="",
+        choices=members.WEIGHTS,
+        help="weights to use: raw or an average (default: raw)",
+    )
+    parser.add_argument(
+        "--member_weights",
+        type=float,
+        nargs="+",
+        help="weight of each member in the average (default: equal)",
+    )
+    parser.add_argument(
+        "--flips",
+        nargs="+",
+        default=(),
+        choices=ensemble.AXES,
+        help="also average over flips of these axes",
     )
     parser.add_argument(
         "--rotations",
         action="store_true",
-        help="also average over quarter turns in height and width",
+        help="also average over quarter turns in the plane of height and width",
     )
     parser.add_argument(
         "--threshold", type=float, help="probability threshold (default: the run's)"
@@ -69,23 +87,24 @@ def main(argv=None):
     parser.add_argument(
         "--overlap", type=float, help="window overlap in [0, 1) (default: the run's)"
     )
-    parser.add_argument("--windows", type=int, help="windows per batch (default: the run's)")
+    parser.add_argument(
+        "--windows", type=int, help="windows per call of the network (default: the run's)"
+    )
     parser.add_argument(
         "--postprocess",
         nargs="+",
         metavar="STEP",
-        help="such as remove_small:voxels=100, or 'none' (default: the steps tuned for the run)",
+        help="post-processing steps, such as remove_small:voxels=100, or 'none' (default: those "
+        "tuned for the run)",
     )
     parser.add_argument(
-        "--probabilities", action="store_true", help="also write probabilities, float16"
+        "--probabilities", action="store_true", help="also write the probabilities as float16"
     )
-    parser.add_argument("--submission", type=Path, help="also write a zip of all masks")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="predict again what predict itself has written"
-    )
+    parser.add_argument("--submission", type=Path, help="also write a zip file of all masks")
+    parser.add_argument("--overwrite", action="store_true", help="replace earlier predictions")
     arguments = parser.parse_args(argv)
     startup.prepare()
-    kept = f"finished predictions stay in {arguments.output}; run the same command for the rest"
+    kept = f"finished predictions stay in {arguments.output}; run the same command to resume"
     return exit_status(lambda: _predict(arguments), kept)
 
 
@@ -103,7 +122,7 @@ def _predict(arguments):
             found, output, kind.suffix, settings, arguments.probabilities
         )
     if done := len(found) - len(to_do) - len(errors):
-        print(f"{done} of {len(found)} {kind.name} are finished already and are skipped.")
+        print(f"{done} of {len(found)} {kind.name} are already finished; skipping them.")
     on = seen.by_any(networks, to_do)
     if to_do:
         outputs.require_folder(output)
@@ -141,7 +160,7 @@ def _predict(arguments):
 
 
 def _protect(arguments, networks, kind, found):
-    """Refuse an --output or --submission among the inputs, or over files of others."""
+    """Refuse an --output or --submission among the inputs, or one that replaces other files."""
     inputs = [Path(path) for path in arguments.input if Path(path).is_dir()]
     for network in networks:
         inputs += data_folders(network.fields, network.facts["workdir"])
@@ -159,7 +178,7 @@ def _protect(arguments, networks, kind, found):
 
 
 def _inspection(kind, networks, on):
-    """(volume, array) -> facts of an input for its sidecar: of volumes those of `inspect`, too.
+    """(volume, array) -> facts of an input for its sidecar; for volumes they include `inspect`.
 
     Args:
       kind: `kinds.Kind`.
@@ -271,7 +290,7 @@ def _threshold(arguments, networks):
 
 
 def _own_steps(network):
-    """Steps that were tuned for a run, else those of its configuration, else None."""
+    """The steps tuned for a run, else those of its configuration, else None."""
     tuned = postprocess.read_steps(network.facts["workdir"])
     if tuned is not None:
         path = Path(network.facts["workdir"]) / "postprocess.json"

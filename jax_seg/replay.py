@@ -1,11 +1,11 @@
-"""Train versions of the plan on the same data, seed and time, and write what came of each.
+"""Train versions of the plan on the same data, seed and time, and compare the results.
 
     python -m jax_seg.replay --versions v1,v2,v6 --output docs/versions/mine --minutes 3 \\
         --config.data.name=folder --config.data.root=FOLDER
 
-v1 is the file configs/v1.py of the current folder, or of another that --configs names; a path, as
-in mine/v1.py:demo, works too. Every version runs twice: as written, and as the original's wiring
-ran it. The same command resumes a replay; finished runs are read.
+v1 is the file configs/v1.py of the current folder; --configs names another folder, and a path such
+as mine/v1.py:demo works too. Every version runs twice: as written, and as the original program's
+wiring ran it. Run the same command to resume a replay; finished runs are not trained again.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from jax_seg.system.commands import exit_status
 from jax_seg.system.program import program
 from jax_seg.training import run as training
 
-# What the original computed whatever its configuration said; its labels, too: unlabeled voxels
-# counted as foreground.
+# What the original program computed regardless of its configuration. Its labels too: it counted
+# unlabeled voxels as foreground.
 WIRING = {
     "loss.weights.variance": 0.25,
     "loss.weights.entropy": 0.05,
@@ -39,7 +39,7 @@ KINDS = ("as written", "as run")
 
 
 def find_versions(texts, folder):
-    """Where versions lie.
+    """The files of versions.
 
     Args:
       texts: 'v6' for a file of `folder`, or a path, as 'mine/v6.py' or 'mine/v6.py:demo'.
@@ -49,7 +49,7 @@ def find_versions(texts, folder):
       {name: path}, as {'v6': 'configs/v6.py', 'v6_demo': 'mine/v6.py:demo'}.
 
     Raises:
-      ValueError: there is no such file, or two have one name.
+      ValueError: a file does not exist, or two versions have the same name.
     """
     found = {}
     for text in texts:
@@ -73,13 +73,13 @@ def configure(path, kind, *, minutes, full, overrides):
     Args:
       path: of the version, see `config_file.load`.
       kind: of KINDS.
-      minutes: of training.
-      full: the version at its own size; otherwise as ':demo'.
+      minutes: training time.
+      full: train the version at its full size instead of as ':demo'.
       overrides: {'data.root': value, …}, the same for all runs.
 
     Raises:
-      ValueError: the file cannot be loaded or is not of volumes, there is no such field, or the
-        field takes another type.
+      ValueError: the file cannot be loaded or is not for volumes, a field does not exist, or its
+        value has the wrong type.
     """
     config = config_file.load(path, "" if full else "demo")
     known = configuration.flat(config)
@@ -96,7 +96,7 @@ def configure(path, kind, *, minutes, full, overrides):
         try:
             config.update_from_flattened_dict({field: value})
         except TypeError as error:
-            raise ValueError(f"--config.{field}={value!r} has another type: {error}.") from error
+            raise ValueError(f"--config.{field}={value!r} has the wrong type: {error}.") from error
     return config
 
 
@@ -113,7 +113,7 @@ def replay(paths, output, *, kinds=KINDS, minutes=3.0, full=False, overrides=Non
       paths: {name: path} of the versions, see `find_versions`.
       output: folder.
       kinds, minutes, full, overrides: of `configure`.
-      command: that is written into the page.
+      command: command line that the page quotes.
 
     Returns:
       List of `versions.Run`.
@@ -155,22 +155,27 @@ def main(argv=None):
         allow_abbrev=False,  # --config is not short for --configs
     )
     parser.add_argument(
-        "--versions", required=True, help="files of --configs, as v1,v2,v6, or paths, as mine/a.py"
+        "--versions",
+        required=True,
+        help="comma-separated names in --configs (v1,v2,v6) or paths (mine/a.py)",
     )
     parser.add_argument(
-        "--configs", default="configs", metavar="FOLDER", help="of the versions; default configs"
+        "--configs",
+        default="configs",
+        metavar="FOLDER",
+        help="folder of the versions (default: configs)",
     )
     parser.add_argument(
         "--output", required=True, type=Path, help="folder for the runs and the page"
     )
     parser.add_argument(
-        "--minutes", type=float, default=3.0, help="of training time per run; default 3"
+        "--minutes", type=float, default=3.0, help="training time per run, in minutes (default: 3)"
     )
-    parser.add_argument("--kind", choices=KINDS, help="train this kind only")
+    parser.add_argument("--kind", choices=KINDS, help="train only this kind (default: both)")
     parser.add_argument(
         "--full",
         action="store_true",
-        help="train each version at its full size instead of as :demo",
+        help="train each version at its full size instead of its :demo size",
     )
     given = sys.argv[1:] if argv is None else argv
     arguments, rest = parser.parse_known_args(given)

@@ -1,12 +1,12 @@
-"""Choose the post-processing of a run by the score of its held-out volumes.
+"""Choose the post-processing of a run by its score on held-out volumes.
 
 python -m jax_seg.tune WORKDIR
 
-The probabilities are those that training left in WORKDIR/validation, the labels those of the run's
-configuration; --probabilities and --labels name others. What is found is in
-WORKDIR/tune/report.json and, for `jax_seg.predict`, in WORKDIR/postprocess.json. The same command
-resumes a search that was stopped. The probabilities of a run that holds out nothing are refused;
-where others are of volumes that the network was trained on, what is printed and written says so.
+The probabilities come from WORKDIR/validation and the labels from the run's configuration, unless
+--probabilities and --labels name others. The results are written to WORKDIR/tune/report.json and,
+for `jax_seg.predict`, to WORKDIR/postprocess.json. Run the same command to resume a search that
+stopped. The probabilities of a run that holds out nothing are refused; if others are of volumes
+that the network was trained on, the output says so.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from jax_seg.system.program import program
 from jax_seg.tasks import judged
 
 SHOWN = ("dice", "iou", "precision", "recall")
-STEPS = "steps"  # what the volumes searched on chose
+STEPS = "steps"  # what is chosen on the volumes that are searched
 
 
 def tune(
@@ -41,18 +41,18 @@ def tune(
     hold_out=(),
     force=False,
 ):
-    """Tune a run, print what is found, write `tune/report.json` and `postprocess.json`.
+    """Tune a run, print the results, write `tune/report.json` and `postprocess.json`.
 
     Args:
       workdir: folder of the run.
       probabilities, labels, images: of `find`.
       metric: key of `search.METRICS`.
       candidates: steps to search over.
-      hold_out: ids of volumes that are not searched on.
+      hold_out: ids of volumes to exclude from the search.
       force: do not refuse steps that the guard finds harmful.
 
     Returns:
-      {id: error} of the volumes that were left out.
+      {id: error} of the volumes that were skipped.
 
     Raises:
       ValueError, OSError: nothing can be tuned.
@@ -63,7 +63,7 @@ def tune(
     volumes, errors, table = _readable(workdir, probabilities, labels, images)
     without_image = [name for name, paths in volumes.items() if not paths.image]
     if without_image:
-        print(f"Without images (of {', '.join(without_image)}) mask_empty is not searched.")
+        print(f"Skipping the step mask_empty: no image of {', '.join(without_image)}.")
     candidates = _possible(candidates, without_image)
     folds = tuning_volumes.folds(list(volumes.values()), hold_out)
     names = folds[0][0] if hold_out else list(volumes)
@@ -94,7 +94,7 @@ def tune(
 
 
 def _begun(workdir, metric, searched, errors):
-    """What report.json says before anything is searched; `searched` are {id: Paths}."""
+    """The content of report.json before the search; `searched` is {id: Paths}."""
     on = judged.weakest(paths.judged_on for paths in searched.values())
     return {
         "metric": metric,
@@ -125,7 +125,7 @@ def _readable(workdir, probabilities, labels, images):
 
 
 def _possible(steps, without_image):
-    """`steps`, less mask_empty where images are missing."""
+    """`steps`, without mask_empty if images are missing."""
     if not without_image:
         return tuple(steps)
     return tuple(step for step in steps if postprocess.parse(step)[0] != "mask_empty")
@@ -149,7 +149,7 @@ def _own_steps(workdir):
 
 
 def _decide(content, workdir):
-    """What `postprocess.json` keeps: tuned steps only if they help where they were not sought."""
+    """The content of `postprocess.json`: tuned steps only if they help on other volumes."""
     rows, not_searched, metric = content["ablation"], content["held_out"], content["metric"]
     steps, score, baseline = rows[-1]["steps"], rows[-1]["score"], content["own"]["score"]
     on = judged.read(content["judged_on"])
@@ -167,12 +167,12 @@ def _decide(content, workdir):
             _row(row["volume"], [*cells, " ".join(row["steps"])])
     else:
         print(
-            f"\nThere is one {on.mark()}, so this gain is of the volume searched on and may not "
-            "hold for others."
+            f"\nThere is only one {on.mark()}: this gain is on the volume searched and may not "
+            "generalise."
         )
     if score <= baseline:
         steps, score = content["own"]["steps"], baseline
-        print(f"The tuned steps do not help: {' '.join(steps)} stays.")
+        print(f"The tuned steps do not help; keeping {' '.join(steps)}.")
     print(f"\nSteps for predictions, in {workdir / 'postprocess.json'}: {' '.join(steps)}")
     return {
         "steps": steps,
@@ -188,8 +188,8 @@ def _decide(content, workdir):
 def _print_trained_on(volumes):
     if names := [n for n, paths in volumes.items() if paths.judged_on.volumes == judged.TRAINING]:
         print(
-            f"The network was trained on {', '.join(names)}: its probabilities there are surer "
-            "than elsewhere, so thresholds and steps that fit them may not fit other volumes.\n"
+            f"The network was trained on {', '.join(names)}: its probabilities there are more "
+            "confident than elsewhere, so thresholds and steps may not suit other volumes.\n"
         )
 
 
@@ -249,16 +249,37 @@ def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog=program("tune"),
-        description="Choose the post-processing of a run by the score of its held-out volumes.",
+        description="Choose the post-processing of a run by its score on held-out volumes.",
     )
     parser.add_argument("workdir", metavar="WORKDIR", type=Path, help="folder of the training run")
-    parser.add_argument("--probabilities", type=Path, help="folder; by default the run's")
-    parser.add_argument("--labels", type=Path, help="folder of the same names; default the run's")
-    parser.add_argument("--images", type=Path, help="folder beside --labels, for mask_empty")
-    parser.add_argument("--metric", default="competition", choices=search.METRICS)
-    parser.add_argument("--steps", nargs="+", help="search over these instead of the usual ones")
-    parser.add_argument("--hold_out", nargs="+", default=(), metavar="ID", help="do not search on")
-    parser.add_argument("--force", action="store_true", help="allow steps that the guard refuses")
+    parser.add_argument(
+        "--probabilities", type=Path, help="folder of predicted probabilities (default: the run's)"
+    )
+    parser.add_argument(
+        "--labels", type=Path, help="folder of labels with the same names (default: the run's)"
+    )
+    parser.add_argument(
+        "--images", type=Path, help="folder of images for the step mask_empty; requires --labels"
+    )
+    parser.add_argument(
+        "--metric",
+        default="competition",
+        choices=search.METRICS,
+        help="score to optimise (default: competition)",
+    )
+    parser.add_argument(
+        "--steps", nargs="+", help="steps to search over (default: a built-in list)"
+    )
+    parser.add_argument(
+        "--hold_out",
+        nargs="+",
+        default=(),
+        metavar="ID",
+        help="ids of volumes to exclude from the search and to score it on",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="allow steps that harm a perfect prediction"
+    )
     arguments = vars(parser.parse_args(argv))
     steps = arguments.pop("steps")
     return exit_status(lambda: _tune(arguments, steps), "run the same command to resume the search")
@@ -271,7 +292,7 @@ def _tune(arguments, steps):
     for sentence in errors.values():
         print(f"Error: {sentence}", file=sys.stderr)
     if errors:
-        print(f"{len(errors)} volumes were left out.", file=sys.stderr)
+        print(f"{len(errors)} volumes were skipped.", file=sys.stderr)
     return 1 if errors else 0
 
 
@@ -280,7 +301,7 @@ def _candidates(steps):
         if postprocess.parse(step)[0] in postprocess.FIRST:
             raise ValueError(
                 f"--steps names '{step}', but every threshold and hysteresis is searched anyway: "
-                "leave it out."
+                "remove it."
             )
     return tuple(steps)
 

@@ -138,7 +138,7 @@ def test_two_files(tmp_path, capsys):
     output = tmp_path / "found.json"
     assert main([a, b, "--output", str(output)]) == 0
     printed = capsys.readouterr().out
-    assert "Left out, since not every model has scored them: v8." in printed
+    assert "Skipping volumes that not every model has scored: v8." in printed
     assert f"{b} is better than {a} by .100 (95 %: .100 to .100)" in printed
     assert "dice of 8 volumes" in printed
     found = json.loads(output.read_text())
@@ -266,11 +266,14 @@ def test_a_network_that_diverged_is_reported_not_scored(two_runs, monkeypatch, c
         (["{a}@1", "{b}@1", "--metric", "f1"], "There is no score 'f1'"),
         (["{a}@1", "{b}@1", "--metric", "foreground_label"], "neither better nor worse"),
         (["{file}", "{broken}"], "is not valid JSON"),
-        (["{file}", "{empty}"], "holds no volume's scores"),
+        (["{file}", "{empty}"], "holds no scores of volumes"),
         (["{file}", "{nan}"], "the dice of v0 is nan"),
         (["{file}", "{b}@1"], "no scored volume in common"),
-        (["{file}", "{file2}", "--metric", "cldice"], "the cldice of x is not there, only dice"),
-        (["{file}", "{list}"], "holds no volume's scores"),
+        (
+            ["{file}", "{file2}", "--metric", "cldice"],
+            "the cldice of x is missing (available: dice",
+        ),
+        (["{file}", "{list}"], "holds no scores of volumes"),
         (["{file}", "nowhere"], "nowhere does not exist: name a run"),
     ],
 )

@@ -16,7 +16,7 @@ def test_a_run_with_its_range_of_intensities(tmp_path, capsys):
     workdir = tmp_path / "run"
     assert convert.main([str(SOURCE), str(workdir), "--range", "10", "210"]) == 0
     told = capsys.readouterr().out
-    assert "U-Net of 4 filters and 2 poolings" in told and "intensities 10 to 210" in told
+    assert "U-Net with 4 filters and 2 poolings" in told and "intensities 10 to 210" in told
     params, stored_beside, _ = checkpoints.read_variables(workdir)
     np.testing.assert_array_equal(
         params["params"]["output"]["bias"], from_torch(SOURCE)[1]["output"]["bias"]

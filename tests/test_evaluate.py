@@ -116,7 +116,7 @@ def test_an_empty_prediction_is_scored_and_named(folders, capsys):
     assert status == 0 and found["errors"] == {}
     assert found["volumes"]["a"]["dice"] == 0  # left out, it would raise the mean
     assert set(found["warnings"]) == {"a"}  # b has no foreground to find
-    assert "prediction of a has no foreground where voxels are labelled" in capsys.readouterr().err
+    assert "prediction of a has no foreground among the labelled voxels" in capsys.readouterr().err
 
 
 def test_competition_adds_its_score(folders):
@@ -276,7 +276,9 @@ def test_volumes_that_the_network_was_trained_on_are_marked(folders, capsys):
     rows = {line.split()[0]: line for line in printed.splitlines()[:5]}
     assert rows["a"].endswith("  training volume") and rows["b"].endswith("0.0000")
     assert rows["mean"].endswith("  1 of 2 are training volumes")
-    assert "The network was trained on a: these scores say that it fits" in printed
+    assert (
+        "The network was trained on a: these scores show how well it fits them, not how" in printed
+    )
     assert "training volumes (" not in printed  # the balance is of both
     write_json(folders / "predictions/b.json", {"judged_on": {"volumes": "training", "chose": []}})
     run(folders)

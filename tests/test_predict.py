@@ -161,7 +161,7 @@ def test_what_was_made_otherwise_is_not_taken_for_finished(runs, image, tmp_path
         assert run(image, tmp_path, *flags)[0] == 1
         assert f"made with another {what}: pass --overwrite" in capsys.readouterr().err
     assert run(image, tmp_path, "--workdir", a, "--postprocess", "none")[0] == 0
-    assert "finished already" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
     assert (tmp_path / "v0.tif").stat().st_mtime_ns == written
 
     os.utime(image, ns=(0, image.stat().st_mtime_ns + 1))
@@ -181,7 +181,7 @@ def test_a_run_that_moved_made_the_same_predictions(runs, image, tmp_path, capsy
         run(image, out, "--workdir", *names)
         moved = [shutil.copytree(w, tmp_path / f"{number}{n}") for n, w in enumerate(names)]
         assert run(image, out, "--workdir", *moved)[0] == 0
-        assert "1 of 1 volumes are finished already" in capsys.readouterr().out
+        assert "1 of 1 volumes are already finished; skipping them." in capsys.readouterr().out
 
 
 def test_a_cut_mask_is_neither_finished_nor_submitted(runs, image, tmp_path, capsys):
@@ -320,7 +320,7 @@ def test_ctrl_c_ends_in_one_sentence(runs, volumes_folder, tmp_path, capsys, mon
     left = sorted(path.name for path in out.iterdir())
     assert left == ["v0.json", "v0.tif", "v1.json", "v1.tif"]
     assert predict.main(command) == 0
-    assert "2 of 6 volumes are finished already" in capsys.readouterr().out
+    assert "2 of 6 volumes are already finished; skipping them." in capsys.readouterr().out
 
 
 def test_two_inputs_and_an_input_without_a_name(runs, tmp_path, capsys, monkeypatch):
@@ -444,7 +444,7 @@ def test_fitted_weights_are_read_by_predict(runs, image, tmp_path, capsys):
     file = tmp_path / "ensemble.json"
     assert fit_ensemble.main([a, f"{a}@2", f"{b}@swa", "--output", str(file)]) == 0
     printed = capsys.readouterr().out
-    assert "nats per voxel on volumes left out of the fit: fitted" in printed
+    assert "nats per voxel on volumes held out of the fit: fitted" in printed
     fitted = json.loads(file.read_text())
     assert fitted["members"] == [f"{a}@1@raw", f"{a}@2@raw", f"{b}@1@swa"]
     assert sum(fitted["weights"]) == pytest.approx(1) and len(fitted["fitted_to"]) == 2
@@ -466,7 +466,7 @@ def narrow(config):
         (["--workdir", "{a}@1@2"], "does not name a network at '@1'"),
         (["--workdir", "{a}", "{b}", "--member_weights", "1"], "2 members but 1 weights"),
         (["--workdir", "{a}@7"], "no checkpoint '7'"),
-        (["--workdir", "{young}@swa"], "has not averaged any weights by step 1"),
+        (["--workdir", "{young}@swa"], "has averaged no weights by step 1"),
         (["--workdir", "{young}@ema"], "keeps no average 'ema'"),
         (["--workdir", "{young}", "--rotations"], "16 × 32 voxels"),
         (["--workdir", "{a}", "--postprocess", "keep_largst"], "keep_largest"),
@@ -495,7 +495,7 @@ def test_held_out_by_nobody(runs, volumes_folder, tmp_path, capsys):
     other = write_run(tmp_path / "f1", volumes_folder, change=lambda c: c.data.update(fold="1"))
     command = [runs[0], str(other), "--output", str(tmp_path / "e.json")]
     assert fit_ensemble.main(command) == 1
-    assert "No volume was held out by all of the members" in capsys.readouterr().err
+    assert "No volume was held out by all members" in capsys.readouterr().err
     everything = write_run(
         tmp_path / "none", volumes_folder, change=lambda c: c.data.update(fold="none")
     )
@@ -509,8 +509,8 @@ def test_held_out_by_nobody(runs, volumes_folder, tmp_path, capsys):
     # Between them the folds were trained on all six.
     assert written["judged_on"]["volumes"] == "training"
     printed = capsys.readouterr().out
-    assert "nats per voxel on training volumes left out of the fit: fitted" in printed
-    assert "A member was trained on v0, v1, v2, v3, v4, v5: the fit prefers it" in printed
+    assert "nats per voxel on training volumes held out of the fit: fitted" in printed
+    assert "A member was trained on v0, v1, v2, v3, v4, v5: the fit favours it" in printed
 
 
 def test_names_of_members(tmp_path):

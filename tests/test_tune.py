@@ -132,7 +132,7 @@ def test_steps_that_help_only_where_they_were_sought_are_not_kept(folder, capsys
     assert report["ablation"][-1]["steps"][1:] == ["remove_small:voxels=8"]
     assert report["held_out"][0]["score"] < report["held_out"][0]["baseline"]
     assert read(folder, "postprocess.json")["steps"] == ["threshold:value=0.5"]
-    assert "The tuned steps do not help: threshold:value=0.5 stays." in capsys.readouterr().out
+    assert "The tuned steps do not help; keeping threshold:value=0.5." in capsys.readouterr().out
 
 
 def test_one_volume_says_that_its_gain_is_not_held_out(folder, capsys):
@@ -142,7 +142,7 @@ def test_one_volume_says_that_its_gain_is_not_held_out(folder, capsys):
     assert run(folder) == 0
     chose = ["checkpoint", "steps"]
     assert read(folder, "postprocess.json")["judged_on"] == {"volumes": "unknown", "chose": chose}
-    assert "may not hold for others" in capsys.readouterr().out
+    assert "this gain is on the volume searched and may not generalise" in capsys.readouterr().out
 
 
 class Killed(Exception):
@@ -327,7 +327,7 @@ def test_bad_volumes_are_named_and_the_rest_is_tuned(folder, capsys):
         assert f"{name}.tif" in errors[name] and phrase in errors[name]
         assert captured.err.count(f"Error: {errors[name]}\n") == 1
     assert "has no prediction" in errors["unpredicted"] and "has no label" in errors["invented"]
-    assert "8 volumes were left out." in captured.err
+    assert "8 volumes were skipped." in captured.err
     assert read(folder, "postprocess.json")["volumes"] == ["a", "b", "c"]
 
 
@@ -406,7 +406,7 @@ def test_the_steps_of_the_configuration_stay_where_tuning_does_not_beat_them(fol
     chosen = read(folder, "postprocess.json")
     assert chosen["steps"] == ["threshold:value=0.4", *steps]
     assert chosen["score"] == chosen["baseline"] == pytest.approx(1)
-    assert "threshold:value=0.4 remove_small:voxels=8 stays." in capsys.readouterr().out
+    assert "keeping threshold:value=0.4 remove_small:voxels=8." in capsys.readouterr().out
 
 
 def test_volumes_that_were_trained_on_are_not_tuned_on(folder, capsys):
@@ -435,7 +435,7 @@ def test_predictions_of_training_volumes_are_marked(folder, capsys):
     assert [row["volumes"] for row in report["held_out"]] == ["training", "held out", "held out"]
     assert chosen["judged_on"] == {"volumes": "training", "chose": []}
     printed = capsys.readouterr().out
-    assert "The network was trained on a: its probabilities there are surer" in printed
+    assert "The network was trained on a: its probabilities there are more confident" in printed
     for text in ("labelled voxels of 3 training volumes", "Training volumes that were not search"):
         assert text in printed
 

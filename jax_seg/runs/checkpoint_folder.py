@@ -1,10 +1,10 @@
-"""The checkpoints of a run on the disk: which there are, which are whole, which one a name means.
+"""The checkpoints of a run on disk: which exist, which are intact, which one a name refers to.
 
 A checkpoint is a folder `checkpoints/save_NUMBER`. The number is twice the step, plus one at the
 end of an epoch: a save within an epoch and the one at its end can have the same step, and neither
-may be removed before the other is complete. Orbax writes beside and renames; what it deletes is
-renamed first, too. So a folder that is called save_NUMBER is complete unless it was damaged later,
-which the checksums in it show.
+may be removed before the other is complete. Orbax writes beside and renames, and renames before it
+deletes. So a folder named save_NUMBER is complete unless it was damaged later, which its checksums
+reveal.
 """
 
 import contextlib
@@ -32,10 +32,10 @@ class Checkpoint(NamedTuple):
     """One checkpoint on the disk.
 
     Attributes:
-      step: updates that the state has seen.
+      step: number of updates of the state.
       path: its folder.
-      loop: dict that was saved beside the state.
-      metrics: validation metrics by name; None within an epoch.
+      loop: dict saved beside the state.
+      metrics: validation metrics by name; None for a save within an epoch.
     """
 
     step: int
@@ -45,23 +45,23 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of a run: found anew at each call, since a run may be writing them.
+    """The checkpoints of a run, listed anew at each call, since the run may be writing them.
 
     Attributes:
       directory: their folder, a Path.
-      manager: Orbax's, that writes; None for reading.
+      manager: Orbax's checkpoint manager; None for reading only.
     """
 
     def __init__(self, directory, metric, manager=None):
-        """Those in `directory`, of which the best is chosen by `metric`."""
+        """The checkpoints in `directory`; `metric` chooses the best."""
         self.directory, self.manager, self._metric = directory, manager, metric
         self._damaged = {}  # folder -> why
         self._failed = False  # whether an error of writing was raised
 
     def found(self):
-        """{step: `Checkpoint`} in order; of two of one step the one at the epoch's end.
+        """{step: `Checkpoint`} in order; of two with the same step, the one at the epoch's end.
 
-        A damaged one is skipped, with a warning.
+        Damaged checkpoints are skipped with a warning.
         """
         found = {}
         for number, path in sorted(_numbered(self.directory)):
@@ -70,23 +70,23 @@ class Checkpoints:
             try:
                 found[number // 2] = _read_beside(number, path)
             except FileNotFoundError as error:
-                if path.exists():  # else the run that is training has removed it meanwhile
+                if path.exists():  # else the training run has removed it meanwhile
                     self.skip(path, error)
             except Exception as error:  # a damaged file breaks its reader in many ways
                 self.skip(path, error)
         return found
 
     def skip(self, path, error):
-        """Count a checkpoint as damaged from now on, and say so."""
+        """Mark a checkpoint as damaged and warn."""
         self._damaged[path] = reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         warnings.warn(f"{path} is damaged ({reason}); skipping it.", stacklevel=2)
 
     def latest_step(self):
-        """The newest step, None where there is no checkpoint."""
+        """The newest step; None without a checkpoint."""
         return max(self.found(), default=None)
 
     def best_step(self):
-        """The best step of those that were judged, the later of equals; None where none was."""
+        """The best step among those with metrics, the later of equals; None without any."""
         judged = {step: one.metrics for step, one in self.found().items() if one.metrics}
         goodness = goodness_by(self._metric)
         return max(judged, key=lambda step: (goodness(judged[step]), step), default=None)
@@ -106,7 +106,7 @@ class Checkpoints:
         if name == "latest":
             return steps[-1]
         if name == "best":
-            # Before the first evaluation nothing has been judged: the latest stands in.
+            # Before the first evaluation no checkpoint has metrics: fall back to the latest.
             best = self.best_step()
             return steps[-1] if best is None else best
         if not str(name).isdecimal() or int(name) not in steps:
@@ -137,10 +137,10 @@ class Checkpoints:
         return one.path.exists() and one.path not in self._damaged
 
     def set_damaged_aside(self):
-        """Rename every checkpoint that is not as it was written, so that its number is free again.
+        """Rename every damaged checkpoint, so that its number is free again.
 
         Raises:
-          FileNotFoundError: there are checkpoints, but none that is whole.
+          FileNotFoundError: there are checkpoints, but none is intact.
         """
         self.skip_damaged()
         self.require_whole()
@@ -150,9 +150,9 @@ class Checkpoints:
             path.rename(aside)
 
     def whole(self, name):
-        """The `Checkpoint` of a name of `resolve`, all of whose files are as they were written.
+        """The intact `Checkpoint` that a name of `resolve` refers to.
 
-        Where the best or the latest is damaged the next one is taken, with a warning.
+        If the best or the latest is damaged, the next one is used, with a warning.
         """
         while True:
             found = self.found()
@@ -161,11 +161,11 @@ class Checkpoints:
                 return one
 
     def require_whole(self):
-        """Raise FileNotFoundError where there are checkpoints, but none that is whole."""
+        """Raise FileNotFoundError if there are checkpoints, but none is intact."""
         if self._damaged and not self.found():
             path, reason = next(iter(self._damaged.items()))
             raise FileNotFoundError(
-                f"{self.directory} holds no whole checkpoint ({path.name} is damaged: {reason}): "
+                f"{self.directory} holds no intact checkpoint ({path.name} is damaged: {reason}): "
                 "restore one from a copy, or choose another --workdir to train again."
             )
 
@@ -237,13 +237,13 @@ def goodness_by(metric):
 
 
 def clean(folder):
-    """Remove what an interrupted save or removal left; nobody else writes here now."""
+    """Remove what an interrupted save or removal left; no other process may be writing here."""
     for unfinished in (*folder.glob("*.orbax-checkpoint-tmp*"), folder / REMOVED):
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def seal(folder):
-    """Note the checksums of every checkpoint that has none, and remove what Orbax has deleted."""
+    """Write missing checksums of checkpoints, and remove what Orbax has marked as deleted."""
     shutil.rmtree(folder / REMOVED, ignore_errors=True)
     for _, path in _numbered(folder):
         if not (path / CHECKSUMS).exists():
@@ -251,7 +251,7 @@ def seal(folder):
 
 
 def _numbered(folder):
-    """(number, path) of every folder that is called like a complete checkpoint."""
+    """(number, path) of every folder with the name of a complete checkpoint."""
     for path in folder.glob(f"{PREFIX}_*"):
         if path.name.removeprefix(f"{PREFIX}_").isdecimal():
             yield _number(path), path
@@ -262,7 +262,7 @@ def _number(path):
 
 
 def _read_beside(number, path):
-    """The `Checkpoint` of a folder; any error where a file is missing, cut or damaged."""
+    """The `Checkpoint` of a folder; any exception if a file is missing, truncated or damaged."""
     at_the_end_of_an_epoch = number % 2
     for name in ("_CHECKPOINT_METADATA", "state/_METADATA"):
         read_json(path / name)
@@ -277,7 +277,7 @@ def _read_beside(number, path):
 
 
 def _checksums(path):
-    """{name: [bytes, CRC-32]} of the files of a checkpoint, but for those of this dict itself."""
+    """{name: [bytes, CRC-32]} of the files of a checkpoint, except the file of checksums."""
     files = (file for file in sorted(path.rglob("*")) if file.is_file())
     return {
         str(file.relative_to(path)): [file.stat().st_size, zlib.crc32(file.read_bytes())]
@@ -287,16 +287,15 @@ def _checksums(path):
 
 
 def _check(path):
-    """Raise ValueError, naming the file, where one is not as it was written.
+    """Raise ValueError, naming the file, if one differs from its checksum.
 
-    A run that is killed after Orbax has renamed a folder leaves it without checksums: Orbax has
-    written it to the end.
+    A run that is killed just after Orbax renames a folder leaves it complete but without checksums.
     """
     if not (path / CHECKSUMS).exists():
         return
     written, now = read_json(path / CHECKSUMS), _checksums(path)
     for name in sorted(written.keys() | now.keys()):
         if name not in now:
-            raise ValueError(f"{name} is gone")
+            raise ValueError(f"{name} is missing")
         if now[name] != written.get(name):
-            raise ValueError(f"{name} is not as it was written")
+            raise ValueError(f"{name} has changed since it was written")

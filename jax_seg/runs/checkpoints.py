@@ -1,4 +1,4 @@
-"""Checkpoints: Orbax writes the arrays; beside them lies all that resuming needs, as JSON."""
+"""Checkpoints: Orbax writes the arrays; whatever else resuming needs lies beside them as JSON."""
 
 import copy
 import importlib.metadata
@@ -24,25 +24,25 @@ from jax_seg.runs.checkpoint_folder import (
 from jax_seg.system.files import read_json
 
 AVERAGES = {"swa": "--config.average.swa_every=5", "ema": "--config.average.ema_decay=0.999"}
-"""What switches each average of the weights on."""
+"""The flag that turns on each average of the weights."""
 
 
 def open_checkpoints(workdir, *, metric, keep=1, pinned=lambda: None, read_only=False):
-    """The `Checkpoints` of a run; writing keeps the latest, the best and the pinned.
+    """The `Checkpoints` of a run; writing keeps the latest, the best and the pinned one.
 
-    A checkpoint within an epoch replaces none of a whole epoch. Opening them to write removes what
-    an interrupted save or removal left, and sets damaged ones aside, with a warning.
+    A checkpoint within an epoch never replaces one of a whole epoch. Opening for writing removes
+    what an interrupted save or removal left, and renames damaged checkpoints with a warning.
 
     Args:
       workdir: folder of the run.
-      metric: by which the best is chosen, a key of HIGHER_IS_BETTER.
-      keep: latest checkpoints of whole epochs that stay; a later one within an epoch does, too.
-      pinned: () -> step of one more checkpoint that stays, or None.
+      metric: chooses the best, a key of HIGHER_IS_BETTER.
+      keep: latest checkpoints of whole epochs to keep, besides a later one within an epoch.
+      pinned: () -> step of one more checkpoint to keep, or None.
       read_only: for prediction and listing.
 
     Raises:
-      ValueError: a metric that is not known, nothing to keep, or checkpoints of an older version.
-      FileNotFoundError: checkpoints are there, and all of them are damaged.
+      ValueError: an unknown metric, `keep` below 1, or checkpoints of an older version.
+      FileNotFoundError: there are checkpoints, and all are damaged.
     """
     if metric not in HIGHER_IS_BETTER:
         raise ValueError(
@@ -64,7 +64,7 @@ def open_checkpoints(workdir, *, metric, keep=1, pinned=lambda: None, read_only=
 
 
 def open_for_reading(workdir):
-    """The `Checkpoints` of a run, whose best is the run's own.
+    """The `Checkpoints` of a run, read-only, with the best chosen by the run's own metric.
 
     Raises:
       FileNotFoundError: the folder is not that of a run.
@@ -87,17 +87,17 @@ def open_for_reading(workdir):
 
 
 def save(checkpoints, state, loop, metrics=None):
-    """Write the state and the loop's position under the number of the state's step.
+    """Write the state and the loop's position as the checkpoint of the state's step.
 
     Returns as soon as the arrays are copied; Orbax writes them beside and renames the folder when
-    it is whole.
+    it is complete.
 
     Args:
       checkpoints: of `open_checkpoints`.
       state: `TrainState`.
       loop: dict of JSON types.
-      metrics: validation metrics by name; without them the checkpoint is never the best. One that
-        is not finite counts as the worst, since a NaN would sort anywhere.
+      metrics: validation metrics by name; without them the checkpoint is never the best. A
+        non-finite one counts as the worst, since NaN has no order.
 
     Raises:
       OSError: nothing could be written, for example because the disk is full.
@@ -105,7 +105,7 @@ def save(checkpoints, state, loop, metrics=None):
     wait(checkpoints)
     if metrics is not None:
         metrics = {name: _sortable(name, value) for name, value in metrics.items()}
-    # A copy: the step donates the state's buffers while Orbax still writes.
+    # A copy, because the step donates the state's buffers while Orbax is still writing.
     tree = jax.tree.map(jnp.copy, state)._asdict()
     number = 2 * int(state.step) + (metrics is not None)
     # So does the position, which Orbax turns into JSON in the background.
@@ -158,9 +158,9 @@ def restore(checkpoints, abstract_state, step):
 
 
 def read_variables(workdir, name="best", weights="raw"):
-    """The weights of a network and everything around them, for prediction.
+    """The weights of a network and what is stored beside them, for prediction.
 
-    A checkpoint that turns out to be damaged is skipped with a warning, and the next one taken.
+    A damaged checkpoint is skipped with a warning, and the next one is used.
 
     Args:
       workdir: folder of a run.
@@ -213,7 +213,7 @@ def code_version():
     """Version of the package, with the commit when it runs from a checkout."""
     version = importlib.metadata.version("jax-seg")
     root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # installed, perhaps inside of another project's checkout
+    if not (root / ".git").exists():  # installed, perhaps inside another project's checkout
         return version
     try:
         described = subprocess.run(
@@ -229,7 +229,7 @@ def code_version():
 
 
 def _manager(folder, metric, keep, pinned):
-    """Orbax's manager: asynchronous saves, and what stays."""
+    """Orbax's manager, with asynchronous saves and the rules of what to keep."""
     goodness = goodness_by(metric)
 
     stay = [
@@ -252,7 +252,7 @@ def _manager(folder, metric, keep, pinned):
 
 
 class _LatestJudged(checkpoint_managers.PreservationPolicy):
-    """Keeps the latest `count` of those that were saved with metrics, at the end of an epoch."""
+    """Keeps the latest `count` checkpoints with metrics, saved at the end of an epoch."""
 
     def __init__(self, count):
         self._count = count

@@ -1,4 +1,4 @@
-"""The folders that a run's data lie in, as far as its configuration names them."""
+"""The data folders of a run that its configuration names."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ IMAGE_LAYOUTS = tuple(
     f"{part}/{name}" for part in ("Train", "Test") for name in ("Image", "GT_Object")
 )
 OWN = ("cache", "checkpoints", "data", "validation")
-"""Folders in a workdir that hold what the run itself reads again."""
+"""Folders in a workdir that the run itself reads."""
 
 
 def data_folders(fields, workdir=None):
-    """Folders of images and labels, and what a run reads of its workdir; those that exist.
+    """Existing folders of images and labels, and those in the workdir that the run reads.
 
     Args:
       fields: every field of a configuration by its dotted path, of `config.flat`.

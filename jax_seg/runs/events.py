@@ -1,4 +1,4 @@
-"""Events of a run: one JSON line each, and the same figures for TensorBoard."""
+"""Events of a run: one JSON line each, and the same metrics for TensorBoard."""
 
 import contextlib
 import json
@@ -16,12 +16,12 @@ from jax_seg.system.files import replacing, writing
 class Events:
     """Appends events to `workdir/events.jsonl` and scalars to `workdir/tensorboard`.
 
-    An event is {'kind': …, 'step': …, 'epoch': …, figures}. A resumed run drops first what
-    it will live through again: the events of its epoch, but for the updates that are done.
+    An event is {'kind': …, 'step': …, 'epoch': …, metrics}. A resumed run first drops the events
+    that it will repeat: those of its epoch, except the updates already done.
     """
 
     def __init__(self, workdir, epoch, step):
-        """Open the log of a run that stands in `epoch` at `step`; OSError as of `writing`."""
+        """Open the log of a run at `epoch` and `step`; OSError as of `writing`."""
         workdir = Path(workdir)
         self._path = workdir / "events.jsonl"
         kept = [
@@ -35,23 +35,23 @@ class Events:
             self._file = self._path.open("a")
         self._board = _Board(workdir / "tensorboard", purge_step=step + 1 if step else None)
 
-    def write(self, kind, *, step, epoch, **figures):
+    def write(self, kind, *, step, epoch, **metrics):
         """Append one event; a decision's numbers become 'decision/KIND/NUMBER' in TensorBoard.
 
         Raises:
           OSError: of `writing`.
         """
-        line = json.dumps({"kind": kind, "step": step, "epoch": epoch, **figures}) + "\n"
+        line = json.dumps({"kind": kind, "step": step, "epoch": epoch, **metrics}) + "\n"
         with writing(self._path):
             self._file.write(line)
             self._file.flush()
         of_an_update = kind == "update"
         if kind == "decision":
-            figures = figures["decision"]
-            kind = f"decision/{figures['kind']}"
+            metrics = metrics["decision"]
+            kind = f"decision/{metrics['kind']}"
         scalars = {
             f"{kind}/{name}": value
-            for name, value in figures.items()
+            for name, value in metrics.items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         }
         self._board.write(scalars, step, flush=not of_an_update)
@@ -63,10 +63,10 @@ class Events:
 
 
 class _Board:
-    """A file for TensorBoard, written by this thread: a full disk raises here.
+    """A file for TensorBoard, written by this thread so that a full disk raises here.
 
-    `tensorboardX.SummaryWriter` writes in a thread that prints a traceback and ends, and the run
-    then waits for it for ever.
+    `tensorboardX.SummaryWriter` writes in a thread of its own. On an error that thread prints a
+    traceback and ends, and the run then waits for it forever.
     """
 
     def __init__(self, folder, purge_step):
@@ -95,7 +95,7 @@ class _Board:
 def read_events(workdir):
     """The events of a run as a list of dicts; empty when there are none.
 
-    A last line cut short by a crash is dropped; others that are damaged are skipped with a warning.
+    A last line truncated by a crash is dropped; other damaged lines are skipped with a warning.
     """
     path = Path(workdir) / "events.jsonl"
     if not path.exists():
@@ -110,7 +110,7 @@ def read_events(workdir):
     if damaged:
         warnings.warn(
             f"{path}: {len(damaged)} of {len(lines)} lines are damaged, the first is line "
-            f"{damaged[0]}; skipped.",
+            f"{damaged[0]}; skipping them.",
             stacklevel=2,
         )
     return events

@@ -1,4 +1,4 @@
-"""A workdir made of weights that were trained elsewhere, so that every command finds its run."""
+"""Write a workdir from weights that were trained elsewhere, so that every command can use them."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from jax_seg.system.files import write_json
 
 
 def write_workdir(workdir, model, params, *, preprocessing, patch):
-    """Write a network as the folder of a run; it appears whole or not at all.
+    """Write a network as the folder of a run; it appears complete or not at all.
 
     Args:
       workdir: a folder that does not exist, or is empty.
@@ -29,7 +29,7 @@ def write_workdir(workdir, model, params, *, preprocessing, patch):
       patch: window size in voxels.
 
     Raises:
-      ValueError: the folder holds something.
+      ValueError: the folder is not empty.
       OSError: it cannot be written.
     """
     workdir = Path(workdir)
@@ -62,17 +62,17 @@ def write_workdir(workdir, model, params, *, preprocessing, patch):
 
 
 def require_empty(workdir):
-    """Raise a ValueError where a folder holds something."""
+    """Raise a ValueError if a folder is not empty."""
     workdir = Path(workdir)
     if workdir.exists() and any(workdir.iterdir()):
         raise ValueError(f"{workdir} is not empty; choose another folder.")
 
 
 def preprocessing_of_range(low, high):
-    """`Preprocessing` that makes the intensity `low` 0 and `high` 1.
+    """`Preprocessing` that maps the intensity `low` to 0 and `high` to 1.
 
     Raises:
-      ValueError: `low` is not the smaller.
+      ValueError: `low` is not less than `high`.
     """
     if not low < high:
         raise ValueError(
@@ -82,12 +82,12 @@ def preprocessing_of_range(low, high):
 
 
 def preprocessing_of_images(folder):
-    """`Preprocessing` by the percentiles 0.5 and 99.5 of all volumes of a folder.
+    """`Preprocessing` from the percentiles 0.5 and 99.5 of all volumes in a folder.
 
-    Warns of what is unusual about their intensities.
+    Warns if their intensities are unusual.
 
     Raises:
-      ValueError, FileNotFoundError: there are none, or one cannot be read.
+      ValueError, FileNotFoundError: there are no volumes, or one cannot be read.
     """
     samples = {v.id: intensities.sample(read_volume(v.image)) for v in find_images(folder)}
     preprocessing = fit_preprocessing(

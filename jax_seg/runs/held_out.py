@@ -1,4 +1,4 @@
-"""The labelled volumes of a run: where they lie, which it held out, and what they hold."""
+"""The labelled volumes of a run: find them, select those it held out, and read them."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from jax_seg.tasks import judged
 
 
 def run_volumes(fields, workdir):
-    """All volumes of the data set of a run, the ones it was trained on as well.
+    """All volumes of the data set of a run, including those it was trained on.
 
     Args:
       fields: every field of its configuration by its dotted path, of `configuration.flat`.
@@ -22,11 +22,11 @@ def run_volumes(fields, workdir):
       List of labelled `Volume`, sorted by id.
 
     Raises:
-      FileNotFoundError, ValueError: of `find_volumes`, or the data is not known.
+      FileNotFoundError, ValueError: of `find_volumes`, or the run does not record its data.
     """
     if "data.root" not in fields:
         raise ValueError(
-            f"{workdir} says nothing of its training data: pass --images and --labels of volumes "
+            f"{workdir} does not record its training data: pass --images and --labels of volumes "
             "that it has not seen."
         )
     refuse_images(fields, workdir)
@@ -47,19 +47,19 @@ def refuse_images(fields, workdir):
     """Raise a ValueError where the configuration is one of images."""
     if tasks.of_images(fields):
         raise ValueError(
-            f"{workdir} is a run of images, and this is for volumes: jax_seg.compare reads its "
-            "stored scores, jax_seg.evaluate --camouflage scores its maps."
+            f"{workdir} is a run on images, but this needs volumes: compare its stored scores with "
+            "jax_seg.compare, or score its maps with jax_seg.evaluate --camouflage."
         )
 
 
 def refuse_seen(fields, workdir, on, pass_instead="--images and --labels"):
-    """Raise a ValueError where a run was trained on volumes that it was judged by as well.
+    """Raise a ValueError if a run was trained on its own validation volumes.
 
     Args:
       fields: every field of its configuration by its dotted path.
       workdir: its folder.
       on: `JudgedOn` of its validation part.
-      pass_instead: flags that name other volumes.
+      pass_instead: flags to pass instead, which name other volumes.
     """
     if on.volumes != judged.TRAINING:
         return
@@ -67,42 +67,40 @@ def refuse_seen(fields, workdir, on, pass_instead="--images and --labels"):
     why = f"holds out no volume (data.fold={fold})"
     if fold != folds.NONE:
         why = f"held out volumes that its first weights (train.start_from={source}) had seen"
-    raise ValueError(
-        f"{workdir} {why}: pass {pass_instead} of volumes that it has not been trained on."
-    )
+    raise ValueError(f"{workdir} {why}: pass {pass_instead} of volumes that it was not trained on.")
 
 
 def held_out_volumes(network, images=None, labels=None):
-    """The volumes to judge a network by.
+    """The volumes to score a network on.
 
     Args:
       network: Network.
-      images, labels: folders; None takes what its run held out.
+      images, labels: folders; None takes the volumes that its run held out.
 
     Returns:
       List of labelled `Volume`, sorted by id.
 
     Raises:
-      FileNotFoundError, ValueError: of `find_volumes`, or the run held out nothing that is known.
+      FileNotFoundError, ValueError: of `find_volumes`, or the run records no held-out volumes.
     """
     if images is not None:
         images, labels = (Path(folder).absolute() for folder in (images, labels))
         return find_volumes(images, images=images, labels=labels)
     fields, workdir = network.fields, network.facts["workdir"]
     refuse_seen(fields, workdir, network.judged_on)
-    if network.held_out is None:
+    if network.validation_ids is None:
         raise ValueError(
-            f"{workdir} does not say which volumes it held out: pass --images and --labels of "
+            f"{workdir} does not record which volumes it held out: pass --images and --labels of "
             "volumes that it has not seen."
         )
     volumes = {volume.id: volume for volume in run_volumes(fields, workdir)}
-    # As the run noted it: where volumes have come or gone, a new split would be another.
-    if missing := sorted(set(network.held_out) - volumes.keys()):
+    # As the run stored them: a new split differs if volumes were added or removed.
+    if missing := sorted(set(network.validation_ids) - volumes.keys()):
         raise FileNotFoundError(
             f"{workdir} held out {missing[0]}, which is no longer in data.root="
             f"{fields['data.root']}: put it back, or pass --images and --labels."
         )
-    return [volumes[name] for name in sorted(network.held_out)]
+    return [volumes[name] for name in sorted(network.validation_ids)]
 
 
 def common_volumes(networks, images=None, labels=None):
@@ -115,14 +113,14 @@ def common_volumes(networks, images=None, labels=None):
     shared = set.intersection(*({v.id for v in volumes} for volumes in found))
     if not shared:
         raise ValueError(
-            "No volume was held out by all of the members, as with the folds of one data set: pass "
+            "No volume was held out by all members, as with the folds of one data set: pass "
             "--images and --labels of volumes that none has seen."
         )
     return [volume for volume in found[0] if volume.id in shared]
 
 
 def table_of(fields):
-    """The `label_table` of a run; of its defaults for what `fields` does not say."""
+    """The `label_table` of a run; missing fields take its defaults."""
     kinds = ("foreground", "ignore", "background")
     return label_table(**{k: fields[f"data.{k}"] for k in kinds if f"data.{k}" in fields})
 
@@ -131,12 +129,12 @@ def read_label(path, table):
     """A label [D, H, W], encoded.
 
     Raises:
-      FileNotFoundError, ValueError: it is broken, holds another value, or no voxel is labelled.
+      FileNotFoundError, ValueError: it is damaged, holds an unknown value, or no voxel is labelled.
     """
     reader = open_volume(path)
     label = encode(reader.read((0, 0, 0), reader.shape), table, path)
     if (label == MASKED).all():
-        raise ValueError(f"{path} has no labelled voxel: leave this volume out.")
+        raise ValueError(f"{path} has no labelled voxel: remove this volume.")
     return label
 
 

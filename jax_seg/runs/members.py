@@ -1,9 +1,9 @@
-"""Which network WORKDIR@STEP or WORKDIR@swa means, ready to run, alone or averaged with others.
+"""Load the network that WORKDIR@STEP or WORKDIR@swa names, alone or averaged with others.
 
-Commands that take trained networks share this form: WORKDIR, then what of it: @best, @latest or
-@STEP chooses the checkpoint, @swa or @ema an average instead of the raw weights; both together are
-WORKDIR@STEP@ema. Without a checkpoint it is the best for raw weights, and the latest for an
-average, which keeps improving after the raw weights were best.
+All commands that take trained networks share this form. After WORKDIR, @best, @latest or @STEP
+selects the checkpoint, and @swa or @ema an average instead of the raw weights; WORKDIR@STEP@ema
+combines both. The default checkpoint is the best for raw weights, and the latest for an average,
+which keeps improving after the raw weights were best.
 """
 
 import functools
@@ -47,19 +47,19 @@ class Network(NamedTuple):
 
     Attributes:
       segment: volume [D, H, W] as stored -> float32 logits [D, H, W] on the device; for a network
-        of images, image uint8 [1, H, W, 3] -> logits [1, H, W].
+        for images, image uint8 [1, H, W, 3] -> logits [1, H, W].
       fields: every field of its run's configuration by its dotted path.
-      facts: what names it: workdir, step, epoch, weights, their digest, trained_with (code
-        version), preprocessing, and of volumes patch and overlap.
-      held_out: ids of the volumes or images that its run held out; None where it says nothing.
-      trained_on: ids of those that its weights were trained on; None where it says nothing.
+      facts: what identifies it: workdir, step, epoch, weights, their digest, trained_with (code
+        version), preprocessing, and for volumes patch and overlap.
+      validation_ids: ids of the volumes or images that its run held out; None if not recorded.
+      trained_on: ids of those that its weights were trained on; None if not recorded.
       judged_on: `JudgedOn` of what its run held out.
     """
 
     segment: Callable
     fields: dict
     facts: dict
-    held_out: list | None
+    validation_ids: list | None
     trained_on: list | None
     judged_on: judged.JudgedOn
 
@@ -67,10 +67,10 @@ class Network(NamedTuple):
 def parse(text):
     """Read WORKDIR, WORKDIR@CHECKPOINT, WORKDIR@AVERAGE or WORKDIR@CHECKPOINT@AVERAGE.
 
-    A folder that has an @ in its own name is meant itself.
+    A folder with an @ in its own name is taken as it is.
 
     Raises:
-      ValueError: what stands behind an @ is neither a checkpoint nor an average.
+      ValueError: the part after an @ is neither a checkpoint nor an average.
     """
     workdir, found = str(text), {}
     while "@" in workdir and not Path(workdir).is_dir():
@@ -104,20 +104,20 @@ def read(member):
     variables, stored, step = checkpoints.read_variables(member.workdir, name, weights)
     if weights == "swa" and not stored["loop"]["averaged"]:
         raise ValueError(
-            f"{member.workdir} has not averaged any weights by step {step}: average.swa_start lies "
-            "behind it; choose a later checkpoint, or raw weights."
+            f"{member.workdir} has averaged no weights by step {step}, since average.swa_start is "
+            "later: choose a later checkpoint, or raw weights."
         )
     return variables, stored, step
 
 
 class Device:
-    """Holds the weights of one network on the device: those of an ensemble take turns."""
+    """Holds the weights of one network on the device; the members of an ensemble take turns."""
 
     def __init__(self):
         self._variables = self._placed = None
 
     def place(self, variables):
-        """`variables` on the device; those of another network leave it first."""
+        """`variables` on the device, after removing those of another network."""
         if self._variables is not variables:
             self._placed = None
             self._placed = jax.device_put(variables, jax.local_devices()[0])
@@ -128,14 +128,14 @@ class Device:
 def load(member, *, overlap=None, windows=None, device=None, programs=None):
     """Read a network.
 
-    Its parameters stay in the memory of the host, and on the device until another network's are
+    Its parameters stay in host memory, and on the device until another network's are
     needed.
 
     Args:
       member: Member.
       overlap, windows: of `predict_volume`; None takes the run's.
       device: `Device` that the networks of an ensemble share.
-      programs: dict in which they share compiled programs, where configuration and preprocessing
+      programs: dict in which they share compiled programs, if configuration and preprocessing
         are the same.
 
     Raises:
@@ -161,7 +161,7 @@ def load(member, *, overlap=None, windows=None, device=None, programs=None):
         lambda image: segment(device.place(variables), image),
         configuration.flat(config),
         facts | chosen,
-        held_out=stored.get("split", {}).get("validation"),
+        validation_ids=stored.get("split", {}).get("validation"),
         trained_on=judged.trained_on(stored),
         judged_on=judged.of_stored(stored)._replace(chose=(judged.CHECKPOINT,) * best),
     )
@@ -182,7 +182,7 @@ def _network(stored, programs):
 
 
 def _digest(variables):
-    """Short digest of all weights: a folder may be trained anew, and reach the same step."""
+    """Short digest of all weights: a folder may be retrained and reach the same step."""
     digest = hashlib.blake2b(digest_size=8)
     for leaf in jax.tree.leaves(variables):
         digest.update(np.ascontiguousarray(leaf))
@@ -190,7 +190,7 @@ def _digest(variables):
 
 
 def read_ensemble(path):
-    """([members as texts], [weights]) of a file that `jax_seg.fit_ensemble` wrote.
+    """([members as texts], [weights]) of a file written by `jax_seg.fit_ensemble`.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -223,17 +223,17 @@ def require_fitted(path, networks):
 
 
 def load_together(texts, weights=None, *, overlap=None, windows=None, flips=(), rotations=False):
-    """Several networks as one.
+    """Combine several networks into one.
 
     Args:
       texts: of `parse`, or Members.
-      weights: of the mean of their probabilities; None weighs them equally.
+      weights: of the mean of their probabilities; None for equal weights.
       overlap, windows: of `load`.
       flips, rotations: of `ensemble.orientations_of`.
 
     Returns:
-      (volume [D, H, W] -> logits [D, H, W], list of Network, dict of JSON types that says what was
-      averaged, and how).
+      (volume [D, H, W] -> logits [D, H, W], list of Network, dict of JSON types that records
+      what was averaged, and how).
 
     Raises:
       FileNotFoundError, ValueError: of `load`, or weights or rotations that do not fit.
@@ -268,5 +268,5 @@ def _require_square_patch(network):
     if height != width:
         raise ValueError(
             f"--rotations turns the plane of height and width, but the patch of "
-            f"{network.facts['workdir']} has {height} × {width} voxels there: leave it out."
+            f"{network.facts['workdir']} has {height} × {width} voxels there: remove --rotations."
         )

@@ -157,7 +157,7 @@ def open_run(workdir, name="", required=True):
 
 
 def read_runs(workdirs):
-    """The runs of several folders, each under a name of its own.
+    """The runs of several folders, each with a distinct name.
 
     Args:
       workdirs: paths.
@@ -166,7 +166,7 @@ def read_runs(workdirs):
       List of Run.
 
     Raises:
-      FileNotFoundError, ValueError: a path is no run, is given twice, or holds a damaged file.
+      FileNotFoundError, ValueError: a path is not a run, is given twice, or holds a damaged file.
     """
     paths = [Path(workdir).resolve() for workdir in workdirs]
     if repeated := [path for path in paths if paths.count(path) > 1]:
@@ -178,10 +178,10 @@ def read_runs(workdirs):
 
 
 def confusions(run):
-    """{id: Confusion} of a run's validation volumes, from the scores that it stored.
+    """{id: Confusion} of a run's validation volumes, from its stored scores.
 
     The counts follow from precision, recall and the share of foreground. Where a volume's number
-    of 'labelled' voxels is not among its scores, all volumes weigh alike.
+    of 'labelled' voxels is not among its scores, all volumes count equally.
     """
     found = {}
     for name, scores in run.volumes.items():
@@ -196,7 +196,7 @@ def confusions(run):
 
 
 def read_volume(run, name):
-    """One validation volume; an image is one slice.
+    """One validation volume; an image counts as one slice.
 
     Args:
       run: Run.
@@ -226,7 +226,7 @@ def read_volume(run, name):
 
 
 def noun(runs):
-    """What runs are judged on: 'image', or 'volume' where any of them is on volumes."""
+    """What runs are scored on: 'image', or 'volume' if any of them is on volumes."""
     return "image" if all(run.of_images for run in runs) else "volume"
 
 
@@ -241,12 +241,12 @@ def _missing(run):
         )
     if run.scores and not run.volumes:
         missing.append(
-            f"The {run.noun}s have no scores of their own, since validation/scores.json is absent."
+            f"There are no scores of single {run.noun}s, since validation/scores.json is absent."
         )
     if not run.probabilities:
         missing.append(
-            f"No {run.noun} can be looked at, since validation/probabilities holds none: they are "
-            "written when the run ends."
+            f"No {run.noun} can be shown, since validation/probabilities is empty: it is written "
+            "when the run ends."
         )
     try:
         _labelled(run)

@@ -1,4 +1,4 @@
-"""What volumes are to a trained network: seen in training, held out, or not known."""
+"""How volumes relate to a trained network: seen in training, held out, or unknown."""
 
 import filecmp
 import warnings
@@ -11,10 +11,10 @@ from jax_seg.tasks import judged
 
 
 def judged_on(network, volumes):
-    """What volumes are to a network's weights, whichever folder they were found in.
+    """How volumes relate to a network's weights, regardless of the folder they were found in.
 
-    A volume counts as one of the run's if it has the id and the bytes of one: generated volumes,
-    and those of many data sets, share their ids with others.
+    A volume counts as one of the run's if both its id and its bytes match: generated volumes,
+    and those of many data sets, share ids.
 
     Args:
       network: Network.
@@ -23,7 +23,7 @@ def judged_on(network, volumes):
     Returns:
       {id: JudgedOn}.
     """
-    validation, trained_on = set(network.held_out or ()), set(network.trained_on or ())
+    validation, trained_on = set(network.validation_ids or ()), set(network.trained_on or ())
     named = {volume.id for volume in volumes} & (validation | trained_on)
     own = _own_images(network) if named else {}
     found = {}
@@ -41,23 +41,23 @@ def judged_on(network, volumes):
 
 
 def by_any(networks, volumes):
-    """What volumes are to several networks together: {id: JudgedOn}."""
+    """How volumes relate to several networks together: {id: JudgedOn}."""
     found = [judged_on(network, volumes) for network in networks]
     return {v.id: judged.weakest(one[v.id] for one in found) for v in volumes}
 
 
 def reservation(path, choice):
-    """A line on what a choice rests on; '' where it was scored on volumes that did not make it.
+    """A caution about a choice; '' if it was scored on volumes other than those that made it.
 
     Args:
-      path: the JSON file that `jax_seg.tune` or `jax_seg.fit_ensemble` wrote.
+      path: the JSON file written by `jax_seg.tune` or `jax_seg.fit_ensemble`.
       choice: 'steps' or 'weights'.
     """
     on = judged.read(read_json(path).get("judged_on", {}))
     if on.volumes == judged.TRAINING:
         return (
             f"The {choice} of {path} were chosen on training volumes, so they may not suit others: "
-            "choose them on volumes that were held out.\n"
+            "choose them on held-out volumes.\n"
         )
     if choice in on.chose:
         return f"The {choice} of {path} were chosen on one volume, so they may not suit others.\n"
@@ -65,11 +65,11 @@ def reservation(path, choice):
 
 
 def _own_images(network):
-    """{id: path} of the images of a network's data set, empty where they are gone."""
+    """{id: path} of the images of a network's data set; empty if they no longer exist."""
     try:
         if network.fields.get("data.name") == "images":
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the run has said which images it skips
+                warnings.simplefilter("ignore")  # the run has reported which images it skips
                 found = images.find_examples(network.fields["data.root"], kind="all")
         else:
             found = held_out.run_volumes(network.fields, network.facts["workdir"])

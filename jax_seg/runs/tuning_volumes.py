@@ -1,4 +1,4 @@
-"""Saved probabilities with their labels, and which are searched on when others are scored."""
+"""Find saved probabilities with their labels, and divide them for searching and scoring."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +16,9 @@ MOST_FOLDS = 5
 
 
 class Paths(NamedTuple):
-    """Where one volume lies: `group` is its scroll, `image` None where it is not known.
+    """The files of one volume: `group` is its scroll, `image` None if unknown.
 
-    `judged_on` says what the volume is to the network that predicted it.
+    `judged_on` records how the volume relates to the network that predicted it.
     """
 
     id: str
@@ -36,13 +36,13 @@ def find(workdir, probabilities=None, labels=None, images=None):
       workdir: folder of the run.
       probabilities: folder of volumes; None for those of the run.
       labels: folder of volumes of the same names; None for those of the run's configuration.
-      images: such a folder, or None; read beside `labels` alone.
+      images: folder of images of the same names, or None; requires `labels`.
 
     Returns:
       ([Paths], {id: error}, table of `label_table`).
 
     Raises:
-      ValueError, FileNotFoundError: there is no such folder, or no configuration to find one by.
+      ValueError, FileNotFoundError: a folder does not exist, or no configuration names it.
     """
     own = workdir / "validation" / "probabilities"
     probabilities = probabilities or own
@@ -52,7 +52,7 @@ def find(workdir, probabilities=None, labels=None, images=None):
             "with --probabilities."
         )
     if images and not labels:
-        raise ValueError("--images belongs beside --labels: name both folders, or neither.")
+        raise ValueError("--images requires --labels: name both folders, or neither.")
     if images:
         require_two_folders(images, labels)
     run = open_run(workdir, required=False)
@@ -75,7 +75,9 @@ def find(workdir, probabilities=None, labels=None, images=None):
     for name in sorted(predicted.keys() | wanted):
         if name not in known:
             where = labels or fields["data.root"]
-            errors[name] = f"{predicted[name]} has no label in {where}: add it or move this out."
+            errors[name] = (
+                f"{predicted[name]} has no label in {where}: add it, or move this file away."
+            )
         elif name not in predicted:
             errors[name] = f"{known[name].label} has no prediction in {probabilities}: predict it."
         else:
@@ -86,7 +88,7 @@ def find(workdir, probabilities=None, labels=None, images=None):
 
 
 def _labelled(fields, workdir, labels, images):
-    """([Volume] with labels, ids of those that must have a prediction)."""
+    """([Volume] with labels, ids of the volumes that must have a prediction)."""
     if not labels:
         # The run's other volumes were trained on, and have no prediction.
         return held_out.run_volumes(fields, workdir), set()
@@ -120,7 +122,7 @@ def read_volume(paths, table):
     """The `search.Arrays` of a volume.
 
     Raises:
-      ValueError, OSError: a file is missing or damaged, they do not fit together, or no voxel is
+      ValueError, OSError: a file is missing or damaged, shapes differ, or no voxel is
         labelled.
     """
     probability, image = open_volume(paths.probability), paths.image and open_volume(paths.image)
@@ -143,12 +145,12 @@ def _read(reader):
 
 
 def folds(volumes, hold_out=()):
-    """Pairs (ids searched on, ids scored on), so that a gain is never reported where it was sought.
+    """Pairs (ids searched, ids scored), so that no gain is reported on the volumes searched.
 
     Args:
       volumes: [Paths].
-      hold_out: ids to score on. By default every group is held out once, of more than five
-        groups a fifth at a time; a group is a scroll, or a volume where there is one scroll.
+      hold_out: ids to score on. By default every group is held out once, and more than
+        five groups a fifth at a time; a group is a scroll, or a volume if there is only one scroll.
 
     Returns:
       List of ([id], [id]); empty for a single volume.

@@ -1,4 +1,4 @@
-"""How a command ends: with an exit status, and one sentence where something was wrong."""
+"""How a command ends: with an exit status, and one sentence for an error."""
 
 import sys
 
@@ -9,7 +9,7 @@ def exit_status(run, after_interrupt="nothing was written"):
     """The exit status of a command.
 
     Args:
-      run: () -> exit status; a ValueError or OSError of it is printed, and the status is 1.
+      run: () -> exit status; a ValueError or OSError that it raises is printed and gives status 1.
       after_interrupt: what Ctrl-C leaves behind, as a clause.
     """
     try:

@@ -1,4 +1,4 @@
-"""A configuration from its file, wherever that lies: 'configs/v6.py', 'configs/v6.py:demo'."""
+"""Load a configuration file from any folder: 'configs/v6.py', 'configs/v6.py:demo'."""
 
 import contextlib
 import difflib
@@ -39,7 +39,7 @@ def load(path, argument=""):
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
             if not hasattr(module, "get_config"):
-                raise ValueError("it defines no get_config(), so it is no configuration.")
+                raise ValueError("it defines no get_config(), so it is not a configuration.")
             config = module.get_config(*filter(None, [own or argument]))
         if not isinstance(config, ConfigDict):
             raise ValueError(f"get_config() returns {type(config).__name__} instead of ConfigDict.")
@@ -54,7 +54,7 @@ def load(path, argument=""):
 
 
 def nearest(file):
-    """How a sentence ends that a path does not exist: '; did you mean v6.py?', or a full stop."""
+    """The end of a sentence about a missing path: '; did you mean v6.py?', or a full stop."""
     names = [path.name for path in file.parent.glob("*.py")]
     near = difflib.get_close_matches(file.name, names, 1)
     return f"; did you mean {near[0]}?" if near else "."
@@ -64,8 +64,8 @@ def nearest(file):
 def _neighbours(folder):
     """Within the block `folder` is a package of its own name, and its parent leads sys.path.
 
-    Afterwards all that was imported from there is forgotten, so that folders of one name do not
-    mix.
+    Afterwards everything imported from there is forgotten, so that folders with the same name do
+    not mix.
     """
     package, parent = folder.name, folder.parent
     if folder in map(_absolute, getattr(sys.modules.get(package), "__path__", ())):
@@ -96,7 +96,7 @@ def _within(package):
 
 
 def _lies_in(name, folder):
-    """Whether an imported module or package stands directly in a folder."""
+    """Whether an imported module or package lies directly in a folder."""
     module = sys.modules.get(name)
     places = list(getattr(module, "__path__", ())) or [getattr(module, "__file__", None)]
     return any(place and _absolute(place).parent == folder for place in places)

@@ -1,4 +1,4 @@
-"""Reading a configuration at the edge: every field is read by somebody, or the run is refused."""
+"""Reading a configuration at the edge: a run with a field that nothing reads is refused."""
 
 import difflib
 import json
@@ -10,8 +10,8 @@ class Reader:
     """A read-only view of a configuration that remembers what was read.
 
     `reader.train.epochs` reads one field; `reader.section('model')` reads all fields of a section
-    as a dict, to be passed on as keyword arguments, so that the callee refuses what it does not
-    know.
+    as a dict, to be passed on as keyword arguments, so that the callee refuses unknown
+    fields.
     """
 
     def __init__(self, config, path="", read=None):
@@ -48,7 +48,7 @@ class Reader:
         }
 
     def refuse_unread(self):
-        """Raise ValueError naming the fields that nobody has read."""
+        """Raise ValueError naming the fields that were never read."""
         unread = sorted(set(flat(self._config)) - self._read)
         if unread:
             raise ValueError(
@@ -70,7 +70,7 @@ def flat(config, path=""):
 
 
 def as_dict(config):
-    """A configuration as JSON types, as it is kept in checkpoints: tuples become lists."""
+    """A configuration as JSON types, as stored in checkpoints: tuples become lists."""
     return json.loads(config.to_json())
 
 
@@ -92,7 +92,7 @@ def differences(config, stored, ignore=(), defaults=None):
       config: ConfigDict.
       stored: of `as_dict`.
       ignore: paths of fields or sections that may differ.
-      defaults: ConfigDict of what a field that `stored` lacks stood for, before it was one.
+      defaults: ConfigDict of defaults, which fields added since `stored` was written take.
     """
     now, then = flat(as_dict(config)), flat(stored)
     if defaults is not None:

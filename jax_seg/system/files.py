@@ -11,7 +11,7 @@ import socket
 import time
 from pathlib import Path
 
-ABANDONED_SECONDS = 3600  # an unfinished file untouched for that long has lost its writer
+ABANDONED_SECONDS = 3600  # an unfinished file untouched for this long is abandoned
 NAMES = (
     r"\.(?!_).+\.(?P<pid>\d+)@(?P<host>\w+?)(-\w+)?(\.\w+)?",  # of `unfinished`
     r"\..+\.partial-(?P<pid>\d+)",  # of `data.synthetic`
@@ -19,7 +19,7 @@ NAMES = (
     r"\.(?!_).+\.(?P<pid>\d+)\.(html|json|jsonl|md|npz|png|tif|zip)",
     r"tmp\w+\.part",
 )
-"""Of files under way. Those that start with '._' are the file manager's of macOS."""
+"""Names of unfinished files. Those that start with '._' belong to the macOS file manager."""
 ADVICE = {
     errno.ENOSPC: "free some disk space, then run the same command again",
     errno.EDQUOT: "free some of your quota, then run the same command again",
@@ -32,10 +32,10 @@ ADVICE = {
 
 @contextlib.contextmanager
 def replacing(path):
-    """Yield a path beside `path`, with its extension, that takes its place when all went well.
+    """Yield a path beside `path`, with its extension; rename it to `path` on success.
 
-    The content is on the disk before the name is, so that a power cut leaves the old or the new
-    file. On an error, whatever was written is removed and a file that stood there stays.
+    The content is flushed to disk before the rename, so a power cut leaves either the old or the
+    new file. On an error the unfinished file is removed and an existing one is kept.
 
     Raises:
       OSError: of `writing`.
@@ -55,7 +55,7 @@ def replacing(path):
 
 
 def unfinished(path, suffix=None):
-    """The name beside `path` of a file under way: it says which process writes it, and where."""
+    """The name of an unfinished file beside `path`, which records its process and machine."""
     path = Path(path)
     suffix = path.suffix if suffix is None else suffix
     return path.with_name(f".{path.stem}.{os.getpid()}@{_host()}{suffix}")
@@ -67,7 +67,7 @@ def writing(path, *others):
 
     Args:
       path: file that is written.
-      others: files in whose place an error may name, such as one beside it.
+      others: files that an error may name instead, such as one beside it.
 
     Raises:
       OSError: of the same class and number, in a sentence. An error of another file stays as it is.
@@ -92,7 +92,7 @@ def unwritable(path, error):
 
 
 def to_disk(path):
-    """Wait until a file's content, or a folder's list of names, lies on the disk."""
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -104,9 +104,9 @@ def to_disk(path):
 
 
 def remove_unfinished(folder, *, shared=False):
-    """Remove what interrupted writes have left in a folder, and in those below it.
+    """Remove what interrupted writes left in a folder and its subfolders.
 
-    A file of a process that is alive stays unless it was not touched for an hour.
+    A file of a running process is kept unless it has not been touched for an hour.
 
     Args:
       folder: one that this process alone writes to, as `locked` ensures; it may be absent. Nothing
@@ -120,7 +120,7 @@ def remove_unfinished(folder, *, shared=False):
             if found is None:
                 continue
             path, writer = Path(place, name), found.groupdict()
-            with contextlib.suppress(OSError):  # finished by now, or another user's
+            with contextlib.suppress(OSError):  # finished meanwhile, or another user's
                 old = time.time() - path.lstat().st_mtime > ABANDONED_SECONDS
                 if not (old or _is_dead(writer.get("pid"), writer.get("host"), shared)):
                     continue
@@ -133,7 +133,9 @@ def remove_unfinished(folder, *, shared=False):
 def _is_dead(pid, host, shared):
     if shared and (pid is None or host not in (None, _host())):
         return False
-    if pid is None or int(pid) == os.getpid():  # in a container every start may have one number
+    if (
+        pid is None or int(pid) == os.getpid()
+    ):  # in a container every start may have the same number
         return True
     try:
         os.kill(int(pid), 0)
@@ -150,11 +152,11 @@ def _host():
 
 @contextlib.contextmanager
 def locked(folder):
-    """Hold a folder, made when absent, for this process alone; a process that ends lets it go.
+    """Lock a folder, created if absent, for this process; the lock ends with the process.
 
     Raises:
       ValueError: another process holds it.
-      OSError: it cannot be made.
+      OSError: it cannot be created.
     """
     folder = Path(folder)
     with writing(folder):
@@ -179,7 +181,7 @@ def read_json(path):
     """The object that a JSON file holds, as a dict.
 
     Raises:
-      ValueError: it is not valid JSON, or no object.
+      ValueError: it is not valid JSON, or not an object.
       OSError: it cannot be read.
     """
     try:
@@ -226,7 +228,7 @@ def existing(path, field=""):
 
 
 def stamp(path):
-    """[files, bytes, newest time in nanoseconds] of a file or folder: another when it changes."""
+    """[files, bytes, newest time in nanoseconds] of a file or folder; differs after a change."""
     path = Path(path)
     files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
     status = [file.stat() for file in files]

@@ -1,7 +1,7 @@
-"""A place for what libraries keep between runs, for users without a home folder, too.
+"""The folder for caches kept between runs, also for users without a home folder.
 
-Containers run under a user's number alone: no HOME, or one that cannot be written, and no entry in
-the list of users. Then a folder of that user under the temporary directory stands in.
+In a container the user may be a bare number: no HOME, or one that cannot be written, and no entry
+in the list of users. The caches then lie in a folder of that user under the temporary directory.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from pathlib import Path
 
 @functools.cache
 def cache_folder():
-    """The folder of the project's caches, made when absent; None where nothing can be written."""
+    """The folder of the project's caches, created if absent; None if nothing can be written."""
     with contextlib.suppress(RuntimeError, OSError):  # no home
         folder = Path.home() / ".cache" / "jax_seg"
         folder.mkdir(parents=True, exist_ok=True)
@@ -23,7 +23,7 @@ def cache_folder():
     with contextlib.suppress(OSError):
         folder = Path(tempfile.gettempdir()) / f"jax_seg-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
-        # Compiled programs are run: nobody else may have put them there.
+        # Compiled programs are executed, so nobody else may have put them there.
         found = folder.lstat()
         if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o77:
             return folder
@@ -31,7 +31,7 @@ def cache_folder():
 
 
 def has_home():
-    """Whether there is a home folder that can be written."""
+    """Whether the user has a writable home folder."""
     with contextlib.suppress(RuntimeError):
         return cache_folder() == Path.home() / ".cache" / "jax_seg"
     return False

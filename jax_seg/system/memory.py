@@ -1,4 +1,4 @@
-"""Memory that is left, asked before something large is read: an allocator may end the process."""
+"""Available memory, checked before something large is read: running out may kill the process."""
 
 from pathlib import Path
 
@@ -17,12 +17,12 @@ def available():
 
 
 def require(needed, path, what):
-    """Refuse what memory cannot hold.
+    """Refuse what does not fit in memory.
 
     Args:
-      needed: bytes, at least.
-      path: of the file that needs them.
-      what: is to be done with it, as 'read it'.
+      needed: least number of bytes.
+      path: file that needs them.
+      what: purpose, such as 'read it'.
 
     Raises:
       ValueError: it is more than `available`.

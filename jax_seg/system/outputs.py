@@ -1,15 +1,15 @@
-"""Where a command may write: not among its inputs, and over no file that it did not write itself.
+"""Where a command may write: outside its inputs, and never over a file it did not write itself.
 
 Every file that a command writes carries a mark, `written_by(command)`: JSON as its first field
 "origin" (`marked`), TIFF and PNG as the tag Software, HTML as its generator, zips as their comment.
-A file without the mark of the command is somebody's work, and no flag allows to replace it.
+A file without the mark is somebody's work, and no flag allows replacing it.
 """
 
 import os
 import tempfile
 from pathlib import Path
 
-HEAD, TAIL = 65536, 1024  # bytes of a file in which its mark stands
+HEAD, TAIL = 65536, 1024  # bytes of a file that may hold its mark
 
 
 def written_by(command):
@@ -36,9 +36,9 @@ def require_own(paths, command, flag="--output"):
     """Refuse to replace files that a command did not write.
 
     Args:
-      paths: that will be written; those that do not exist are free.
+      paths: files to write; those that do not exist are allowed.
       command: name of the command.
-      flag: of the command line that names the place.
+      flag: command-line flag that names the place, for the error.
 
     Raises:
       FileExistsError: naming the first such file.
@@ -56,10 +56,10 @@ def require_apart(path, *, inside=(), same=(), flag="--output"):
     """Refuse to write among the inputs; links are followed.
 
     Args:
-      path: file or folder that will be written.
+      path: file or folder to write.
       inside: folders of inputs, in which it must not lie.
-      same: folders that it must not be; it may lie in them.
-      flag: of the command line that names the place.
+      same: folders that it must not equal, though it may lie in them.
+      flag: command-line flag that names the place, for the error.
 
     Raises:
       ValueError: naming the folder.
@@ -78,7 +78,7 @@ def require_apart(path, *, inside=(), same=(), flag="--output"):
 
 
 def require_folder(folder, flag="--output"):
-    """Require that a folder can be written, or made and written; nothing is made yet.
+    """Require that a folder can be written, or created; nothing is created yet.
 
     Raises:
       NotADirectoryError: it is something else, or lies below a file.
@@ -98,14 +98,14 @@ def require_folder(folder, flag="--output"):
 
 
 def require_file(path, command, *, inside=(), flag="--output"):
-    """All of these for one file: before the work whose result it will hold.
+    """Run all of these checks for one file, before computing its content.
 
     Args:
-      path: that will be written; None is no file, and fine.
+      path: file to write; None for no file.
       command, inside, flag: of `require_own` and `require_apart`.
 
     Raises:
-      ValueError, OSError: it cannot be written, or must not be.
+      ValueError, OSError: it cannot or must not be written.
     """
     if path is None:
         return

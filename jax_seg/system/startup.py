@@ -1,4 +1,4 @@
-"""What every command does first: keep compiled programs between runs, and the terminal quiet."""
+"""What every command does first: set up the compilation cache and quiet the libraries."""
 
 import logging
 import os
@@ -12,11 +12,11 @@ from jax_seg.system import home
 
 
 def prepare():
-    """Turn on JAX's persistent compilation cache, and the libraries' remarks off.
+    """Turn on JAX's persistent compilation cache and turn off the libraries' log messages.
 
     The cache lies in JAX_COMPILATION_CACHE_DIR, by default ~/.cache/jax_seg/compiled, or under the
-    temporary directory where there is no home folder: the second start of a configuration reads its
-    programs from there. Warnings of the project are one line, "Warning: …".
+    temporary directory if there is no home folder. The second start of a configuration reads its
+    programs from there. Warnings of this project are printed as one line, "Warning: …".
     """
     _hush_orbax()
     warnings.formatwarning = _format_warning

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop are remembered, so that it can save its state first."""
+"""Remember signals that ask a run to stop, so that it can save its state first."""
 
 import contextlib
 import signal
@@ -7,7 +7,7 @@ import threading
 
 @contextlib.contextmanager
 def stop_signal():
-    """Catch SIGTERM and SIGINT; a second one acts at once, as without this.
+    """Catch SIGTERM and SIGINT; a second one acts at once, as usual.
 
     Yields:
       `seen()` -> name of the signal, or None.

@@ -1,11 +1,11 @@
-"""Kinds of data: volumes and images. Everything in which they differ is in the module of the kind.
+"""Kinds of data: volumes and images. Each module holds everything that is specific to its kind.
 
 Each module has
   NOUN                   'volume' or 'image', for messages
-  FIELDS                 {section of the configuration: the fields that it takes, None for all}
+  FIELDS                 {section of the configuration: the fields that it uses, None for all}
   prepare(workdir, preprocessing, *, seed, **sections) -> `Task`
   sample_shape(data)     shape of one training sample's image, channels last
-  sample_type(data)      type of the image as it goes to the device
+  sample_type(data)      type of the image on its way to the device
   augmentation(preprocessing, **sections) -> (key, batch) -> batch
   labelled(root, images, labels) -> {id: volume or example with its label}
   read_pair(example, table) -> (image, encoded label), [D, H, W] each

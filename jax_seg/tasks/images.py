@@ -1,4 +1,4 @@
-"""Images in the folders of COD10K: resized to a square to train on, judged at their own size."""
+"""Images in the layout of COD10K: resized to a square for training, scored at their own size."""
 
 import functools
 import zlib
@@ -81,7 +81,7 @@ def sample_shape(data):
 
 
 def sample_type(_data):
-    """Type in which images go to the device."""
+    """Type in which images are sent to the device."""
     return np.dtype(np.uint8)
 
 
@@ -119,19 +119,19 @@ def segmenter(network, config, *, overlap=None, windows=None, name=""):
     Args:
       network: of `network.make_network`.
       config: ConfigDict of the run.
-      overlap, windows: must be None: a network of images sees each as a whole.
+      overlap, windows: must be None: a network for images segments each as a whole.
       name: of the run, for messages.
 
     Returns:
-      ((variables, image uint8 [1, H, W, 3]) -> float32 logits [1, H, W] on the device, {}): of the
-      probability, resized as the run's own evaluation does.
+      ((variables, image uint8 [1, H, W, 3]) -> float32 logits [1, H, W] on the device, {}): the
+      logits of the probability, resized as in the run's own evaluation.
 
     Raises:
       ValueError: overlap or windows are given.
     """
     if overlap is not None or windows is not None:
         raise ValueError(
-            f"{name} is a network of images, which sees each as a whole: remove --overlap and "
+            f"{name} is a network for images, which segments each as a whole: remove --overlap and "
             "--windows."
         )
 
@@ -160,7 +160,7 @@ def segment_images(network, variables, *, sampler, batch, threads, threshold):
     """
     count = -(-len(sampler) // batch)
     reader = pipeline.batches(sampler, batch=batch, start=0, count=count, threads=threads)
-    left = len(sampler)  # the last batch begins again with the first images
+    left = len(sampler)  # the last batch is filled up with the first images
     for arrays, numbers in pipeline.on_device(reader):
         probabilities = np.asarray(jax.nn.sigmoid(network(variables, arrays["image"])))
         for number, probability in zip(numbers[:left], probabilities[..., 0], strict=False):
@@ -177,7 +177,7 @@ def evaluate(weights, segment, *, workdir, report, pictures, judged_on, checksum
 
     Writes `validation/probabilities/<id>.png` (8 bits, of the raw weights), the scores of each
     image and of each super-class as `validation/scores.json`, a picture of the worst cases, and
-    last the scores of all as `scores.json`: a second call for the same steps reads them.
+    last the scores of all as `scores.json`, which a second call for the same steps reads.
 
     Args:
       weights: {'raw', 'swa' or 'ema': (step, variables)}.
@@ -190,11 +190,11 @@ def evaluate(weights, segment, *, workdir, report, pictures, judged_on, checksum
 
     Returns:
       {name: scores with their 'step'}: those of `segmentation.scores`, of all pixels together, and
-      those of `camouflage.summary`, means over images, of which IoU is called 'iou_mean'.
+      those of `camouflage.summary`, means over images, whose IoU is called 'iou_mean'.
     """
     at = {name: step for name, (step, _) in weights.items()}
     if known := stored_scores(workdir, at, checksums, report):
-        report(f"Scored already: {workdir / 'scores.json'}")
+        report(f"Already scored: {workdir / 'scores.json'}")
         return known
     pooled, per_image, tables = {}, {}, {}
     for name, (step, variables) in weights.items():
@@ -268,6 +268,6 @@ def _checksums(examples):
 def _require_root(data):
     if not data["root"]:
         raise ValueError(
-            "data.root names no folder; pass --config.data.root=FOLDER, with Train/Image and "
+            "data.root is empty; pass --config.data.root=FOLDER, with Train/Image and "
             "Train/GT_Object in it."
         )

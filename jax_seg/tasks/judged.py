@@ -1,17 +1,17 @@
-"""Which volumes a number was found on, and what those volumes had chosen before.
+"""Which volumes a score was measured on, and what had been chosen on them before.
 
-One pair for scores, thresholds, steps of post-processing, weights of ensembles and comparisons. It
-is stored as two keys, in an entry of `scores.json` beside its scores, elsewhere under "judged_on":
+One pair serves scores, thresholds, post-processing steps, ensemble weights and comparisons. It is
+stored as two keys, in an entry of `scores.json` beside its scores, elsewhere under "judged_on":
 
-    "volumes"  "training": the weights were trained on some of them, so the number says that they
-               fit, and nothing about other volumes;
+    "volumes"  "training": the weights were trained on some of them, so the score shows how well
+               they fit, not how they perform on other volumes;
                "held out": the weights were not trained on them;
-               "unknown": nothing says, as of a network that was converted.
-    "chose"    what was chosen by its score on these same volumes, as ["checkpoint", "steps"]; the
-               number flatters the choice.
+               "unknown": not recorded, as for a converted network.
+    "chose"    what was chosen by its score on these same volumes, such as ["checkpoint", "steps"];
+               the score is then optimistic.
 
 Decisions during training (a reduced rate, a rollback, an early stop) are not listed in "chose",
-though they look at the validation loss.
+although they depend on the validation loss.
 """
 
 from pathlib import Path
@@ -41,31 +41,31 @@ class JudgedOn(NamedTuple):
         return {"volumes": self.volumes, "chose": list(self.chose)}
 
     def choosing(self, choice):
-        """The same of a number whose `choice`, as 'checkpoint', these volumes made, too."""
+        """A copy that adds `choice`, such as 'checkpoint', to what these volumes chose."""
         return self._replace(chose=(*self.chose, choice))
 
     def name(self, noun="volume"):
-        """'training volume', 'held-out volume', or 'volume' where it is not known."""
+        """'training volume', 'held-out volume', or 'volume' if unknown."""
         known = {TRAINING: "training ", HELD_OUT: "held-out "}
         return known.get(self.volumes, "") + noun
 
     def mark(self, noun="volume"):
-        """'training volume' where the number says nothing about others, else the plain `noun`."""
+        """'training volume' if the score does not carry over to others, else the plain `noun`."""
         return self.name(noun) if self.volumes == TRAINING else noun
 
     def suffix(self, noun="volumes"):
-        """' | training volumes' for the end of a log line, '' where they were held out."""
-        endings = {TRAINING: f" | training {noun}", UNKNOWN: f" | {noun} perhaps trained on"}
+        """' | training volumes' for the end of a log line; '' if they were held out."""
+        endings = {TRAINING: f" | training {noun}", UNKNOWN: f" | possibly training {noun}"}
         return endings.get(self.volumes, "")
 
     @property
     def choices(self):
-        """', which chose the checkpoint', or '' where they chose nothing."""
+        """', which chose the checkpoint', or '' if they chose nothing."""
         return f", which chose the {' and the '.join(self.chose)}" if self.chose else ""
 
 
 def read(content):
-    """The `JudgedOn` of a dict with its keys; UNKNOWN of one without them, as in older files."""
+    """The `JudgedOn` of a dict with its keys; UNKNOWN without them, as in older files."""
     volumes = content.get("volumes")
     chose = content.get("chose", ())
     return JudgedOn(volumes if volumes in _WEAKEST_FIRST else UNKNOWN, tuple(chose))
@@ -82,11 +82,11 @@ def weakest(several):
 
 
 def of_split(split, data=None, before=()):
-    """What the validation part of a run is to its weights.
+    """How the validation part of a run relates to its weights.
 
     Args:
-      split: {'training': ids, 'validation': ids}; empty where it is not known.
-      data: what names its data set, of `data_of`.
+      split: {'training': ids, 'validation': ids}; empty if unknown.
+      data: fields that identify its data set, of `data_of`.
       before: of `lineage`, of the run whose weights it started with. Equal ids of two data sets may
         be two volumes, or one that was moved: UNKNOWN.
     """
@@ -102,20 +102,20 @@ def of_split(split, data=None, before=()):
 
 
 def of_stored(stored):
-    """What the validation part of a run is to its weights, by what a checkpoint keeps of it."""
+    """How the validation part of a run relates to its weights, as stored in a checkpoint."""
     if "judged_on" in stored:
         return read(stored["judged_on"])
     return of_split(stored.get("split", {}))  # of an older version
 
 
 def lineage(stored):
-    """What the weights of a checkpoint were trained on, by this run and those that it grew from.
+    """What the weights of a checkpoint were trained on, in this run and those it started from.
 
     Args:
-      stored: what the checkpoint keeps beside the state.
+      stored: what the checkpoint stores beside the state.
 
     Returns:
-      [{'data': of `data_of`, 'training': ids, or None where they are not known}].
+      [{'data': of `data_of`, 'training': ids, or None if unknown}].
     """
     own = {
         "data": data_of(configuration.flat(stored["config"])),
@@ -128,7 +128,7 @@ def trained_on(stored):
     """Ids of the volumes of its own data set that a checkpoint's weights were trained on.
 
     Returns:
-      Sorted list; None where the checkpoint does not say.
+      Sorted list; None if the checkpoint does not record them.
     """
     *before, own = lineage(stored)
     if own["training"] is None:
@@ -138,12 +138,14 @@ def trained_on(stored):
 
 
 def data_of(fields):
-    """The fields of a configuration, by their dotted paths, that name its data set."""
+    """The fields of a configuration, by their dotted paths, that identify its data set."""
     return {name: fields[name] for name in DATA if name in fields}
 
 
 def of_fields(fields):
-    """What the validation part of a run is, by its configuration alone: a run of an older version.
+    """How the validation part of a run relates to its weights, by its configuration alone.
+
+    For runs of an older version.
 
     Args:
       fields: every field by its dotted path, of `configuration.flat`.
@@ -154,28 +156,28 @@ def of_fields(fields):
 
 
 def of_run(fields, stored):
-    """What the validation part of a run is to its raw weights, whose best checkpoint it chose.
+    """How the validation part of a run relates to its raw weights, whose best checkpoint it chose.
 
     Args:
       fields: of `of_fields`.
-      stored: dicts that may have the keys of a `JudgedOn`, the first that has them counts.
+      stored: dicts that may have the keys of a `JudgedOn`; the first one with them counts.
     """
     found = next((read(one) for one in stored if "volumes" in one), of_fields(fields))
     return found._replace(chose=(CHECKPOINT,))
 
 
 def of_prediction(path, name):
-    """What `jax_seg.predict` noted beside the prediction or the probabilities of a volume.
+    """The `JudgedOn` that `jax_seg.predict` recorded beside a prediction or probabilities.
 
     Args:
       path: of the volume.
       name: its id.
 
     Returns:
-      JudgedOn; UNKNOWN where nothing was noted.
+      JudgedOn; UNKNOWN if nothing was recorded.
 
     Raises:
-      ValueError: the note is damaged.
+      ValueError: the record is damaged.
     """
     folder = Path(path).parent
     note = (folder.parent if folder.name == "probabilities" else folder) / f"{name}.json"

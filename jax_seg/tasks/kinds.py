@@ -1,4 +1,4 @@
-"""What can be segmented, volumes and images: how each is found, read and written."""
+"""How volumes and images are found, read and written in prediction."""
 
 import math
 from collections.abc import Callable
@@ -12,19 +12,19 @@ from jax_seg.data.writers import write_tiff
 from jax_seg.system import memory
 from jax_seg.system.outputs import written_by
 
-MASK_BYTES = 2  # of each voxel, in the machine's memory: the mask as bool and as uint8
-LOGIT_BYTES = 4  # and float32 logits, where the machine is the device
+MASK_BYTES = 2  # per voxel in host memory: the mask as bool and as uint8
+LOGIT_BYTES = 4  # and float32 logits, if the host is the device
 
 
 class Kind(NamedTuple):
-    """What is segmented, and how it is read and written.
+    """A kind of input, and how it is found, read and written.
 
     Attributes:
-      find: list of paths -> list of what has an 'id' and the path 'image'.
+      find: list of paths -> list of items with an 'id' and the path 'image'.
       read: path -> array, [D, H, W] or [1, H, W, 3].
       write: (path, prediction [D, H, W]).
-      suffix: of the files that are written.
-      name: in the plural.
+      suffix: suffix of the files that are written.
+      name: its noun in the plural.
       certain: value of a prediction where the object is certain.
     """
 
@@ -37,9 +37,9 @@ class Kind(NamedTuple):
 
 
 def _read_volume(path):
-    """A whole volume [D, H, W]; ValueError where memory cannot hold it and its prediction.
+    """A whole volume [D, H, W]; ValueError if memory cannot hold it and its prediction.
 
-    Asked before: the allocator of a reader may end the process, and the other volumes with it.
+    Checked first, since running out of memory may kill the process and lose the other volumes.
     """
     reader = open_volume(path)
     on_host = LOGIT_BYTES if jax.default_backend() == "cpu" else 0

@@ -21,14 +21,15 @@ def evaluate_maps(predictions, labels):
 
     Args:
       predictions: folder of grey maps, 255 where the object is certain.
-      labels: folder of masks; of these, the ones without a map are errors.
+      labels: folder of masks; a mask without a map is an error.
 
     Yields:
       (Example of the mask, its `camouflage.image_scores` and those of CONSTANTS by name, or the
       error), for every name of either folder in order.
 
     Raises:
-      FileNotFoundError, ValueError: a folder is missing, empty, has a name twice, or is the other.
+      FileNotFoundError, ValueError: a folder is missing, is empty, equals the other, or has a name
+        twice.
     """
     require_two_folders(predictions, labels, ("maps", "masks"))
     predicted = {example.id: example for example in images.find_images(predictions)}
@@ -41,7 +42,7 @@ def evaluate_maps(predictions, labels):
                 )
             if name not in labelled:
                 raise FileNotFoundError(
-                    f"{predicted[name].image} has no mask in {labels}: add it or move it out."
+                    f"{predicted[name].image} has no mask in {labels}: add it or move the map away."
                 )
             mask = pictures.read_mask(labelled[name].image)
             found = pictures.read_map(predicted[name].image)
@@ -61,7 +62,7 @@ def evaluate_maps(predictions, labels):
 
 
 def run(predictions, labels, output=None):
-    """Print the table of every super-class, and the constants below; returns the exit status.
+    """Print the table of super-classes and constants; return the exit status.
 
     Args:
       predictions, labels: of `evaluate_maps`.
@@ -88,8 +89,8 @@ def run(predictions, labels, output=None):
         print(camouflage.table(groups | constants))
         if trained_on := [name for name, one in on.items() if one.volumes == judged.TRAINING]:
             print(
-                f"The network was trained on {', '.join(trained_on)}: these scores say that it "
-                "fits, and nothing about other images."
+                f"The network was trained on {', '.join(trained_on)}: these scores show how "
+                "well it fits them, not how it performs on other images."
             )
         content |= {"super_classes": groups, "constants": constants}
         for example, one in zip(examples, scores, strict=True):

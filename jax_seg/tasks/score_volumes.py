@@ -1,4 +1,4 @@
-"""Score masks or probabilities of volumes against their labels: what `jax_seg.evaluate` does."""
+"""Score masks or probabilities of volumes against their labels, for `jax_seg.evaluate`."""
 
 from dataclasses import asdict
 
@@ -49,7 +49,7 @@ def read_prediction(path, threshold=0.5):
 
     Raises:
       FileNotFoundError: nothing at `path`.
-      ValueError: not a volume, or a value is no probability and neither 0 nor 1.
+      ValueError: not a volume, or a value is neither a probability nor 0 or 1.
     """
     voxels = read_volume(path)
     wrong = (voxels < 0) | (voxels > 1)
@@ -62,12 +62,12 @@ def read_prediction(path, threshold=0.5):
 
 
 def evaluate_volume(prediction_path, label_path, table, *, threshold=0.5, **options):
-    """Score one volume of the disk.
+    """Score one volume on disk.
 
     Args:
       prediction_path: of `read_prediction`.
       label_path: a volume of label values.
-      table: of `label_table`, which says what they mean.
+      table: of `label_table`, which gives their meaning.
       threshold: on probabilities.
       **options: of `score_volume`.
 
@@ -86,7 +86,7 @@ def evaluate_volume(prediction_path, label_path, table, *, threshold=0.5, **opti
     prediction = read_prediction(prediction_path, threshold)
     label = encode(read_volume(label_path), table, label_path, prefix="--")
     if (label == MASKED).all():
-        raise ValueError(f"{label_path} has no labelled voxel: leave this volume out.")
+        raise ValueError(f"{label_path} has no labelled voxel: remove this volume.")
     return score_volume(prediction, label, **options)
 
 
@@ -98,7 +98,7 @@ def score_volume(prediction, label, *, thin=False, competition=False, constants=
       label: [D, H, W], encoded as in `ops.classes`.
       thin: add `foreground_scores`, distances in voxels.
       competition: add the fields of CompetitionScore.
-      constants: add the competition's score of foreground and of background everywhere, as
+      constants: add the competition score of foreground and of background everywhere, as
         score_all_foreground and score_all_background.
 
     Returns:
@@ -132,7 +132,8 @@ def evaluate_folders(predictions, labels, table, **options):
       that it raised), for every id of either folder in order.
 
     Raises:
-      FileNotFoundError, ValueError: a folder is missing, empty, has an id twice, or is the other.
+      FileNotFoundError, ValueError: a folder is missing, is empty, equals the other, or has an id
+        twice.
     """
     require_two_folders(predictions, labels, ("predictions", "labels"))
     predicted = {volume.id: volume for volume in find_images(predictions)}
@@ -146,7 +147,7 @@ def evaluate_folders(predictions, labels, table, **options):
                 )
             if name not in labelled:
                 raise FileNotFoundError(
-                    f"{volume.image} has no label in {labels}: add it or move this one out."
+                    f"{volume.image} has no label in {labels}: add it, or move this file away."
                 )
             scored = evaluate_volume(volume.image, labelled[name].image, table, **options)
             yield volume, scored

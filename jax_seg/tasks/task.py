@@ -1,4 +1,4 @@
-"""What the training loop asks of a kind of data."""
+"""What the training loop needs from a kind of data."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,11 +8,11 @@ from jax_seg.system.files import read_json
 
 
 class Task(NamedTuple):
-    """A data set that is ready to train on and to be judged by.
+    """A data set that is ready for training and scoring.
 
     Attributes:
       train: random-access source of training samples, for `pipeline.batches`.
-      validation: the same of validation samples; its first epoch is the same samples every time.
+      validation: the same for validation samples; its first epoch always has the same samples.
       train_ids: ids of the volumes or images that the training samples' 'volume' numbers index.
       validation_ids: ids of what the validation part holds.
       checksums: {id: [of its image, of its label]}, integers: others where the content changes.
@@ -24,9 +24,9 @@ class Task(NamedTuple):
       evaluate: ({name: (step, variables)}, segment: variables -> what `segment` yields, workdir=…,
         report=…, pictures=…, judged_on=…) -> {name: pooled scores with their 'step' and what they
         were judged on}; writes the results.
-      samples, wholes: what the log calls them: 'patches' of 'volumes', or 'images'.
+      samples, wholes: nouns for the log: 'patches' of 'volumes', or 'images'.
       about: a description of the data for the opening line.
-      remarks: sentences on what is unusual about the data, for the log.
+      remarks: warnings about unusual data, for the log.
     """
 
     train: object
@@ -62,7 +62,7 @@ def stored_scores(workdir, steps, checksums, report):
         scores = read_json(path) if path.exists() else {}
         data = read_json(of_volumes).get("data") if of_volumes.exists() else checksums
     except ValueError as error:
-        report(f"Warning: {error} The run is scored again.")
+        report(f"Warning: {error} Scoring the run again.")
         return None
     if scores and data != checksums:
         report("The validation data have changed since they were scored; scoring them again.")

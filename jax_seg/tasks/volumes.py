@@ -1,4 +1,4 @@
-"""Volumes: patches to train on, sliding windows over whole volumes to judge by."""
+"""Volumes: training on patches, scoring whole volumes by sliding windows."""
 
 import functools
 from pathlib import Path
@@ -94,7 +94,7 @@ def sample_shape(data):
 
 
 def sample_type(data):
-    """Type in which patches go to the device; float32, the largest, where no data is named."""
+    """Type in which patches are sent to the device; float32, the largest, if no data is named."""
     if data["name"] == "synthetic":
         return np.dtype(np.uint8)
     if not data["root"]:
@@ -146,7 +146,7 @@ def data_root(workdir, data, synthetic):
         return dataset.write_synthetic(Path(workdir) / "data", **synthetic)
     if not root:
         raise ValueError(
-            "data.root names no folder; pass --config.data.root=FOLDER, or --config.data.name="
+            "data.root is empty; pass --config.data.root=FOLDER, or --config.data.name="
             "synthetic for generated volumes."
         )
     return root
@@ -221,11 +221,11 @@ def segment_volumes(network, variables, *, data, patch, overlap, windows, thresh
 
 
 def evaluate(weights, segment, *, workdir, report, pictures, judged_on, data, steps, target=()):
-    """Score a finished run's weights on the whole validation volumes, and keep the results.
+    """Score a finished run's weights on the whole validation volumes, and store the results.
 
     Writes `validation/probabilities/<id>.tif` (float16, of the raw weights), the scores of each
-    volume as `validation/scores.json`, a picture, and last the pooled scores as `scores.json`: a
-    second call for the same steps reads them.
+    volume as `validation/scores.json`, a picture, and last the pooled scores as `scores.json`,
+    which a second call for the same steps reads.
 
     Args:
       weights: {'raw', 'swa' or 'ema': (step, variables)}.
@@ -235,7 +235,7 @@ def evaluate(weights, segment, *, workdir, report, pictures, judged_on, data, st
       pictures: draws `slices`, see `report.plots`.
       judged_on: `JudgedOn` of the validation volumes, which chose the step of the raw weights.
       data: `Dataset`.
-      steps: of post-processing, see `postprocess.apply`; more than a threshold is scored, too.
+      steps: of post-processing, see `postprocess.apply`; steps beyond a threshold are also scored.
       target: share of predicted background to report on, see `balance.class_balance`; () for none.
 
     Returns:
@@ -245,7 +245,7 @@ def evaluate(weights, segment, *, workdir, report, pictures, judged_on, data, st
     at = {name: step for name, (step, _) in weights.items()}
     checksums = _checksums(data.validation, data.validation_facts)
     if known := stored_scores(workdir, at, checksums, report):
-        report(f"Scored already: {workdir / 'scores.json'}")
+        report(f"Already scored: {workdir / 'scores.json'}")
         return known
     counts, improved = {}, segmentation.Confusion()
     for name, (_, variables) in weights.items():

@@ -1,9 +1,9 @@
-"""Averages of the parameters over training: equal weights, or exponentially fading ones.
+"""Averages of the parameters over training, with equal or exponentially decaying weights.
 
 Both take any trees of arrays of one structure and return the new average in float32, inside or
-outside jit. The running statistics of batch norm are averaged with the weights, which is not what
-the averaged weights would measure: Izmailov et al. 2018 (algorithm 1) compute those of an SWA model
-again, by a pass over the training data, `validate.measure_statistics`.
+outside jit. The running statistics of batch norm are averaged too, which differs from what the
+averaged weights would measure: Izmailov et al. 2018 (algorithm 1) recompute those of an SWA model
+by a pass over the training data, `validate.measure_statistics`.
 """
 
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What a person sees of a run: lines on the terminal and in `log.txt`, a bar in an epoch."""
+"""What the user sees of a run: lines on the terminal and in `log.txt`, and a progress bar."""
 
 import contextlib
 import logging
@@ -18,14 +18,14 @@ from jax_seg.tasks import judged
 
 
 class Journal:
-    """What a run says and keeps: lines on the terminal and in `log.txt`, events in files."""
+    """Reports a run: lines on the terminal and in `log.txt`, events in files."""
 
     def __init__(self, workdir):
         """A journal of the run in `workdir`; nothing is opened or changed yet."""
         self._workdir, self._log, self._events = workdir, None, None
 
     def open(self, epoch, step):
-        """Open the log and the events of a run that stands in `epoch` at `step`."""
+        """Open the log and the events of a run at `epoch` and `step`."""
         self._log, self._events = open_log(self._workdir), Events(self._workdir, epoch, step)
 
     def say(self, line):
@@ -72,7 +72,7 @@ def collected_warnings():
 
 
 def open_log(workdir):
-    """A logger that prints to standard output and appends to `workdir/log.txt`, with the time."""
+    """A logger that prints to standard output and appends to `workdir/log.txt` with timestamps."""
     log = logging.getLogger("jax_seg")
     log.setLevel(logging.INFO)
     log.propagate = False
@@ -87,14 +87,14 @@ def open_log(workdir):
 
 
 def close_log(log):
-    """Close the logger's file and let go of the terminal."""
+    """Close the logger's file and detach it from the terminal."""
     for handler in list(log.handlers):
         log.removeHandler(handler)
         handler.close()
 
 
 def progress(iterable, description, total, done=0):
-    """`iterable` with a progress bar where standard error is a terminal, silent otherwise."""
+    """`iterable` with a progress bar if standard error is a terminal, silent otherwise."""
     return tqdm(
         iterable,
         desc=description,
@@ -106,9 +106,9 @@ def progress(iterable, description, total, done=0):
 
 
 def opening(workdir, state, epoch, about):
-    """One line that says what is trained, where, and on what: `about` the data."""
+    """The opening line: what is trained, where, and on what data (`about`)."""
     parameters = sum(p.size for p in jax.tree.leaves(state.params))
-    where = f"goes on in epoch {epoch} at step {int(state.step)}" if state.step else "starts"
+    where = f"resumes in epoch {epoch} at step {int(state.step)}" if state.step else "starts"
     device = jax.devices()[0]
     return (
         f"{workdir} {where}: {parameters:,} parameters on {device.platform} "
@@ -117,7 +117,7 @@ def opening(workdir, state, epoch, about):
 
 
 def judged_on(on, wholes):
-    """What the scores of a run are worth, a sentence; '' where its volumes are held out.
+    """A caution about the scores of a run; '' if its validation volumes are held out.
 
     Args:
       on: `JudgedOn` of the validation part.
@@ -125,14 +125,14 @@ def judged_on(on, wholes):
     """
     return {
         judged.TRAINING: f"The validation {wholes} of this run are training {wholes}: its scores "
-        f"say that it fits them, and nothing about other {wholes}.",
+        f"show how well it fits them, not how it performs on other {wholes}.",
         judged.UNKNOWN: f"The weights that this run starts with (train.start_from) may have been "
         f"trained on its validation {wholes}: its scores may say nothing about other {wholes}.",
     }.get(on.volumes, "")
 
 
 def trained(means, terms, learning_rate):
-    """What an epoch's mean figures say: the loss with its terms, rate, gradient norm, clipping."""
+    """An epoch's mean metrics in words: loss with its terms, rate, gradient norm, clipping."""
     summary = f"Loss: {means['loss']:.4f} ({in_words({name: means[name] for name in terms})})"
     summary += f" | learning rate {learning_rate:.3g} | gradient norm {means['gradient_norm']:.3g}"
     if "clipped_share" in means:
@@ -146,7 +146,7 @@ def divergence(metrics, modules, layers, names, *, epoch, batch, workdir):
     Args:
       metrics: of the update, by name.
       modules: {module of the network: norm of its gradient}.
-      layers: those whose results are not finite, in order; None where they are not known.
+      layers: those with non-finite results, in order; None if unknown.
       names: ids of the batch's volumes or images.
       epoch, batch: of the update.
       workdir: folder of the run.
@@ -154,32 +154,32 @@ def divergence(metrics, modules, layers, names, *, epoch, batch, workdir):
     broken = [name for name, value in metrics.items() if not math.isfinite(value)]
     bad = [name for name, norm in modules.items() if not math.isfinite(norm)]
     if layers is None:
-        where = "there was no memory to look for the layer"
+        where = "the layer is unknown, since memory ran out while looking for it"
     elif layers:
-        where = f"the first layer with such a result is {layers[0]}"
+        where = f"the first layer with a non-finite result is {layers[0]}"
     elif bad:
         where = f"every layer's result is finite, but the gradient of {', '.join(bad)} is not"
     else:
         where = "every layer's result is finite"
     return (
         f"Not finite: {', '.join(broken) or 'the gradient'} in epoch {epoch}, batch "
-        f"{batch}, of {', '.join(names)}; {where}; the weights were not touched and the "
-        "checkpoint before stays: look at what is named here, or lower schedule.learning_rate in "
-        f"another --workdir that goes on with --config.train.start_from={workdir}@latest."
+        f"{batch}, of {', '.join(names)}; {where}; the weights are unchanged and the last "
+        "checkpoint is kept: inspect these samples and the layer, or lower schedule.learning_rate "
+        f"in another --workdir with --config.train.start_from={workdir}@latest."
     )
 
 
 def sentence(decision):
     """'Intervention - scale: 2, p: 1, …': a decision with its numbers."""
     numbers = {k: v for k, v in decision.items() if k not in ("kind", "epoch")}
-    told = ", ".join(
+    message = ", ".join(
         f"{k}: {v:.4g}" if isinstance(v, float) else f"{k}: {v}" for k, v in numbers.items()
     )
-    return f"{decision['kind'].replace('_', ' ').capitalize()} - {told}"
+    return f"{decision['kind'].replace('_', ' ').capitalize()} - {message}"
 
 
 def memory():
-    """Peak memory: of the device where it is known, else of the process, in GiB, with its name."""
+    """(peak memory in GiB, its name): of the device if known, else of the process."""
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in statistics:
         return statistics["peak_bytes_in_use"] / 2**30, "device memory"
@@ -188,7 +188,7 @@ def memory():
 
 
 class _LogFile(logging.FileHandler):
-    """A file of log lines; a full disk raises, instead of a traceback printed for every line."""
+    """A log file; a full disk raises instead of printing a traceback for every line."""
 
     def __init__(self, path):
         with writing(path):

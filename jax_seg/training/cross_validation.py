@@ -1,4 +1,4 @@
-"""Every fold in turn, each held out by a run of its own, and a summary over them."""
+"""Cross-validation: train one run per fold, which holds that fold out, and summarise them."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from jax_seg.training import run as training
 
 
 def run(config, workdir, defaults=None):
-    """Train all folds in `workdir/fold_0`, `fold_1`, …, or go on where that stopped.
+    """Train all folds in `workdir/fold_0`, `fold_1`, …, or resume.
 
-    A fold can also be trained by a process of its own, with --config.data.fold=2 and --workdir
-    WORKDIR/fold_2; finished folds are only read.
+    A fold can also be trained by a separate process, with --config.data.fold=2 and --workdir
+    WORKDIR/fold_2; finished folds are not trained again.
 
     Args:
-      config: ConfigDict; data.folds says how many.
+      config: ConfigDict; data.folds is their number.
       workdir: folder for all of them.
       defaults: of `run.run`.
 
@@ -44,7 +44,7 @@ def run(config, workdir, defaults=None):
     content = {"summary": summary, "judged_on": on.as_json(), "folds": folds, "volumes": volumes}
     write_json(workdir / "summary.json", content)
     if seen := [name for name, part in parts.items() if part.volumes == judged.TRAINING]:
-        print(f"Trained on the volumes that they are scored on: {', '.join(seen)}.")
+        print(f"Scored on volumes that they were trained on: {', '.join(seen)}.")
     else:
         print(f"Each fold is scored on its {on.name()}s{on.choices}.")
     for score, values in summary.items():

@@ -14,7 +14,7 @@ from jax_seg.training.progress import save, stop_if_asked
 
 
 class Diverged(Exception):
-    """A loss or a gradient was not finite; it did not touch the weights."""
+    """A loss or a gradient was not finite; the weights are unchanged."""
 
 
 class Update(NamedTuple):
@@ -23,7 +23,7 @@ class Update(NamedTuple):
     Attributes:
       step: its number.
       metrics: of `step.make_train_step`.
-      batch: the arrays that it saw.
+      batch: its arrays.
       volumes: numbers of the volumes or images in it.
     """
 
@@ -70,7 +70,7 @@ def size_of(run, stage, epoch):
 
 
 def train_epoch(run, stage, state, progress):
-    """Run the updates of an epoch that are not done yet.
+    """Run the remaining updates of an epoch.
 
     Returns:
       (state, mean training metrics of the whole epoch).
@@ -153,7 +153,7 @@ def _record(run, stage, state, progress, update):
 def _explain(run, stage, state, progress, update, metrics, modules):
     try:
         layers = run.programs.locate(state, update.batch, stage.accumulate)
-    except jax.errors.JaxRuntimeError:  # it keeps every layer's result, and memory may run out
+    except jax.errors.JaxRuntimeError:  # locating keeps every layer's result, so memory may run out
         layers = None
     return console.divergence(
         metrics,

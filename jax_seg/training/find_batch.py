@@ -1,4 +1,4 @@
-"""The largest batch that fits: memory of the compiled training step, read off and never run."""
+"""Find the largest batch that fits, from the memory of the compiled step without running it."""
 
 import os
 
@@ -13,8 +13,8 @@ from jax_seg.training.settings import read_settings
 def step_bytes(config):
     """Bytes that a training step of the configuration holds on the device, as compiled.
 
-    Weights, optimizer state, the batches of one update and everything in between; the compiler's
-    own account.
+    Weights, optimizer state, the batches of one update and all intermediate results, as reported by
+    the compiler.
     """
     settings = read_settings(config)
     kind, task, plan = settings.kind, settings.task, settings.plan
@@ -50,12 +50,12 @@ def find_batch(config, limit_bytes, report=print):
     """Double the batch while the training step fits, with and without rematerialisation.
 
     Args:
-      config: ConfigDict; data.batch and, where the network has it, model.rematerialise are varied.
+      config: ConfigDict; data.batch and, if the network has it, model.rematerialise are varied.
       limit_bytes: memory of the device.
       report: called with each line of the table.
 
     Returns:
-      {rematerialise: largest batch that fits, 0 when none does}.
+      {rematerialise: largest batch that fits, 0 if none does}.
     """
     report(f"{'batch':>6} {'rematerialise':>14} {'GiB':>8}   of {limit_bytes / 2**30:.1f} GiB")
     largest = {}
@@ -80,7 +80,7 @@ def find_batch(config, limit_bytes, report=print):
 
 
 def device_bytes():
-    """Memory of the first device; on a CPU that of the machine."""
+    """Memory of the first device in bytes; on a CPU, of the machine."""
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in statistics:
         return statistics["bytes_limit"]

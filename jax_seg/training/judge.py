@@ -1,4 +1,4 @@
-"""After an epoch: averages and weights are judged on the validation part, then it is decided."""
+"""After an epoch: judge weights and averages on the validation part, then decide what follows."""
 
 from jax_seg.metrics import segmentation
 from jax_seg.training import console, plateau, scaling, schedule, stages
@@ -9,9 +9,9 @@ from jax_seg.training.validate import measure_statistics, validate_patches
 
 
 def judge(run, stage, state, progress, trained):
-    """Judge the raw weights, which decide, and the averages beside them.
+    """Judge the raw weights, on which decisions rest, and the averages.
 
-    A new average enters the state only after it was judged: a stop in between repeats this.
+    A new average enters the state only after it was judged, so a stop in between repeats both.
 
     Returns:
       (state, {'raw', 'swa' or 'ema': validation metrics}).
@@ -38,7 +38,7 @@ def judge(run, stage, state, progress, trained):
 
 
 def _averages(run, state, progress):
-    """({name: variables}, trees in SWA's) with this epoch's weights in the SWA average."""
+    """({name: variables}, trees in the SWA average), including this epoch's weights."""
     averages, averaged = dict(state.averages), progress.averaged
     since = epochs_of_swa(run.settings.average, progress.epoch)
     if since is not None and since % run.settings.average["swa_every"] == 0:
@@ -70,7 +70,7 @@ def _judge_patches(run, stage, state, progress, name, variables):
     terms = segmentation.in_words({term: metrics[term] for term in stage.loss_weights})
     line = f"Epoch {progress.epoch} Val{which} - Loss: {metrics['loss']:.4f} ({terms})"
     run.journal.say(line + run.judged_on.suffix(run.data.wholes))
-    # Without the terms: the loss term 'dice' is no score of volumes.
+    # Without the terms, since the loss term 'dice' is not a score of volumes.
     return {key: metrics[key] for key in ("loss", "standard_error")}
 
 
@@ -99,7 +99,7 @@ def _suffix(name):
 
 
 def decide(run, stage, state, progress, trained, judged):
-    """Decide what the next epoch does, and note it in `progress`; nothing happens before then."""
+    """Decide what the next epoch does and record it in `progress`, without carrying it out."""
     controller, decisions = plateau.step(
         plateau.State(**progress.plateau),
         judged["loss"],
@@ -112,7 +112,7 @@ def decide(run, stage, state, progress, trained, judged):
         sign = {"loss": trained["loss"], "iou": judged["iou"], "advice": scaling.ADVICE}
         decisions.append({"kind": "warning_sign", **sign})
     for decision in decisions:
-        _carry_out(run, state, progress, decision)
+        _record_decision(run, state, progress, decision)
     reduction = schedule.ReduceOnPlateau(**progress.reduction)
     if stage.reducing and progress.epoch >= stage.warm:
         reduction = run.settings.reduce_rate(reduction, judged["loss"])
@@ -125,7 +125,7 @@ def decide(run, stage, state, progress, trained, judged):
     progress.plateau, progress.reduction = controller._asdict(), reduction._asdict()
 
 
-def _carry_out(run, state, progress, decision):
+def _record_decision(run, state, progress, decision):
     run.journal.event("decision", **_at(run, state, progress), decision=decision)
     if decision["kind"] == "new_best":
         progress.best_step = int(state.step)

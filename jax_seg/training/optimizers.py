@@ -1,8 +1,8 @@
-"""Optimizers, the parts of a network that they treat apart, and noise, as functions of trees.
+"""Optimizers, the network parts that they treat separately, and noise, as functions of trees.
 
 The learning rate is not part of an optimizer. Its updates are those of rate 1, decay included, and
-`apply_updates` multiplies them by a rate per part of the network; that is exact, for each of them
-is linear in the rate. So a rate is an argument of the training step like any other array, and an
+`apply_updates` multiplies them by a rate per part of the network; that is exact, since each is
+linear in the rate. So a rate is an argument of the training step like any other array, and an
 update is these five lines:
 
     gradients = zero_frozen(gradients, labels, learning_rates)
@@ -12,8 +12,8 @@ update is these five lines:
     params = apply_updates(params, updates, labels, learning_rates)
 
 labels comes from `label_parameters`; learning_rates is {label: float32 scalar}. A part whose rate
-is 0 is frozen: it keeps its bits, its gradients count neither in the norm nor in the optimizer's
-moments, nor does its part of the optimizer age, and nothing recompiles when it thaws.
+is 0 is frozen: it stays bit-identical, its gradients count neither in the norm nor in the
+optimizer's moments, its optimizer state stays as it is, and unfreezing recompiles nothing.
 """
 
 import difflib
@@ -54,11 +54,11 @@ def make_optimizer(
 
     Args:
       name: 'sgd': d is the gradient plus momentum times the trace of former ones, PyTorch's form.
-        'adam', 'adamw': Kingma and Ba 2015; with a decoupled decay the two are one.
-        'muon': Jordan et al. 2024 for kernels, Adam for everything that is no matrix. A kernel
+        'adam', 'adamw': Kingma and Ba 2015; with a decoupled decay the two are identical.
+        'muon': Jordan et al. 2024 for kernels, Adam for everything that is not a matrix. A kernel
         [*spatial, in, out] is orthogonalised as the matrix [spatial · in, out]; the update is
         scaled to a root mean square of 0.2 (Liu et al. 2025, eq. 4), AdamW's own size, so that one
-        learning rate serves both.
+        learning rate suits both.
       part_of: tree of labels, of `label_parameters`; None is one part, 'all'.
       momentum: of SGD and Muon, in [0, 1).
       nesterov: look-ahead form of that momentum; under Muon also of Adam's (Dozat 2016).
@@ -138,7 +138,7 @@ def keep_frozen(old, new, learning_rates):
             }
         )
 
-    # Wherever in the chain the partition stands; only the outermost one is by the network's parts.
+    # Wherever the partition is in the chain; only the outermost one is by the network's parts.
     return jax.tree.map(keep, new, old, is_leaf=lambda node: isinstance(node, optax.PartitionState))
 
 
@@ -180,7 +180,7 @@ def zero_frozen(gradients, labels, learning_rates):
 
 
 def apply_updates(params, updates, labels, learning_rates):
-    """params + learning_rates[label] · updates; bit for bit `params` where the rate is 0."""
+    """params + learning_rates[label] · updates; bit-identical to `params` where the rate is 0."""
 
     def apply(param, update, label):
         rate = learning_rates[label]
@@ -202,8 +202,8 @@ def add_noise(key, tree, std, patterns=("",)):
     (eq. 1), where std at update t is √(η / (1 + t)^0.55), η in {0.01, 0.3, 1}.
 
     The caller draws the key from the number of the step, so a run that returns to its best weights
-    draws fresh noise. optax.add_noise keeps key and clock in the optimizer's state: going back
-    there would repeat both, and its noise of frozen parts would count in the clipping.
+    draws fresh noise. optax.add_noise keeps key and clock in the optimizer's state: a
+    rollback would repeat both, and its noise in frozen parts would count in the clipping.
 
     Raises:
       ValueError: if an expression matches no path, with the nearest ones.
@@ -226,9 +226,10 @@ def add_noise(key, tree, std, patterns=("",)):
 def _stacked(optimizer):
     """`optimizer` on {VECTOR: [n], '24x96': [kernels, 24, 96], …} in place of a tree.
 
-    Kernels of one shape become one array, and all that is no matrix one vector: a network of
-    hundreds of parameters then has tens of loops to compile and to start. No matrices are also
-    those with a single row or column, of which orthogonalisation would leave only the direction.
+    Kernels of the same shape become one array, and everything that is not a matrix one vector: a
+    network of hundreds of parameters then has tens of loops to compile and to start. A matrix with
+    a single row or column goes into the vector, since orthogonalisation would only keep its
+    direction.
     """
 
     def shape(leaf):

@@ -1,7 +1,7 @@
 """What to do after an epoch's validation: a pure state machine on the host.
 
 `step` takes a state and one epoch's numbers and returns the next state and a list of decisions, for
-the training loop to carry out and to log. It decides; it touches no weights, no files, no rate.
+the training loop to carry out and to log. It only decides: it changes no weights, files or rates.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ RULES = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The rules of one run; ValueError, naming plateau.<field>, for one that makes no sense.
+    """The rules of one run; ValueError, naming plateau.<field>, for an invalid value.
 
     A difference between two validation losses counts when it exceeds the margin
     max(threshold, noise_factor · noise).
@@ -43,7 +43,7 @@ class Options:
         n = 1, 2, 3 and more, times 1 + 0.1·min(p − 1, 3), at most 5. p counts the plateaus of the
         whole run, n the interventions since substantial progress.
       maximum_scale: no intervention scales the rate by more; 0 for no limit but the rule's own.
-      worse_epochs: so many epochs in a row worse than the best make a plateau; 0 for never.
+      worse_epochs: a plateau is this many epochs in a row worse than the best; 0 for never.
       rollback_fraction: a loss above the best by more than this fraction of it is catastrophic and
         rolled back at once; 0 for never.
       substantial_progress: a plateau whose best loss is this fraction below that of the plateau
@@ -51,7 +51,7 @@ class Options:
         intervention, because the run is still learning; 0 for always intervening.
       threshold: smallest difference that counts, in units of the loss; 0 for any.
       noise_factor: smallest difference that counts, in standard errors of the loss; 0 for any.
-      patience: stop after so many epochs without an improvement that counts; 0 for never.
+      patience: stop after this many epochs without an improvement that counts; 0 for never.
     """
 
     rule: str
@@ -77,7 +77,7 @@ class State(NamedTuple):
     Attributes:
       scale: what the scheduled learning rate is multiplied by now.
       best_loss: lowest loss so far, that of the best checkpoint; None before the first epoch. Set
-        it to None when the loss itself changes, with its weights: older losses say nothing then.
+        it to None when the loss weights change, since older losses are then not comparable.
       best_epoch: the epoch that reached it.
       best_scale: scale in that epoch.
       improved_loss: loss of the last improvement that counts.
@@ -101,7 +101,7 @@ class State(NamedTuple):
 
 
 def step(state, val_loss, noise, gradient_norm, epoch, *, options):
-    """The next state, and what the loop is to do, in order.
+    """The next state, and the decisions for the loop to carry out, in order.
 
     Args:
       state: State; State() before the first epoch.
@@ -123,7 +123,7 @@ def step(state, val_loss, noise, gradient_norm, epoch, *, options):
       The rate of the next epoch is its scheduled rate times the new state's `scale`.
 
     Raises:
-      ValueError: if the first loss is not finite: there is nothing to return to.
+      ValueError: the first loss is not finite, so there is no checkpoint to return to.
     """
     val_loss, gradient_norm, epoch = float(val_loss), float(gradient_norm), int(epoch)
     margin = max(options.threshold, options.noise_factor * float(noise))
@@ -146,7 +146,7 @@ def step(state, val_loss, noise, gradient_norm, epoch, *, options):
 
 
 def _compare(state, val_loss, margin, epoch, options):
-    """(State, [(kind, numbers)]) of a loss beside the best: far worse, better, worse or equal."""
+    """(State, [(kind, numbers)]) of a loss against the best: far worse, better, worse or equal."""
     first = state.best_loss is None
     if not first and _is_catastrophic(val_loss, state.best_loss, margin, options):
         return _roll_back(state, "catastrophic")

@@ -1,4 +1,4 @@
-"""The compiled programs of a run: the state's beginning, the steps, the network."""
+"""The compiled programs of a run: initial state, steps and network."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from jax_seg.training.step import (
 
 
 class Programs(NamedTuple):
-    """What a configuration compiles to.
+    """The compiled functions of a configuration.
 
     Attributes:
       fresh_state: () -> TrainState.
@@ -60,7 +60,7 @@ def build(
     Args:
       model: fields of `models.build`.
       loss: options of `losses.combine`, and 'level_weights', empty for its default.
-      terms: names of the losses that any stage uses.
+      terms: names of the losses used by any stage.
       patterns: {part of the network: regular expression}, of `optimizers.label_parameters`.
       optimizer: fields of `optimizers.make_optimizer`.
       averages: names of the averages that the state keeps.
@@ -69,7 +69,7 @@ def build(
       shape, preprocessing, augment: of a `Task`.
 
     Raises:
-      ValueError: a field that does not fit.
+      ValueError: a field has an unsuitable value.
     """
     models.check_fields(model, shape)
     network, key = models.build(**model), random_key(seed)
@@ -136,5 +136,5 @@ def _require_gates(network, abstract_state, image, terms):
 
 
 def random_key(seed):
-    """The key of a run. This generator compiles eight times faster on a CPU than JAX's default."""
+    """The random key of a run. It compiles eight times faster on a CPU than JAX's default."""
     return jax.random.key(seed, impl="rbg")

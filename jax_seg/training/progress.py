@@ -1,4 +1,4 @@
-"""Where a run stands, and how that is saved."""
+"""The position of a run, and how it is saved."""
 
 import dataclasses
 import time
@@ -12,21 +12,21 @@ class Stopped(Exception):
 
 @dataclasses.dataclass
 class Progress:
-    """Where a run stands, as JSON types: saved with every checkpoint.
+    """The position of a run, as JSON types; saved with every checkpoint.
 
     Attributes:
       epoch: the running epoch, from 0.
-      batches: updates of it that are done.
+      batches: updates already done in it.
       drawn: samples handed out before this epoch.
       sums: the epoch's training metrics, added up.
-      seconds: that the epochs have taken, over all starts of the run.
+      seconds: training time, over all starts of the run.
       plateau: fields of `plateau.State`.
       reduction: fields of `schedule.ReduceOnPlateau`.
       best_step: the checkpoint with the lowest validation loss.
       return_to: set when the next epoch starts from that checkpoint.
       averaged: trees of weights in the SWA average.
       judged: [training loss, IoU] of each evaluation of the whole validation part, the last three.
-      finished: early stopping, or the time, has ended the run.
+      finished: whether early stopping or the time limit has ended the run.
     """
 
     epoch: int = 0
@@ -43,7 +43,7 @@ class Progress:
     finished: bool = False
 
     def restore(self, stored):
-        """Take over the fields that a checkpoint keeps."""
+        """Set the fields from those stored in a checkpoint."""
         for name, value in stored.items():
             setattr(self, name, value)
 
@@ -60,11 +60,11 @@ class Clock:
         return self._counted - before
 
     def saved(self):
-        """Remember that the run was saved now."""
+        """Record that the run has just been saved."""
         self._saved = time.monotonic()
 
     def save_is_due(self, every):
-        """Whether more than `every` seconds have passed since the last save; 0 for never."""
+        """Whether more than `every` seconds have passed since the last save; never if 0."""
         return 0 < every < time.monotonic() - self._saved
 
 
@@ -77,7 +77,7 @@ def save(run, state, progress, metrics=None):
 
 
 def stop_if_asked(run, state, progress):
-    """Save and raise `Stopped` where a signal has asked for it."""
+    """Save and raise `Stopped` if a signal has asked for it."""
     if signal := run.stop_asked():
         save(run, state, progress)
         checkpoints.wait(run.checkpoints)

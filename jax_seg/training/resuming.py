@@ -1,4 +1,4 @@
-"""What a run may change when it is resumed, and what it refuses."""
+"""Checks on resuming: what may change between starts of a run, and what is refused."""
 
 from jax_seg.system import configuration
 
@@ -16,13 +16,13 @@ PARTS = ("image", "label")  # that a `Task` has checksums of
 
 
 def stored_run(checkpoints, config, workdir, defaults=None):
-    """What the last checkpoint keeps beside the state; None for a new run.
+    """What the last checkpoint stores beside the state; None for a new run.
 
     Args:
       checkpoints: of `open_checkpoints`.
-      config: ConfigDict of now.
+      config: current ConfigDict.
       workdir: folder of the run.
-      defaults: ConfigDict of the default of every field, for those that are newer than the run.
+      defaults: ConfigDict of defaults, which fields added since the run began take.
 
     Raises:
       ValueError: the run there has another configuration.
@@ -43,7 +43,7 @@ def stored_run(checkpoints, config, workdir, defaults=None):
 
 
 def prolonged(before, now):
-    """What another train.epochs does to the learning rate of a resumed run; '' for nothing.
+    """A warning that a new train.epochs changes the learning rate of a resumed run, or ''.
 
     Args:
       before, now: configurations as `configuration.as_dict` gives them.
@@ -86,19 +86,19 @@ def changed_data(stored, data):
 
 
 def check_split(stored, split, root, workdir):
-    """Refuse to resume where the data are divided otherwise than when the run began.
+    """Refuse to resume if the data are now split differently than when the run began.
 
-    A volume more or less can move others between the parts, and then the run would be judged by
-    what it was trained on.
+    Adding or removing a volume can move others between the parts, and the run would then be judged
+    on volumes that it was trained on.
 
     Args:
-      stored: what the last checkpoint keeps beside the state.
-      split: {'training': ids, 'validation': ids} of now.
+      stored: what the last checkpoint stores beside the state.
+      split: {'training': ids, 'validation': ids} now.
       root: data.root.
       workdir: folder of the run.
 
     Raises:
-      ValueError: naming a volume or image that came, went or changed sides.
+      ValueError: naming a volume or image that was added, removed or moved between parts.
     """
     for part, names in stored.get("split", {}).items():
         if moved := sorted(set(names) ^ set(split[part])):

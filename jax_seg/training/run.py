@@ -1,4 +1,4 @@
-"""A training run, told in order: prepare, restore or begin, train and judge each epoch, finish."""
+"""A training run in order: prepare, restore or begin, train and judge each epoch, finish."""
 
 import contextlib
 from pathlib import Path
@@ -18,13 +18,13 @@ from jax_seg.training.start import begin, prepare, restore, restore_state
 
 
 def run(config, workdir, defaults=None):
-    """Train a configuration in `workdir`, or resume the run that is there.
+    """Train a configuration in `workdir`, or resume the run in it.
 
     Args:
       config: ConfigDict, as `configs/base.py` makes it, with one fold.
-      workdir: folder of the run; made when absent.
-      defaults: ConfigDict with the default of every field: what a field that is newer than the
-        run stood for when it began.
+      workdir: folder of the run; created if absent.
+      defaults: ConfigDict with the default of every field, which fields added since the run
+        began take.
 
     Returns:
       The scores of the best checkpoint on the whole validation part, pooled.
@@ -67,21 +67,21 @@ def _time_is_up(run, progress):
 
 
 def _return_to_best(run, state, progress):
-    """The best checkpoint's state, at today's step, where the last epoch decided on a rollback."""
+    """The best checkpoint's state at the current step, if the last epoch decided on a rollback."""
     if progress.return_to is None:
         return state
     checkpoints.wait(run.checkpoints)
-    # A run that fell back on an older checkpoint may name a best one that is gone.
+    # After falling back to an older checkpoint, the best one on record may no longer exist.
     kept = run.checkpoints.found()
     step = progress.return_to if progress.return_to in kept else run.checkpoints.resolve("best")
     best, beside = restore_state(run, step)
     progress.return_to = None
-    progress.averaged = beside["loop"]["averaged"]  # of the averages that came back
+    progress.averaged = beside["loop"]["averaged"]  # of the restored averages
     return best._replace(step=state.step)
 
 
 def _end_epoch(run, stage, state, progress, metrics):
-    """Move on to the next epoch and save."""
+    """Advance to the next epoch and save."""
     progress.seconds += run.clock.count()
     if _time_is_up(run, progress):
         run.journal.say(f"Epoch {progress.epoch} is the last: train.minutes have passed")

@@ -1,6 +1,6 @@
 """Rules that carry a learning rate from one setting to another, as the training notes use them.
 
-They are for configurations (`configs/cod10k.py`); the loop itself only looks for the warning sign.
+They are for configurations (`configs/cod10k.py`); the loop only checks for the warning sign.
 """
 
 import itertools
@@ -20,7 +20,7 @@ def effective_batch(batch, accumulation):
 def for_batch(learning_rate, batch, new_batch, safety=BATCH_SAFETY):
     """The rate for another effective batch: linear (Goyal et al. 2017, §2.1), times a safety.
 
-    2.5e-4 at batch 8 becomes 4e-4 at batch 16. At the same batch nothing has to be made safe.
+    2.5e-4 at batch 8 becomes 4e-4 at batch 16. At the same batch the rate is unchanged.
 
     Args:
       learning_rate: that worked at `batch`.
@@ -55,7 +55,7 @@ def warning_sign(losses, ious, epochs=2):
       epochs: falls in a row.
 
     Raises:
-      ValueError: there are more of one than of the other.
+      ValueError: the two have different lengths.
     """
     if len(losses) != len(ious):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What changes from epoch to epoch: plain functions of the epoch, evaluated on the host.
+"""Values that change from epoch to epoch: plain functions of the epoch, evaluated on the host.
 
 Their values enter the training step as arrays, so that a new rate or noise recompiles nothing.
 """
@@ -72,7 +72,7 @@ class ReduceOnPlateau(NamedTuple):
       scale: what the scheduled rate is multiplied by.
       best: best value so far, None before the first.
       bad_epochs: epochs since then, or since the last reduction or cooldown.
-      cooldown_left: epochs in which bad ones are still not counted.
+      cooldown_left: remaining epochs in which bad ones are not counted.
     """
 
     scale: float = 1.0
@@ -84,10 +84,10 @@ class ReduceOnPlateau(NamedTuple):
 def make_reduce_on_plateau(*, patience, factor, threshold, cooldown, min_scale, mode):
     """A pure `update(state, value) -> state`, called once after each evaluation.
 
-    Equal to PyTorch's ReduceLROnPlateau with a relative threshold, but for its eps (a reduction
+    Equal to PyTorch's ReduceLROnPlateau with a relative threshold, except for its eps (a reduction
     of less than 1e-8 is not skipped): once more than `patience` epochs in a row did not improve
     the best value by the fraction `threshold`, the scale is multiplied by `factor`, and the next
-    `cooldown` epochs do not count. The scale never passes below `min_scale`. A value that is not a
+    `cooldown` epochs do not count. The scale never falls below `min_scale`. A value that is not a
     number counts as a bad epoch. Start from `ReduceOnPlateau()`.
 
     Raises:

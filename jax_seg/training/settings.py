@@ -10,22 +10,22 @@ from jax_seg.training import plateau, schedule, stages
 
 
 class Settings(NamedTuple):
-    """Everything that a run takes from its configuration.
+    """Everything that a run reads from its configuration.
 
     Attributes:
       kind: module of `tasks` for this kind of data.
       task: arguments of its `prepare`.
       plan: list of `stages.Stage`.
       programs: arguments of `programs.build`.
-      batch: samples that go through the network at once when it is evaluated.
-      threads: that read ahead.
+      batch: samples per call of the network in evaluation.
+      threads: number of threads that read ahead.
       seed: of the run.
       train, average, noise: sections of the configuration.
       control: `plateau.Options`.
       reduce_rate: of `schedule.make_reduce_on_plateau`.
-      metric: that chooses the best checkpoint.
+      metric: metric that chooses the best checkpoint.
       volumes_every: epochs between evaluations of the whole validation part.
-      keep: latest checkpoints that stay.
+      keep: number of latest checkpoints to keep.
       save_seconds: between saves within an epoch; 0 for none.
     """
 
@@ -51,7 +51,7 @@ def read_settings(config):
     """The `Settings` of a ConfigDict.
 
     Raises:
-      ValueError: a field that is missing, does not fit, or that nothing reads.
+      ValueError: a field is missing, has an unsuitable value, or is read by nothing.
     """
     read = Reader(config)
     kind, plan = tasks.kind_of(read.data.name), read_plan(read)
@@ -131,8 +131,8 @@ def _check_start(settings):
     plan, train = settings.plan, settings.train
     if settings.metric == "loss" and any(s.loss_weights != plan[0].loss_weights for s in plan):
         raise ValueError(
-            "validate.metric is 'loss', but the stages change the loss, so that no two of its "
-            "values compare; choose the best by 'dice' or 'iou'."
+            "validate.metric is 'loss', but the stages change the loss, so its values are not "
+            "comparable; choose the best by 'dice' or 'iou'."
         )
     if train["start_from"] and train.get("start_encoder"):
         raise ValueError(

@@ -1,7 +1,8 @@
 """Stages: spans of epochs that change what is trained, on what, and how.
 
 A run without stages is one stage. A curriculum of losses, progressive unfreezing and a growing
-batch are stages; what a stage leaves out is as the run has it.
+batch are stages; a field that a stage does not set
+keeps the run's value.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ FIELDS = ("epochs", "loss_weights", "batch", "accumulate", "rates", "schedule")
 
 
 class Stage(NamedTuple):
-    """One stage, complete.
+    """One stage, with every value filled in.
 
     Attributes:
       name: as in the configuration.
@@ -44,7 +45,7 @@ class Stage(NamedTuple):
     own_schedule: bool
 
     def batch(self, seed, epoch):
-        """The batch of an epoch: always the same of one seed."""
+        """The batch size of an epoch, a function of the seed and the epoch."""
         draw = np.random.default_rng((seed, epoch)).integers(len(self.batches))
         return self.batches[draw]
 
@@ -55,14 +56,14 @@ def plan(stages, *, epochs, loss_weights, batches, accumulate, rates, schedule):
     Args:
       stages: {name: {field of FIELDS: value}}, possibly empty. epochs is (first, last), both
         included; loss_weights, rates and schedule replace single entries of the run's; batch and
-        accumulate replace the run's unless 0. A stage whose schedule has an entry starts the
-        schedule's clock anew, until the next such stage; otherwise the clock goes on.
+        accumulate replace the run's unless 0. A stage whose schedule has an entry restarts
+        the schedule's clock, until the next such stage; otherwise the schedule continues.
       epochs: of the run.
-      loss_weights: {term: weight} of the run; terms of weight 0 in every stage are left out.
-      batches: sizes of which an epoch's batch is drawn.
+      loss_weights: {term: weight} of the run; terms with weight 0 in every stage are omitted.
+      batches: sizes from which an epoch's batch is drawn.
       accumulate: batches whose gradients make one update.
       rates: {part: factor}.
-      schedule: arguments of `make_schedule` but epochs.
+      schedule: arguments of `make_schedule` except epochs.
 
     Returns:
       List of Stage.
@@ -124,14 +125,14 @@ def plan(stages, *, epochs, loss_weights, batches, accumulate, rates, schedule):
 
 
 def at(plan, epoch):
-    """The stage of an epoch; past the end the last."""
+    """The stage of an epoch; past the end, the last one."""
     return next((stage for stage in plan if epoch <= stage.last), plan[-1])
 
 
 def cross(stage, following, controller, reduction):
-    """What the plateau's state and the reduction's carry from one stage into the next.
+    """The states of plateau and reduction at the change from one stage to the next.
 
-    Losses of other weights do not compare, so the best is forgotten; a schedule that starts anew
+    Losses with different weights are not comparable, so the best is forgotten; a restarted schedule
     starts without reductions and interventions.
 
     Args:
@@ -152,7 +153,7 @@ def cross(stage, following, controller, reduction):
 
 
 def _end_of_clock(ordered, first, epochs):
-    """The first epoch after `first` with which another schedule begins, or the run's end."""
+    """The first epoch after `first` in which another schedule begins, or the run's end."""
     starts = [stage["epochs"][0] for _, stage in ordered if stage.get("schedule")]
     return min((start for start in starts if start > first), default=epochs)
 

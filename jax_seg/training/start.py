@@ -1,4 +1,4 @@
-"""How a run starts: fresh, from another network's weights, or where its last checkpoint left it."""
+"""How a run starts: fresh, from another network's weights, or from its last checkpoint."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ from jax_seg.weights.timm import from_timm
 
 
 class Run(NamedTuple):
-    """What stays the same while a run trains.
+    """What stays constant while a run trains.
 
     Attributes:
       workdir: its folder, a Path.
@@ -29,10 +29,10 @@ class Run(NamedTuple):
       data: `Task`.
       programs: `programs.Programs`.
       checkpoints: of `checkpoints.open_checkpoints`.
-      stored: what the last checkpoint keeps beside the state; None for a new run.
+      stored: what the last checkpoint stores beside the state; None for a new run.
       to_store: dict that is saved with every checkpoint.
       judged_on: `JudgedOn` of the validation part.
-      journal: `console.Journal`, its log and its events.
+      journal: `console.Journal`, which writes its log and events.
       clock: `Clock`.
       stop_asked: () -> name of the signal that asked the run to stop, or None.
     """
@@ -55,8 +55,8 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
 
     Args:
       config: ConfigDict.
-      workdir: folder of the run, a Path, which this process holds.
-      progress: fresh `Progress`, whose best checkpoint stays.
+      workdir: folder of the run, a Path, locked by this process.
+      progress: fresh `Progress`, whose best checkpoint is kept.
       defaults: ConfigDict of the default of every field, see `resuming.stored_run`.
       cleanup: ExitStack that closes what is opened here.
 
@@ -73,7 +73,7 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
         keep=settings.keep,
         pinned=lambda: progress.best_step,
     )
-    cleanup.callback(saved.close)  # waits for a save under way, whatever ends the run
+    cleanup.callback(saved.close)  # waits for a save under way, however the run ends
     stored = resuming.stored_run(saved, config, workdir, defaults)
     with console.collected_warnings() as notes:
         data = settings.kind.prepare(workdir, stored and stored["preprocessing"], **settings.task)
@@ -110,7 +110,7 @@ def begin(run, progress):
     """The state of a new run; `progress` is set to its first epoch.
 
     Raises:
-      FileNotFoundError, ValueError: weights to start from that are missing or do not fit.
+      FileNotFoundError, ValueError: weights to start from are missing or do not fit.
     """
     train, state = run.settings.train, run.programs.fresh_state()
     if train["start_from"]:
@@ -118,8 +118,8 @@ def begin(run, progress):
     elif train.get("start_encoder"):
         state = start_encoder(state, train["start_encoder"])
     progress.epoch = _first_epoch(run.settings.plan, train["start_stage"])
-    # A restored array belongs to a device. A fresh one must too, or a resumed run would compile
-    # other programs.
+    # A restored array is committed to a device. A fresh one must be too, or a resumed run would
+    # compile its programs again.
     state = jax.device_put(state, jax.local_devices()[0])
     _announce(run, state, progress)
     return state
@@ -157,7 +157,7 @@ def _announce(run, state, progress):
 
 
 def lineage(source):
-    """What the weights of train.start_from were trained on, see `judged.lineage`; [] for ''.
+    """The training data of the weights of train.start_from, see `judged.lineage`; [] for ''.
 
     Raises:
       FileNotFoundError: no such run.
@@ -186,7 +186,7 @@ def start_from(state, source):
       source: WORKDIR, WORKDIR@STEP, WORKDIR@swa, …: see `members.parse`.
 
     Raises:
-      FileNotFoundError, ValueError: no such run or average, or another network's.
+      FileNotFoundError, ValueError: no such run or average, or its network differs.
     """
     member = members.parse(source)
     variables, _, step = members.read(member)
@@ -201,8 +201,8 @@ def start_from(state, source):
         name = differing[0]
         there, here = theirs.get(name, "none"), ours.get(name, "none")
         raise ValueError(
-            f"train.start_from: step {step} of {member.workdir} is another network: {name} has "
-            f"shape {there} there and {here} here; give it the same model section."
+            f"train.start_from: step {step} of {member.workdir} has a different network: {name} "
+            f"has shape {there} there and {here} here; use the same model section."
         )
     return _with_variables(
         state,
@@ -211,14 +211,14 @@ def start_from(state, source):
 
 
 def start_encoder(state, path):
-    """`state` with the published encoder of a file, see `weights.timm.from_timm`.
+    """`state` with the published encoder from a file, see `weights.timm.from_timm`.
 
     Raises:
-      ValueError: no such file, or another network's than the run's encoder.
+      ValueError: no such file, or it does not fit the run's encoder.
     """
     if "encoder" not in state.params:
         raise ValueError(
-            f"train.start_encoder is {path}, but this network has no encoder to be started from a "
+            f"train.start_encoder is {path}, but this network has no encoder to initialise from a "
             "file: clear it, or set model.name to 'camouflage'."
         )
     try:

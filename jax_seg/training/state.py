@@ -1,4 +1,4 @@
-"""The state of a training run that lives on the device: arrays only."""
+"""The state of a training run on the device: arrays only."""
 
 from typing import Any, NamedTuple
 
@@ -12,10 +12,10 @@ class TrainState(NamedTuple):
     Attributes:
       step: int32, updates so far.
       params: parameters, float32.
-      batch_stats: running statistics of batch norm, {} where a network has none.
+      batch_stats: running statistics of batch norm, {} for a network without any.
       opt_state: of the optax chain.
       averages: {'swa' or 'ema': average of `variables`}, those that the run keeps.
-      finite: bool; once a loss or gradient is not finite it turns false, and no later step
+      finite: bool; becomes false at the first non-finite loss or gradient, after which no step
         changes anything.
     """
 
@@ -36,9 +36,9 @@ def create(variables, optimizer, averages=()):
     """A fresh state.
 
     Args:
-      variables: of a network's `init`: 'params', and 'batch_stats' where it has some.
+      variables: of a network's `init`: 'params', and 'batch_stats' if it has some.
       optimizer: optax transformation.
-      averages: names of those that are kept: any of 'swa' and 'ema'.
+      averages: names of the averages to keep: any of 'swa' and 'ema'.
     """
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     own = {"params": params, "batch_stats": batch_stats}

@@ -47,14 +47,14 @@ def make_train_step(
     Returns:
       The step. `batch` is {'image': stored dtype [B, *spatial, C], 'label': uint8 [B, *spatial, 1],
       encoded}; `knobs` is {'learning_rates': {part: float}, 'loss_weights': {name: float}}: arrays,
-      so that none of them recompiles the step; a part of rate 0 is frozen. With `accumulate` the
-      batch goes through the network in so many parts, one after another, and their gradients are
-      averaged: where a loss is a mean over patches, the gradient of the whole batch in the memory
-      of a part. metrics: 'loss', one entry per loss term and per number that gates say,
+      so that none of them recompiles the step; a part with rate 0 is frozen. `accumulate`
+      splits the batch into that many parts, which pass one after another, and averages their
+      gradients: for a loss that is a mean over patches, this is the gradient of the whole batch in
+      the memory of a part. metrics: 'loss', one entry per loss term and per value of the gates,
       'gradient_norm' before clipping, and 'clipped_share' (1 when it passed clip_norm), float32
-      scalars; 'module_norms', the gradient's norm by module of the network; 'finite', bool. When
-      the loss or a gradient is not finite nothing changes but `state.finite`, and nothing ever
-      again.
+      scalars; 'module_norms', the gradient's norm by module of the network; 'finite', bool. If
+      the loss or a gradient is not finite, only `state.finite` changes, and no later step changes
+      anything.
     """
 
     @functools.partial(jax.jit, donate_argnums=0, static_argnames="accumulate")
@@ -86,7 +86,7 @@ def make_train_step(
             noisy = optimizers.add_noise(jax.random.fold_in(step_key, 1), gradients, std)
             noisy = optimizers.zero_frozen(noisy, part_of, rates)
         updated = _updated(optimizer, part_of, ema_decay, state, noisy, batch_stats, rates)
-        # Not lax.cond: on a GPU the host would wait for its predicate, and so for the whole step.
+        # Not lax.cond: on a GPU the host would wait for its predicate, hence for the whole step.
         state = jax.tree.map(functools.partial(jnp.where, finite), updated, state)
         metrics = {"loss": total, **terms, "gradient_norm": gradient_norm, "finite": finite}
         metrics["module_norms"] = {name: optimizers.global_norm(g) for name, g in gradients.items()}
@@ -116,7 +116,7 @@ def _dropout_keys(step_key, count):
 
 
 def _scalars(gates):
-    """What gates say, one number a name: 'expert_use' [4, 7] becomes 'expert_use_0_0', …"""
+    """The values of gates, one number per name: 'expert_use' [4, 7] gives 'expert_use_0_0', …"""
     return {
         "_".join([name, *map(str, index)]): values[index]
         for name, values in gates.items()
@@ -143,20 +143,20 @@ def _mean_over_parts(f, keys, batch):
 def make_patch_evaluation(model, loss, preprocessing):
     """(variables, batch, weights) -> {'loss': [B], name: [B], …}: each patch's own loss, jitted.
 
-    What the gates of a network say of the whole batch is told of each patch.
+    Values of the gates, which are of the whole batch, are repeated for each patch.
     """
 
     @jax.jit
     def evaluate(variables, batch, weights):
         batch = _normalised(batch, preprocessing)
         logits, gates, _ = forward(model, variables, batch["image"])
-        said = {name: gates[name] for name in GATE_TERMS if name in weights}
+        gate_terms = {name: gates[name] for name in GATE_TERMS if name in weights}
 
         def one(logits, label, mask):
             logits, label, mask = jax.tree.map(lambda x: x[None], (logits, label, mask))
             total, terms = loss(logits, label, mask, weights)
-            total += sum(weights[name] * value for name, value in said.items())
-            return {"loss": total, **terms, **said}
+            total += sum(weights[name] * value for name, value in gate_terms.items())
+            return {"loss": total, **terms, **gate_terms}
 
         return jax.vmap(one)(logits, batch["label"], batch["mask"])
 
@@ -164,7 +164,7 @@ def make_patch_evaluation(model, loss, preprocessing):
 
 
 def make_statistics_pass(model, preprocessing, key):
-    """(variables, image as stored) -> batch norm's statistics of this batch alone, jitted.
+    """(variables, image as stored) -> batch norm statistics of this batch alone, jitted.
 
     From zero, an update leaves 1 - momentum of the batch's own statistics; the momentum is the
     network's.
@@ -181,10 +181,10 @@ def make_statistics_pass(model, preprocessing, key):
 
 
 def make_locator(model, augment, preprocessing, key):
-    """(state, batch, accumulate=1) -> names of the layers with results that are not finite.
+    """(state, batch, accumulate=1) -> names of the layers with non-finite results.
 
-    In the order in which they are computed. For a batch that `train_step` has refused: it is
-    augmented and divided as it was then, and dropout draws as it did.
+    In the order of computation. For a batch that `train_step` has refused: augmentation, division
+    into parts and dropout repeat exactly what it did.
     """
 
     @functools.partial(jax.jit, static_argnames="accumulate")

@@ -1,4 +1,4 @@
-"""The loss of fixed validation samples, and the statistics of batch norm that averages need."""
+"""The loss on fixed validation patches, and batch norm statistics for averaged weights."""
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,11 @@ def validate_patches(evaluate, variables, sampler, *, weights, batch, threads):
       sampler: of the validation volumes or images.
       weights: {loss term: weight}.
       batch: patches per call.
-      threads: that read ahead.
+      threads: number of threads that read ahead.
 
     Returns:
       {'loss': mean, term: mean, …, 'standard_error': of the loss, by bootstrap over the volumes; 0
-      when there is one volume, or the loss of one is not finite}.
+      for a single volume, or if the loss of one is not finite}.
     """
     count = -(-len(sampler) // batch)
     values, numbers = [], []
@@ -32,14 +32,14 @@ def validate_patches(evaluate, variables, sampler, *, weights, batch, threads):
     numbers = np.array(numbers[: len(sampler)])
     joined = {name: np.concatenate([v[name] for v in values])[: len(sampler)] for name in values[0]}
     per_volume = [joined["loss"][numbers == n].mean() for n in np.unique(numbers)]
-    # Of a loss that is not finite there is no error; `plateau.step` sees to the loss itself.
+    # A non-finite loss has no standard error; `plateau.step` handles the loss itself.
     several = len(per_volume) > 1 and np.isfinite(per_volume).all()
     error = plateau.standard_error(per_volume) if several else 0.0
     return {name: float(v.mean()) for name, v in joined.items()} | {"standard_error": error}
 
 
 def measure_statistics(batch_stats_of, variables, sampler, *, batch, threads):
-    """The statistics of batch norm that given weights have: the mean over an epoch's batches.
+    """Batch norm statistics of given weights: the mean over an epoch's batches.
 
     Args:
       batch_stats_of: of `step.make_statistics_pass`.

@@ -81,7 +81,7 @@ def test_an_unfinished_run_without_its_data_still_makes_a_page(tmp_path, data):
     text = (run / "report.html").read_text()
     assert "Not finished: 6 of 6 epochs done, validation loss 0.267" in text
     assert "/nowhere does not exist" in text
-    assert "No volume can be looked at" in text
+    assert "No volume can be shown" in text
 
 
 def test_without_its_images_the_probabilities_are_shown(tmp_path, data):

@@ -72,7 +72,9 @@ def test_damaged_lines_are_skipped_and_counted(tmp_path, damage):
     path = tmp_path / "events.jsonl"
     first, _, last = path.read_bytes().splitlines()
     path.write_bytes(b"\n".join((first, damage, last)) + b"\n")
-    with pytest.warns(UserWarning, match=r"1 of 3 lines are damaged, the first is line 2; skipped"):
+    with pytest.warns(
+        UserWarning, match=r"1 of 3 lines are damaged, the first is line 2; skipping"
+    ):
         assert [event["epoch"] for event in read_events(tmp_path)] == [0, 2]
     with pytest.warns(UserWarning, match="skipped"):
         Events(tmp_path, epoch=9, step=9).close()  # a resumed run

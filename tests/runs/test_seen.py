@@ -19,8 +19,8 @@ def network(root, **changes):
     """What `members.load` says of a run that held out v4 and v5."""
     fields = {"data.root": str(root), "data.name": "folder", "data.images": "", "data.labels": ""}
     facts = {"workdir": "runs/a"}
-    trained_on, held_out = ["v0", "v1", "v2", "v3"], ["v4", "v5"]
-    known = {"trained_on": trained_on, "held_out": held_out, "judged_on": CHOSEN} | changes
+    trained_on, validation = ["v0", "v1", "v2", "v3"], ["v4", "v5"]
+    known = {"trained_on": trained_on, "validation_ids": validation, "judged_on": CHOSEN} | changes
     return SimpleNamespace(fields=fields, facts=facts, **known)
 
 
@@ -51,14 +51,16 @@ def test_without_its_data_a_known_id_is_not_judged(tmp_path, copied):
         "v4": UNKNOWN,
         "new": HELD_OUT,
     }
-    converted = network(tmp_path / "gone", trained_on=None, held_out=None, judged_on=JudgedOn())
+    converted = network(
+        tmp_path / "gone", trained_on=None, validation_ids=None, judged_on=JudgedOn()
+    )
     assert {one.volumes for one in seen.judged_on(converted, copied).values()} == {UNKNOWN}
 
 
 def test_a_run_without_a_fold_has_seen_what_it_validates_on(volumes_folder, copied):
     ids = [f"v{n}" for n in range(6)]
     on = JudgedOn(TRAINING, ("checkpoint",))
-    everything = network(volumes_folder, trained_on=ids, held_out=ids, judged_on=on)
+    everything = network(volumes_folder, trained_on=ids, validation_ids=ids, judged_on=on)
     found = seen.judged_on(everything, copied)
     assert found["v4"] == found["v0"] == on
     both = seen.by_any([network(volumes_folder), everything], copied)

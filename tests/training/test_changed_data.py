@@ -37,9 +37,9 @@ def test_scores_of_other_labels_are_not_repeated(finished, capsys):
     log = capsys.readouterr().out
     assert after["foreground_label"] == pytest.approx(1 - before["foreground_label"])
     assert "The label of v" in log and "changed since the last checkpoint" in log
-    assert "scores are computed again" in log and "Scored already" not in log
+    assert "scores are computed again" in log and "Already scored" not in log
     training.run(config, workdir)  # now nothing has changed since the scores
-    assert "Scored already" in capsys.readouterr().out
+    assert "Already scored" in capsys.readouterr().out
 
 
 def test_a_checkpoint_keeps_the_checksums_of_every_volume(finished):

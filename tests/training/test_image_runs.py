@@ -180,7 +180,7 @@ def test_prediction_refuses_what_is_for_volumes(root, trained, tmp_path, capsys,
 
 def test_commands_for_volumes_say_so(trained, capsys):
     assert tune.main([str(trained)]) == 1
-    assert "is a run of images, and this is for volumes" in capsys.readouterr().err
+    assert "is a run on images, but this needs volumes" in capsys.readouterr().err
     assert compare.main([str(trained), f"{trained}@ema"]) == 0
     assert "dice of 2 volumes" in capsys.readouterr().out
 
@@ -205,7 +205,12 @@ def test_an_explosion_is_caught_before_the_weights_change(root, tmp_path):
     config.checkpoint.minutes = 1e-9
     with pytest.raises(training.Diverged) as caught:
         training.run(config, tmp_path)
-    for words in ("loss", "COD10K-CAM-", "the first layer with such a result is", "not touched"):
+    for words in (
+        "loss",
+        "COD10K-CAM-",
+        "the first layer with a non-finite result is",
+        "unchanged",
+    ):
         assert words in str(caught.value)
     weights, _, step = checkpoints.read_variables(tmp_path, "latest")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(weights))
@@ -258,7 +263,7 @@ def test_the_warning_sign_is_an_event_with_advice(root, tmp_path, monkeypatch):
         ("loss.weights.deep_cross_entropy", 0.1, "'deep_cross_entropy' needs coarser logits"),
         ("train.start_encoder", "x.safetensors", "train.start_encoder is x.safetensors, but"),
         ("colour.hue", 0.7, r"colour.hue is 0.7; set it from 0 to 0.5"),
-        ("data.root", "", r"data.root names no folder"),
+        ("data.root", "", r"data.root is empty"),
         ("data.validation_share", 1.5, "data.validation_share is 1.5"),
     ],
 )

@@ -364,7 +364,7 @@ def test_a_run_starts_from_another_runs_weights(trained, volumes_folder, tmp_pat
     config.model.filters = 3
     with pytest.raises(
         ValueError,
-        match=r"train\.start_from.*another network: .* has shape \(4,\) there and \(6,\)",
+        match=r"train\.start_from.*a different network: .* has shape \(4,\) there and \(6,\)",
     ):
         training.run(config, tmp_path / "other")
 
@@ -395,7 +395,7 @@ def test_a_run_that_holds_nothing_out_says_so(volumes_folder, tmp_path, capsys):
     everything_says_training(tmp_path)
     printed = capsys.readouterr().out
     assert "6 training volumes, none held out (data.fold=none)" in printed
-    assert "The validation volumes of this run are training volumes: its scores say" in printed
+    assert "The validation volumes of this run are training volumes: its scores show" in printed
     text = make_page(opened.read_runs([tmp_path]))
     assert "on 6 whole training volumes, which says nothing about other volumes" in text
     assert "Component: dice" in text and "Component: volumes" not in text  # a word, no figure
