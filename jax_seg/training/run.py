@@ -71,9 +71,10 @@ def _return_to_best(run, state, progress):
     if progress.return_to is None:
         return state
     checkpoints.wait(run.checkpoints)
-    # After falling back to an older checkpoint, the best one on record may no longer exist.
-    kept = run.checkpoints.found()
-    step = progress.return_to if progress.return_to in kept else run.checkpoints.resolve("best")
+    step = progress.return_to
+    if step not in run.checkpoints.found():  # after falling back to an older checkpoint
+        step = run.checkpoints.resolve("best")
+        run.journal.warn(f"Warning: checkpoint {progress.return_to} is gone; using {step} instead.")
     best, beside = restore_state(run, step)
     progress.return_to = None
     progress.averaged = beside["loop"]["averaged"]  # of the restored averages

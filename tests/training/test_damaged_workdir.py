@@ -1,6 +1,5 @@
 """A run whose files were damaged, and that was interrupted in writes, ends as if it were whole."""
 
-import logging
 import re
 import shutil
 import warnings
@@ -11,8 +10,8 @@ import numpy as np
 from jax_seg.runs import checkpoints
 from jax_seg.runs.events import read_events
 from jax_seg.system.files import read_json, write_json
+from jax_seg.tasks.task import stored_scores
 from jax_seg.training import run as training
-from jax_seg.training import validate
 from tests.conftest import tiny_config
 
 DAMAGE = (
@@ -68,16 +67,23 @@ def test_a_damaged_run_ends_as_if_it_were_whole(volumes_folder, tmp_path):
         assert read_json(workdir / name) == read_json(before / name)
 
 
-def test_damaged_scores_are_made_again(tmp_path, caplog):
-    write_json(tmp_path / "scores.json", {"raw": {"step": 8, "dice": 0.5}})
-    log = logging.getLogger("test")
-    assert validate.scored_already(tmp_path, {"raw": 8}, log) == {"raw": {"step": 8, "dice": 0.5}}
+def test_damaged_scores_are_computed_again(tmp_path):
+    lines, checksums = [], {"v0": [1, 2]}
+
+    def stored():
+        return stored_scores(tmp_path, {"raw": 8}, checksums, lines.append)
+
+    content = {"raw": {"step": 8, "dice": 0.5}}
+    write_json(tmp_path / "scores.json", content)
+    write_json(tmp_path / "validation" / "scores.json", {"data": checksums})
+    assert stored() == content and lines == []
     (tmp_path / "scores.json").write_text("{")
-    assert validate.scored_already(tmp_path, {"raw": 8}, log) is None
-    assert "scores.json is not valid JSON" in caplog.text
-    write_json(tmp_path / "scores.json", {"raw": {"step": 8, "dice": 0.5}})
-    write_json(tmp_path / "validation" / "scores.json", {})
-    assert validate.scored_already(tmp_path, {"raw": 8}, log) is not None
+    assert stored() is None and "scores.json is not valid JSON" in lines.pop()
+    write_json(tmp_path / "scores.json", content)
     (tmp_path / "validation" / "scores.json").write_bytes(bytes(20))
-    assert validate.scored_already(tmp_path, {"raw": 8}, log) is None
-    assert "validation/scores.json is not valid JSON" in caplog.text
+    assert stored() is None and "validation/scores.json is not valid JSON" in lines.pop()
+    write_json(tmp_path / "validation" / "scores.json", {"data": {"v0": [1, 3]}})
+    assert stored() is None and "validation data have changed" in lines.pop()
+    write_json(tmp_path / "scores.json", {"raw": {"step": 4}})
+    write_json(tmp_path / "validation" / "scores.json", {"data": checksums})
+    assert stored() is None and lines == []  # of another step
