@@ -159,19 +159,19 @@ def test_what_was_made_otherwise_is_not_taken_for_finished(runs, image, tmp_path
         (["--workdir", a, "--postprocess", "remove_small"], "post-processing"),
     ]:
         assert run(image, tmp_path, *flags)[0] == 1
-        assert f"made with another {what}: pass --overwrite" in capsys.readouterr().err
+        assert f"made with a different {what}: pass --overwrite" in capsys.readouterr().err
     assert run(image, tmp_path, "--workdir", a, "--postprocess", "none")[0] == 0
     assert "already finished" in capsys.readouterr().out
     assert (tmp_path / "v0.tif").stat().st_mtime_ns == written
 
     os.utime(image, ns=(0, image.stat().st_mtime_ns + 1))
     assert run(image, tmp_path, "--workdir", a)[0] == 1
-    assert "made with another image: " in capsys.readouterr().err
+    assert "made with a different image: " in capsys.readouterr().err
 
     run(image, tmp_path / "both", "--workdir", a, b)
     assert run(image, tmp_path / "both", "--workdir", a, b)[0] == 0
     assert run(image, tmp_path / "both", "--workdir", a, b, "--member_weights", 2, 1)[0] == 1
-    assert "another member weight: " in capsys.readouterr().err
+    assert "a different member weight: " in capsys.readouterr().err
 
 
 def test_a_run_that_moved_made_the_same_predictions(runs, image, tmp_path, capsys):

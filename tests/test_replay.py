@@ -162,7 +162,7 @@ def test_verdict_says_what_was_measured():
     everything = Confusion(40, 60, 0, 0)  # marks every voxel
     sentence = versions.verdict(run({"a": everything}, predicted=0.96, labelled=0.61), None)
     assert "over-predicts foreground by 35 points" in sentence
-    assert "no better than marking every voxel (0.571)" in sentence
+    assert "no better by Dice than marking every voxel (0.571)" in sentence
     assert "lowest at epoch 1 of 2" in sentence
 
     good = {name: Confusion(40, 5, 5, 50) for name in "abcdefgh"}

@@ -32,11 +32,13 @@ def _hush_orbax():
     """Where a checkpoint cannot be written Orbax raises the error and reports it again and again.
 
     Each of its threads logs the error with its traceback; asyncio, which nothing else here uses,
-    logs the tasks that stopped midway; and TensorStore has Python print an error, which nobody can
-    catch, wherever it would have reported to such a task.
+    logs the tasks that stopped midway, and Python warns of those that never began; and TensorStore
+    has Python print an error, which nobody can catch, wherever it would have reported to such a
+    task.
     """
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     sys.unraisablehook = _print_unraisable
 
 

