@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 from safetensors import SafetensorError, safe_open
 
 from jax_seg.weights.torch_checkpoint import read_state_dict
@@ -51,3 +53,40 @@ def some(names, limit=6):
     names = sorted(names)
     shown = ", ".join(names[:limit]) or "nothing"
     return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def fit(path, arrays, shapes, *, name_of, channels_last, what):
+    """Parameters of the given shapes, filled with the tensors of a file.
+
+    Args:
+      path: of the file, for the errors.
+      arrays: {name: array} of the file.
+      shapes: tree of arrays or shapes of the parameters.
+      name_of: path in the tree -> name in the file.
+      channels_last: (name, array, number of axes) -> array with its axes in Flax's order.
+      what: the network that the tensors should fit, for the errors.
+
+    Returns:
+      Tree of float32 arrays.
+
+    Raises:
+      ValueError: a tensor is missing, left over, or of another shape.
+    """
+    wanted = {name_of(leaf) for leaf, _ in jax.tree_util.tree_leaves_with_path(shapes)}
+    missing, unexpected = wanted - arrays.keys(), arrays.keys() - wanted
+    if missing or unexpected:
+        raise ValueError(
+            f"{path} does not fit {what}: missing {some(missing)}; unexpected {some(unexpected)}."
+        )
+
+    def leaf(tree_path, expected):
+        name = name_of(tree_path)
+        array = channels_last(name, arrays[name], expected.ndim)
+        if array.shape != expected.shape:
+            raise ValueError(
+                f"{path}: tensor '{name}' has shape {arrays[name].shape}, which does not fit "
+                f"{what}."
+            )
+        return jnp.asarray(array, jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)

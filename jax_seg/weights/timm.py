@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_seg.models import edgenext
-from jax_seg.weights.tensors import read_tensors, some
+from jax_seg.weights.tensors import fit, read_tensors, some
 
 
 def from_timm(path):
@@ -37,31 +37,21 @@ def edgenext_from_timm(path):
     if fields is None:
         raise ValueError(f"{path} does not hold an EdgeNeXt; its first tensors are {some(arrays)}.")
     model = edgenext.Model(**fields)
-    what = f"an EdgeNeXt with depths {model.depths} and dims {model.dims}"
     stem = arrays["stem.0.weight"]
     x = jnp.zeros((1, edgenext.STRIDE, edgenext.STRIDE, stem.shape[1]))
     try:
         shapes = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
     except ValueError as error:
         raise ValueError(f"{path} does not fit EdgeNeXt: {error}") from error
-    wanted = {timm_name(leaf) for leaf, _ in jax.tree_util.tree_leaves_with_path(shapes)}
-    missing, unexpected = wanted - arrays.keys(), arrays.keys() - wanted
-    if missing or unexpected:
-        raise ValueError(
-            f"{path} does not fit {what}: missing {some(missing)}; unexpected {some(unexpected)}."
-        )
-
-    def leaf(tree_path, expected):
-        name = timm_name(tree_path)
-        array = _channels_last(arrays[name], expected.ndim)
-        if array.shape != expected.shape:
-            raise ValueError(
-                f"{path}: tensor '{name}' has shape {arrays[name].shape}, which does not "
-                f"fit {what}."
-            )
-        return jnp.asarray(array, jnp.float32)
-
-    return model, jax.tree_util.tree_map_with_path(leaf, shapes)
+    params = fit(
+        path,
+        arrays,
+        shapes,
+        name_of=timm_name,
+        channels_last=lambda _, array, axes: _channels_last(array, axes),
+        what=f"an EdgeNeXt with depths {model.depths} and dims {model.dims}",
+    )
+    return model, params
 
 
 def timm_name(tree_path):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_seg.models import unet
-from jax_seg.weights.tensors import read_tensors, some
+from jax_seg.weights.tensors import fit, read_tensors, some
 
 
 def from_torch(path):
@@ -38,25 +38,17 @@ def from_torch(path):
     )
     x = jnp.zeros((1, *model.smallest_input(), model.in_channels))
     shapes = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
-    wanted = {_torch_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)}
-    missing, unexpected = wanted - arrays.keys(), arrays.keys() - wanted
-    if missing or unexpected:
-        raise ValueError(
-            f"{path} does not fit a U-Net of {model.filters} filters and {model.poolings} "
-            f"poolings: missing {some(missing)}; unexpected {some(unexpected)}."
-        )
-
-    def leaf(tree_path, expected):
-        name = _torch_name(tree_path)
-        array = _channels_last(arrays[name], transposed=name.startswith("upconvs."))
-        if array.shape != expected.shape:
-            raise ValueError(
-                f"{path}: tensor '{name}' has shape {arrays[name].shape}, which does not fit a "
-                f"U-Net of {model.filters} filters and {model.poolings} poolings."
-            )
-        return jnp.asarray(array, jnp.float32)
-
-    return model, jax.tree_util.tree_map_with_path(leaf, shapes)
+    params = fit(
+        path,
+        arrays,
+        shapes,
+        name_of=_torch_name,
+        channels_last=lambda name, array, _: _channels_last(
+            array, transposed=name.startswith("upconvs.")
+        ),
+        what=f"a U-Net of {model.filters} filters and {model.poolings} poolings",
+    )
+    return model, params
 
 
 def _torch_name(tree_path):
