@@ -16,32 +16,30 @@ class Enough(Exception):
     """The first batch is asked for."""
 
 
-def test_a_constant_volume_is_in_the_log(tmp_path, monkeypatch):
-    root = write_volumes(tmp_path / "data", count=6)
-    path = root / "train_images" / "v0.tif"
-    tifffile.imwrite(path, np.full((20, 20, 20), 80, np.uint8), photometric="minisblack")
+def log_before_training(root, workdir, monkeypatch):
+    """What a run has logged when it asks for its first batch."""
 
     def batches(*_, **__):
         raise Enough
 
     monkeypatch.setattr(pipeline, "batches", batches)
     with pytest.raises(Enough):
-        training.run(tiny_config(root), tmp_path / "run")
-    log = (tmp_path / "run" / "log.txt").read_text()
+        training.run(tiny_config(root), workdir)
+    return (workdir / "log.txt").read_text()
+
+
+def test_a_constant_volume_is_in_the_log(tmp_path, monkeypatch):
+    root = write_volumes(tmp_path / "data", count=6)
+    path = root / "train_images" / "v0.tif"
+    tifffile.imwrite(path, np.full((20, 20, 20), 80, np.uint8), photometric="minisblack")
+    log = log_before_training(root, tmp_path / "run", monkeypatch)
     assert log.count("Warning: v0 is constant") == log.count("Warning: ") == 1
 
 
 def test_what_is_not_read_is_in_the_log(tmp_path, monkeypatch, capsys):
     root = write_volumes(tmp_path / "data", count=6)
     (root / "train_images" / "v9.nii.gz").touch()
-
-    def batches(*_, **__):
-        raise Enough
-
-    monkeypatch.setattr(pipeline, "batches", batches)
-    with pytest.raises(Enough):
-        training.run(tiny_config(root), tmp_path / "run")
-    log = (tmp_path / "run" / "log.txt").read_text()
+    log = log_before_training(root, tmp_path / "run", monkeypatch)
     assert log.count("v9.nii.gz") == log.count("Warning: ") == 1
     assert capsys.readouterr().err == ""
 
