@@ -20,6 +20,12 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run (default: runs/<config>).")
 FIND_BATCH = flags.DEFINE_bool("find_batch", False, "Print the largest batch that fits, and exit.")
+DOCTOR = flags.DEFINE_enum(
+    "doctor",
+    "on",
+    ["on", "strict", "off"],
+    "Examine data and configuration before a new run; 'strict' stops at an error.",
+)
 flags.mark_flag_as_required("config")
 
 
@@ -27,6 +33,7 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown argument {argv[1]!r}; set fields with --config.FIELD=VALUE.")
     # Imported late because JAX takes seconds to start.
+    from jax_seg.diagnosis.attending import Doctor
     from jax_seg.system import startup
     from jax_seg.training import cross_validation, find_batch
     from jax_seg.training import run as training
@@ -46,7 +53,8 @@ def main(argv):
             )
             print(f"Largest batch: {largest[False]}{rematerialised}.")
         else:
-            run(config, workdir, defaults=default_of(config))
+            doctor = None if DOCTOR.value == "off" else Doctor(strict=DOCTOR.value == "strict")
+            run(config, workdir, defaults=default_of(config), doctor=doctor)
     except training.Stopped as stopped:
         print(stopped)
     except (training.Diverged, ValueError, OSError) as error:

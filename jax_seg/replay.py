@@ -9,7 +9,6 @@ wiring ran it. Run the same command to resume a replay; finished runs are not tr
 """
 
 import argparse
-import ast
 import shlex
 import sys
 from pathlib import Path
@@ -90,13 +89,7 @@ def configure(path, kind, *, minutes, full, overrides):
         for stage in config.stages.values():
             with stage.unlocked():
                 stage.loss_weights.update(variance=0.25, entropy=0.05)
-    for field, value in changes.items():
-        if field not in known:
-            raise ValueError(f"--config.{field}: the configuration has no such field.")
-        try:
-            config.update_from_flattened_dict({field: value})
-        except TypeError as error:
-            raise ValueError(f"--config.{field}={value!r} has the wrong type: {error}.") from error
+    configuration.override(config, changes)
     return config
 
 
@@ -192,23 +185,13 @@ def _replay(arguments, rest, command):
             kinds=(arguments.kind,) if arguments.kind else KINDS,
             minutes=arguments.minutes,
             full=arguments.full,
-            overrides=dict(_override(text) for text in rest),
+            overrides=dict(configuration.parse_override(text) for text in rest),
             command=command,
         )
     except training.Stopped as stopped:
         print(stopped)
         return 1
     return 0
-
-
-def _override(text):
-    name, equals, value = text.removeprefix("--config.").partition("=")
-    if not text.startswith("--config.") or not equals:
-        raise ValueError(f"Unknown argument '{text}'; fields are --config.SECTION.FIELD=VALUE.")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value  # a word
 
 
 if __name__ == "__main__":

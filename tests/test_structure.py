@@ -23,6 +23,7 @@ ROOMS = (
     "runs",
     "report",
     "training",
+    "diagnosis",
 )
 PLACES = (ROOT, ROOT / "jax_seg")  # that the paths in docs/design.md start from
 LONGEST = 80  # lines of a function

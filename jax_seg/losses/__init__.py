@@ -64,12 +64,14 @@ LOSSES = {
 OF_COARSER = {"deep_cross_entropy": cross_entropy}
 """Terms that are the mean of a loss over the coarser levels of deep supervision."""
 GATE_TERMS = ("load_balance", "gate_importance", "gate_z")
-"""Terms that a network with gates supplies; the training step adds them."""
+"""Terms whose values a network with gates supplies."""
 TERMS = (*LOSSES, *OF_COARSER, *GATE_TERMS)
 """Every name that a configuration may give a weight."""
 
 
-def combine(logits, label, mask, weights, *, terms=None, options=None, level_weights=None):
+def combine(
+    logits, label, mask, weights, *, gates=None, terms=None, options=None, level_weights=None
+):
     """Weighted sum of losses, over one level of logits or several.
 
     A term outside `terms` is not computed at all. `terms` is static; `weights` may be arrays that
@@ -84,8 +86,11 @@ def combine(logits, label, mask, weights, *, terms=None, options=None, level_wei
     Args:
       logits: [B, *spatial, C], or a tuple of them, finest first.
       label, mask: the shape of the finest logits, see `masking.labelled`.
-      weights: name in `LOSSES` or 'deep_cross_entropy' -> weight, a number or a scalar array.
-      terms: names to compute; by default those whose weight is not the plain number 0.
+      weights: name in `TERMS` -> weight, a number or a scalar array.
+      gates: name in `GATE_TERMS` -> value, of a network that has gates; they are added where they
+        have a weight. Other names are ignored.
+      terms: names to compute, those of gates aside; by default those whose weight is not the plain
+        number 0.
       options: name in `LOSSES` -> its keyword arguments; those of a term that is not computed have
         no effect.
       level_weights: one number per level, normalised to sum 1; by default 1, 1/2, 1/4, ...
@@ -121,6 +126,10 @@ def combine(logits, label, mask, weights, *, terms=None, options=None, level_wei
     for name in deep:
         components[name] = sum(level[name] for level in values[1:]) / len(values[1:])
         total += weights[name] * components[name]
+    for name in GATE_TERMS:
+        if name in weights:
+            components[name] = gates[name]
+            total += weights[name] * gates[name]
     return total, components
 
 
@@ -159,6 +168,7 @@ def coarsen(label, mask, shape):
 
 def _active(weights, terms):
     """The names to compute, in the order of `LOSSES`."""
+    weights = {name: weight for name, weight in weights.items() if name not in GATE_TERMS}
     used = [n for n, w in weights.items() if isinstance(w, jax.Array) or w != 0]
     terms = used if terms is None else terms
     known = (*LOSSES, *OF_COARSER)

@@ -1,5 +1,6 @@
 """Reading a configuration at the edge: a run with a field that nothing reads is refused."""
 
+import ast
 import difflib
 import json
 
@@ -67,6 +68,39 @@ def flat(config, path=""):
         else:
             leaves[path + key] = value
     return leaves
+
+
+def parse_override(text):
+    """('data.root', value) of a command line's --config.data.root=VALUE.
+
+    Raises:
+      ValueError: it has another form.
+    """
+    name, equals, value = text.removeprefix("--config.").partition("=")
+    if not text.startswith("--config.") or not equals:
+        raise ValueError(f"Unknown argument '{text}'; fields are --config.SECTION.FIELD=VALUE.")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value  # a word
+
+
+def override(config, values):
+    """Set fields of a ConfigDict by their dotted paths.
+
+    Raises:
+      ValueError: a field does not exist, or its value has the wrong type.
+    """
+    known = flat(config)
+    for field, value in values.items():
+        if field not in known:
+            near = difflib.get_close_matches(field, known, 1)
+            hint = f"; did you mean '{near[0]}'?" if near else "."
+            raise ValueError(f"--config.{field}: the configuration has no such field{hint}")
+        try:
+            config.update_from_flattened_dict({field: value})
+        except TypeError as error:
+            raise ValueError(f"--config.{field}={value!r} has the wrong type: {error}.") from error
 
 
 def as_dict(config):

@@ -9,7 +9,7 @@ from jax_seg.tasks import judged
 from jax_seg.training import run as training
 
 
-def run(config, workdir, defaults=None):
+def run(config, workdir, defaults=None, doctor=None):
     """Train all folds in `workdir/fold_0`, `fold_1`, …, or resume.
 
     A fold can also be trained by a separate process, with --config.data.fold=2 and --workdir
@@ -18,7 +18,7 @@ def run(config, workdir, defaults=None):
     Args:
       config: ConfigDict; data.folds is their number.
       workdir: folder for all of them.
-      defaults: of `run.run`.
+      defaults, doctor: of `run.run`.
 
     Returns:
       {score: {'mean', 'std'}} over folds, of the raw weights; written with the scores of the folds
@@ -34,7 +34,7 @@ def run(config, workdir, defaults=None):
         one.data.cache = one.data.cache or str(workdir / "cache")  # decoded once for all folds
         name = f"fold_{fold}"
         print(f"Fold {fold} of {config.data.folds}: {workdir / name}", flush=True)
-        folds[name] = training.run(one, workdir / name, defaults)
+        folds[name] = training.run(one, workdir / name, defaults, doctor)
     volumes = {}
     for name in folds:
         volumes |= read_json(workdir / name / "validation" / "scores.json")["volumes"]

@@ -79,32 +79,10 @@ def train_epoch(run, stage, state, progress):
       Diverged: a loss or gradient is not finite.
       Stopped: a signal arrived; the state is saved.
     """
+    settings = run.settings
     state, std = add_weight_noise(run, state, progress)
     rate = learning_rate(run, stage, progress)
     batch, samples, updates = size_of(run, stage, progress.epoch)
-    started, done_before = time.monotonic(), progress.batches
-    state = _update_all(run, stage, state, progress, rate=rate, samples=samples, updates=updates)
-    seconds, done = time.monotonic() - started, progress.batches - done_before
-    trained = {name: total / progress.batches for name, total in progress.sums.items()}
-    _report(
-        run,
-        stage,
-        progress.epoch,
-        int(state.step),
-        trained,
-        {"batch": batch, "learning_rate": rate, "weight_noise": std},
-        done * samples / max(seconds, 1e-9),
-        measured=done > 0,
-    )
-    return state, trained
-
-
-def _update_all(run, stage, state, progress, *, rate, samples, updates):
-    """The state after the epoch's remaining updates; `progress` counts them and sums metrics.
-
-    The metrics of an update are fetched when the next one is under way.
-    """
-    settings, waiting = run.settings, None
     knobs = {
         "learning_rates": {part: np.float32(rate * factor) for part, factor in stage.rates.items()},
         "loss_weights": stage.loss_weights,
@@ -116,7 +94,8 @@ def _update_all(run, stage, state, progress, *, rate, samples, updates):
         count=updates - progress.batches,
         threads=settings.threads,
     )
-    step = int(state.step)
+    started, done_before = time.monotonic(), progress.batches
+    step, waiting = int(state.step), None  # an update's metrics are fetched while the next one runs
     for arrays, volumes in console.progress(
         pipeline.on_device(batches), f"Epoch {progress.epoch}", updates, progress.batches
     ):
@@ -131,7 +110,19 @@ def _update_all(run, stage, state, progress, *, rate, samples, updates):
             stop_if_asked(run, state, progress)
             save(run, state, progress)
     _record(run, stage, state, progress, waiting)
-    return state
+    seconds, done = time.monotonic() - started, progress.batches - done_before
+    trained = {name: total / progress.batches for name, total in progress.sums.items()}
+    _report(
+        run,
+        stage,
+        progress.epoch,
+        int(state.step),
+        trained,
+        {"batch": batch, "learning_rate": rate, "weight_noise": std},
+        done * samples / max(seconds, 1e-9),
+        measured=done > 0,
+    )
+    return state, trained
 
 
 def _record(run, stage, state, progress, update):

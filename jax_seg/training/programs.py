@@ -1,5 +1,6 @@
 """The compiled programs of a run: initial state, steps and network."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -83,7 +84,7 @@ def build(
         return train_state.create(network.init(key, image), update, averages)
 
     _require_gates(network, jax.eval_shape(fresh_state), image, terms)
-    objective = _weighted_losses(terms, **loss)
+    objective = weighted_losses(terms, **loss)
     train_step = make_train_step(
         network,
         update,
@@ -106,23 +107,14 @@ def build(
     )
 
 
-def _weighted_losses(terms, *, level_weights, **options):
-    """(logits, label, mask, weights) -> (total, {name: value}) of the terms that are losses."""
-    options = losses.group_options(options)
-    own_terms = tuple(name for name in terms if name not in GATE_TERMS)
-
-    def loss(logits, label, mask, weights):
-        return losses.combine(
-            logits,
-            label,
-            mask,
-            {name: weights[name] for name in own_terms},
-            terms=own_terms,
-            level_weights=level_weights or None,
-            options=options,
-        )
-
-    return loss
+def weighted_losses(terms, *, level_weights, **options):
+    """`losses.combine` of these terms, with these options."""
+    return functools.partial(
+        losses.combine,
+        terms=[name for name in terms if name not in GATE_TERMS],
+        level_weights=level_weights or None,
+        options=losses.group_options(options),
+    )
 
 
 def _require_gates(network, abstract_state, image, terms):

@@ -17,7 +17,7 @@ from jax_seg.training.progress import Stopped as Stopped
 from jax_seg.training.start import begin, prepare, restore, restore_state
 
 
-def run(config, workdir, defaults=None):
+def run(config, workdir, defaults=None, doctor=None):
     """Train a configuration in `workdir`, or resume the run in it.
 
     Args:
@@ -25,6 +25,8 @@ def run(config, workdir, defaults=None):
       workdir: folder of the run; created if absent.
       defaults: ConfigDict with the default of every field, which fields added since the run
         began take.
+      doctor: examines a new run before its first epoch, and any run after each: has `before(run)`
+        and `after_epoch(run, state, progress)`; None for no examination.
 
     Returns:
       The scores of the best checkpoint on the whole validation part, pooled.
@@ -41,6 +43,8 @@ def run(config, workdir, defaults=None):
         remove_unfinished(workdir)
         run = prepare(config, workdir, progress, defaults=defaults, cleanup=cleanup)
         state = restore(run, progress) if run.stored else begin(run, progress)
+        if doctor and not run.stored:
+            doctor.before(run)
         with stop_signal() as stop_asked:
             run = run._replace(stop_asked=stop_asked)
             while not _is_over(run, progress):
@@ -49,6 +53,8 @@ def run(config, workdir, defaults=None):
                 state, trained = train_epoch(run, stage, state, progress)
                 state, judged = judge(run, stage, state, progress, trained)
                 decide(run, stage, state, progress, trained, judged["raw"])
+                if doctor:
+                    doctor.after_epoch(run, state, progress)
                 _end_epoch(run, stage, state, progress, judged["raw"])
         return _finish(run, state, progress)
 

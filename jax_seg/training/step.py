@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from flax import struct, traverse_util
 
 from jax_seg.data.preprocess import preprocess
-from jax_seg.losses import GATE_TERMS
 from jax_seg.models.forward import forward
 from jax_seg.ops.classes import FOREGROUND, MASKED
 from jax_seg.training import optimizers
@@ -35,7 +34,7 @@ def make_train_step(
     Args:
       model: see `forward`.
       optimizer, clip_norm: of `optimizers.make_optimizer`; clip_norm counts the clipped steps.
-      loss: (logits, label, mask, weights) -> (total, {name: value}).
+      loss: `losses.combine` with its terms and options.
       augment: (key, batch) -> batch.
       preprocessing: `Preprocessing`.
       key: random key of the run; step n draws from fold_in(key, n).
@@ -60,21 +59,20 @@ def make_train_step(
     @functools.partial(jax.jit, donate_argnums=0, static_argnames="accumulate")
     def train_step(state, batch, knobs, accumulate=1):
         step_key = jax.random.fold_in(key, state.step)
-        batch = augment(step_key, _normalised(batch, preprocessing))
+        batch = augment(step_key, normalised(batch, preprocessing))
         weights = knobs["loss_weights"]
 
-        def differentiate(dropout_key, batch):
-            def objective(params):
-                variables = {"params": params, "batch_stats": state.batch_stats}
-                logits, gates, batch_stats = forward(model, variables, batch["image"], dropout_key)
-                total, terms = loss(logits, batch["label"], batch["mask"], weights)
-                total += sum(weights[name] * gates[name] for name in GATE_TERMS if name in weights)
-                return total, (terms | _scalars(gates), batch_stats)
+        def objective(params, dropout_key, batch):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            logits, gates, batch_stats = forward(model, variables, batch["image"], dropout_key)
+            total, terms = loss(logits, batch["label"], batch["mask"], weights, gates=gates)
+            return total, (terms | _scalars(gates), batch_stats)
 
-            return jax.value_and_grad(objective, has_aux=True)(state.params)
-
+        differentiate = jax.value_and_grad(objective, has_aux=True)
         (total, (terms, batch_stats)), gradients = _mean_over_parts(
-            differentiate, _dropout_keys(step_key, accumulate), batch
+            functools.partial(differentiate, state.params),
+            _dropout_keys(step_key, accumulate),
+            batch,
         )
         gradients = optimizers.zero_frozen(gradients, part_of, knobs["learning_rates"])
         gradient_norm = optimizers.global_norm(gradients)
@@ -148,15 +146,13 @@ def make_patch_evaluation(model, loss, preprocessing):
 
     @jax.jit
     def evaluate(variables, batch, weights):
-        batch = _normalised(batch, preprocessing)
+        batch = normalised(batch, preprocessing)
         logits, gates, _ = forward(model, variables, batch["image"])
-        gate_terms = {name: gates[name] for name in GATE_TERMS if name in weights}
 
         def one(logits, label, mask):
             logits, label, mask = jax.tree.map(lambda x: x[None], (logits, label, mask))
-            total, terms = loss(logits, label, mask, weights)
-            total += sum(weights[name] * value for name, value in gate_terms.items())
-            return {"loss": total, **terms, **gate_terms}
+            total, terms = loss(logits, label, mask, weights, gates=gates)
+            return {"loss": total, **terms}
 
         return jax.vmap(one)(logits, batch["label"], batch["mask"])
 
@@ -190,7 +186,7 @@ def make_locator(model, augment, preprocessing, key):
     @functools.partial(jax.jit, static_argnames="accumulate")
     def finite_shares(state, batch, accumulate):
         step_key = jax.random.fold_in(key, state.step)
-        batch = augment(step_key, _normalised(batch, preprocessing))
+        batch = augment(step_key, normalised(batch, preprocessing))
 
         def look(dropout_key, batch):
             _, kept = model.apply(
@@ -230,7 +226,8 @@ def _all_finite(tree):
     return jnp.stack(finite).all().astype(jnp.float32)
 
 
-def _normalised(batch, preprocessing):
+def normalised(batch, preprocessing):
+    """A batch as drawn, with its image normalised and its label split into label and mask."""
     return {
         "image": preprocess(batch["image"], preprocessing),
         "label": (batch["label"] == FOREGROUND).astype(jnp.float32),

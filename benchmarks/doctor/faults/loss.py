@@ -1,0 +1,3 @@
+"""Faults of loss."""
+
+FAULTS = ()

@@ -1,0 +1,67 @@
+"""Examine a run as it starts and as it goes: what `launch.py` passes to `training.run`."""
+
+from typing import NamedTuple
+
+from jax_seg.diagnosis import watch
+from jax_seg.diagnosis.evidence import Evidence
+from jax_seg.diagnosis.examine import examine
+from jax_seg.system import configuration
+from jax_seg.system.files import write_json
+from jax_seg.system.outputs import marked
+
+FILE = "doctor.json"  # in the workdir: the last examination
+
+
+class Doctor(NamedTuple):
+    """Attends a run.
+
+    Attributes:
+      strict: whether an error before the run stops it.
+    """
+
+    strict: bool = False
+
+    def before(self, run):
+        """Run the quick checks on a `training.start.Run` that begins; log errors and warnings.
+
+        Raises:
+          ValueError: an error was found, and `strict` is on.
+        """
+        evidence = Evidence(
+            configuration.from_dict(run.to_store["config"]),
+            quick=True,
+            given={"settings": run.settings, "task": run.data, "programs": run.programs},
+        )
+        report = examine(evidence)
+        store(report, run.workdir)
+        for finding in report.findings:
+            if finding.severity != "note":
+                run.journal.warn(in_one_line(finding))
+        if self.strict and report.errors:
+            raise ValueError(
+                f"{report.errors[0].name}: {report.errors[0].says} To start all the same, pass "
+                "--doctor=on."
+            )
+
+    def after_epoch(self, run, state, progress):
+        """Judge the figures of the epochs so far; what begins to hold is said once."""
+        for finding in watch.new_findings(run.workdir, run.settings):
+            run.journal.warn(in_one_line(finding))
+            run.journal.event(
+                "finding", step=int(state.step), epoch=progress.epoch, **finding.as_json()
+            )
+
+
+def in_one_line(finding):
+    """'Warning: optimizer.clipped - ….': a finding for the log."""
+    return (
+        f"{finding.severity.capitalize()}: {finding.name} - {finding.says} {finding.advice} "
+        f"({finding.field})"
+    )
+
+
+def store(report, workdir):
+    """Write a `Report` into the folder of a run, with its pictures, for the page."""
+    content = report.as_json()
+    content["findings"] = [finding._asdict() for finding in report.findings]
+    write_json(workdir / FILE, marked(content, "doctor"))

@@ -1,0 +1,349 @@
+"""What checks look at: gathered when it is first asked for, once, and shared by all of them."""
+
+import dataclasses
+import functools
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jax_seg import models
+from jax_seg.data import labels
+from jax_seg.data.preprocess import stored as stored_preprocessing
+from jax_seg.diagnosis.finding import Skipped
+from jax_seg.ops.classes import FOREGROUND, MASKED
+from jax_seg.runs import checkpoints
+from jax_seg.runs import run as opened
+from jax_seg.system import configuration
+from jax_seg.tasks import judged
+from jax_seg.training import programs, stages
+from jax_seg.training.settings import read_settings
+from jax_seg.training.step import normalised
+
+MOST_VOLUMES = {True: 8, False: 24}  # examined of each part, quick or not
+LARGEST = {True: 96, False: 160}  # voxels along an axis; larger volumes are cropped to their middle
+SAMPLES = {True: 16, False: 64}  # training samples drawn
+
+
+class Example(NamedTuple):
+    """A labelled volume, or its middle where it is large; an image is one slice.
+
+    Attributes:
+      id: of the volume or image.
+      part: 'training' or 'validation'.
+      group: of the scroll that it belongs to, '' if unknown.
+      image: [D, H, W] as stored; the mean over channels of an image.
+      label: [D, H, W] uint8, encoded as in `ops.classes`.
+      start: [3] first voxel of the crop.
+      shape: [3] of the whole volume.
+      image_file, label_file: paths.
+    """
+
+    id: str
+    part: str
+    group: str
+    image: np.ndarray
+    label: np.ndarray
+    start: tuple
+    shape: tuple
+    image_file: Path
+    label_file: Path
+
+
+class Trained(NamedTuple):
+    """The weights of a checkpoint.
+
+    Attributes:
+      variables: 'params' and 'batch_stats'.
+      step: updates that made them.
+      epoch: of the checkpoint.
+    """
+
+    variables: dict
+    step: int
+    epoch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """A configuration with its data, and what its run has left, if there is one.
+
+    Attributes:
+      config: ConfigDict.
+      workdir: folder of its run; None before it.
+      quick: gather less.
+      given: {name: value} of properties that the caller has already, as 'settings' and 'task'.
+    """
+
+    config: object
+    workdir: Path | None = None
+    quick: bool = False
+    given: dict = dataclasses.field(default_factory=dict)
+
+    # The configuration
+
+    @functools.cached_property
+    def settings(self):
+        """`Settings`; ValueError for a configuration that cannot be trained."""
+        return self.given.get("settings") or read_settings(self.config)
+
+    @functools.cached_property
+    def fields(self):
+        """Every field of the configuration by its dotted path."""
+        return configuration.flat(configuration.as_dict(self.config))
+
+    def field(self, path, default=None):
+        """A field of the configuration by its dotted path."""
+        return self.fields.get(path, default)
+
+    @property
+    def of_images(self):
+        """Whether the data are images, not volumes."""
+        return self.config.data.get("name") == "images"
+
+    @functools.cached_property
+    def stage(self):
+        """The `Stage` that the run starts with; of a run, that of its last epoch."""
+        done = by_epoch(self.run.events) if self.workdir else []
+        epoch = done[-1]["epoch"] if done else 0
+        return stages.at(self.settings.plan, epoch)
+
+    # The data
+
+    @functools.cached_property
+    def _folder(self):
+        """Where decoded volumes are cached: the workdir, or a folder that ends with the process."""
+        if self.workdir:
+            return str(self.workdir)
+        folder = tempfile.TemporaryDirectory(prefix="jax_seg_doctor_")
+        object.__setattr__(self, "_kept", folder)
+        return folder.name
+
+    @functools.cached_property
+    def task(self):
+        """`Task` of the data, prepared as for training."""
+        if "task" in self.given:
+            return self.given["task"]
+        kept = self.stored["preprocessing"] if self.stored else None
+        return self.settings.kind.prepare(self._folder, kept, **self.settings.task)
+
+    @functools.cached_property
+    def stored(self):
+        """What the last checkpoint keeps beside the state; None without a checkpoint."""
+        if not self.workdir:
+            return None
+        try:
+            saved = checkpoints.open_for_reading(self.workdir)
+            return saved.whole("latest").loop
+        except (OSError, ValueError):
+            return None
+
+    @functools.cached_property
+    def preprocessing(self):
+        """`Preprocessing`: of the run where there is one, else as fitted to the training part."""
+        if self.stored:
+            return stored_preprocessing(self.stored["preprocessing"])
+        return self.task.preprocessing
+
+    @functools.cached_property
+    def examples(self):
+        """List of `Example`: those of the training part first."""
+        return [
+            self._example(one, part)
+            for part, sampler in (
+                ("training", self.task.train),
+                ("validation", self.task.validation),
+            )
+            for one in _spread(_items(sampler), MOST_VOLUMES[self.quick])
+        ]
+
+    def part(self, name):
+        """The `examples` of 'training' or 'validation'."""
+        return [example for example in self.examples if example.part == name]
+
+    def _example(self, item, part):
+        if self.of_images:
+            image, label = self.settings.kind.read_pair(item, None)
+            start, shape = (0, 0, 0), image.shape
+            group, files = item.super_class or "", (item.image, item.mask)
+        else:
+            cache, table = self.task.train.cache, self.task.train.table
+            readers = cache.open(item.image), cache.open(item.label)
+            shape = readers[0].shape
+            size = tuple(min(n, LARGEST[self.quick]) for n in shape)
+            start = tuple((n - s) // 2 for n, s in zip(shape, size, strict=True))
+            image = readers[0].read(start, size)
+            label = labels.encode(readers[1].read(start, size), table, item.label)
+            group, files = item.scroll_id or "", (item.image, item.label)
+        return Example(item.id, part, str(group), image, label, start, tuple(shape), *files)
+
+    @functools.cached_property
+    def samples(self):
+        """The first training samples: {'image' [N, *shape], 'label' [N, *spatial, 1], 'volume'}."""
+        count = min(SAMPLES[self.quick], 4 * len(self.task.train))
+        drawn = [self.task.train[number] for number in range(count)]
+        return {name: np.stack([one[name] for one in drawn]) for name in drawn[0]}
+
+    def batch(self, number=0):
+        """A batch of the run without augmentation, normalised: 'image', 'label' and 'mask'."""
+        size = self.settings.batch
+        drawn = [self.task.train[number * size + index] for index in range(size)]
+        batch = {name: np.stack([one[name] for one in drawn]) for name in ("image", "label")}
+        return jax.device_get(normalised(batch, self.preprocessing))
+
+    # The network and its loss
+
+    @functools.cached_property
+    def model(self):
+        """The network, see `models`."""
+        return models.build(**self.settings.programs["model"])
+
+    @functools.cached_property
+    def loss(self):
+        """(logits, label, mask, weights, gates=None) -> (total, terms) of the run."""
+        arguments = self.settings.programs
+        return programs.weighted_losses(arguments["terms"], **arguments["loss"])
+
+    @property
+    def loss_weights(self):
+        """{term: weight} of `stage`."""
+        return self.stage.loss_weights
+
+    @functools.cached_property
+    def programs(self):
+        """`programs.Programs` of the run."""
+        return self.given.get("programs") or programs.build(
+            **self.settings.programs,
+            shape=self.task.shape,
+            preprocessing=self.preprocessing,
+            augment=self.task.augment,
+        )
+
+    @functools.cached_property
+    def fresh(self):
+        """`TrainState` before the first update."""
+        return self.programs.fresh_state()
+
+    def trained(self, which="best"):
+        """`Trained` weights of the 'best' or 'latest' checkpoint; `Skipped` without one."""
+        if not self.workdir:
+            raise Skipped("there is no run yet")
+        try:
+            variables, stored, step = checkpoints.read_variables(self.workdir, which)
+        except (OSError, ValueError) as error:
+            raise Skipped(f"no checkpoint can be read: {error}") from error
+        return Trained(variables, step, stored["epoch"])
+
+    @functools.cached_property
+    def best(self):
+        """`Trained` weights of the best checkpoint."""
+        return self.trained("best")
+
+    @functools.cached_property
+    def latest(self):
+        """`Trained` weights of the latest checkpoint."""
+        return self.trained("latest")
+
+    # What the run has left
+
+    @functools.cached_property
+    def run(self):
+        """`runs.run.Run`; `Skipped` before it."""
+        if not self.workdir:
+            raise Skipped("there is no run yet")
+        return opened.open_run(self.workdir)
+
+    @functools.cached_property
+    def epochs(self):
+        """The run's events `by_epoch`; `Skipped` without any."""
+        found = by_epoch(self.run.events)
+        if not found:
+            raise Skipped("events.jsonl holds no epoch")
+        return found
+
+    @functools.cached_property
+    def predictions(self):
+        """[(id, probability [D, H, W], encoded label, image)] of the validation volumes.
+
+        Of the best raw weights, as the run stored them at its end; computed from the best
+        checkpoint where the run has not ended. `Skipped` where neither is possible.
+        """
+        if self.run.probabilities:
+            found = []
+            for name in _spread(sorted(self.run.probabilities), MOST_VOLUMES[self.quick]):
+                image, label, probability = opened.read_volume(self.run, name)
+                if label is not None:
+                    found.append((name, np.asarray(probability, np.float32), label, image))
+            if found:
+                return found
+        if self.of_images:
+            raise Skipped("the run has not ended, so it holds no predictions")
+        network, found = self.programs.network, []
+        for volume, _, logits in self.task.segment(network, self.best.variables):
+            image, label = self.settings.kind.read_pair(volume, self.task.train.table)
+            found.append((volume.id, np.asarray(jax.nn.sigmoid(logits)), label, image))
+            if len(found) >= MOST_VOLUMES[True]:
+                break
+        return found
+
+    @property
+    def judged_on(self):
+        """`JudgedOn` of the validation part."""
+        return self.run.judged_on if self.workdir else None
+
+    @functools.cached_property
+    def holds_out(self):
+        """Whether the validation part was held out from training."""
+        if self.workdir:
+            return self.judged_on.volumes != judged.TRAINING
+        return not set(self.task.train_ids) & set(self.task.validation_ids)
+
+
+def of_run(workdir, quick=False):
+    """`Evidence` of a run: finished, stopped or under way.
+
+    Raises:
+      FileNotFoundError, ValueError: the folder holds no run, or its config.json is damaged.
+    """
+    run = opened.open_run(workdir)
+    if not run.config:
+        raise FileNotFoundError(
+            f"{run.workdir / 'config.json'} does not exist: restore it from a copy, or start the "
+            "run again."
+        )
+    return Evidence(configuration.from_dict(run.config), run.workdir, quick)
+
+
+def by_epoch(events):
+    """One dict per epoch: its number as 'epoch', and its events by kind.
+
+    Keys are 'train', 'validation', 'volumes', 'validation swa', …, each {metric: value}, and
+    'decisions', a list of dicts. Epochs without training metrics are left out.
+    """
+    found = {}
+    for event in events:
+        one = found.setdefault(event["epoch"], {"epoch": event["epoch"], "decisions": []})
+        if event["kind"] == "decision":
+            one["decisions"].append(event["decision"])
+        elif event["kind"] not in ("update", "finding"):
+            one[event["kind"]] = event
+    return [found[epoch] for epoch in sorted(found) if "train" in found[epoch]]
+
+
+def foreground_share(label):
+    """Share of foreground among the labelled voxels of an encoded label."""
+    labelled = np.count_nonzero(label != MASKED)
+    return np.count_nonzero(label == FOREGROUND) / max(labelled, 1)
+
+
+def _items(sampler):
+    return sampler.volumes if hasattr(sampler, "volumes") else sampler.examples
+
+
+def _spread(items, most):
+    """At most `most` of a list, evenly."""
+    if len(items) <= most:
+        return list(items)
+    return [items[int(number)] for number in np.linspace(0, len(items) - 1, most)]

@@ -1,0 +1,88 @@
+"""Run the checks on a configuration or a run, and put what they find in order."""
+
+import time
+from typing import NamedTuple
+
+from jax_seg.diagnosis import (
+    augmentation,
+    judging,
+    labels,
+    loss,
+    network,
+    optimization,
+    sampling,
+    volumes,
+)
+from jax_seg.diagnosis.finding import Skipped, ordered
+
+FAMILIES = (labels, volumes, sampling, augmentation, loss, optimization, network, judging)
+CHECKS = tuple(check for family in FAMILIES for check in family.CHECKS)
+
+
+class Report(NamedTuple):
+    """What an examination found.
+
+    Attributes:
+      findings: list of Finding, in order.
+      checked: names of the causes that were looked for.
+      skipped: {name of a cause: why it was not looked for}.
+      seconds: that it took.
+      took: {name of a check's first cause: its seconds}.
+    """
+
+    findings: list
+    checked: list
+    skipped: dict
+    seconds: float
+    took: dict
+
+    @property
+    def errors(self):
+        """The findings that are errors."""
+        return [finding for finding in self.findings if finding.severity == "error"]
+
+    def as_json(self):
+        """{'findings', 'checked', 'skipped', 'seconds'}."""
+        return {
+            "findings": [finding.as_json() for finding in self.findings],
+            "checked": self.checked,
+            "skipped": self.skipped,
+            "seconds": round(self.seconds, 2),
+        }
+
+
+def examine(evidence, checks=CHECKS):
+    """Run checks on `Evidence`: the quick ones if it is quick, those of runs if it has one.
+
+    Returns:
+      Report.
+
+    Raises:
+      ValueError, OSError: the configuration or the data cannot be trained on.
+    """
+    started = time.monotonic()
+    evidence.settings, evidence.task  # noqa: B018  what cannot be trained on is refused first
+    findings, checked, skipped, took = [], [], {}, {}
+    for check in checks:
+        if why := _not_now(check, evidence):
+            skipped |= dict.fromkeys(check.causes, why)
+            continue
+        began = time.monotonic()
+        try:
+            findings += check.find(evidence)
+            checked += check.causes
+        except Skipped as why:
+            skipped |= dict.fromkeys(check.causes, str(why))
+        took[check.causes[0]] = time.monotonic() - began
+    skipped = {name: why for name, why in skipped.items() if name not in checked}
+    checked = list(dict.fromkeys(checked))
+    return Report(ordered(findings), checked, skipped, time.monotonic() - started, took)
+
+
+def _not_now(check, evidence):
+    """Why a check does not run, or ''."""
+    if check.needs == "run" and not evidence.workdir:
+        return "there is no run yet"
+    if evidence.quick and not check.quick:
+        return "it takes longer than a quick examination"
+    return ""
