@@ -2,7 +2,6 @@
 
 import collections
 
-import grain
 import jax
 import numpy as np
 
@@ -41,6 +40,8 @@ def batches(sampler, *, batch, start, count, threads):
     """
     if threads < 0:
         raise ValueError(f"data.threads is {threads}; set it to 0 or more.")
+    import grain  # late: it takes a fifth of a second to start, and prediction does not need it
+
     source = _From(sampler, start, start + batch * count)
     dataset = grain.MapDataset.source(source).batch(batch)
     ahead = min(2 * threads, 16)

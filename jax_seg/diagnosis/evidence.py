@@ -23,7 +23,7 @@ from jax_seg.training.settings import read_settings
 from jax_seg.training.step import normalised
 
 MOST_VOLUMES = {True: 8, False: 24}  # examined of each part, quick or not
-LARGEST = {True: 96, False: 160}  # voxels along an axis; larger volumes are cropped to their middle
+LARGEST = {True: 96**3, False: 160**3}  # voxels; a larger volume is cropped to its middle
 SAMPLES = {True: 16, False: 64}  # training samples drawn
 
 
@@ -172,7 +172,7 @@ class Evidence:
             cache, table = self.task.train.cache, self.task.train.table
             readers = cache.open(item.image), cache.open(item.label)
             shape = readers[0].shape
-            size = tuple(min(n, LARGEST[self.quick]) for n in shape)
+            size = _cropped(shape, LARGEST[self.quick])
             start = tuple((n - s) // 2 for n, s in zip(shape, size, strict=True))
             image = readers[0].read(start, size)
             label = labels.encode(readers[1].read(start, size), table, item.label)
@@ -336,6 +336,15 @@ def foreground_share(label):
     """Share of foreground among the labelled voxels of an encoded label."""
     labelled = np.count_nonzero(label != MASKED)
     return np.count_nonzero(label == FOREGROUND) / max(labelled, 1)
+
+
+def _cropped(shape, most):
+    """`shape`, or a part of at most `most` voxels: its longest axis is halved until it fits."""
+    size = list(shape)
+    while np.prod(size) > most:
+        longest = int(np.argmax(size))
+        size[longest] = (size[longest] + 1) // 2
+    return tuple(size)
 
 
 def _items(sampler):

@@ -51,8 +51,12 @@ class Report(NamedTuple):
         }
 
 
-def examine(evidence, checks=CHECKS):
+def examine(evidence, checks=None):
     """Run checks on `Evidence`: the quick ones if it is quick, those of runs if it has one.
+
+    Args:
+      evidence: Evidence.
+      checks: of `Check`; None for all.
 
     Returns:
       Report.
@@ -63,7 +67,7 @@ def examine(evidence, checks=CHECKS):
     started = time.monotonic()
     evidence.settings, evidence.task  # noqa: B018  what cannot be trained on is refused first
     findings, checked, skipped, took = [], [], {}, {}
-    for check in checks:
+    for check in CHECKS if checks is None else checks:
         if why := _not_now(check, evidence):
             skipped |= dict.fromkeys(check.causes, why)
             continue

@@ -10,7 +10,7 @@ import math
 import re
 from importlib import resources
 
-from jax_seg.report import charts, markup, sections, tuning
+from jax_seg.report import charts, diagnosis, markup, sections, tuning
 from jax_seg.report.views import views
 from jax_seg.runs import run as opened
 from jax_seg.system.files import replacing
@@ -48,9 +48,11 @@ def make_page(runs):
         "optimization": charts.optimization(runs),
         "foreground": charts.foreground(runs),
         "thresholds": charts.thresholds(runs),
+        "diagnosis": diagnosis.charts(runs),
     }
     written = {
         "Verdict": sections.verdict(runs, problems),
+        "Diagnosis": diagnosis.section(runs, drawn),
         "Runs side by side": sections.comparison(runs),
         "Slices": sections.slices(volumes),
         f"{noun.capitalize()} by {noun}": sections.volume_table(runs, {v["id"] for v in volumes}),

@@ -85,6 +85,11 @@ class Run:
         return self._read("postprocess.json")
 
     @functools.cached_property
+    def examined(self):
+        """What `jax_seg.doctor` found last, or None."""
+        return self._read("doctor.json")
+
+    @functools.cached_property
     def missing(self):
         """Sentences on what a finished run would have."""
         return _missing(self)

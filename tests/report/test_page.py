@@ -22,7 +22,13 @@ def run_with(events=(), config=None, **fields):
     """A `runs.run.Run` of nothing but what is given."""
     run = opened.Run(None, config or {}, "run")
     given = {"scores": {}, "validation": {}, "volumes": {}, "probabilities": {}, "labelled": {}}
-    given |= {"tuned": None, "chosen": None, "missing": [], "events": list(events)}
+    given |= {
+        "tuned": None,
+        "chosen": None,
+        "examined": None,
+        "missing": [],
+        "events": list(events),
+    }
     vars(run).update(given | fields)  # what would be read from the folder
     return run
 
