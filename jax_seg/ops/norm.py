@@ -40,11 +40,26 @@ def instance_norm_leaky_relu(x, slope=0.01, epsilon=1e-5):
 def _forward(x, slope, epsilon):
     x32 = x.astype(jnp.float32)
     axes = _spatial_axes(x)
-    mean = x32.mean(axes, keepdims=True)
-    variance = jnp.square(x32 - mean).mean(axes, keepdims=True)
+    mean, variance = _statistics(x32, axes)
     scale = jax.lax.rsqrt(variance + epsilon)
     y = jax.nn.leaky_relu((x32 - mean) * scale, slope).astype(x.dtype)
     return y, (y, scale)
+
+
+def _statistics(x32, axes):
+    """(mean, biased variance) over `axes`, kept as axes of 1, in one pass over memory.
+
+    Of the distances from a rough mean, that of every 512th voxel, so that little cancels in
+    E(d²) - E(d)² (Chan et al. 1983, "Algorithms for computing the sample variance", §3).
+    """
+    some = x32[
+        tuple(slice(None, None, 8) if axis in axes else slice(None) for axis in range(x32.ndim))
+    ]
+    rough = jax.lax.stop_gradient(some.mean(axes, keepdims=True))
+    distance = x32 - rough
+    mean = distance.mean(axes, keepdims=True)
+    squares = jnp.square(distance).mean(axes, keepdims=True)
+    return rough + mean, jnp.maximum(squares - jnp.square(mean), 0.0)
 
 
 def _backward(slope, epsilon, saved, gradient):

@@ -10,12 +10,8 @@ from jax_seg.training import programs
 from jax_seg.training.settings import read_settings
 
 
-def step_bytes(config):
-    """Bytes that a training step of the configuration holds on the device, as compiled.
-
-    Weights, optimizer state, the batches of one update and all intermediate results, as reported by
-    the compiler.
-    """
+def abstract_step(config):
+    """(training step, its arguments as shapes and types) of a configuration, without its data."""
     settings = read_settings(config)
     kind, task, plan = settings.kind, settings.task, settings.plan
     shape, preprocessing = kind.sample_shape(task["data"]), Preprocessing(0.0, 1.0, 0.0, 1.0)
@@ -36,8 +32,17 @@ def step_bytes(config):
         "loss_weights": dict.fromkeys(plan[0].loss_weights, one),
     }
     state = jax.eval_shape(compiled.fresh_state)
-    lowered = compiled.train_step.lower(state, batch, knobs, plan[0].accumulate)
-    memory = lowered.compile().memory_analysis()
+    return compiled.train_step, (state, batch, knobs, plan[0].accumulate)
+
+
+def step_bytes(config):
+    """Bytes that a training step of the configuration holds on the device, as compiled.
+
+    Weights, optimizer state, the batches of one update and all intermediate results, as reported by
+    the compiler.
+    """
+    step, arguments = abstract_step(config)
+    memory = step.lower(*arguments).compile().memory_analysis()
     return (
         memory.temp_size_in_bytes
         + memory.argument_size_in_bytes

@@ -1,0 +1,124 @@
+"""What the training step will do on a graphics card that is not there, from its compiled program.
+
+    python -m benchmarks.gpu_program                     v6 at 128³ in bfloat16, for an H100
+    python -m benchmarks.gpu_program --card l4 --config configs/v6.py --batch 2 --patch 96
+
+Needs the extra 'cuda12' (XLA's plugin for CUDA), but no card. Prints memory, traffic and
+operations by kind of kernel, the layouts of convolutions, and the time below which the card cannot
+go: for each kernel the longer of its operations at the card's matrix rate and its bytes at the
+card's bandwidth. Traffic counts the operands and results of each kernel; what is served from the
+cache costs less.
+"""
+
+import argparse
+import collections
+import os
+import sys
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX: a card that is there is not used
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from benchmarks.cards import CARDS, target_config
+from benchmarks.program_text import kernels
+from jax_seg.system import config_file
+from jax_seg.training import find_batch
+
+LARGE = 64 * 2**20  # bytes; transposes and copies above it are listed
+SHOWN = 12  # kernels with most traffic
+
+
+def compile_step(config, card):
+    """The compiled training step of a ConfigDict for a `Card`."""
+    topology = topologies.get_topology_desc(
+        "", platform="cuda", target_config=target_config(card), topology="1x1x1"
+    )
+    sharding = NamedSharding(Mesh(np.array(topology.devices), ("device",)), PartitionSpec())
+    step, arguments = find_batch.abstract_step(config)
+    *arrays, accumulate = arguments
+    arrays = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), arrays
+    )
+    lowered = step.trace(*arrays, accumulate).lower(lowering_platforms=("cuda",))
+    return lowered.compile(compiler_options={"xla_gpu_autotune_level": 0})
+
+
+def main(argv=None):
+    """Run the command line; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_program")
+    parser.add_argument("--card", choices=CARDS, default="h100")
+    parser.add_argument("--config", default="configs/v6.py", help="of volumes or images")
+    parser.add_argument("--batch", type=int, help="per step (default: the configuration's)")
+    parser.add_argument("--patch", type=int, help="voxels along an axis, or pixels of an image")
+    parser.add_argument("--dtype", default="bfloat16", help="compute type")
+    arguments = parser.parse_args(argv)
+    card = CARDS[arguments.card]
+    config = config_file.load(arguments.config)
+    config.model.dtype = arguments.dtype
+    config.data.batch = arguments.batch or config.data.batch
+    if arguments.patch and "patch" in config.data:
+        config.data.patch = (arguments.patch,) * 3
+    elif arguments.patch:
+        config.data.side = arguments.patch
+    try:
+        compiled = compile_step(config, card)
+    except (RuntimeError, ValueError) as error:
+        if "cuda" not in str(error).lower():
+            raise
+        print(f"Error: {error}\nInstall the extra: pip install '.[cuda12]'.", file=sys.stderr)
+        return 1
+    print(f"{card.name}, {arguments.config}, batch {config.data.batch}, {arguments.dtype}")
+    print("\n".join(report(compiled, card, config.data.batch)))
+    return 0
+
+
+def report(compiled, card, batch):
+    """Lines on a compiled training step of `batch` samples for a `Card`."""
+    memory, found = compiled.memory_analysis(), kernels(compiled.as_text())
+    held = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+    yield (
+        f"memory: {memory.temp_size_in_bytes / 1e9:.2f} GB temporary, "
+        f"{memory.argument_size_in_bytes / 1e9:.2f} GB arguments, "
+        f"{held / card.memory:.0%} of the card's {card.memory / 1e9:.0f} GB"
+    )
+    yield f"{'kind':20} {'kernels':>8} {'GB moved':>9} {'TFLOP':>7} {'floor, ms':>10}"
+    for kind in dict.fromkeys(kernel.kind for kernel in found):
+        yield _row(kind, [kernel for kernel in found if kernel.kind == kind], card)
+    yield _row("all", found, card)
+    floor = sum(_seconds(kernel, card) for kernel in found)
+    yield f"at best {batch / floor:.0f} samples per second"
+    convolutions = [kernel for kernel in found if kernel.kind == "convolution"]
+    layouts = collections.Counter((kernel.layout, kernel.type) for kernel in convolutions)
+    yield "convolutions: " + ", ".join(
+        f"{count} {layout} in {kind}" for (layout, kind), count in layouts.items()
+    )
+    large = [k for k in found if k.kind == "transpose or copy" and k.traffic > LARGE]
+    yield f"transposes and copies above 64 MB: {len(large)}"
+    yield "most traffic:"
+    for kernel in sorted(found, key=lambda kernel: -kernel.traffic)[:SHOWN]:
+        yield f"  {kernel.traffic / 1e9:6.2f} GB  {kernel.kind:18} {_place(kernel.source)}"
+
+
+def _row(name, found, card):
+    traffic = sum(kernel.traffic for kernel in found)
+    operations = sum(kernel.operations for kernel in found)
+    floor = 1e3 * sum(_seconds(kernel, card) for kernel in found)
+    return f"{name:20} {len(found):8} {traffic / 1e9:9.2f} {operations / 1e12:7.2f} {floor:10.2f}"
+
+
+def _seconds(kernel, card):
+    return max(kernel.traffic / card.bandwidth, kernel.operations / card.matrix_rate)
+
+
+def _place(source):
+    """'backward encoder_0/conv_0': the part of the network that an operation belongs to."""
+    direction = "backward " if "transpose(" in source else ""
+    parts = [p for p in source.split("/") if "(" not in p and p not in ("cond", "while", "body")]
+    return direction + "/".join(parts[:3])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""Read what a compiled GPU program does from its text: kernels, their bytes and operations."""
+
+import math
+import re
+from typing import NamedTuple
+
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f64": 8, "s64": 8, "u64": 8}
+NO_KERNEL = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}
+_SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
+_LINE = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
+_HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+
+
+class Kernel(NamedTuple):
+    """A kernel that the program launches.
+
+    Attributes:
+      name: in the text.
+      kind: 'convolution', 'matrix product', 'transpose or copy', 'concatenation', 'reduction' or
+        'elementwise'.
+      traffic: bytes of its operands and results, times its calls.
+      operations: multiplications and additions of convolutions, times its calls; else 0.
+      source: the operation of the program that it comes from.
+      layout: 'dim_labels' of a convolution, else ''.
+      type: of its first result, as 'bf16'.
+    """
+
+    name: str
+    kind: str
+    traffic: int
+    operations: int
+    source: str
+    layout: str
+    type: str
+
+
+def kernels(text):
+    """List of `Kernel` of a program's text, those of loops counted as often as they run."""
+    computations, entry = _computations(text)
+    return _of_computation(computations, entry, 1)
+
+
+def shape_bytes(text):
+    """Bytes of all shapes in a text, 'bf16[2,3]' or a tuple of them."""
+    return sum(
+        BYTES.get(kind, 4) * math.prod(map(int, filter(None, sizes.split(","))))
+        for kind, sizes in _SHAPE.findall(text)
+    )
+
+
+def _computations(text):
+    """({name: [(name, result, opcode, rest of the line)]}, name of the entry)."""
+    found, entry, current = {}, None, None
+    for line in text.splitlines():
+        if head := _HEAD.match(line):
+            current = found.setdefault(head[2], [])
+            entry = head[2] if head[1] else entry
+        elif current is not None and (match := _LINE.match(line)):
+            current.append(match.groups())
+    return found, entry
+
+
+def _of_computation(computations, name, times):
+    lines = computations[name]
+    results = {line[0]: line[1] for line in lines}
+    found = []
+    for name, result, opcode, rest in lines:
+        if opcode in NO_KERNEL:
+            continue
+        if opcode in ("while", "conditional", "call"):
+            for body, count in _inner(computations, rest, opcode):
+                found += _of_computation(computations, body, times * count)
+            continue
+        operands = re.findall(r"%([\w.\-]+)", rest.split("metadata=")[0].split("calls=")[0])
+        read = sum(
+            _read(computations, rest, number, results[one])
+            for number, one in enumerate(operands)
+            if one in results
+        )
+        kind = _kind(name, opcode, rest)
+        source = re.search(r'op_name="([^"]*)"', rest)
+        layout = re.search(r"dim_labels=(\w+)", rest)
+        found.append(
+            Kernel(
+                name,
+                kind,
+                times * (read + shape_bytes(result)),
+                times * _operations(result, rest, results, operands),
+                source[1] if source else "",
+                layout[1] if layout and kind == "convolution" else "",
+                _SHAPE.search(result)[1] if _SHAPE.search(result) else "",
+            )
+        )
+    return found
+
+
+def _read(computations, rest, number, shape):
+    """Bytes that a kernel reads of an operand: of one that is only sliced, those of the slices."""
+    fused = re.search(r"calls=%?([\w.\-]+)", rest)
+    lines = computations.get(fused[1], ()) if fused else ()
+    start = f"{number})"
+    parameter = [
+        name
+        for name, _, opcode, inner in lines
+        if opcode == "parameter" and inner.startswith(start)
+    ]
+    slices = _slices(lines, parameter[0]) if parameter else None
+    if not slices:
+        return shape_bytes(shape)
+    whole = math.prod(_sizes(shape))
+    return shape_bytes(shape) * sum(math.prod(_sizes(one)) for one in slices) // whole
+
+
+def _slices(lines, name):
+    """Results of the slices through which alone a value is used; None where it is used as it is."""
+    found = []
+    for user, result, opcode, inner in lines:
+        if not re.search(rf"%{re.escape(name)}\b(?![.\w])", inner.split("metadata=")[0]):
+            continue
+        one = [result] if opcode == "slice" else None
+        if opcode in ("convert", "bitcast"):
+            one = _slices(lines, user)
+        if one is None:
+            return None
+        found += one
+    return found or None
+
+
+def _inner(computations, rest, opcode):
+    """[(computation, how often it runs)]: of branches the one with most traffic."""
+    if opcode == "while":
+        trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
+        return [(re.search(r"body=%?([\w.\-]+)", rest)[1], int(trips[1]) if trips else 1)]
+    if opcode == "call":
+        return [(re.search(r"to_apply=%?([\w.\-]+)", rest)[1], 1)]
+    branches = re.search(r"branch_computations=\{([^}]*)\}", rest)
+    names = re.findall(r"%([\w.\-]+)", branches[1]) if branches else []
+    names += re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", rest)
+    cost = {n: sum(k.traffic for k in _of_computation(computations, n, 1)) for n in names}
+    return [(max(cost, key=cost.get), 1)] if cost else []
+
+
+def _kind(name, opcode, rest):
+    if "__cudnn$conv" in rest or opcode == "convolution":
+        return "convolution"
+    if "gemm" in name or "__cublas" in rest or opcode == "dot":
+        return "matrix product"
+    if opcode in ("copy", "transpose") or re.match(r"\w*(transpose|copy)", name):
+        return "transpose or copy"
+    if "concatenate" in name:
+        return "concatenation"
+    return "reduction" if "reduce" in name else "elementwise"
+
+
+def _operations(result, rest, results, operands):
+    """Of a convolution: twice the products of its direct form; 0 for other kernels."""
+    if "__cudnn$conv" not in rest:
+        return 0
+    shapes = [_sizes(results[one]) for one in operands if one in results][:2]
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", rest)
+    if len(shapes) < 2 or not labels:
+        return 0
+    spatial = math.prod(map(int, re.search(r"size=([\dx]+)", rest)[1].split("x")))
+    image, kernel = (dict(zip(labels[n + 1], shapes[n], strict=True)) for n in (0, 1))
+    if "Forward" in rest:
+        return 2 * math.prod(_sizes(result)) * spatial * kernel["i"]
+    if "BackwardInput" in rest:  # the first operand is the gradient of the result
+        return 2 * math.prod(shapes[0]) * spatial * _sizes(result)[labels[1].index("f")]
+    features = math.prod(_sizes(result)) // spatial  # of a kernel's gradient: inputs × outputs
+    voxels = math.prod(image[axis] for axis in image if axis != "f")
+    return 2 * voxels * spatial * features
+
+
+def _sizes(text):
+    return [int(size) for size in _SHAPE.search(text)[2].split(",") if size]
