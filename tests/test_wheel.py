@@ -77,7 +77,7 @@ def trained(installed):
     """The workdir of a run that was started, and resumed, beside the commands' folder."""
     command = [installed.python, "launch.py", "--config=configs/tiny.py", "--workdir=run"]
     first = _run(command, installed.work)
-    second = _run([*command, "--config.train.epochs=2"], installed.work)
+    second = _run([*command, "--config.train.epochs=2", "--doctor=off"], installed.work)
     assert "Epoch 0 Train" in first and "Epoch 1 Train" not in first
     assert "Epoch 1 Train" in second and "Epoch 0 Train" not in second
     return installed.work / "run"

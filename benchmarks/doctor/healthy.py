@@ -90,14 +90,14 @@ def hippocampus(folder):
 
 def _compact():
     config = base.get_config()
-    config.data.update(patch=(32, 32, 32), patches_per_volume=3, threads=1, folds=4)
+    config.data.update(patch=(32, 32, 32), patches_per_volume=4, threads=1, folds=4)
     config.data.update(foreground=(1, 2), ignore=())
     config.model.update(filters=4, poolings=2)
     config.loss.weights.update(dice=0.5, cross_entropy=0.5, focal=0.0)
     config.optimizer.update(name="adamw", weight_decay=1e-2, clip_norm=1.0)
     config.schedule.update(name="cosine", learning_rate=5e-3, warmup_epochs=1)
-    config.train.epochs = 10
-    config.validate.update(metric="dice", volumes_every=2, patches_per_volume=2)
+    config.train.epochs = 16
+    config.validate.update(metric="dice", volumes_every=4, patches_per_volume=2)
     config.plateau.update(worse_epochs=0, rollback_fraction=0.0, patience=0)
     config.average.swa_every = 0
     config.noise.std = 0.0

@@ -11,6 +11,8 @@ import tifffile
 
 from configs import base
 from jax_seg.data import synthetic
+from jax_seg.system import configuration
+from jax_seg.system.files import write_json
 from jax_seg.training import run as training
 
 
@@ -86,6 +88,7 @@ def train(setup, kept):
     if not (finished / "scores.json").exists():
         training.run(setup.config, finished)
     shutil.copytree(finished, workdir)
+    write_json(workdir / "config.json", configuration.as_dict(setup.config))  # where its data are
     for change in setup.after:
         change(workdir)
     return workdir

@@ -25,6 +25,7 @@ from jax_seg.training.step import normalised
 MOST_VOLUMES = {True: 8, False: 24}  # examined of each part, quick or not
 LARGEST = {True: 96**3, False: 160**3}  # voxels; a larger volume is cropped to its middle
 SAMPLES = {True: 16, False: 64}  # training samples drawn
+AUGMENTED = 2**21  # voxels of those of them that are augmented, which are at least 8 samples
 
 
 class Example(NamedTuple):
@@ -193,6 +194,17 @@ class Evidence:
         batch = {name: np.stack([one[name] for one in drawn]) for name in ("image", "label")}
         return jax.device_get(normalised(batch, self.preprocessing))
 
+    @functools.cached_property
+    def augmented(self):
+        """(plain, changed): the first `samples` before and after augmentation, normalised.
+
+        Either is {'image', 'label', 'mask'}, as in `batch`.
+        """
+        count = max(8, AUGMENTED // int(np.prod(self.task.shape[:-1])))
+        drawn = {name: self.samples[name][:count] for name in ("image", "label")}
+        plain = jax.device_get(normalised(drawn, self.preprocessing))
+        return plain, jax.device_get(once(self.task.augment)(jax.random.key(0), plain))
+
     # The network and its loss
 
     @functools.cached_property
@@ -330,6 +342,11 @@ def by_epoch(events):
         elif event["kind"] not in ("update", "finding"):
             one[event["kind"]] = event
     return [found[epoch] for epoch in sorted(found) if "train" in found[epoch]]
+
+
+def once(function):
+    """A function that is called once: compiling it takes much longer than running it."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def foreground_share(label):

@@ -5,17 +5,25 @@ from typing import NamedTuple
 
 from jax_seg.diagnosis import (
     augmentation,
+    control,
+    figures,
     judging,
     labels,
     loss,
     network,
     optimization,
+    predictions,
     sampling,
+    schedules,
+    validation,
     volumes,
 )
 from jax_seg.diagnosis.finding import Skipped, ordered
 
-FAMILIES = (labels, volumes, sampling, augmentation, loss, optimization, network, judging)
+FAMILIES = (
+    *(labels, volumes, sampling, augmentation, loss, schedules, optimization, control, figures),
+    *(network, validation, judging, predictions),
+)
 CHECKS = tuple(check for family in FAMILIES for check in family.CHECKS)
 
 

@@ -1,3 +1,5 @@
-"""Checks of loss."""
+"""Checks of the loss: what answers it asks for, and how its terms share the gradient."""
 
-CHECKS = ()
+from jax_seg.diagnosis import loss_answers, loss_gradients
+
+CHECKS = (*loss_answers.CHECKS, *loss_gradients.CHECKS)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 
@@ -20,7 +19,7 @@ from jax_seg.training import run as training
 from jax_seg.training import scaling, start, state
 from jax_seg.training.optimizers import make_optimizer
 from jax_seg.training.step import make_locator
-from tests import interrupted
+from tests import snapshots
 from tests.conftest import GOLDEN
 from tests.tiny_images import SIZE, get_config, write_images
 from tests.training.test_resume import ROOT, assert_same_end, finish
@@ -39,7 +38,13 @@ def compiled(tmp_path_factory):
 
 def launch(config, workdir, compiled):
     return subprocess.Popen(
-        [sys.executable, "launch.py", f"--config={config}", f"--workdir={workdir}"],
+        [
+            sys.executable,
+            "launch.py",
+            f"--config={config}",
+            f"--workdir={workdir}",
+            "--doctor=off",
+        ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -54,34 +59,41 @@ def launch(config, workdir, compiled):
 
 
 @pytest.fixture(scope="module")
-def trained(root, compiled, tmp_path_factory):
+def left(tmp_path_factory):
+    """A folder with 'killed': what a kill in the second stage would have left of `trained`."""
+    return tmp_path_factory.mktemp("left")
+
+
+@pytest.fixture(scope="module")
+def trained(root, compiled, left, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("trained")
-    finish(launch(f"tests/tiny_images.py:{root}", workdir, compiled))
+    # 3 updates an epoch, 2 epochs a stage; checkpoint 2n + 1 at the end of an epoch.
+    moments = {left / "killed": ("os.mkdir", r"/checkpoints/save_25\.")}
+    config = snapshots.at(moments, f"tests/tiny_images.py:{root}", workdir, left / "plan.json")
+    finish(launch(config, workdir, compiled))
     return workdir
 
 
 def test_a_run_killed_in_its_second_stage_ends_as_if_nothing_had_happened(
-    root, trained, compiled, tmp_path
+    root, trained, compiled, left
 ):
-    config = f"tests/tiny_images.py:{root}"
-    # 3 updates an epoch, 2 epochs a stage; checkpoint 2n + 1 at the end of an epoch.
-    second_stage = ("os.mkdir", r"/checkpoints/save_25\.")
-    killed = launch(interrupted.at(second_stage, config), tmp_path, compiled)
-    finish(killed, status=-signal.SIGKILL)
-    finish(launch(config, tmp_path, compiled))
-    assert_same_end(tmp_path, trained)
+    workdir = left / "killed"
+    assert not (workdir / "scores.json").exists()
+    finish(launch(f"tests/tiny_images.py:{root}", workdir, compiled))
+    assert_same_end(workdir, trained)
     for program in ("train_step", "evaluate", "network"):
         assert len(list(compiled.glob(f"jit_{program}-*-cache"))) == 1, program
 
 
 def test_a_frozen_encoder_keeps_its_bits_and_thaws(trained):
+    # 3 updates an epoch, 2 epochs a stage
+    params = {s: checkpoints.read_variables(trained, s)[0]["params"] for s in (3, 6, 12)}
+
     def changed(module, first, last):
-        one, other = (
-            checkpoints.read_variables(trained, step)[0]["params"][module] for step in (first, last)
-        )
+        one, other = params[first][module], params[last][module]
         return any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), one, other)))
 
-    assert not changed("encoder", 3, 6)  # 3 updates an epoch, 2 epochs a stage
+    assert not changed("encoder", 3, 6)
     assert changed("up_0", 3, 6)
     assert changed("encoder", 6, 12)
 
@@ -137,9 +149,9 @@ def test_prediction_writes_maps_of_the_images_size(root, trained, tmp_path, caps
     assert len(names) == 2
     # The same maps as the run's own evaluation, up to the rounding of a logit.
     kept = sorted((trained / "validation" / "probabilities").glob("*.png"))
+    images = [str(root / "Train" / "Image" / f"{path.stem}.jpg") for path in kept]
+    assert predict.main([*command, *images]) == 0
     for path in kept:
-        image = root / "Train" / "Image" / f"{path.stem}.jpg"
-        assert predict.main([*command, str(image)]) == 0
         with Image.open(path) as ours, Image.open(tmp_path / "maps" / path.name) as theirs:
             assert theirs.size == SIZE
             np.testing.assert_allclose(np.asarray(ours, float), np.asarray(theirs, float), atol=1)
@@ -218,7 +230,7 @@ def test_an_explosion_is_caught_before_the_weights_change(root, tmp_path):
 
 
 def test_the_first_broken_layer_is_found():
-    model = models.build("unet", filters=2, poolings=2, dimensions=2)
+    model = models.build("unet", filters=2, poolings=1, dimensions=2)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
     params = variables["params"]
     bottleneck = jax.tree.map(lambda leaf: leaf * jnp.nan, params["bottleneck"])

@@ -1,6 +1,7 @@
 """A run that is killed at any moment and started again ends as if nothing had happened."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,14 +12,16 @@ import pytest
 
 from jax_seg.runs import checkpoints
 from jax_seg.runs.events import read_events
-from tests import interrupted
+from jax_seg.training import run as training
+from tests import interrupted, snapshots
+from tests import tiny as tiny_run
 from tests.conftest import ROOT, TIME_LIMIT
 
 
 def start(config, workdir):
-    command = [sys.executable, "launch.py", f"--config={config}", f"--workdir={workdir}"]
+    options = [f"--config={config}", f"--workdir={workdir}", "--doctor=off"]
     return subprocess.Popen(
-        command,
+        [sys.executable, "launch.py", *options],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -39,9 +42,16 @@ def tiny(volumes_folder):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tiny, tmp_path_factory):
+def left(tmp_path_factory):
+    """Where copies of the uninterrupted run go: what a kill at each moment would have left."""
+    return tmp_path_factory.mktemp("left")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny, left, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("uninterrupted")
-    finish(start(tiny, workdir))
+    copies = {left / name: moment for name, moment in MOMENTS.items()}
+    finish(start(snapshots.at(copies, tiny, workdir, left / "plan.json"), workdir))
     return workdir
 
 
@@ -66,12 +76,27 @@ MOMENTS = {  # of 12 updates, 4 an epoch, with checkpoint 2n after update n, 2n 
     "in the second epoch": ("os.mkdir", r"/checkpoints/save_14\."),
     "as the second epoch is saved": ("os.rename", r"/checkpoints/save_17\.[^/]*$"),
 }
+KILLED = "during the second save"  # there a process is killed as well
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_run_ends_bit_identical(moment, tiny, uninterrupted, tmp_path):
-    killed = start(interrupted.at(MOMENTS[moment], tiny), tmp_path)
+def whole_saves(workdir):
+    """Names of the checkpoints whose save has come to its end."""
+    return {
+        p.name for p in (workdir / "checkpoints").iterdir() if re.fullmatch(r"save_\d+", p.name)
+    }
+
+
+@pytest.mark.parametrize("moment", [name for name in MOMENTS if name != KILLED])
+def test_killed_run_ends_bit_identical(moment, volumes_folder, uninterrupted, left):
+    assert not (left / moment / "scores.json").exists()
+    training.run(tiny_run.get_config(str(volumes_folder)), left / moment)
+    assert_same_end(left / moment, uninterrupted)
+
+
+def test_killed_process_leaves_what_the_copies_hold(tiny, uninterrupted, left, tmp_path):
+    killed = start(interrupted.at(MOMENTS[KILLED], tiny), tmp_path)
     finish(killed, status=-signal.SIGKILL)
+    assert whole_saves(tmp_path) == whole_saves(left / KILLED)
     finish(start(tiny, tmp_path))
     assert_same_end(tmp_path, uninterrupted)
 
