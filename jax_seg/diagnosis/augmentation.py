@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from scipy import ndimage
 
-from jax_seg.data.augment import augment
+from jax_seg.data.augment import PROBABILITIES, augment
 from jax_seg.data.preprocess import preprocess
 from jax_seg.diagnosis.evidence import once
 from jax_seg.diagnosis.finding import Check, Finding, Skipped
@@ -21,9 +21,11 @@ ERASED = 0.1  # of the foreground is trained as background: about the Dice that 
 LABELLED = 0.25  # of the labels remain: scaling by 1.4, the most in use, leaves (1 / 1.4)³ = 0.36
 BROKEN = 2.0  # times as many pieces
 MANY = 1 / 3  # of the samples: where most are plausible, the network learns these
-FACTOR = 2.0  # contrast within a factor of 2, and
-FINE = 4.0  # variance between neighbours within one of 4, occur among volumes of one kind
-SHIFT = 1.0  # standard deviations of the voxels of a sample
+BEYOND = 0.5  # of the range of the real samples: other scanners widen it by as much
+# What changes little for a network, however alike the real samples are:
+SHIFT = 0.5  # of the mean and other quantiles, standard deviations of the voxels of a sample
+FACTOR = 2**0.5  # of contrast
+FINE = 2.0  # of the variance between neighbours, and of coarse structure
 
 
 class Fate(NamedTuple):
@@ -146,46 +148,34 @@ def _statistics(image):
 
 
 def _outside(found, real):
-    """bool [N, statistics]: beyond the range of the real ones by more than that range again.
-
-    And by more than what changes nothing for a network: see SHIFT, FACTOR and FINE.
-    """
+    """bool [N, statistics]: far beyond the range of the real ones, see BEYOND and the rest."""
     low, high = real.min(0), real.max(0)
     least = np.full(real.shape[1], np.log(FINE))
     least[0] = SHIFT * np.exp(np.median(real[:, 1]))
     least[1], least[2:5] = np.log(FACTOR), SHIFT
-    return np.maximum(low - found, found - high) > np.maximum(high - low, least)
+    return np.maximum(low - found, found - high) > np.maximum(BEYOND * (high - low), least)
 
 
 def _responsible(evidence, name, larger):
     """The field of the range that changes a statistic, among the transforms that are on."""
-    if name == STATISTICS[-1]:
-        kinds = ("noise",) if larger else ("blur", "low_resolution")
-    elif name in STATISTICS[2:5]:
-        kinds = ("gamma", "gamma_inverted")
-    elif name == STATISTICS[5]:
-        kinds = ("scale", "noise", "blur", "low_resolution")
-    else:
-        kinds = ("brightness", "contrast")
-    every = (
-        *kinds,
-        "noise",
-        "blur",
-        "low_resolution",
-        "brightness",
-        "contrast",
-        "gamma",
-        "rotate",
-        "scale",
-    )
+    finer, coarser = ("noise",), ("blur", "low_resolution", "scale")
+    kinds = {
+        STATISTICS[0]: ("brightness",),
+        STATISTICS[1]: ("brightness", "contrast", *(finer if larger else coarser)),
+        STATISTICS[5]: coarser if larger else ("noise", "scale"),
+        STATISTICS[6]: finer if larger else coarser,
+    }.get(name, ("gamma", "gamma_inverted"))
     fields = evidence.settings.task["augment"]
-    on = [kind for kind in every if fields.get(kind, 0.0)]
+    on = [kind for kind in PROBABILITIES if fields.get(kind, 0.0)]
     if not on:
         return "colour.probability" if evidence.of_images else "augment"
-    chosen = max((kind for kind in on if kind in kinds), key=fields.get, default=on[0])
-    return {"gamma_inverted": "augment.gamma_range", "rotate": "augment.rotate_degrees"}.get(
-        chosen, f"augment.{chosen}_range"
-    )
+    chosen = max([kind for kind in on if kind in kinds] or on, key=fields.get)
+    others = {
+        "gamma_inverted": "augment.gamma_range",
+        "rotate": "augment.rotate_degrees",
+        "rotate90": "augment.rotate90",
+    }
+    return others.get(chosen, f"augment.{chosen}_range")
 
 
 def _validation(evidence, count):

@@ -13,6 +13,7 @@ from jax_seg.diagnosis import (
     network,
     optimization,
     predictions,
+    preprocessing,
     sampling,
     schedules,
     validation,
@@ -21,8 +22,9 @@ from jax_seg.diagnosis import (
 from jax_seg.diagnosis.finding import Skipped, ordered
 
 FAMILIES = (
-    *(labels, volumes, sampling, augmentation, loss, schedules, optimization, control, figures),
-    *(network, validation, judging, predictions),
+    *(labels, volumes, sampling, augmentation, preprocessing, loss),
+    *(schedules, optimization, control, figures, network),
+    *(validation, judging, predictions),
 )
 CHECKS = tuple(check for family in FAMILIES for check in family.CHECKS)
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from jax_seg import losses
-from jax_seg.diagnosis import plain_fit
+from jax_seg.diagnosis import first_answer, plain_fit
 from jax_seg.diagnosis.evidence import once
 from jax_seg.diagnosis.finding import Check, Finding, Skipped
 from jax_seg.models.forward import forward
@@ -48,6 +48,8 @@ def find_fit(evidence):
         raise Skipped("compiling the training of a detector takes minutes")
     if evidence.workdir and _has_fitted(evidence):
         return []
+    if first_answer.hardly_any(*first_answer.prior_and_share(evidence)):
+        raise Skipped("the first answer leaves no gradient, see model.saturated")
     batch = _cropped(evidence)
     constant = _constant_dice(batch)
     fit = _make_fit(evidence, batch)
@@ -60,20 +62,19 @@ def find_fit(evidence):
     frozen = _frozen(evidence)
     if set(_weights(evidence)) <= set(HEALTHY) and not frozen:
         return []
-    own = fit(own_loss=True, rates={k: float(k not in frozen) for k in evidence.stage.rates})
-    if own.dice >= healthy.dice - SHORT:
-        return []
-    if not frozen:
-        return [_loss(evidence, own, healthy, constant)]
     free = fit(own_loss=True, rates=dict.fromkeys(evidence.stage.rates, 1.0))
     if free.dice < healthy.dice - SHORT:
         return [_loss(evidence, free, healthy, constant)]
-    return [_parts(evidence, frozen, own, free, constant)]
+    if not frozen or free.dice < FITTED:
+        return []
+    own = fit(own_loss=True, rates={k: float(k not in frozen) for k in evidence.stage.rates})
+    return [_parts(evidence, frozen, own, free, constant)] if own.dice < FITTED else []
 
 
 def _has_fitted(evidence):
-    """Whether the run itself has reached a Dice loss that tells of a fit."""
+    """Whether the run itself reached a Dice, in training or on whole volumes, that tells of it."""
     reached = [1 - e["train"]["dice"] for e in evidence.epochs if "dice" in e["train"]]
+    reached += [e["volumes"]["dice"] for e in evidence.epochs if "dice" in e.get("volumes", {})]
     return bool(reached) and max(reached) >= FITTED - SHORT
 
 
@@ -149,16 +150,14 @@ def _make_fit(evidence, batch):
     ends = []
 
     def fit(own_loss, rates):
-        params, state, best = start.params, adam.init(start.params), 0.0
-        for number in range(1, STEPS + 1):
+        params, state, best, steps = start.params, adam.init(start.params), 0.0, 0
+        while best < FITTED and steps < STEPS:
             params, state, dice = step(params, state, jnp.array(own_loss), rates)
-            best = max(best, float(dice))
+            best, steps = max(best, float(dice)), steps + 1
             ends[:] = ends or [time.process_time() + SECONDS]
-            if best >= FITTED:
-                break
             if time.process_time() > ends[0]:
                 raise Skipped("an update takes too long to fit a batch on this machine")
-        return Fit(best, number)
+        return Fit(best, steps)
 
     return fit
 

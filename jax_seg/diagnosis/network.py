@@ -7,17 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from jax_seg.diagnosis import fitting, reach
+from jax_seg.diagnosis import first_answer, fitting, reach
 from jax_seg.diagnosis.evidence import once
 from jax_seg.diagnosis.finding import Check, Finding, Skipped
+from jax_seg.diagnosis.first_answer import GONE, loss_gradient
 from jax_seg.ops.classes import FOREGROUND, MASKED
 from jax_seg.training.step import normalised
 
 LOOKED_AT = 8  # training samples whose answers are compared
 MOST = 2**19  # voxels of those samples, which are two at least
-# A share of the reference, below which hardly anything is left of it: two orders of magnitude,
-# which neither random weights nor patches differ by.
-GONE = 0.01
 STEEP = 5.0  # factor by which logits are too large; overfitted networks need less (Guo et al. 2017)
 FEWEST = 100  # wrong voxels that a mean is taken over
 PART = 0.25  # of a layer's channels, or of the voxels, that is more than an accident
@@ -167,8 +165,8 @@ def saturated(found, evidence):
     if np.count_nonzero(wrong) < FEWEST:
         return []
     scale, offset = platt(logits, label)
-    own = float(_slope(logits[wrong]).mean())
-    fitted = float(_slope(scale * logits[wrong] + offset).mean())
+    own = float(np.median(_slope(logits[wrong])))
+    fitted = float(np.median(_slope(scale * logits[wrong] + offset)))
     if scale * STEEP > 1 or own >= GONE * fitted:
         return []
     left = _share_left(evidence, found, scale, offset)
@@ -221,65 +219,6 @@ def _share_left(evidence, found, scale, offset):
     return sizes[0] / sizes[1] if all(sizes) else 1.0
 
 
-def loss_gradient(evidence, logits, batch, chosen):
-    """Mean size of the run's loss gradient at the chosen voxels; 0 where coarser levels enter it.
-
-    Args:
-      evidence: Evidence.
-      logits: [B, *spatial].
-      batch: 'label' and 'mask'.
-      chosen: bool, of the logits' shape.
-    """
-    try:
-        gradient = once(jax.grad(lambda z: _total(evidence, z, batch)))(logits[..., None])
-    except (ValueError, KeyError, TypeError):  # terms of coarser levels or of gates
-        return 0.0
-    return float(np.abs(np.asarray(gradient)[..., 0][chosen]).mean())
-
-
-def _total(evidence, logits, batch):
-    return evidence.loss(logits, batch["label"], batch["mask"], evidence.loss_weights)[0]
-
-
-def find_prior(evidence):
-    """The first answer, `model.foreground_prior`, against the labels' share of foreground."""
-    prior = evidence.field("model.foreground_prior")
-    if prior is None:
-        raise Skipped("the network has no model.foreground_prior")
-    if evidence.field("train.start_from"):
-        raise Skipped("the run starts from trained weights")
-    labels = [example.label for example in evidence.part("training")]
-    labelled = sum(np.count_nonzero(label != MASKED) for label in labels)
-    share = sum(np.count_nonzero(label == FOREGROUND) for label in labels) / max(labelled, 1)
-    if not 0 < share < 1 or prior * (1 - prior) >= GONE * share * (1 - share):
-        return []
-    batch = evidence.batch()
-    chosen = (batch["label"][..., 0] > 0) == (prior < 0.5)
-    chosen &= batch["mask"][..., 0] > 0
-    ones = np.ones(batch["label"].shape[:-1], np.float32)
-    sizes = [
-        loss_gradient(evidence, np.float32(np.log(p / (1 - p))) * ones, batch, chosen)
-        for p in (prior, share)
-    ]
-    left = sizes[0] / sizes[1] if all(sizes) else 1.0
-    return [
-        Finding(
-            "model.saturated",
-            "error" if left < GONE else "warning",
-            f"The first weights give every voxel a probability of {prior:.2g}, while "
-            f"{100 * share:.2g} % of the labelled voxels are foreground: the sigmoid passes "
-            f"{100 * prior * (1 - prior) / (share * (1 - share)):.2g} % of the gradient.",
-            {
-                "foreground_prior": float(prior),
-                "foreground_share": float(share),
-                "share_of_loss_gradient": left,
-            },
-            "model.foreground_prior",
-            f"Set model.foreground_prior to {share:.2g}, the share of foreground, or to 0.5.",
-        )
-    ]
-
-
 def find_twice(evidence):
     """Stored probabilities that lie where a sigmoid sends probabilities, and nowhere else."""
     if not evidence.run.probabilities:
@@ -322,8 +261,8 @@ def _cross_entropy(p, label):
 
 CHECKS = (
     Check(("model.ignores_input", "model.saturated", "model.dead"), find_in_answers, needs="run"),
-    Check(("model.saturated",), find_prior, quick=True),
     Check(("model.saturated",), find_twice, needs="run", quick=True),
+    *first_answer.CHECKS,
     *fitting.CHECKS,
     *reach.CHECKS,
 )

@@ -202,9 +202,9 @@ def _types(evidence):
             Finding(
                 "preprocess.skew",
                 "error",
-                f"{len(members)} volumes of {kind} ({', '.join(sorted(members)[:3])}) lie between "
-                f"{low:g} and {high:g}, the {len(groups[usual])} of {usual} between {span[0]:g} "
-                f"and {span[1]:g}: in that range, {effect}.",
+                f"The volumes of {kind} ({', '.join(sorted(members)[:3])}) have intensities from "
+                f"{low:g} to {high:g}, those of {usual} from {span[0]:g} to {span[1]:g}: in that "
+                f"range, {effect}.",
                 {
                     "low": low,
                     "high": high,

@@ -178,7 +178,7 @@ def _unlabelled_volumes(evidence, shares, volumes):
     """Patches of volumes that are nearly unlabelled beside others that are not."""
     facts = evidence.task.train.fingerprints
     own = np.array([one.counts[:2].sum() / one.counts.sum() for one in facts])
-    usual = np.quantile(own, 0.75)
+    usual = np.quantile(own, 0.75, method="higher")
     bare = (shares < FEW * usual) & (own[volumes] < FEW * usual)
     if lower_bound(bare.mean(), len(bare)) <= MANY:
         return []

@@ -34,8 +34,8 @@ def _range(name, low, high, width, probability=1.0):
 
 
 def _from_near_black(setup, generator):
-    high = float(generator.uniform(3.0, 5.0))
-    fields = {"augment.brightness": 0.9, "augment.brightness_range": (0.05, high)}
+    high = float(generator.uniform(4.5, 6.0))
+    fields = {"augment.brightness": 1.0, "augment.brightness_range": (0.02, high)}
     return changed(setup, **fields)
 
 
