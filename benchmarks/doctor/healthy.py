@@ -22,7 +22,7 @@ REAL = Path(os.environ.get("JAX_SEG_DATA", "data"))
 
 def strong(folder):
     """Muon, which takes larger steps than AdamW."""
-    fields = {"optimizer.name": "muon", "optimizer.momentum": 0.95, "schedule.learning_rate": 3e-3}
+    fields = {"optimizer.name": "muon", "optimizer.momentum": 0.95, "schedule.learning_rate": 2e-2}
     return changed(scrolls(folder, 1), **fields)._replace(trains=True)
 
 
@@ -55,9 +55,9 @@ def membranes(folder):
     if not (root := _copy("membrane3d", folder)):
         return None
     config = membrane.get_config()
-    config.data.update(root=str(root), patch=(8, 64, 64), patches_per_volume=6)
-    config.model.filters = 4
-    config.train.epochs = 8
+    config.data.update(root=str(root), patch=(8, 64, 64), patches_per_volume=8)
+    config.model.filters = 6
+    config.train.epochs = 12
     return Setup(config, Path(folder), trains=True)
 
 
@@ -84,7 +84,7 @@ def hippocampus(folder):
                 volume = (255 * np.clip(volume / np.percentile(volume, 99.5), 0, 1)).round()
             name = path.name.removesuffix(".nii.gz").removesuffix("_0000")
             tifffile.imwrite(Path(folder) / "data" / target / f"{name}.tif", volume.astype("u1"))
-    setup = Setup(_compact(), Path(folder), trains=True)
+    setup = Setup(_compact(), Path(folder))
     return changed(setup, **{"data.root": str(setup.data)})
 
 
@@ -141,7 +141,7 @@ SETUPS = {
     "a weak optimizer, trained": weak,
     "membranes, anisotropic, trained": membranes,
     "membranes slice by slice": slices,
-    "hippocampus, trained": hippocampus,
+    "hippocampus": hippocampus,
     "images of the second system": photographs,
 }
 """{name: folder -> Setup, or None where its data are not on this machine}."""

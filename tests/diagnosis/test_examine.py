@@ -9,7 +9,7 @@ from benchmarks.doctor.faults import FAULTS
 from jax_seg.diagnosis.evidence import MOST_VOLUMES, Evidence, by_epoch, of_run
 from jax_seg.diagnosis.examine import CHECKS, examine
 from jax_seg.diagnosis.finding import CAUSES, SEVERITIES, Check, Finding, Skipped, ordered
-from tests.conftest import tiny_config, write_volumes
+from tests.conftest import ROOT, tiny_config, write_volumes
 
 
 def finding(name, severity="warning"):
@@ -25,6 +25,11 @@ def test_every_cause_has_a_check_and_a_planted_fault():
     assert looked_for == set(CAUSES)
     assert {fault.cause for fault in FAULTS} == set(CAUSES)
     assert len(FAULTS) >= 40
+
+
+def test_every_cause_is_documented():
+    text = (ROOT / "docs" / "doctor.md").read_text()
+    assert [cause for cause in CAUSES if f"| `{cause}` | {CAUSES[cause]} |" not in text] == []
 
 
 def test_errors_come_first_and_then_what_spoils_the_rest():

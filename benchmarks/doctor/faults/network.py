@@ -11,11 +11,12 @@ from jax_seg.diagnosis.evidence import of_run
 from jax_seg.runs import checkpoints
 
 
-def rewrite(change):
-    """(workdir) -> None: a run whose best checkpoint alone remains, with changed parameters.
+def rewrite(change, of="params"):
+    """(workdir) -> None: a run whose best checkpoint alone remains, changed.
 
     Args:
-      change: nested dict of numpy arrays -> None, changes it in place.
+      change: changes in place the parameters, a nested dict of numpy arrays, or with `of` 'loop'
+        the dict that is stored beside them.
     """
 
     def after(workdir):
@@ -25,7 +26,7 @@ def rewrite(change):
         abstract = jax.eval_shape(evidence.programs.fresh_state)
         state, loop = checkpoints.restore(saved, abstract, one.step)
         params = jax.tree.map(np.array, state.params)
-        change(params)
+        change({"params": params, "loop": loop}[of])
         shutil.rmtree(workdir / "checkpoints")
         shutil.rmtree(workdir / "validation")
         kept = checkpoints.open_checkpoints(workdir, metric=evidence.settings.metric)
