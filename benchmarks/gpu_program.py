@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.cards import CARDS, target_config
 from benchmarks.program_text import kernels
-from jax_seg.system import config_file
+from jax_seg.system import config_file, startup
 from jax_seg.training import find_batch
 
 LARGE = 64 * 2**20  # bytes; transposes and copies above it are listed
@@ -55,6 +55,7 @@ def main(argv=None):
     parser.add_argument("--patch", type=int, help="voxels along an axis, or pixels of an image")
     parser.add_argument("--dtype", default="bfloat16", help="compute type")
     arguments = parser.parse_args(argv)
+    startup.convolve_channels_last()
     card = CARDS[arguments.card]
     config = config_file.load(arguments.config)
     config.model.dtype = arguments.dtype

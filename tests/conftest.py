@@ -21,7 +21,7 @@ settings.register_profile(
 settings.load_profile("any machine")
 # Many tests build the same programs: all workers, and the processes that they start, share them.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "compiled"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def write_volumes(root, count=6, size=20, seed=0):

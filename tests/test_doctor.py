@@ -2,15 +2,21 @@
 
 import json
 
+import jax
+import numpy as np
 import pytest
+import tifffile
 
 from jax_seg import doctor
 from jax_seg.diagnosis import attending, examine, watch
+from jax_seg.diagnosis.evidence import Evidence, of_run
 from jax_seg.diagnosis.finding import Check, Finding
 from jax_seg.report.page import write_page
 from jax_seg.runs.events import read_events
+from jax_seg.system import configuration
+from jax_seg.system.files import write_json
 from jax_seg.training import run as training
-from tests.conftest import ROOT, tiny_config
+from tests.conftest import ROOT, tiny_config, write_volumes
 
 ERROR = Finding(
     "loss.floor", "error", "A perfect <prediction> pays 0.4.", {"floor": 0.4}, "loss.weights.x",
@@ -136,3 +142,59 @@ def test_strict_stops_at_an_error(config, found, tmp_path):
     with pytest.raises(ValueError, match=r"^loss\.floor: .* pass --doctor=on"):
         training.run(config, tmp_path / "stopped", doctor=strict)
     assert not [e for e in read_events(tmp_path / "stopped") if e["kind"] == "train"]
+
+
+def trained(config, workdir):
+    config = config.copy_and_resolve_references()
+    config.train.epochs = 1
+    training.run(config, workdir)
+    return workdir
+
+
+def examined(evidence):
+    """The report of the real checks that take no training."""
+    slow = ("optimizer.rate_too_low", "model.cannot_overfit")
+    return examine.examine(
+        evidence, [check for check in examine.CHECKS if check.causes[0] not in slow]
+    )
+
+
+def test_a_run_that_left_nothing_but_its_configuration(config, tmp_path):
+    write_json(tmp_path / "config.json", configuration.as_dict(config))
+    report = examined(of_run(tmp_path))
+    assert "labels.unlabeled_as_foreground" in {*report.checked, *report.skipped}
+    assert "no checkpoint can be read" in report.skipped["model.dead"]
+    assert "no epoch" in report.skipped["training.overfits"]
+
+
+def test_a_run_of_an_older_version(config, tmp_path):
+    write_json(tmp_path / "config.json", configuration.as_dict(config))
+    (tmp_path / "checkpoints" / "12").mkdir(parents=True)
+    report = examined(of_run(tmp_path))
+    assert "was written by an older version" in report.skipped["model.dead"]
+
+
+def test_weights_that_are_not_finite(config, tmp_path):
+    evidence = of_run(trained(config, tmp_path))
+    nan = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), evidence.best.variables)
+    vars(evidence)["best"] = evidence.best._replace(variables=nan)
+    vars(evidence)["latest"] = evidence.best
+    report = examined(evidence)
+    assert "model.dead" in {*report.checked, *report.skipped}
+    json.dumps(report.as_json(), allow_nan=False)
+
+
+def test_labels_of_one_kind_are_refused(tmp_path, capsys):
+    root = write_volumes(tmp_path / "data")
+    for path in (root / "train_labels").iterdir():
+        tifffile.imwrite(path, np.zeros((20, 20, 20), np.uint8))
+    assert run_demo(root) == 2
+    assert "has a voxel of data.foreground" in capsys.readouterr().err
+
+
+def test_a_single_volume_that_nothing_is_held_out_of(tmp_path):
+    config = tiny_config(write_volumes(tmp_path / "data", count=1))
+    config.data.fold = "none"
+    report = examined(Evidence(config))
+    assert not report.errors
+    assert report.skipped["labels.inconsistent"]

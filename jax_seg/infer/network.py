@@ -1,18 +1,15 @@
 """A network with its preprocessing, as prediction calls it."""
 
-import functools
-
 import jax
 
 from jax_seg.data.preprocess import preprocess
 from jax_seg.models.forward import forward
-from jax_seg.ops.conv import COMPILER_OPTIONS
 
 
 def make_network(model, preprocessing):
     """(variables, image [B, *spatial, C] as stored) -> float32 logits [B, *spatial, 1], jitted."""
 
-    @functools.partial(jax.jit, compiler_options=COMPILER_OPTIONS)
+    @jax.jit
     def network(variables, image):
         logits, _, _ = forward(model, variables, preprocess(image, preprocessing))
         return logits[0] if isinstance(logits, tuple) else logits

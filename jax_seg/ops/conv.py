@@ -17,12 +17,6 @@ from jax import lax
 
 from jax_seg.ops import patches, winograd
 
-COMPILER_OPTIONS = {"xla_gpu_force_conv_nhwc": True}
-"""For `jax.jit` of programs that convolve: on a GPU channels last, as all arrays here are.
-
-Left to itself, XLA transposes bfloat16 volumes to channels first and back, though cuDNN's kernels
-for tensor cores want them last: `python -m benchmarks.gpu_program`. Other platforms ignore it.
-"""
 SMALL = 15_000_000  # multiplications; below, every form is fast and XLA's compiles fastest
 
 

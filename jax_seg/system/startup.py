@@ -1,5 +1,6 @@
 """What every command does first: set up the compilation cache and quiet the libraries."""
 
+import importlib.util
 import logging
 import os
 import sys
@@ -10,6 +11,8 @@ import jax
 
 from jax_seg.system import home
 
+CHANNELS_LAST = "xla_gpu_force_conv_nhwc"
+
 
 def prepare():
     """Turn on JAX's persistent compilation cache and turn off the libraries' log messages.
@@ -19,13 +22,27 @@ def prepare():
     programs from there. Warnings of this project are printed as one line, "Warning: …".
     """
     _hush_orbax()
+    convolve_channels_last()
     warnings.formatwarning = _format_warning
     folder = home.cache_folder()
     if folder and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     if folder and not home.has_home():
         os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
+
+
+def convolve_channels_last():
+    """Have XLA run a GPU's convolutions channels last, as all arrays here are; before JAX computes.
+
+    Left to itself, it transposes bfloat16 volumes to channels first and back, though cuDNN's
+    kernels for tensor cores want them last: `python -m benchmarks.gpu_program`.
+    """
+    plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+    flags = os.environ.get("XLA_FLAGS", "")
+    if any(map(importlib.util.find_spec, plugins)) and CHANNELS_LAST not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{CHANNELS_LAST}=true".strip()
 
 
 def _hush_orbax():

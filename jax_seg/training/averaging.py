@@ -6,10 +6,12 @@ averaged weights would measure: Izmailov et al. 2018 (algorithm 1) recompute tho
 by a pass over the training data, `validate.measure_statistics`.
 """
 
+import jax
 import jax.numpy as jnp
 import optax
 
 
+@jax.jit
 def swa_update(average, params, count):
     """Equal-weight running mean of `count + 1` trees (Izmailov et al. 2018, algorithm 1).
 

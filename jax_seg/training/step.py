@@ -10,11 +10,8 @@ from flax import struct, traverse_util
 from jax_seg.data.preprocess import preprocess
 from jax_seg.models.forward import forward
 from jax_seg.ops.classes import FOREGROUND, MASKED
-from jax_seg.ops.conv import COMPILER_OPTIONS
 from jax_seg.training import optimizers
 from jax_seg.training.averaging import ema_update
-
-jit = functools.partial(jax.jit, compiler_options=COMPILER_OPTIONS)
 
 
 def make_train_step(
@@ -59,7 +56,7 @@ def make_train_step(
       anything.
     """
 
-    @functools.partial(jit, donate_argnums=0, static_argnames="accumulate")
+    @functools.partial(jax.jit, donate_argnums=0, static_argnames="accumulate")
     def train_step(state, batch, knobs, accumulate=1):
         step_key = jax.random.fold_in(key, state.step)
         batch = augment(step_key, normalised(batch, preprocessing))
@@ -147,7 +144,7 @@ def make_patch_evaluation(model, loss, preprocessing):
     Values of the gates, which are of the whole batch, are repeated for each patch.
     """
 
-    @jit
+    @jax.jit
     def evaluate(variables, batch, weights):
         batch = normalised(batch, preprocessing)
         logits, gates, _ = forward(model, variables, batch["image"])
@@ -169,7 +166,7 @@ def make_statistics_pass(model, preprocessing, key):
     network's.
     """
 
-    @jit
+    @jax.jit
     def batch_stats_of(variables, image):
         zero = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
         image = preprocess(image, preprocessing)
@@ -186,7 +183,7 @@ def make_locator(model, augment, preprocessing, key):
     into parts and dropout repeat exactly what it did.
     """
 
-    @functools.partial(jit, static_argnames="accumulate")
+    @functools.partial(jax.jit, static_argnames="accumulate")
     def finite_shares(state, batch, accumulate):
         step_key = jax.random.fold_in(key, state.step)
         batch = augment(step_key, normalised(batch, preprocessing))
