@@ -128,7 +128,7 @@ def _too_low(evidence, tried, run, own):
     """All updates of the run together do no better than a constant, at higher rates they do."""
     if clearly_below(tried.start.losses, own.losses):
         return []  # so large that it cannot be tried in so few updates
-    for factor in (TENFOLD, TENFOLD**2):
+    for factor in (TENFOLD, TENFOLD**2, TENFOLD**3):
         better = _all_at_once(evidence, tried, run, factor)
         if not _learns_more(tried, own, better):
             continue
