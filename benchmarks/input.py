@@ -7,6 +7,7 @@ of both kinds of step, alternating, their ratio, and the memory of the process.
 """
 
 import argparse
+import functools
 import itertools
 import statistics
 import tempfile
@@ -71,8 +72,7 @@ def make_trainer(patch, *, filters, poolings, dtype):
     weights = {"dice": one, "cross_entropy": one}
     knobs = {"learning_rates": {"all": np.float32(1e-3)}, "loss_weights": weights}
 
-    def loss(logits, label, mask, weights):
-        return losses.combine(logits, label, mask, weights, terms=tuple(knobs["loss_weights"]))
+    loss = functools.partial(losses.combine, terms=tuple(weights))
 
     @jax.jit
     def fresh_state():

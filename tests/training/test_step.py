@@ -22,8 +22,8 @@ def patches(count):
 def make(clip_norm=0.0):
     """(fresh state, step): plain gradient descent at rate 1, so an update is the gradient."""
 
-    def loss(logits, label, mask, weights):
-        return losses.combine(logits, label, mask, weights, terms=tuple(weights))
+    def loss(logits, label, mask, weights, gates):
+        return losses.combine(logits, label, mask, weights, gates=gates, terms=tuple(weights))
 
     def augment(key, batch):
         shift = jax.random.normal(key, (len(batch["image"]), 1, 1, 1, 1))
