@@ -219,8 +219,8 @@ def would_scale_without_limit(evidence):
             "control.runaway",
             "warning",
             f"Interventions scale the learning rate by {at_once:.3g} to {scales[0]:.3g} at the "
-            f"first plateau and by up to {max(scales):.3g} within {epochs} epochs; the rule with "
-            f"a limit ends at {LARGEST:g}.",
+            f"first plateau and by up to {max(scales):.3g} in {epochs} epochs; the rule "
+            f"with a limit ends at {LARGEST:g}.",
             {"first": scales[0], "largest": max(scales), "limit": LARGEST, "plateaus": most},
             "plateau.maximum_scale",
             BOUND,

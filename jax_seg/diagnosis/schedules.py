@@ -158,7 +158,7 @@ def _warmup(settings):
     found = []
     for clock in clocks(settings):
         length = clock.end - clock.first
-        if clock.warmup <= HALF * length:
+        if clock.warmup <= max(HALF * length, 1):  # one epoch is the shortest warm-up
             continue
         unfinished = clock.warmup >= length
         found.append(

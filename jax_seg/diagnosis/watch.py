@@ -3,7 +3,7 @@
 from jax_seg.diagnosis import control, figures
 from jax_seg.diagnosis.evidence import by_epoch
 from jax_seg.diagnosis.finding import Skipped, ordered
-from jax_seg.runs.events import read_events
+from jax_seg.runs import run as opened
 
 CHECKS = (
     figures.clipped,
@@ -17,10 +17,10 @@ CHECKS = (
 
 
 def new_findings(workdir, settings):
-    """The findings that hold now and that no event of the run has reported."""
-    events = read_events(workdir)
-    said = {event["name"] for event in events if event["kind"] == "finding"}
-    epochs, found = by_epoch(events), []
+    """The findings that hold now and that neither an event nor an examination has reported."""
+    run = opened.open_run(workdir, required=False)
+    said = {event["name"] for event in run.of_kind("finding")} | _examined(run)
+    epochs, found = by_epoch(run.events), []
     if not epochs:
         return []
     for check in CHECKS:
@@ -29,3 +29,11 @@ def new_findings(workdir, settings):
         except Skipped:
             continue
     return [finding for finding in ordered(found) if finding.name not in said]
+
+
+def _examined(run):
+    """Names of what the last examination found; none where its file is damaged."""
+    try:
+        return {finding["name"] for finding in (run.examined or {}).get("findings", ())}
+    except ValueError:
+        return set()

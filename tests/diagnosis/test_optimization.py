@@ -173,6 +173,7 @@ def test_schedules_that_fit_are_no_finding():
         {"schedule.name": "cosine_restarts", "schedule.t_0": 10},
         {"schedule.name": "cosine"},
         {"average.swa_every": 1, "average.swa_start": 6},
+        {"schedule.warmup_epochs": 1, "train.epochs": 1, "schedule.name": "constant"},
         {"average.ema_decay": 0.9999},  # its first updates have a shorter memory
     ):
         fields = {"schedule.warmup_epochs": 0, **fields}

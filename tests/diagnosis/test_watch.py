@@ -107,3 +107,9 @@ def test_a_finding_is_said_once(tmp_path):
     (finding,) = watch.new_findings(tmp_path, settings_of())
     write([*events, {"kind": "finding", "step": 200, "epoch": 9, **finding.as_json()}])
     assert watch.new_findings(tmp_path, settings_of()) == []
+
+    write(events)
+    (tmp_path / "doctor.json").write_text('{"findings": [{"name": "optimizer.clipped"}]}')
+    assert watch.new_findings(tmp_path, settings_of()) == []  # said before the run
+    (tmp_path / "doctor.json").write_text("{")
+    assert [one.name for one in watch.new_findings(tmp_path, settings_of())] == [finding.name]
