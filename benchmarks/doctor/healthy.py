@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from benchmarks.doctor.setups import Setup, changed, names, read, scrolls, write
-from configs import base, cod10k, demo, membrane
+from benchmarks.doctor.setups import Setup, changed, learner, names, read, scrolls, write
+from configs import cod10k, demo, membrane
 
 REAL = Path(os.environ.get("JAX_SEG_DATA", "data"))
 
@@ -84,25 +84,11 @@ def hippocampus(folder):
                 volume = (255 * np.clip(volume / np.percentile(volume, 99.5), 0, 1)).round()
             name = path.name.removesuffix(".nii.gz").removesuffix("_0000")
             tifffile.imwrite(Path(folder) / "data" / target / f"{name}.tif", volume.astype("u1"))
-    setup = Setup(_compact(), Path(folder))
-    return changed(setup, **{"data.root": str(setup.data)})
-
-
-def _compact():
-    config = base.get_config()
-    config.data.update(patch=(32, 32, 32), patches_per_volume=4, threads=1, folds=4)
-    config.data.update(foreground=(1, 2), ignore=())
-    config.model.update(filters=4, poolings=2)
-    config.loss.weights.update(dice=0.5, cross_entropy=0.5, focal=0.0)
-    config.optimizer.update(name="adamw", weight_decay=1e-2, clip_norm=1.0)
-    config.schedule.update(name="cosine", learning_rate=5e-3, warmup_epochs=1)
+    config = learner(Path(folder) / "data")
+    config.data.update(foreground=(1, 2), ignore=(), patches_per_volume=4)
+    config.validate.patches_per_volume = 2
     config.train.epochs = 16
-    config.validate.update(metric="dice", volumes_every=4, patches_per_volume=2)
-    config.plateau.update(worse_epochs=0, rollback_fraction=0.0, patience=0)
-    config.average.swa_every = 0
-    config.noise.std = 0.0
-    config.postprocess.steps = ()
-    return config
+    return Setup(config, Path(folder))
 
 
 def photographs(folder):

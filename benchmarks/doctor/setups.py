@@ -56,12 +56,10 @@ class Fault(NamedTuple):
     start: Callable | None = None
 
 
-def scrolls(folder, seed=0, *, size=48, volumes=8):
-    """Generated scrolls, and a network of four filters that learns them in half a minute."""
-    folder = Path(folder)
-    synthetic.write_folder(folder / "data", volumes, size=size, seed=seed)
+def learner(root):
+    """The configuration of a network of four filters that learns small volumes in half a minute."""
     config = base.get_config()
-    config.data.update(root=str(folder / "data"), patch=(32, 32, 32), batch=2, threads=1, folds=4)
+    config.data.update(root=str(root), patch=(32, 32, 32), batch=2, threads=1, folds=4)
     config.data.patches_per_volume = 6
     config.model.update(filters=4, poolings=2)
     config.loss.weights.update(dice=0.5, cross_entropy=0.5, focal=0.0)
@@ -73,7 +71,14 @@ def scrolls(folder, seed=0, *, size=48, volumes=8):
     config.average.swa_every = 0
     config.noise.std = 0.0
     config.postprocess.steps = ()
-    return Setup(config, folder)
+    return config
+
+
+def scrolls(folder, seed=0, *, size=48, volumes=8):
+    """Generated scrolls, and a network that learns them."""
+    folder = Path(folder)
+    synthetic.write_folder(folder / "data", volumes, size=size, seed=seed)
+    return Setup(learner(folder / "data"), folder)
 
 
 def train(setup, kept):
