@@ -18,7 +18,7 @@ def get_config(root):
         dims=(8, 8, 8, 8),
         heads=(2, 2, 2, 2),
         kernel_sizes=(3, 3, 3, 3),
-        experts=("attention", "contrast"),
+        experts=("hybrid", "edge"),
         active=1,
         last_features=2,
         deep_supervision=False,

@@ -45,7 +45,7 @@ MODEL = {
     "heads": (2, 4, 2, 2),
     "kernel_sizes": (5, 3, 3, 3),
     "scales": (2, 2, 2, 4),
-    "experts": ("contrast", "attention"),
+    "experts": ("edge", "hybrid"),
     "active": 2,
     "norm": "group",
     "batch_momentum": 0.5,

@@ -230,7 +230,7 @@ def test_an_explosion_is_caught_before_the_weights_change(root, tmp_path):
 
 
 def test_the_first_broken_layer_is_found():
-    model = models.build("unet", filters=2, poolings=1, dimensions=2)
+    model = models.build("unet", filters=2, poolings=2, dimensions=2)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
     params = variables["params"]
     bottleneck = jax.tree.map(lambda leaf: leaf * jnp.nan, params["bottleneck"])
