@@ -1,5 +1,6 @@
 """Shared fixtures: a tiny folder of labelled volumes, a configuration that trains in seconds."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from configs import base
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 GOLDEN = ROOT / "tests" / "golden"
+# Traced programs are many objects that live long: looking through all of them again and again for
+# garbage takes an eighth of the suite's time.
+gc.set_threshold(100_000, 50, 1000)
 TIME_LIMIT = 1800  # seconds, of whatever a test waits for: against hanging alone
 # No example is too slow: how long one takes depends on what else the machine does.
 settings.register_profile(
@@ -22,6 +26,10 @@ settings.load_profile("any machine")
 # Many tests build the same programs: all workers, and the processes that they start, share them.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Compiling is most of the suite's time, and what it optimizes runs for milliseconds.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+)
 
 
 def write_volumes(root, count=6, size=20, seed=0):

@@ -15,8 +15,8 @@ from jax_seg import compare, evaluate, models, predict, tune
 from jax_seg.data.preprocess import Preprocessing
 from jax_seg.runs import checkpoints
 from jax_seg.runs.events import read_events
+from jax_seg.training import plateau, start, state
 from jax_seg.training import run as training
-from jax_seg.training import scaling, start, state
 from jax_seg.training.optimizers import make_optimizer
 from jax_seg.training.step import make_locator
 from tests import snapshots
@@ -53,7 +53,6 @@ def launch(config, workdir, compiled):
         | {
             "PYTHONPATH": str(ROOT),
             "JAX_COMPILATION_CACHE_DIR": str(compiled),
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles twice as fast
         },
     )
 
@@ -254,7 +253,7 @@ def test_the_warning_sign_is_an_event_with_advice(root, tmp_path, monkeypatch):
         seen.append((losses, ious))
         return len(losses) == 3
 
-    monkeypatch.setattr(scaling, "warning_sign", sign)
+    monkeypatch.setattr(plateau, "warning_sign", sign)
     training.run(plain_unet(root), tmp_path)
     losses = [e["loss"] for e in read_events(tmp_path) if e["kind"] == "train"]
     ious = [e["iou"] for e in read_events(tmp_path) if e["kind"] == "volumes"]
