@@ -4,7 +4,6 @@ Run the same command again to resume a run that stopped. Every field of configs/
 on the command line with --config.SECTION.FIELD=VALUE.
 """
 
-import difflib
 import re
 import sys
 from pathlib import Path
@@ -13,13 +12,17 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from configs import base, images
-from jax_seg.system import configuration
+from jax_seg.system import cards, commands, configuration
+from jax_seg.system.names import did_you_mean
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Configuration file, such as configs/v6.py:demo."
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run (default: runs/<config>).")
 FIND_BATCH = flags.DEFINE_bool("find_batch", False, "Print the largest batch that fits, and exit.")
+FOR = flags.DEFINE_enum(
+    "for", None, list(cards.CARDS), "With --find_batch: a card that need not be there."
+)
 DOCTOR = flags.DEFINE_enum(
     "doctor",
     "on",
@@ -30,8 +33,11 @@ flags.mark_flag_as_required("config")
 
 
 def main(argv):
+    """Train, or find the largest batch; an error ends in one sentence."""
     if len(argv) > 1:
         raise app.UsageError(f"Unknown argument {argv[1]!r}; set fields with --config.FIELD=VALUE.")
+    if FOR.value and not FIND_BATCH.value:
+        raise app.UsageError("--for names a card for --find_batch: add that flag, or remove --for.")
     # Imported late because JAX takes seconds to start.
     from jax_seg.diagnosis.attending import Doctor
     from jax_seg.system import startup
@@ -47,7 +53,7 @@ def main(argv):
     )
     try:
         if FIND_BATCH.value:
-            largest = find_batch.find_batch(config, find_batch.device_bytes())
+            largest = find_batch.find_batch(config, cards.CARDS.get(FOR.value))
             rematerialised = (
                 f", with model.rematerialise {largest[True]}" if True in largest else ""
             )
@@ -83,11 +89,11 @@ def parse(argv):
         given = [a.lstrip("-").partition("=")[0] for a in argv]
         for name in (g.removeprefix("config.") for g in given if g.startswith("config.")):
             if name not in known:
-                near = difflib.get_close_matches(name.split(".")[-1], by_last_part, 1)
-                hint = (
-                    f"; did you mean '{by_last_part[near[0]]}'?"
-                    if near
-                    else "; see configs/base.py."
+                hint = did_you_mean(
+                    name.split(".")[-1],
+                    by_last_part,
+                    shown=lambda near: repr(by_last_part[near]),
+                    otherwise="; see configs/base.py.",
                 )
                 sys.exit(f"Error: The configuration has no field '{name}'{hint}")
             if re.search(r"\w+", str(error)).group() in name.split("."):
@@ -99,4 +105,8 @@ def parse(argv):
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    try:
+        app.run(main, flags_parser=parse)
+    except KeyboardInterrupt:  # before the first epoch or after the last one, or the second Ctrl-C
+        print("Interrupted: run the same command to start or resume the run.", file=sys.stderr)
+        sys.exit(commands.INTERRUPTED)

@@ -1,7 +1,8 @@
-"""What the training step will do on a graphics card that is not there, from its compiled program.
+"""What a graphics card that is not there will do, from the program compiled for it.
 
-    python -m benchmarks.gpu_program                     v6 at 128³ in bfloat16, for an H100
-    python -m benchmarks.gpu_program --card l4 --config configs/v6.py --batch 2 --patch 96
+    python -m benchmarks.gpu_program           v6's training step at 128³ in bfloat16, for an H100
+    python -m benchmarks.gpu_program --program predict --batch 4 --patch 192
+    python -m benchmarks.gpu_program --card l4 --config configs/cod10k.py        the detector's
 
 Needs the extra 'cuda12' (XLA's plugin for CUDA), but no card. Prints memory, traffic and
 operations by kind of kernel, the layouts of convolutions, and the time below which the card cannot
@@ -17,33 +18,13 @@ import sys
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX: a card that is there is not used
 
-import jax
-import numpy as np
-from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-from benchmarks.cards import CARDS, target_config
 from benchmarks.program_text import kernels
-from jax_seg.system import config_file, startup
+from jax_seg.system import config_file
+from jax_seg.system.cards import CARDS
 from jax_seg.training import find_batch
 
 LARGE = 64 * 2**20  # bytes; transposes and copies above it are listed
 SHOWN = 12  # kernels with most traffic
-
-
-def compile_step(config, card):
-    """The compiled training step of a ConfigDict for a `Card`."""
-    topology = topologies.get_topology_desc(
-        "", platform="cuda", target_config=target_config(card), topology="1x1x1"
-    )
-    sharding = NamedSharding(Mesh(np.array(topology.devices), ("device",)), PartitionSpec())
-    step, arguments = find_batch.abstract_step(config)
-    *arrays, accumulate = arguments
-    arrays = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), arrays
-    )
-    lowered = step.trace(*arrays, accumulate).lower(lowering_platforms=("cuda",))
-    return lowered.compile(compiler_options={"xla_gpu_autotune_level": 0})
 
 
 def main(argv=None):
@@ -51,11 +32,11 @@ def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_program")
     parser.add_argument("--card", choices=CARDS, default="h100")
     parser.add_argument("--config", default="configs/v6.py", help="of volumes or images")
+    parser.add_argument("--program", choices=("train", "predict"), default="train")
     parser.add_argument("--batch", type=int, help="per step (default: the configuration's)")
     parser.add_argument("--patch", type=int, help="voxels along an axis, or pixels of an image")
     parser.add_argument("--dtype", default="bfloat16", help="compute type")
     arguments = parser.parse_args(argv)
-    startup.convolve_channels_last()
     card = CARDS[arguments.card]
     config = config_file.load(arguments.config)
     config.model.dtype = arguments.dtype
@@ -64,14 +45,16 @@ def main(argv=None):
         config.data.patch = (arguments.patch,) * 3
     elif arguments.patch:
         config.data.side = arguments.patch
+    program = find_batch.abstract_programs(config)[arguments.program]
     try:
-        compiled = compile_step(config, card)
-    except (RuntimeError, ValueError) as error:
-        if "cuda" not in str(error).lower():
-            raise
-        print(f"Error: {error}\nInstall the extra: pip install '.[cuda12]'.", file=sys.stderr)
+        compiled = find_batch.compile_for(card, program[0], *program[1])
+    except ValueError as error:
+        print(f"Error: {error}", file=sys.stderr)
         return 1
-    print(f"{card.name}, {arguments.config}, batch {config.data.batch}, {arguments.dtype}")
+    print(
+        f"{card.name}, {arguments.program}, {arguments.config}, batch {config.data.batch}, "
+        f"{arguments.dtype}"
+    )
     print("\n".join(report(compiled, card, config.data.batch)))
     return 0
 

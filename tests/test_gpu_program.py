@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks.cards import CARDS, target_config
 from benchmarks.program_text import kernels, shape_bytes
+from jax_seg.system.cards import CARDS, target_config
 
 TEXT = """
 HloModule jit_step

@@ -1,17 +1,26 @@
-"""Find the largest batch that fits, from the memory of the compiled step without running it."""
+"""The largest batch that fits, from the memory of the compiled step without running it.
+
+Compiled for the device at hand, or for a card that is not there.
+"""
 
 import os
 
 import jax
 import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_seg.data.preprocess import Preprocessing
+from jax_seg.system import cards, startup
 from jax_seg.training import programs
 from jax_seg.training.settings import read_settings
 
 
-def abstract_step(config):
-    """(training step, its arguments as shapes and types) of a configuration, without its data."""
+def abstract_programs(config):
+    """{name: (jitted function, its arguments as shapes and types)}, without the data.
+
+    The training step and the network's inference of a ConfigDict: 'train' and 'predict'.
+    """
     settings = read_settings(config)
     kind, task, plan = settings.kind, settings.task, settings.plan
     shape, preprocessing = kind.sample_shape(task["data"]), Preprocessing(0.0, 1.0, 0.0, 1.0)
@@ -21,9 +30,13 @@ def abstract_step(config):
         preprocessing=preprocessing,
         augment=kind.augmentation(preprocessing, **task),
     )
+
+    def images(count):
+        return jax.ShapeDtypeStruct((count, *shape), kind.sample_type(task["data"]))
+
     samples = settings.batch * plan[0].accumulate
     batch = {
-        "image": jax.ShapeDtypeStruct((samples, *shape), kind.sample_type(task["data"])),
+        "image": images(samples),
         "label": jax.ShapeDtypeStruct((samples, *shape[:-1], 1), np.uint8),
     }
     one = jax.ShapeDtypeStruct((), np.float32)
@@ -32,17 +45,64 @@ def abstract_step(config):
         "loss_weights": dict.fromkeys(plan[0].loss_weights, one),
     }
     state = jax.eval_shape(compiled.fresh_state)
-    return compiled.train_step, (state, batch, knobs, plan[0].accumulate)
+    return {
+        "train": (compiled.train_step, (state, batch, knobs, plan[0].accumulate)),
+        "predict": (compiled.network, (state.variables, images(settings.batch))),
+    }
 
 
-def step_bytes(config):
+def compile_for(card, function, *arguments):
+    """A jitted function compiled for a card that need not be there; it can be read, not run.
+
+    Kernels are not chosen by timing, which needs the card.
+
+    Args:
+      card: `cards.Card`.
+      function: jitted.
+      arguments: as it takes them; arrays as `jax.ShapeDtypeStruct`.
+
+    Returns:
+      `jax.stages.Compiled`.
+
+    Raises:
+      ValueError: XLA's plugin for CUDA is not installed.
+    """
+    try:
+        topology = topologies.get_topology_desc(
+            "", platform="cuda", target_config=cards.target_config(card), topology="1x1x1"
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"Cannot compile for {card.name} ({error}); install XLA's plugin for CUDA with "
+            "pip install '.[cuda12]', which needs no card."
+        ) from error
+    sharding = NamedSharding(Mesh(np.array(topology.devices), ("device",)), PartitionSpec())
+    placed = [
+        argument
+        if isinstance(argument, int)
+        else jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), argument
+        )
+        for argument in arguments
+    ]
+    lowered = function.trace(*placed).lower(lowering_platforms=("cuda",))
+    options = {"xla_gpu_autotune_level": 0, startup.CHANNELS_LAST: True}
+    try:
+        return lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError:
+        # Untried, Triton's tiles do not fit some small matrix products, such as the detector's.
+        return lowered.compile(compiler_options=options | {"xla_gpu_enable_triton_gemm": False})
+
+
+def step_bytes(config, card=None):
     """Bytes that a training step of the configuration holds on the device, as compiled.
 
     Weights, optimizer state, the batches of one update and all intermediate results, as reported by
-    the compiler.
+    the compiler: of the device at hand, or of a `cards.Card`.
     """
-    step, arguments = abstract_step(config)
-    memory = step.lower(*arguments).compile().memory_analysis()
+    step, arguments = abstract_programs(config)["train"]
+    compiled = compile_for(card, step, *arguments) if card else step.lower(*arguments).compile()
+    memory = compiled.memory_analysis()
     return (
         memory.temp_size_in_bytes
         + memory.argument_size_in_bytes
@@ -51,17 +111,20 @@ def step_bytes(config):
     )
 
 
-def find_batch(config, limit_bytes, report=print):
+def find_batch(config, card=None, report=print):
     """Double the batch while the training step fits, with and without rematerialisation.
 
     Args:
       config: ConfigDict; data.batch and, if the network has it, model.rematerialise are varied.
-      limit_bytes: memory of the device.
+      card: `cards.Card` that need not be there; None for the device at hand.
       report: called with each line of the table.
 
     Returns:
       {rematerialise: largest batch that fits, 0 if none does}.
     """
+    if card:  # a plugin that has looked for its device in vain compiles for none
+        jax.config.update("jax_platforms", "cpu")
+    limit_bytes = card_bytes(card) if card else device_bytes()
     report(f"{'batch':>6} {'rematerialise':>14} {'GiB':>8}   of {limit_bytes / 2**30:.1f} GiB")
     largest = {}
     for rematerialise in (False, True) if "rematerialise" in config.model else (False,):
@@ -71,7 +134,7 @@ def find_batch(config, limit_bytes, report=print):
             tried.data.batch = batch
             if "rematerialise" in tried.model:
                 tried.model.rematerialise = rematerialise
-            needed = step_bytes(tried)
+            needed = step_bytes(tried, card)
             fits = needed <= limit_bytes
             report(
                 f"{batch:>6} {rematerialise!s:>14} {needed / 2**30:>8.2f}"
@@ -90,3 +153,8 @@ def device_bytes():
     if "bytes_limit" in statistics:
         return statistics["bytes_limit"]
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def card_bytes(card):
+    """Memory of a card that JAX takes by default: XLA_PYTHON_CLIENT_MEM_FRACTION, else 75 %."""
+    return int(card.memory * float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", 0.75)))

@@ -2,6 +2,7 @@
 
 from jax_seg import losses
 from jax_seg.runs.events import read_events
+from jax_seg.system import cards
 from jax_seg.training import find_batch
 from jax_seg.training import run as training
 from tests.conftest import tiny_config
@@ -64,12 +65,14 @@ def test_step_bytes_grow_with_the_batch(volumes_folder):
 
 
 def test_find_batch_doubles_until_the_step_does_not_fit(volumes_folder, monkeypatch):
-    def needed(config):
+    def needed(config, card):
+        assert card is None
         return config.data.batch * (60 if config.model.rematerialise else 100)
 
     monkeypatch.setattr(find_batch, "step_bytes", needed)
+    monkeypatch.setattr(find_batch, "device_bytes", lambda: 480)
     lines = []
-    assert find_batch.find_batch(tiny_config(volumes_folder), 480, report=lines.append) == {
+    assert find_batch.find_batch(tiny_config(volumes_folder), report=lines.append) == {
         False: 4,
         True: 8,
     }
@@ -80,5 +83,22 @@ def test_find_batch_of_a_network_that_cannot_rematerialise(volumes_folder, monke
     config = tiny_config(volumes_folder)
     with config.unlocked():
         del config.model.rematerialise
-    monkeypatch.setattr(find_batch, "step_bytes", lambda config: config.data.batch * 100)
-    assert find_batch.find_batch(config, 480, report=lambda line: None) == {False: 4}
+    monkeypatch.setattr(find_batch, "step_bytes", lambda config, card: config.data.batch * 100)
+    monkeypatch.setattr(find_batch, "device_bytes", lambda: 480)
+    assert find_batch.find_batch(config, report=lambda line: None) == {False: 4}
+
+
+def test_find_batch_for_a_card_that_is_not_there(volumes_folder, monkeypatch):
+    """JAX takes three quarters of a card's memory unless told otherwise."""
+    card = cards.CARDS["l4"]
+
+    def needed(config, given):
+        assert given is card
+        return config.data.batch * card.memory // 10
+
+    monkeypatch.setattr(find_batch, "step_bytes", needed)
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    config, quiet = tiny_config(volumes_folder), lambda line: None
+    assert find_batch.find_batch(config, card, report=quiet)[False] == 4
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
+    assert find_batch.find_batch(config, card, report=quiet)[False] == 8

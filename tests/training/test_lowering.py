@@ -1,11 +1,13 @@
-"""The training step lowers for a GPU, with the platform's convolutions in the type asked for."""
+"""Training and inference lower for a GPU; its convolutions are in the type asked for."""
 
+import collections
 import re
 
 import pytest
 
 from configs import v6
 from jax_seg.training import find_batch
+from tests import tiny_images
 
 
 def volumes(dtype):
@@ -15,20 +17,37 @@ def volumes(dtype):
     return config
 
 
+def lowered(config, program):
+    """The text of a configuration's program for a GPU."""
+    function, arguments = find_batch.abstract_programs(config)[program]
+    return function.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+
+
 def convolutions(text):
-    """[(operand types)] of the convolutions in a lowered program."""
+    """How many convolutions a lowered program has by the types of their operands."""
     lines = [line for line in text.splitlines() if "stablehlo.convolution" in line]
-    return [re.findall(r"x(bf16|f32)>", line.rpartition(" : ")[2]) for line in lines]
+    return collections.Counter(
+        frozenset(re.findall(r"x(bf16|f32)>", line.rpartition(" : ")[2])) for line in lines
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_training_step_of_volumes_lowers_for_a_gpu(dtype):
-    step, arguments = find_batch.abstract_step(volumes(dtype))
-    traced = step.trace(*arguments)
-    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+@pytest.mark.parametrize(("program", "of_a_layer"), [("train", 3), ("predict", 1)])
+def test_volumes_are_convolved_in_the_compute_type(dtype, program, of_a_layer):
+    text = lowered(volumes(dtype), program)
     short = {"float32": "f32", "bfloat16": "bf16"}[dtype]
-    found = convolutions(text)
-    # Eight shapes of layers, each with both gradients, but the first without that of the images.
-    assert len(found) == 3 * 8 - 1
-    assert {kind for types in found for kind in types} == {short}
+    # Eight shapes of layers, in training with both gradients, but without that of the images.
+    assert convolutions(text) == {frozenset([short]): 8 * of_a_layer - (program == "train")}
     assert "custom_call" not in text  # nothing of a CPU's forms
+
+
+@pytest.mark.parametrize(("program", "passes"), [("train", 2), ("predict", 1)])
+def test_the_detector_is_convolved_in_the_compute_type(program, passes):
+    config = tiny_images.get_config("unread")
+    config.model.dtype = "bfloat16"
+    text = lowered(config, program)
+    counts = convolutions(text)
+    # In float32 only the edge experts' fixed filters, at four levels, there and back.
+    assert counts.pop(frozenset(["f32"])) == 4 * passes
+    assert set(counts) == {frozenset(["bf16"])} and counts.total() > 4 * passes
+    assert "custom_call" not in text
