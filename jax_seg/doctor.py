@@ -12,6 +12,7 @@ import textwrap
 from pathlib import Path
 
 from jax_seg.system import config_file, configuration, outputs, startup
+from jax_seg.system.commands import exit_status
 from jax_seg.system.files import write_json
 from jax_seg.system.program import program
 
@@ -34,19 +35,16 @@ def main(argv=None):
         "--quick", action="store_true", help="run only the checks that take seconds"
     )
     arguments, rest = parser.parse_known_args(argv)
-    try:
-        overrides = dict(configuration.parse_override(text) for text in rest)
-        if overrides and not arguments.config:
-            raise ValueError(f"{rest[0]} needs --config: a run is examined as it was configured.")
-        if arguments.json:
-            outputs.require_file(arguments.json, "doctor")
-        return _examine(arguments, overrides)
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return CANNOT
-    except KeyboardInterrupt:
-        print("Interrupted: nothing was written.", file=sys.stderr)
-        return 130
+    return exit_status(lambda: _doctor(arguments, rest), failed=CANNOT)
+
+
+def _doctor(arguments, rest):
+    overrides = dict(configuration.parse_override(text) for text in rest)
+    if overrides and not arguments.config:
+        raise ValueError(f"{rest[0]} needs --config: a run is examined as it was configured.")
+    if arguments.json:
+        outputs.require_file(arguments.json, "doctor", flag="--json")
+    return _examine(arguments, overrides)
 
 
 def _examine(arguments, overrides):
@@ -54,6 +52,7 @@ def _examine(arguments, overrides):
     from jax_seg.diagnosis import attending
     from jax_seg.diagnosis.evidence import Evidence, of_run
     from jax_seg.diagnosis.examine import examine
+    from jax_seg.runs.data_folders import data_folders
 
     startup.prepare()
     if arguments.config:
@@ -62,6 +61,11 @@ def _examine(arguments, overrides):
         evidence = Evidence(config, quick=arguments.quick)
     else:
         evidence = of_run(arguments.workdir, quick=arguments.quick)
+    if arguments.json:
+        inputs = data_folders(evidence.fields, evidence.workdir)
+        outputs.require_apart(arguments.json, inside=inputs, flag="--json")
+    if evidence.workdir:
+        outputs.require_own([evidence.workdir / attending.FILE], "doctor", "--workdir")
     report = examine(evidence)
     print(in_words(report))
     if evidence.workdir:
@@ -81,6 +85,7 @@ def in_words(report):
                 text, 98, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
             )
         lines.append("")
+    lines += [f"Warning: {cause}: {why}" for cause, why in report.failed.items()]
     lines.append(
         f"Checked {len(report.checked)} causes in {report.seconds:.0f} s"
         + (f", skipped {len(report.skipped)}." if report.skipped else ".")

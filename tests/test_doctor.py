@@ -133,6 +133,19 @@ def test_the_doctor_attends_a_run(config, found, monkeypatch, tmp_path, capsys):
     assert json.loads((tmp_path / "doctor.json").read_text())["findings"] == []
 
 
+def test_a_check_that_fails_does_not_stop_a_run(config, found, monkeypatch, tmp_path):
+    found(WARNING)
+    fails = Check(("loss.floor",), lambda _: {}["share"], quick=True)
+    monkeypatch.setattr(examine, "CHECKS", (fails, *examine.CHECKS))
+    config.train.epochs = 1
+    training.run(config, tmp_path, doctor=attending.Doctor(strict=True))
+    log = (tmp_path / "log.txt").read_text()
+    why = "the check failed (KeyError: 'share')"
+    assert f"Warning: loss.floor is not ruled out, since {why}." in log
+    assert "Warning: data.shift" in log and "Traceback" not in log
+    assert json.loads((tmp_path / "doctor.json").read_text())["skipped"] == {"loss.floor": why}
+
+
 def test_strict_stops_at_an_error(config, found, tmp_path):
     found(WARNING)
     strict = attending.Doctor(strict=True)

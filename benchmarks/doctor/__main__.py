@@ -74,7 +74,7 @@ def _well(folder, kept):
         began = time.monotonic()
         setup = start(folder / f"healthy {name}")
         if setup is None:
-            print(f"{name}: left out, since its data are not here", flush=True)
+            print(f"{name}: omitted, since its data are not here", flush=True)
             continue
         report = _examine(setup, kept)
         alarms = [f for f in report.findings if f.severity != "note"]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import fft, ndimage
 
+from jax_seg.diagnosis import crops
 from jax_seg.ops.classes import FOREGROUND, MASKED
 
 VOXELS = {True: 64_000, False: 125_000}  # in the middle, that are looked at, quick or not
@@ -46,12 +47,9 @@ class Moments(NamedTuple):
 
 def middle(shape, voxels):
     """Slices of the middle of a volume, at most that many voxels: long axes are cut first."""
-    size = list(shape)
-    while np.prod(size) > voxels:
-        size[int(np.argmax(size))] -= 1
     # Fourier transforms of other lengths take several times as long.
-    size = [fft.prev_fast_len(n, real=True) for n in size]
-    return tuple(slice((n - s) // 2, (n - s) // 2 + s) for n, s in zip(shape, size, strict=True))
+    size = [fft.prev_fast_len(n, real=True) for n in crops.shrunk(shape, voxels)]
+    return crops.middle(shape, size)
 
 
 def maps(image):
@@ -101,7 +99,7 @@ def moments_of_shifts(found, label, margin):
     Args:
       found: maps [K, D, H, W].
       label: encoded, [D, H, W].
-      margin: [3] voxels: the farthest shift. As many are left out at the border.
+      margin: [3] voxels: the farthest shift. As many are omitted at the border.
 
     Returns:
       Moments of the shifts in the order of `shifts(margin)`: how far the label is moved.

@@ -1,4 +1,4 @@
-"""Examine a run as it starts and as it goes: what `launch.py` passes to `training.run`."""
+"""Examine a run before and after each epoch: what `launch.py` passes to `training.run`."""
 
 from typing import NamedTuple
 
@@ -24,6 +24,8 @@ class Doctor(NamedTuple):
     def before(self, run):
         """Run the quick checks on a `training.start.Run` that begins; log errors and warnings.
 
+        A check that fails is logged, and the run starts.
+
         Raises:
           ValueError: an error was found, and `strict` is on.
         """
@@ -37,14 +39,16 @@ class Doctor(NamedTuple):
         for finding in report.findings:
             if finding.severity != "note":
                 run.journal.warn(in_one_line(finding))
+        for cause, why in report.failed.items():
+            run.journal.warn(f"Warning: {cause} is not ruled out, since {why}.")
         if self.strict and report.errors:
             raise ValueError(
-                f"{report.errors[0].name}: {report.errors[0].says} To start all the same, pass "
+                f"{report.errors[0].name}: {report.errors[0].says} To start anyway, pass "
                 "--doctor=on."
             )
 
     def after_epoch(self, run, state, progress):
-        """Judge the figures of the epochs so far; what begins to hold is said once."""
+        """Judge the figures of the epochs so far; each cause is reported once."""
         for finding in watch.new_findings(run.workdir, run.settings):
             run.journal.warn(in_one_line(finding))
             run.journal.event(

@@ -2,14 +2,14 @@
 
 import math
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+from scipy.special import logit
 
 from jax_seg.diagnosis.figures import on_epochs
 from jax_seg.diagnosis.finding import Check, Finding, Skipped
 from jax_seg.diagnosis.schedules import epochs_so_far
-from jax_seg.losses import GATE_TERMS
+from jax_seg.diagnosis.trials import constant_losses
+from jax_seg.metrics.segmentation import counted
 from jax_seg.ops.classes import FOREGROUND, MASKED
 from jax_seg.training import plateau
 
@@ -94,14 +94,13 @@ def would_act_on_noise(evidence):
     if counts >= error:
         return []
     rows = options.worse_epochs if waits else 1
-    worse = "one worse epoch returns" if rows == 1 else f"{rows} worse epochs in a row return"
     return [
         Finding(
             "control.acts_on_noise",
             "warning",
-            f"{_rise(counts)}, but the standard error of the validation loss on {volumes} "
-            f"{'volumes' if volumes > 1 else 'volume'} is {error:.4f}: {worse} the run to earlier "
-            "weights although nothing may have become worse.",
+            f"{_rise(counts)}, but the standard error of the validation loss on "
+            f"{counted(volumes, 'volume')} is {error:.4f}: after {counted(rows, 'worse epoch')} "
+            "the run returns to earlier weights, although the rise may be noise.",
             {"counts": counts, "standard_error": error, "validation_volumes": volumes},
             "plateau.noise_factor",
             REMEDY,
@@ -122,7 +121,7 @@ def _validation_noise(evidence):
     if errors := [one["standard_error"] for one in found if one["standard_error"] > 0]:
         loss = float(np.median([one["loss"] for one in found]))
         return loss, float(np.median(errors)), len(evidence.task.validation_ids)
-    losses, volumes = _constant_losses(evidence)
+    losses, volumes = _losses_of_a_constant(evidence)
     units = np.unique(volumes)
     each = [losses[volumes == number].mean() for number in units] if len(units) > 1 else losses
     if len(each) < 2:
@@ -130,7 +129,7 @@ def _validation_noise(evidence):
     return float(np.mean(each)), plateau.standard_error(each), len(units)
 
 
-def _constant_losses(evidence):
+def _losses_of_a_constant(evidence):
     """(losses [N], number of its volume [N]) of the share of foreground, on validation patches."""
     sampler = evidence.task.validation
     drawn = [sampler[number] for number in range(min(len(sampler), PATCHES))]
@@ -138,19 +137,9 @@ def _constant_losses(evidence):
     mask = (label != MASKED).astype(np.float32)
     label = (label == FOREGROUND).astype(np.float32)
     share = np.clip((label * mask).sum() / max(mask.sum(), 1), 1e-3, 1 - 1e-3)
-    logit = float(np.log(share / (1 - share)))
-
-    @jax.jit
-    def loss(label, mask):
-        logits = jnp.full(label[None].shape, logit)
-        gates = dict.fromkeys(GATE_TERMS, 0.0)
-        return evidence.loss(logits, label[None], mask[None], evidence.loss_weights, gates=gates)[0]
-
-    try:
-        losses = [float(loss(*pair)) for pair in zip(label, mask, strict=True)]
-    except ValueError as error:  # levels of deep supervision are missing
-        raise Skipped("the loss is not defined without the network's levels") from error
-    return np.array(losses), np.array([int(one["volume"]) for one in drawn])
+    batches = [{"label": a[None], "mask": b[None]} for a, b in zip(label, mask, strict=True)]
+    losses = constant_losses(evidence, batches, [logit(share)])[0]
+    return losses, np.array([int(one["volume"]) for one in drawn])
 
 
 def scaled_without_limit(epochs, settings):

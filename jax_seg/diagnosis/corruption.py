@@ -6,9 +6,9 @@ import numpy as np
 from scipy import fft
 
 from jax_seg.data import intensities
+from jax_seg.data.sampling import AXES
 from jax_seg.diagnosis.finding import Finding, Skipped
 
-AXES = ("depth", "height", "width")
 FEWEST = 8  # slices, to judge one by its neighbours
 UNUSUAL = 8.0  # standard deviations of the correlation of neighbours
 RELATED = 0.5  # correlation of neighbours, below which they say little about each other

@@ -1,5 +1,6 @@
 """What checks look at: gathered when it is first asked for, once, and shared by all of them."""
 
+import contextlib
 import dataclasses
 import functools
 import tempfile
@@ -9,11 +10,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jax_seg import models
+from jax_seg import models, tasks
 from jax_seg.data import labels
 from jax_seg.data.preprocess import stored as stored_preprocessing
+from jax_seg.diagnosis import crops
 from jax_seg.diagnosis.finding import Skipped
-from jax_seg.ops.classes import FOREGROUND, MASKED
+from jax_seg.ops.classes import BACKGROUND, FOREGROUND
 from jax_seg.runs import checkpoints
 from jax_seg.runs import run as opened
 from jax_seg.system import configuration
@@ -102,7 +104,7 @@ class Evidence:
     @property
     def of_images(self):
         """Whether the data are images, not volumes."""
-        return self.config.data.get("name") == "images"
+        return tasks.of_images(self.fields)
 
     @functools.cached_property
     def stage(self):
@@ -127,19 +129,27 @@ class Evidence:
         """`Task` of the data, prepared as for training."""
         if "task" in self.given:
             return self.given["task"]
-        kept = self.stored["preprocessing"] if self.stored else None
+        kept = None
+        with contextlib.suppress(Skipped):  # the data can be judged without the run's checkpoints
+            kept = self.stored["preprocessing"] if self.stored else None
         return self.settings.kind.prepare(self._folder, kept, **self.settings.task)
 
     @functools.cached_property
     def stored(self):
-        """What the last checkpoint keeps beside the state; None without a checkpoint."""
-        if not self.workdir:
+        """What the last checkpoint keeps beside the state; None without a checkpoint.
+
+        `Skipped` where none can be read: what the run was trained with is then unknown.
+        """
+        if not self.workdir or not (self.workdir / "checkpoints").is_dir():
             return None
         try:
             saved = checkpoints.open_for_reading(self.workdir)
-            return saved.whole("latest").loop
-        except (OSError, ValueError):
-            return None
+            if saved.latest_step() is not None:
+                return saved.whole("latest").loop
+            saved.require_whole()
+        except (OSError, ValueError) as error:
+            raise Skipped(f"no checkpoint can be read: {error}") from error
+        return None
 
     @functools.cached_property
     def preprocessing(self):
@@ -174,7 +184,7 @@ class Evidence:
             readers = cache.open(item.image), cache.open(item.label)
             shape = readers[0].shape
             size = _cropped(shape, LARGEST[self.quick])
-            start = tuple((n - s) // 2 for n, s in zip(shape, size, strict=True))
+            start = tuple(one.start for one in crops.middle(shape, size))
             image = readers[0].read(start, size)
             label = labels.encode(readers[1].read(start, size), table, item.label)
             group, files = item.scroll_id or "", (item.image, item.label)
@@ -332,7 +342,7 @@ def by_epoch(events):
     """One dict per epoch: its number as 'epoch', and its events by kind.
 
     Keys are 'train', 'validation', 'volumes', 'validation swa', …, each {metric: value}, and
-    'decisions', a list of dicts. Epochs without training metrics are left out.
+    'decisions', a list of dicts. Epochs without training metrics are omitted.
     """
     found = {}
     for event in events:
@@ -349,10 +359,16 @@ def once(function):
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def foreground_share(label):
-    """Share of foreground among the labelled voxels of an encoded label."""
-    labelled = np.count_nonzero(label != MASKED)
-    return np.count_nonzero(label == FOREGROUND) / max(labelled, 1)
+def finest(output):
+    """Logits [B, *spatial, 1] of the finest level of what a network returns."""
+    while isinstance(output, tuple):
+        output = output[0]
+    return output
+
+
+def has_both(label):
+    """Whether an encoded label holds foreground and background."""
+    return bool((label == FOREGROUND).any() and (label == BACKGROUND).any())
 
 
 def _cropped(shape, most):

@@ -1,5 +1,7 @@
 """Run the checks on a configuration or a run, and put what they find in order."""
 
+import contextlib
+import logging
 import time
 from typing import NamedTuple
 
@@ -27,6 +29,7 @@ FAMILIES = (
     *(validation, judging, predictions),
 )
 CHECKS = tuple(check for family in FAMILIES for check in family.CHECKS)
+_LOG = logging.getLogger("jax_seg")
 
 
 class Report(NamedTuple):
@@ -36,6 +39,7 @@ class Report(NamedTuple):
       findings: list of Finding, in order.
       checked: names of the causes that were looked for.
       skipped: {name of a cause: why it was not looked for}.
+      failed: {name of a check's first cause: the error that ended the check}.
       seconds: that it took.
       took: {name of a check's first cause: its seconds}.
     """
@@ -43,6 +47,7 @@ class Report(NamedTuple):
     findings: list
     checked: list
     skipped: dict
+    failed: dict
     seconds: float
     took: dict
 
@@ -64,6 +69,8 @@ class Report(NamedTuple):
 def examine(evidence, checks=None):
     """Run checks on `Evidence`: the quick ones if it is quick, those of runs if it has one.
 
+    An error in a check ends that check alone.
+
     Args:
       evidence: Evidence.
       checks: of `Check`; None for all.
@@ -76,7 +83,9 @@ def examine(evidence, checks=None):
     """
     started = time.monotonic()
     evidence.settings, evidence.task  # noqa: B018  what cannot be trained on is refused first
-    findings, checked, skipped, took = [], [], {}, {}
+    with contextlib.suppress(Skipped):  # the checkpoints cannot be read
+        evidence.programs  # noqa: B018
+    findings, checked, skipped, failed, took = [], [], {}, {}, {}
     for check in CHECKS if checks is None else checks:
         if why := _not_now(check, evidence):
             skipped |= dict.fromkeys(check.causes, why)
@@ -87,10 +96,15 @@ def examine(evidence, checks=None):
             checked += check.causes
         except Skipped as why:
             skipped |= dict.fromkeys(check.causes, str(why))
+        except Exception as error:
+            _LOG.debug("A check failed.", exc_info=True)
+            why = f"the check failed ({type(error).__name__}: {error})"
+            failed[check.causes[0]] = why
+            skipped |= dict.fromkeys(check.causes, why)
         took[check.causes[0]] = time.monotonic() - began
     skipped = {name: why for name, why in skipped.items() if name not in checked}
     checked = list(dict.fromkeys(checked))
-    return Report(ordered(findings), checked, skipped, time.monotonic() - started, took)
+    return Report(ordered(findings), checked, skipped, failed, time.monotonic() - started, took)
 
 
 def _not_now(check, evidence):

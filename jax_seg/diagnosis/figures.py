@@ -1,4 +1,4 @@
-"""Checks of the figures that a run records for each epoch; they cost nothing.
+"""Checks of the figures that a run records for each epoch; `watch` runs them after each.
 
 Each is (epochs, settings) -> list of Finding: `epochs` is of `evidence.by_epoch`, `settings` the
 `Settings` of the run.
@@ -9,12 +9,12 @@ import math
 import numpy as np
 
 from jax_seg.diagnosis.finding import Check, Finding, Skipped
-from jax_seg.diagnosis.optimization import NEARLY_ALL, TENFOLD
 from jax_seg.losses import variance_floor
+from jax_seg.metrics import curves
+from jax_seg.metrics.curves import LAST
 from jax_seg.training import stages
 
 RISEN = 4.0  # standard deviations between epochs by which a training loss has clearly risen
-LAST = 3  # epochs whose means are looked at
 VANISHED = 1e-3
 """Share of its first size at which a gradient has vanished. Adam's second moment, at its usual
 0.999, remembers a thousand updates: what is smaller by that no longer moves the weights."""
@@ -24,34 +24,31 @@ UNAVOIDABLE = 0.25  # share of the loss that no prediction avoids, beyond which 
 
 
 def clipped(epochs, settings):
-    """Whether SGD's gradients are nearly all clipped, to a small share of their size.
-
-    Clipping every gradient is harmless to Adam and Muon, which take only its direction.
-    """
+    """Whether SGD's gradients are nearly all clipped, to a small share of their size."""
     options = settings.programs["optimizer"]
     if options["name"] != "sgd" or not options["clip_norm"]:
         raise Skipped("clipping does not change the size of the updates")
     if len(epochs) < LAST:
         raise Skipped(f"fewer than {LAST} epochs are done")
-    share = np.mean([one["train"].get("clipped_share", 0.0) for one in epochs[-LAST:]])
-    norm = np.median([one["train"]["gradient_norm"] for one in epochs[-LAST:]])
-    smaller = norm / options["clip_norm"]
-    if share < NEARLY_ALL or smaller < TENFOLD:
+    train = [one["train"] for one in epochs]
+    found = curves.clipping(train, name=options["name"], clip_norm=options["clip_norm"])
+    if not found:
         return []
     return [
         Finding(
             "optimizer.clipped",
             "warning",
-            f"In the last {LAST} epochs {100 * share:.0f} % of the gradients were clipped, from a "
-            f"norm of {norm:.3g} to {options['clip_norm']:g}: every update is {smaller:.0f} times "
-            "smaller than the learning rate says.",
+            f"In the last {LAST} epochs {100 * found.share:.0f} % of the gradients were clipped, "
+            f"from a norm of {found.norm:.3g} to {options['clip_norm']:g}: every update is "
+            f"{found.times:.0f} times smaller than the learning rate says.",
             {
-                "clipped_share": float(share),
-                "gradient_norm": float(norm),
+                "clipped_share": found.share,
+                "gradient_norm": found.norm,
                 "clip_norm": options["clip_norm"],
             },
             "optimizer.clip_norm",
-            f"Set optimizer.clip_norm above {norm:.2g}, so that it stops rare explosions alone.",
+            f"Set optimizer.clip_norm above {found.norm:.2g}, so that it stops rare explosions "
+            "alone.",
         )
     ]
 
@@ -94,7 +91,10 @@ def loss_rises(epochs, settings):
 
 
 def unavoidable_term(epochs, settings):
-    """The share of the training loss that the floor of the variance term makes up."""
+    """The share of the training loss that the floor of the variance term makes up.
+
+    Of `watch` alone: `loss_answers` measures the floor of all terms.
+    """
     last = epochs[-1]
     weights = stages.at(settings.plan, last["epoch"]).loss_weights
     if not weights.get("variance"):
@@ -156,4 +156,5 @@ def on_epochs(find):
 CHECKS = (
     Check(("optimizer.clipped",), on_epochs(clipped), needs="run", quick=True),
     Check(("optimizer.rate_too_high",), on_epochs(loss_rises), needs="run", quick=True),
+    Check(("model.saturated",), on_epochs(vanished_gradient), needs="run", quick=True),
 )

@@ -6,10 +6,10 @@ SEVERITIES = ("error", "warning", "note")
 
 # Every cause by name, in the order of their effects: what comes first spoils what follows.
 CAUSES = {
-    "labels.unlabeled_as_foreground": "unlabeled voxels are trained as foreground",
+    "labels.unlabeled_as_foreground": "unlabelled voxels are trained as foreground",
     "labels.swapped": "a label belongs to another image",
     "labels.misaligned": "a label is shifted, mirrored or transposed against its image",
-    "labels.inconsistent": "a volume is labeled unlike the others",
+    "labels.inconsistent": "a volume is labelled unlike the others",
     "labels.incomplete": "the label leaves surfaces as background",
     "data.leakage": "the same data lie on both sides of a fold",
     "data.corrupt": "slices are constant, repeated, shifted, noise or clipped",
@@ -17,7 +17,7 @@ CAUSES = {
     "data.spacing": "patch and network ignore the anisotropy of the voxels",
     "sampling.no_foreground": "patches hold no foreground",
     "sampling.mostly_masked": "patches are mostly masked",
-    "sampling.coverage": "no patch of the run reaches some labeled voxels",
+    "sampling.coverage": "no patch of the run reaches some labelled voxels",
     "sampling.padding": "patches are mostly padding",
     "augment.destroys_labels": "augmentation breaks or erases thin structures",
     "augment.implausible": "augmented images are unlike all images of the data",
@@ -96,6 +96,12 @@ class Check(NamedTuple):
 
 class Skipped(Exception):
     """A check lacks what it needs; the text says what."""
+
+
+def listed(names, most=4):
+    """'a, b, c, d and 3 more'."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def ordered(findings):

@@ -1,10 +1,10 @@
 """Does the first answer of a network, before any update, leave room for a gradient?"""
 
-import jax
 import numpy as np
+from scipy.special import logit
 
-from jax_seg.diagnosis.evidence import once
 from jax_seg.diagnosis.finding import Check, Finding, Skipped
+from jax_seg.diagnosis.loss_terms import Ground, terms_of
 from jax_seg.ops.classes import FOREGROUND, MASKED
 
 # A share of the reference, below which hardly anything is left of it: two orders of magnitude,
@@ -44,8 +44,7 @@ def find_prior(evidence):
     chosen &= batch["mask"][..., 0] > 0
     ones = np.ones(batch["label"].shape[:-1], np.float32)
     sizes = [
-        loss_gradient(evidence, np.float32(np.log(p / (1 - p))) * ones, batch, chosen)
-        for p in (prior, share)
+        loss_gradient(evidence, np.float32(logit(p)) * ones, batch, chosen) for p in (prior, share)
     ]
     left = sizes[0] / sizes[1] if all(sizes) else 1.0
     return [
@@ -67,7 +66,7 @@ def find_prior(evidence):
 
 
 def loss_gradient(evidence, logits, batch, chosen):
-    """Mean size of the run's loss gradient at the chosen voxels; 0 where coarser levels enter it.
+    """Mean size of the gradient of the run's terms of the finest level at the chosen voxels.
 
     Args:
       evidence: Evidence.
@@ -75,15 +74,9 @@ def loss_gradient(evidence, logits, batch, chosen):
       batch: 'label' and 'mask'.
       chosen: bool, of the logits' shape.
     """
-    try:
-        gradient = once(jax.grad(lambda z: _total(evidence, z, batch)))(logits[..., None])
-    except (ValueError, KeyError, TypeError):  # terms of coarser levels or of gates
-        return 0.0
-    return float(np.abs(np.asarray(gradient)[..., 0][chosen]).mean())
-
-
-def _total(evidence, logits, batch):
-    return evidence.loss(logits, batch["label"], batch["mask"], evidence.loss_weights)[0]
+    ground = Ground(batch["label"], batch["mask"])
+    gradient = terms_of(evidence).gradients(logits[..., None], ground).sum(0)
+    return float(np.abs(gradient.reshape(logits.shape)[chosen]).mean())
 
 
 CHECKS = (Check(("model.saturated",), find_prior, quick=True),)

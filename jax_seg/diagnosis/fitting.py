@@ -9,8 +9,8 @@ import numpy as np
 import optax
 
 from jax_seg import losses
-from jax_seg.diagnosis import first_answer, plain_fit
-from jax_seg.diagnosis.evidence import once
+from jax_seg.diagnosis import crops, first_answer, plain_fit
+from jax_seg.diagnosis.evidence import finest, once
 from jax_seg.diagnosis.finding import Check, Finding, Skipped
 from jax_seg.models.forward import forward
 from jax_seg.training import optimizers
@@ -68,11 +68,11 @@ def find_fit(evidence):
     if not frozen or free.dice < FITTED:
         return []
     own = fit(own_loss=True, rates={k: float(k not in frozen) for k in evidence.stage.rates})
-    return [_parts(evidence, frozen, own, free, constant)] if own.dice < FITTED else []
+    return [_parts(frozen, own, free, constant)] if own.dice < FITTED else []
 
 
 def _has_fitted(evidence):
-    """Whether the run itself reached a Dice, in training or on whole volumes, that tells of it."""
+    """Whether the run itself reached a Dice, in training or on whole volumes, that shows it."""
     reached = [1 - e["train"]["dice"] for e in evidence.epochs if "dice" in e["train"]]
     reached += [e["volumes"]["dice"] for e in evidence.epochs if "dice" in e.get("volumes", {})]
     return bool(reached) and max(reached) >= FITTED - SHORT
@@ -102,10 +102,8 @@ def _cropped(evidence):
         raise Skipped("the smallest patch that the network takes is too large to fit it here")
     for number in range(4):
         batch = evidence.batch(number)
-        crop = tuple(
-            slice((n - s) // 2, (n - s) // 2 + s) for n, s in zip(shape, sides, strict=True)
-        )
-        cut = {name: array[:1][(slice(None), *crop)] for name, array in batch.items()}
+        crop = (slice(1), *crops.middle(shape, sides))
+        cut = {name: array[crop] for name, array in batch.items()}
         inside = cut["label"][cut["mask"] > 0]
         if len(inside) and 0.01 < inside.mean() < 0.9:
             return cut
@@ -126,18 +124,18 @@ def _make_fit(evidence, batch):
     def objective(params, own):
         variables = {"params": params, "batch_stats": start.batch_stats}
         logits, gates, _ = forward(model, variables, batch["image"], key)
-        finest = logits[0] if isinstance(logits, tuple) else logits
+        own_level = finest(logits)
         label, mask = batch["label"], batch["mask"]
 
         def run_loss():
             return evidence.loss(logits, label, mask, evidence.loss_weights, gates=gates)[0]
 
         def healthy():
-            return losses.dice(finest, label, mask, smooth=SMOOTH) + losses.cross_entropy(
-                finest, label, mask
+            return losses.dice(own_level, label, mask, smooth=SMOOTH) + losses.cross_entropy(
+                own_level, label, mask
             )
 
-        return jax.lax.cond(own, run_loss, healthy), finest
+        return jax.lax.cond(own, run_loss, healthy), own_level
 
     @once
     def step(params, state, own, rates):
@@ -220,7 +218,7 @@ def _loss(evidence, fit, healthy, constant):
     )
 
 
-def _parts(evidence, frozen, fit, free, constant):
+def _parts(frozen, fit, free, constant):
     named = ", ".join(f"'{name}'" for name in sorted(frozen))
     return Finding(
         "model.cannot_overfit",

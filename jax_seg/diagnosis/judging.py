@@ -1,102 +1,56 @@
 """Checks of training.*: whether a run has learned, and whether it has ended where it should."""
 
-from typing import NamedTuple
-
 import numpy as np
 
 from jax_seg.diagnosis.finding import Check, Finding, Skipped
 from jax_seg.diagnosis.predictions import WORTH, held_out
-from jax_seg.metrics import balance, segmentation, threshold
+from jax_seg.metrics import balance, curves, segmentation, threshold
+from jax_seg.metrics.curves import ANNEALED, FEWEST
 
-CLEAR = 2.0  # standard errors
-FEWEST = 4  # epochs from which a trend can be told
-LAST_PART = 0.25  # of the epochs; a run that still improves in it may need more
-STILL = 0.1  # share of all that was learned; as much in the last part is not yet a plateau
-ANNEALED = 0.1  # share of the highest learning rate; below, a run settles rather than learns
 ENDING = ("cosine", "polynomial")
 """Schedules that reach their lowest rate in the last epoch of the run."""
 SWAPPED = 4  # volumes whose predictions are swapped
 
 
-class Curves(NamedTuple):
-    """Figures of the epochs of the last stage, [N] each; losses of other stages do not compare.
-
-    Attributes:
-      epoch: numbers.
-      train: loss on augmented training patches.
-      validation: loss on fixed validation patches.
-      error: standard error of it over volumes; 0 where it is unknown.
-      rate: highest learning rate of the parts.
-    """
-
-    epoch: np.ndarray
-    train: np.ndarray
-    validation: np.ndarray
-    error: np.ndarray
-    rate: np.ndarray
-
-
-def curves(evidence):
-    """`Curves` of a run; `Skipped` where it has fewer than FEWEST judged epochs."""
-    rows = [
-        (
-            one["epoch"],
-            one["train"]["loss"],
-            one["validation"]["loss"],
-            one["validation"].get("standard_error", 0.0),
-            one["train"].get("learning_rate", 0.0),
-        )
-        for one in evidence.epochs
-        if "validation" in one and one["epoch"] >= evidence.stage.first
-    ]
-    if len(rows) < FEWEST:
-        raise Skipped(f"{len(rows)} epochs were judged, and a trend takes {FEWEST}")
-    found = Curves(*(np.array(column, np.float64) for column in zip(*rows, strict=True)))
-    if not (np.isfinite(found.train).all() and np.isfinite(found.validation).all()):
+def curves_of(evidence):
+    """`Curves` of a run's last stage; `Skipped` where it has fewer than FEWEST judged epochs."""
+    train, validation = (
+        {one["epoch"]: one[kind] for one in evidence.epochs if kind in one}
+        for kind in ("train", "validation")
+    )
+    found = curves.collected(train, validation, evidence.stage.first)
+    if len(found.epoch) < FEWEST:
+        raise Skipped(f"{len(found.epoch)} epochs were judged, and a trend takes {FEWEST}")
+    if not found.finite:
         raise Skipped("a loss is not finite")
     return found
-
-
-def scatter(values):
-    """Standard deviation of a curve about its trend, from second differences.
-
-    Of white noise they have variance 6 σ² (Gasser, Sroka and Jennen-Steinmetz 1986, "Residual
-    variance and residual pattern in nonlinear regression").
-    """
-    return float(np.sqrt(np.mean(np.diff(values, 2) ** 2) / 6))
 
 
 def find_unfinished(evidence):
     """Whether the validation loss still fell at the end, at a rate that was still high."""
     if not evidence.run.scores:
         raise Skipped("the run has not ended")
-    found = curves(evidence)
+    found = curves_of(evidence)
     planned = evidence.field("train.epochs")
     cut = found.epoch[-1] + 1 < planned
     stopped = any(d["kind"] == "early_stop" for one in evidence.epochs for d in one["decisions"])
     ended = evidence.field("schedule.name") in ENDING and not cut
-    share = float(found.rate[-1] / max(found.rate.max(), 1e-30))
-    if stopped or ended or share < ANNEALED:
-        return []
-    last = max(int(LAST_PART * len(found.validation)), 2)  # one epoch may be lucky
-    gained = float(found.validation[:-last].min() - found.validation[-last:].min())
-    learned = float(found.validation[0] - found.validation.min())
-    noise = max(found.error[-1], scatter(found.validation))
-    if gained < CLEAR * noise or gained < STILL * learned:
+    fall = curves.fall(found)
+    if stopped or ended or fall.rate_share < ANNEALED or not fall.clear:
         return []
     length = f"after {found.epoch[-1] + 1:g} of {planned} epochs" if cut else "with its last epoch"
     return [
         Finding(
             "training.unfinished",
             "warning",
-            f"The run ended {length} at {100 * share:.0f} % of its highest learning rate, while "
-            f"the validation loss still fell: by {gained:.3f} in the last {last} of "
-            f"{len(found.epoch)} epochs, of {learned:.3f} in all.",
+            f"The run ended {length} at {100 * fall.rate_share:.0f} % of its highest learning "
+            f"rate, while the validation loss still fell: by {fall.gained:.3f} in the last "
+            f"{fall.last} of {len(found.epoch)} epochs, of {fall.learned:.3f} in all.",
             {
-                "fell_at_the_end": gained,
-                "fell_in_all": learned,
-                "noise": float(noise),
-                "rate_share": share,
+                "fell_at_the_end": fall.gained,
+                "fell_in_all": fall.learned,
+                "noise": fall.noise,
+                "rate_share": fall.rate_share,
                 "epochs": len(found.epoch),
             },
             "train.minutes" if cut else "train.epochs",
@@ -106,40 +60,28 @@ def find_unfinished(evidence):
 
 
 def find_overfits(evidence):
-    """Whether the validation loss rose since its best epoch while the training loss fell.
-
-    The training loss is that of augmented patches, which is no lower than without, so the gap is
-    not overstated.
-    """
+    """Whether the validation loss rose since its best epoch while the training loss fell."""
     if not evidence.holds_out:
         raise Skipped("nothing is held out")
-    found = curves(evidence)
-    best = int(found.validation.argmin())
-    after = len(found.validation) - 1 - best
-    if after < FEWEST:
+    found = curves_of(evidence)
+    rise = curves.rise(found)
+    if not rise or not rise.overfits:
         return []
-    late = slice(-(after // 2), None)
-    rose = float(found.validation[late].mean() - found.validation[best])
-    train_before = float(found.train[max(best - 1, 0) : best + 2].mean())
-    fell = train_before - float(found.train[late].mean())
-    noise = max(found.error[late].mean(), scatter(found.validation))
-    if rose < CLEAR * noise or fell < scatter(found.train):
-        return []
-    gap = float((found.validation - found.train)[late].mean())
+    best, lowest = found.epoch[rise.best], found.validation[rise.best]
     return [
         Finding(
             "training.overfits",
             "warning",
-            f"Since epoch {found.epoch[best]:g} the validation loss rose by {rose:.3f}, from "
-            f"{found.validation[best]:.3f}, while the training loss fell by {fell:.3f}; their "
-            f"gap is {gap:.3f} at the end.",
+            f"Since epoch {best:g} the validation loss rose by {rise.rose:.3f}, from {lowest:.3f}, "
+            f"while the training loss fell by {rise.fell:.3f}; their gap is {rise.gap:.3f} at the "
+            "end.",
             {
-                "validation_rose": rose,
-                "training_fell": fell,
-                "noise": float(noise),
-                "gap": gap,
-                "gap_at_best": float((found.validation - found.train)[best]),
-                "best_epoch": int(found.epoch[best]),
+                "validation_rose": rise.rose,
+                "training_fell": rise.fell,
+                "noise": rise.noise,
+                "gap": rise.gap,
+                "gap_at_best": float(lowest - found.train[rise.best]),
+                "best_epoch": int(best),
             },
             "train.epochs",
             "Augment more, add volumes, or train for fewer epochs.",
@@ -172,7 +114,7 @@ def find_no_better(evidence):
             "error",
             f"At its best threshold the model reaches a Dice of {model:.3f} on "
             f"{len(predictions)} held-out volumes, foreground everywhere {constant:.3f}, and "
-            f"predictions of other places {blind:.3f}.",
+            f"predictions of other volumes, or shifted ones, {blind:.3f}.",
             {
                 "dice": model,
                 "dice_of_foreground_everywhere": constant,

@@ -4,7 +4,7 @@ import numpy as np
 from scipy import ndimage
 
 from jax_seg.diagnosis import appearance
-from jax_seg.diagnosis.finding import Finding, Skipped
+from jax_seg.diagnosis.finding import Finding, Skipped, listed
 from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
 
 MOST = 8  # volumes that are looked at
@@ -124,7 +124,6 @@ def _judged(examples, shares, value, evidence):
     share = float(np.mean(shares[apart]))
     others = float(shares[~apart].max()) if not apart.all() else 0.0
     names = [example.id for one, example in zip(apart, examples, strict=True) if one]
-    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     of_value = "" if value is None else f", most of it with label value {value}"
     evidence_numbers = {
         "volumes": len(names),
@@ -137,9 +136,9 @@ def _judged(examples, shares, value, evidence):
         Finding(
             "labels.incomplete",
             "error" if value is not None else "warning",
-            f"In {len(names)} of {len(shares)} volumes ({shown}), {100 * share:.0f} % of the "
-            "structures that look like labelled foreground are background in the label, in "
-            f"connected pieces{of_value}.",
+            f"In {len(names)} of {len(shares)} volumes ({listed(names)}), {100 * share:.0f} % of "
+            "the structures that look like labelled foreground are background in the label, "
+            f"in connected pieces{of_value}.",
             evidence_numbers,
             "data.labels" if value is None else "data.background",
             _advice(value, evidence),

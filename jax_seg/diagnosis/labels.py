@@ -3,14 +3,14 @@
 import numpy as np
 
 from jax_seg.diagnosis import appearance
-from jax_seg.diagnosis.finding import Check, Finding, Skipped
+from jax_seg.diagnosis.finding import Check, Finding, Skipped, listed
 from jax_seg.diagnosis.label_alignment import alignment
 from jax_seg.diagnosis.label_completeness import incomplete, stored_label, values_of
 from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
 
 MOST = 8  # volumes in which label values are compared
 INDISTINCT = 0.5  # of the correlation that the rest has: hippocampal head and body have 0.8
-SOLID = 2.0  # times as thick as the rest: unlabeled regions are 5 to 30 times as thick as sheets
+SOLID = 2.0  # times as thick as the rest: unlabelled regions are 5 to 30 times as thick as sheets
 FEWEST = 4  # volumes, to judge one by the others
 THICKER = 1.5  # times: of healthy volumes in one data set the thickest has 1.35 times the median
 APART = 2.0  # times as far from the median as the farthest of the others
@@ -23,7 +23,7 @@ def unlabeled_as_foreground(evidence):
     it, and its regions are far thicker than theirs.
     """
     if evidence.of_images:
-        raise Skipped("masks of images have no unlabeled pixels")
+        raise Skipped("masks of images have no unlabelled pixels")
     voxels = appearance.VOXELS[evidence.quick]
     volumes = [
         (example, stored_label(evidence, example))
@@ -133,7 +133,7 @@ def _unlabeled(value, values, measured, evidence):
         f"Label value {value} is trained as foreground and makes up {100 * share:.0f} % of it, but "
         f"its voxels look like background (correlation with the image {own:.2f}, that of value "
         f"{named} {rest:.2f}) and its regions are {thick / rest_thick:.0f} times as thick: it "
-        "means unlabeled.",
+        "means unlabelled.",
         {
             "value": value,
             "share_of_foreground": round(share, 4),
@@ -150,7 +150,7 @@ def _unlabeled(value, values, measured, evidence):
 def _inconsistent(examples, measured, apart):
     usual = float(np.median(np.delete(measured, apart)))
     own = float(np.mean(measured[apart]))
-    names = ", ".join(example.id for example in examples[:4])
+    names = listed([example.id for example in examples])
     one = len(examples) == 1
     return Finding(
         "labels.inconsistent",
@@ -165,7 +165,7 @@ def _inconsistent(examples, measured, apart):
             "thickness_of_the_others": round(usual, 3),
         },
         str(examples[0].label_file) if one else "data.labels",
-        "Label all volumes by one rule: thin or thicken the labels that differ, or leave them out.",
+        "Label all volumes by one rule: thin or thicken the labels that differ, or remove them.",
     )
 
 

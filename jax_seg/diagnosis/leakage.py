@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from jax_seg.diagnosis.finding import Finding, Skipped
+from jax_seg.diagnosis.finding import Finding, Skipped, listed
 
 WINDOW = 16  # voxels in a row: in images with noise no two rows are equal by chance
 KEPT = 32  # one of so many windows is compared, chosen by its content
@@ -125,7 +125,7 @@ def _scrolls(training, validation):
             "data.leakage",
             "error",
             f"{affected} of {len(validation)} validation volumes belong to scrolls that are also "
-            f"in the training part ({', '.join(both[:4])}): the score says little about new "
+            f"in the training part ({listed(both)}): the score says little about new "
             "scrolls.",
             {"volumes": affected, "examined": len(validation), "scrolls_in_both": len(both)},
             "data.group",

@@ -3,9 +3,10 @@
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import expit, logit
 
 from jax_seg.diagnosis.finding import Check, Finding
-from jax_seg.diagnosis.loss_terms import BLIND, Ground, Terms, ground_of, logit, sigmoid, terms_of
+from jax_seg.diagnosis.loss_terms import BLIND, Ground, Terms, ground_of, terms_of
 
 GRID = np.linspace(-6, 6, 25)  # logits that are tried: probabilities from 0.0025 to 0.9975
 CONFIDENT = 12.0  # logit of a known voxel: 10,000 of them make less than one in a sum
@@ -61,7 +62,7 @@ def _least(terms, ground, levels):
     total = values.sum(1)
     best = int(total.argmin())
     without = (total[:, None] - values).min(0)
-    return Least(float(total[best]), values[best], float(sigmoid(levels[best, 1])), without)
+    return Least(float(total[best]), values[best], float(expit(levels[best, 1])), without)
 
 
 def _floor(evidence, terms, ground):
@@ -123,7 +124,7 @@ def preferred(terms, ground):
     seeing = [name not in BLIND for name in terms.names]
     values = np.stack(values)[..., seeing]
     columns = np.concatenate([values, values.sum(-1, keepdims=True)], -1)
-    return sigmoid(np.apply_along_axis(_lowest, 1, columns)), values
+    return expit(np.apply_along_axis(_lowest, 1, columns)), values
 
 
 def _lowest(values):
@@ -158,7 +159,7 @@ def _biased(evidence, terms, ground):
     if not seeing.names:
         return []
     answers, values = preferred(terms, ground)
-    threshold = evidence.field("validate.threshold", 0.5)
+    threshold = evidence.field("validate.threshold")
     for severity, lower in (("error", "warning"), ("warning", "note")):
         low, high = ODDS[severity]
         for share, towards in ((low, "foreground"), (high, "background")):
@@ -183,16 +184,16 @@ def _turned(answers, share, towards, threshold):
 def _culprit(terms, values, share):
     """The term that gains most by the preferred answer, against the share itself."""
     at = values[SHARES.index(share)]
-    honest = int(np.abs(sigmoid(GRID) - share).argmin())
+    honest = int(np.abs(expit(GRID) - share).argmin())
     return terms.names[int((at[at.sum(1).argmin()] - at[honest]).argmin())]
 
 
 def _bias(severity, terms, ground, answers, share, towards, culprit):
     half = float(answers[SHARES.index(0.5)])
     says = (
-        f"A voxel that is foreground {100 * share:.0f} % of the time is worth the answer "
-        f"{answers[SHARES.index(share)]:.2f} to this loss, and one that is half of the time "
-        f"{half:.2f}: what is uncertain becomes {towards}, mostly by '{culprit}'."
+        f"For a voxel that is foreground {100 * share:.0f} % of the time this loss is lowest at "
+        f"{answers[SHARES.index(share)]:.2f}, and for one that is foreground half of the time at "
+        f"{half:.2f}: uncertain voxels become {towards}, mostly because of '{culprit}'."
     )
     found = {"share": share, "preferred": float(answers[SHARES.index(share)]), "at_half": half}
     found |= {"foreground_share": ground.share} | _class_weights(terms)

@@ -3,9 +3,10 @@
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import logit
 
 from jax_seg.diagnosis.finding import Check, Finding, Skipped
-from jax_seg.diagnosis.loss_terms import BLIND, crop, ground_of, logit, terms_of
+from jax_seg.diagnosis.loss_terms import BLIND, crop, ground_of, terms_of
 from jax_seg.diagnosis.loss_terms import ground as ground_from
 
 MOST = 0.9  # share of the gradient of a term that leaves the others without effect

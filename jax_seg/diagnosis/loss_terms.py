@@ -2,7 +2,7 @@
 
 No network is involved: what a loss asks for can be read off its values and gradients at answers
 that are made up, a constant, the label itself or anything between. Terms of coarser levels and
-of gates depend on a network, so they are left out.
+of gates depend on a network, so they are omitted.
 """
 
 import functools
@@ -11,9 +11,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 
-from jax_seg.diagnosis.evidence import foreground_share
+from jax_seg.data.sampling import foreground_share
+from jax_seg.diagnosis import crops
+from jax_seg.diagnosis.evidence import has_both
 from jax_seg.diagnosis.finding import Skipped
 from jax_seg.losses import LOSSES, group_options
 from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
@@ -130,14 +133,11 @@ def crop(label, image=None):
     Where the middle is of one class it is taken around a voxel of the rarer one; None where the
     whole label is of one class.
     """
-    size = list(label.shape)
-    while np.prod(size) > VOXELS:
-        size[int(np.argmax(size))] -= 1
-    foreground, background = label == FOREGROUND, label == BACKGROUND
-    if not foreground.any() or not background.any():
+    if not has_both(label):
         return None
-    window = _around([n // 2 for n in label.shape], size, label.shape)
-    rarer = min(foreground, background, key=np.count_nonzero)
+    size = crops.shrunk(label.shape, VOXELS)
+    window = crops.middle(label.shape, size)
+    rarer = min(label == FOREGROUND, label == BACKGROUND, key=np.count_nonzero)
     if not rarer[window].any():
         places = np.argwhere(rarer)
         window = _around(places[len(places) // 2], size, label.shape)
@@ -179,23 +179,12 @@ def _optimise(names, options, weights, logits, label, mask):
     def total(x):
         return jnp.stack(_each(names, options, x, label, mask)) @ weights
 
-    def step(number, carried):
-        x, mean, square = carried
-        gradient = jax.grad(total)(x)
-        mean, square = 0.9 * mean + 0.1 * gradient, 0.99 * square + 0.01 * gradient**2
-        corrected = mean / (1 - 0.9 ** (number + 1))
-        spread = jnp.sqrt(square / (1 - 0.99 ** (number + 1)))
-        return x - RATE * corrected / (spread + 1e-12), mean, square
+    # A shorter memory than usual suits few steps, and gradients per voxel are tiny.
+    adam = optax.adam(RATE, b2=0.99, eps=1e-12)
 
-    zero = jnp.zeros_like(logits)
-    return lax.fori_loop(0, STEPS, step, (logits, zero, zero))[0]
+    def step(_, carried):
+        x, state = carried
+        update, state = adam.update(jax.grad(total)(x), state)
+        return x + update, state
 
-
-def sigmoid(logits):
-    """Probabilities of logits."""
-    return 1 / (1 + np.exp(-logits))
-
-
-def logit(probabilities):
-    """Logits of probabilities."""
-    return np.log(probabilities / (1 - probabilities))
+    return lax.fori_loop(0, STEPS, step, (logits, adam.init(logits)))[0]

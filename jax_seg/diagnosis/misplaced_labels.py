@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from jax_seg.diagnosis.finding import Finding
+from jax_seg.data.sampling import AXES
+from jax_seg.diagnosis.finding import Finding, listed
 
-AXES = ("depth", "height", "width")
 CLEAR = 5.0  # standard deviations above the placements that mean nothing
 
 
@@ -25,9 +25,9 @@ def misaligned(verdicts, everyone, common=None):
     return Finding(
         "labels.misaligned",
         "error",
-        f"The label{_s(verdicts)} of {_named(verdicts, everyone)} {_is(verdicts)} {how}: there "
-        f"{'its' if len(verdicts) == 1 else 'their'} correlation with the image is {own:.2f}, "
-        f"moved back it is {there:.2f}.",
+        f"The label{_s(verdicts)} of {_named(verdicts, everyone)} {_is(verdicts)} {how}; "
+        f"{'its' if len(verdicts) == 1 else 'their'} correlation with the image is {own:.2f}, and "
+        f"{there:.2f} once moved back.",
         {
             "volumes": len(verdicts),
             "examined": len(everyone),
@@ -139,9 +139,10 @@ def strangers(verdicts, everyone):
         "labels.swapped",
         "warning",
         f"The label{_s(verdicts)} of {_named(verdicts, everyone)} "
-        f"{'has' if len(verdicts) == 1 else 'have'} no more to do with the image than labels of "
-        f"other volumes or mirrored ones: the "
-        f"correlation is {own:.2f}, and {others:.2f} in the other volumes.",
+        f"correlate{'s' if len(verdicts) == 1 else ''} with "
+        f"{'its image' if len(verdicts) == 1 else 'their images'} no better than mirrored labels "
+        f"or those of other volumes: the correlation is {own:.2f}, and {others:.2f} in the other "
+        "volumes.",
         {
             "volumes": len(verdicts),
             "examined": len(everyone),
@@ -159,8 +160,7 @@ def _named(verdicts, everyone):
     if len(verdicts) == len(everyone):
         return f"all {len(everyone)} volumes"
     names = [v.placed.id for v in verdicts]
-    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    return f"{shown} ({len(names)} of {len(everyone)} volumes)"
+    return f"{listed(names)} ({len(names)} of {len(everyone)} volumes)"
 
 
 def _where(verdicts, worst):

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from scipy.special import expit, logit
 
-from jax_seg.diagnosis import first_answer, fitting, reach
-from jax_seg.diagnosis.evidence import once
+from jax_seg.diagnosis import depth, first_answer, fitting, reach
+from jax_seg.diagnosis.evidence import finest, once
 from jax_seg.diagnosis.finding import Check, Finding, Skipped
 from jax_seg.diagnosis.first_answer import GONE, loss_gradient
+from jax_seg.metrics.segmentation import counted
 from jax_seg.ops.classes import FOREGROUND, MASKED
 from jax_seg.training.step import normalised
 
@@ -19,7 +21,7 @@ MOST = 2**19  # voxels of those samples, which are two at least
 STEEP = 5.0  # factor by which logits are too large; overfitted networks need less (Guo et al. 2017)
 FEWEST = 100  # wrong voxels that a mean is taken over
 PART = 0.25  # of a layer's channels, or of the voxels, that is more than an accident
-TWICE = (0.5, float(1 / (1 + np.exp(-1))))  # what a sigmoid makes of probabilities
+TWICE = (0.5, float(expit(1)))  # what a sigmoid makes of probabilities
 
 
 class Answers(NamedTuple):
@@ -53,33 +55,29 @@ def answers(evidence):
             variables, image, mutable=["intermediates"], capture_intermediates=True
         )
         results = traverse_util.flatten_dict(kept["intermediates"])
-        return _finest(output), {
+        return finest(output)[..., 0].astype(jnp.float32), {
             "/".join(path[:-1]): leaf.std(axis=range(leaf.ndim - 1))
             for path, (leaf,) in results.items()
             if isinstance(leaf, jax.Array) and leaf.ndim == image.ndim and len(path) > 1
         }
 
-    first = {"params": evidence.fresh.params, "batch_stats": evidence.fresh.batch_stats}
-    found = [jax.device_get(look(one, batch["image"])) for one in (variables, first)]
+    both = variables, evidence.fresh.variables
+    found = [jax.device_get(look(one, batch["image"])) for one in both]
     if not np.isfinite(found[0][0]).all():
         raise Skipped("the best checkpoint gives logits that are not finite")
     return Answers(batch, found[0][0], found[1][0], found[0][1], found[1][1])
 
 
-def _finest(output):
-    """Logits [B, *spatial] of the finest level."""
-    while isinstance(output, tuple):
-        output = output[0]
-    return output[..., 0].astype(jnp.float32)
-
-
 def find_in_answers(evidence):
     """Whether the answers follow from the input, have room for a gradient, and use all channels.
 
-    A network that ignores its input has silent layers, too, so that cause comes alone.
+    A network that ignores its input has silent layers, too, and any of these causes changes how
+    gradients reach the layers, so one cause comes alone.
     """
     found = answers(evidence)
-    return ignores_input(found) or [*saturated(found, evidence), *dead(found)]
+    if causes := ignores_input(found) or [*saturated(found, evidence), *dead(found)]:
+        return causes
+    return depth.find(evidence)
 
 
 def ignores_input(found):
@@ -123,7 +121,7 @@ def dead(found):
             "error" if whole else "warning",
             f"{count} of {of} channels of '{name}' are the same at every voxel of "
             f"{len(found.logits)} patches, and were not with the first weights; "
-            f"{_count(len(silent), 'layer')} of {len(found.spread)} have lost channels.",
+            f"{counted(len(silent), 'layer')} of {len(found.spread)} have lost channels.",
             {
                 "channels": int(count),
                 "of": int(of),
@@ -147,10 +145,6 @@ def _silent(found):
         if silent.any():
             rows.append((name, int(silent.sum()), len(spread)))
     return rows
-
-
-def _count(number, noun):
-    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def saturated(found, evidence):
@@ -191,8 +185,7 @@ def saturated(found, evidence):
 
 
 def _slope(logits):
-    p = 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -700, 700)))
-    return p * (1 - p)
+    return expit(logits.astype(np.float64)) * expit(-logits.astype(np.float64))
 
 
 def platt(logits, label, steps=30):
@@ -201,14 +194,14 @@ def platt(logits, label, steps=30):
     x = np.stack([logits.astype(np.float64) / size, np.ones(len(logits))], axis=1)
     weights = np.zeros(2)
     for _ in range(steps):
-        p = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
+        p = expit(np.clip(x @ weights, -30, 30))
         slope = x.T @ ((p * (1 - p))[:, None] * x) + 1e-6 * np.eye(2)
         weights -= np.clip(np.linalg.solve(slope, x.T @ (p - label)), -2, 2)
     return float(weights[0] / size), float(weights[1])
 
 
 def _share_left(evidence, found, scale, offset):
-    """The loss's gradient at wrong voxels, as a share of that with scaled logits; 1 if unknown."""
+    """The loss's gradient at wrong voxels, as a share of that with scaled logits."""
     wrong = ((found.logits > 0) != (found.batch["label"][..., 0] > 0)) & (
         found.batch["mask"][..., 0] > 0
     )
@@ -232,7 +225,7 @@ def find_twice(evidence):
     inside = np.mean((p >= low - 4 * slack) & (p <= high + 4 * slack))
     if inside < 1 or not 0 < np.mean(label == FOREGROUND) < 1:
         return []
-    once_only = np.clip(np.log(p / (1 - p)), 1e-3, 1 - 1e-3)
+    once_only = np.clip(logit(p), 1e-3, 1 - 1e-3)
     losses = [_cross_entropy(q, label == FOREGROUND) for q in (p, once_only)]
     if losses[1] >= losses[0]:
         return []

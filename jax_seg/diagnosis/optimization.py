@@ -10,6 +10,7 @@ import numpy as np
 from jax_seg.diagnosis.finding import Check, Finding
 from jax_seg.diagnosis.schedules import epochs_so_far, planned_rates, planned_updates
 from jax_seg.diagnosis.trials import STEPS, clearly_below, make_trials
+from jax_seg.metrics.curves import CLIPPED
 
 TENFOLD = 10.0
 """The step between the rates that are tried; within it optimizers differ as much as rates do."""
@@ -18,7 +19,6 @@ LEARNS = 1 / 2
 if it also does no better than a constant."""
 DECAYS = 0.5
 """Decay that takes less than this share of the weights over a whole run cannot rule them."""
-NEARLY_ALL = 0.95  # share of clipped gradients that leaves hardly one as it is
 
 
 class Length(NamedTuple):
@@ -133,9 +133,9 @@ def _too_low(evidence, tried, run, own):
         if not _learns_more(tried, own, better):
             continue
         if run.reached is not None and run.reached < better.loss:
-            return []  # the run has learned all the same
+            return []  # the run has learned anyway
         options = evidence.settings.programs["optimizer"]
-        if options["name"] == "sgd" and np.mean(_over(own.norms, options)) >= NEARLY_ALL:
+        if options["name"] == "sgd" and np.mean(_over(own.norms, options)) >= CLIPPED:
             wider = _all_at_once(evidence, tried, run, wider=factor)
             if _learns_more(tried, own, wider):
                 return [_clipped(options["clip_norm"], tried.start, own, wider, factor, run)]

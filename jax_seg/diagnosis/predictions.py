@@ -24,7 +24,7 @@ JUMP = 1.25
 
 def steps_in_use(evidence):
     """(steps that predictions pass through, the first one a threshold or hysteresis; where set)."""
-    value = evidence.field("validate.threshold", 0.5)
+    value = evidence.field("validate.threshold")
     try:
         tuned = postprocess.read_steps(evidence.workdir) if evidence.workdir else None
     except ValueError as error:

@@ -16,6 +16,7 @@ BINS = 64  # of the intensities, each with as many voxels
 REFITTED = 0.2  # of the range: a fit to the data now moves by less where the data are the same
 LEVEL = 0.5  # standard deviations of the voxels of a sample, and
 CONTRAST = 1.5  # the factor by which every training input differs from itself as it is predicted
+READ = 4  # patches whose voxels are read again from their files
 SAME = 1e-4  # of the normalised range: rounding
 
 
@@ -98,7 +99,8 @@ def shifted(evidence):
 def _clipping(example, low, high):
     """Shares of clipped voxels of an `Example`, and what intensities tell about its label."""
     image, label = example.image, example.label
-    counted = image != 0 if intensities.zero_share(image) > intensities.MASKED else image == image
+    masked_scan = intensities.zero_share(image) > intensities.MASKED_SHARE
+    counted = image != 0 if masked_scan else np.ones_like(image, bool)
     outside = (image < low) | (image > high)
     labelled, foreground = counted & (label != MASKED), counted & (label == FOREGROUND)
     values, classes = image[labelled].astype(np.float32), label[labelled] == FOREGROUND
@@ -218,16 +220,15 @@ def _types(evidence):
     return []
 
 
-def _other_voxels(evidence, count=4):
+def _other_voxels(evidence):
     """Training patches against the same voxels read as for prediction, both normalised."""
     sampler, worst, name = evidence.task.train, 0.0, ""
-    for index in range(min(count, len(sampler))):
-        sample = sampler[index]
-        number = int(sample["volume"])
-        place, _ = sampler._place(number, sampler._generator(0, index))
+    for index in range(min(READ, len(sampler))):
+        number, corner = sampler.place(index)
         reader = open_volume(sampler.volumes[number].image)
-        read = read_patch(reader, place, sampler.patch, outside="edge")
-        seen = [preprocess(x, evidence.preprocessing) for x in (sample["image"][..., 0], read)]
+        read = read_patch(reader, corner, sampler.patch, outside="edge")
+        drawn = sampler[index]["image"][..., 0]
+        seen = [preprocess(x, evidence.preprocessing) for x in (drawn, read)]
         difference = float(np.abs(np.asarray(seen[0]) - np.asarray(seen[1])).max())
         if difference > worst:
             worst, name = difference, sampler.volumes[number].id

@@ -1,11 +1,10 @@
 """Does the network see as much of a volume as its labels need?"""
 
-import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
 from jax_seg.diagnosis import plain_fit
-from jax_seg.diagnosis.evidence import once
+from jax_seg.diagnosis.evidence import finest, has_both, once
 from jax_seg.diagnosis.finding import Check, Finding, Skipped
 from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
 
@@ -34,7 +33,7 @@ def find_bottom(evidence):
             "model.receptive_field",
             "warning",
             f"After {poolings} poolings the bottom level of a patch of {said} {effect} "
-            f"({'×'.join(map(str, bottom))}), so it can tell no place from another.",
+            f"({'×'.join(map(str, bottom))}), so it cannot distinguish positions.",
             {"poolings": poolings, "bottom_voxels": int(np.prod(bottom)), "patch": max(patch)},
             "model.poolings",
             f"Set model.poolings to {max(poolings - 1, 0)}, or enlarge the patch.",
@@ -56,7 +55,7 @@ def find_context(evidence):
     wider = within + [scale for scale in SCALES if within[-1] < scale <= most]
     if len(wider) - len(within) < 1:
         return []
-    examples = [e for e in evidence.part("training") if _both(e.label)][:VOLUMES]
+    examples = [e for e in evidence.part("training") if has_both(e.label)][:VOLUMES]
     if len(examples) < 2:
         raise Skipped("fewer than two volumes have foreground and background")
     scores = _scores(examples, len(within), wider)
@@ -76,22 +75,12 @@ def sight(evidence):
     middle = tuple(size // 2 for size in image.shape[1:-1])
     changed = image.copy()
     changed[(0, *middle)] += max(float(image.std()), 1e-3)
-    first = {"params": evidence.fresh.params, "batch_stats": evidence.fresh.batch_stats}
-
-    @once
-    def finest(image):
-        output = evidence.model.apply(first, image)
-        while isinstance(output, tuple):
-            output = output[0]
-        return output[0, ..., 0].astype(jnp.float32)
-
-    response = np.abs(np.asarray(finest(changed)) - np.asarray(finest(image)))
+    model, first = evidence.model, evidence.fresh.variables
+    answer = once(lambda image: finest(model.apply(first, image)))
+    logits = [np.asarray(answer(one), np.float32)[0, ..., 0] for one in (image, changed)]
+    response = np.abs(logits[1] - logits[0])
     felt = np.argwhere(response >= FELT * response.max())
     return int(np.abs(felt - middle).max())
-
-
-def _both(label):
-    return (label == FOREGROUND).any() and (label == BACKGROUND).any()
 
 
 def _scores(examples, count, wider):
@@ -129,10 +118,10 @@ def _too_small(evidence, radius, scores, wider, examples):
     return Finding(
         "model.receptive_field",
         "warning",
-        f"A logit follows from voxels at most {radius} away; a plain fit to what lies so near "
-        f"reaches a Dice of {near:.2f} on other volumes, one that sees {2 * wider[-1]} voxels far "
-        f"{far:.2f}. {100 * np.mean(depth > radius):.0f} % of the foreground lie deeper inside it "
-        "than the network sees.",
+        f"A logit depends on voxels at most {radius} away; a simple classifier limited to them "
+        f"reaches a Dice of {near:.2f} on other volumes, one that sees {2 * wider[-1]} voxels "
+        f"reaches {far:.2f}. {100 * np.mean(depth > radius):.0f} % of the foreground lie deeper "
+        "inside it than the network sees.",
         {
             "radius": radius,
             "dice_within": float(near),

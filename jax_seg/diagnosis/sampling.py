@@ -4,11 +4,12 @@ import dataclasses
 
 import numpy as np
 
-from jax_seg.diagnosis.finding import Check, Finding, Skipped
+from jax_seg.data.sampling import AXES
+from jax_seg.diagnosis.finding import Check, Finding, Skipped, listed
 from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
 
 MOST = 0.5  # by the meaning of "most": of batches without foreground, of the voxels of a patch
-MISSED = 0.75  # of the labelled voxels: missing half of them, healthy short runs learn all the same
+MISSED = 0.75  # of the labelled voxels: missing half of them, healthy short runs learn anyway
 UNEVEN = 0.25  # of the labelled voxels are missed that places drawn evenly would reach
 NEARLY_ALL = 0.9  # of batches without foreground: the network learns background
 MANY = 1 / 3  # of the patches: that share of the time of a run is lost
@@ -189,7 +190,7 @@ def _unlabelled_volumes(evidence, shares, volumes):
             "sampling.mostly_masked",
             "warning",
             f"{100 * bare.mean():.0f} % of the patches are nearly unlabelled: they lie in "
-            f"{', '.join(names[:5])}{' and others' if len(names) > 5 else ''}, of which "
+            f"{listed(names)}, of which "
             f"{100 * own[few].mean():.1f} % is labelled, whereas of other volumes it is "
             f"{100 * usual:.0f} %.",
             {
@@ -199,7 +200,7 @@ def _unlabelled_volumes(evidence, shares, volumes):
                 "volumes": len(names),
             },
             "data.root",
-            "Leave these volumes out of training, or label more of them.",
+            "Remove these volumes from training, or label more of them.",
         )
     ]
 
@@ -220,9 +221,9 @@ def _islands(evidence, shares):
         Finding(
             "sampling.mostly_masked",
             "warning",
-            f"{100 * shares.mean():.1f} % of the voxels of a patch are labelled; of one half as "
-            f"long it would be {100 * possible:.0f} %: the labelled parts are smaller than the "
-            "patch.",
+            f"{100 * shares.mean():.1f} % of the voxels of a patch are labelled; in a patch of "
+            f"half the side it would be {100 * possible:.0f} %: the labelled parts are smaller "
+            "than the patch.",
             {"labelled": float(shares.mean()), "labelled_of_half": float(possible)},
             "data.patch",
             f"Set data.patch to {half}, or cut the volumes to their labelled parts.",
@@ -231,7 +232,7 @@ def _islands(evidence, shares):
 
 
 def _missed(sampler, number, count, quick):
-    """Share of a volume's labelled voxels that `count` patches of a sampler leave out.
+    """Share of a volume's labelled voxels that `count` patches of a sampler omit.
 
     Where `count` is more than DRAWS, each voxel's probability of being reached is estimated from as
     many places.
@@ -239,19 +240,13 @@ def _missed(sampler, number, count, quick):
     generator = np.random.default_rng(number)
     voxels = generator.permutation(sampler.fingerprints[number].labelled)[:VOXELS]
     draws = min(count, DRAWS[quick])
-    corners = [_corner(sampler, number, generator) for _ in range(draws)]
+    corners = [sampler.draw_place(number, generator) for _ in range(draws)]
     hits = np.zeros(len(voxels), np.int64)
     for corner in corners:
         hits += np.all((voxels >= corner) & (voxels < corner + np.array(sampler.patch)), 1)
     if draws == count:
         return np.mean(hits == 0)
     return np.mean((1 - (hits + 0.5) / (draws + 1)) ** count)
-
-
-def _corner(sampler, number, generator):
-    if sampler.balance_target:
-        return sampler._place(number, generator)[0]
-    return sampler._draw_place(number, generator)
 
 
 def lower_bound(share, count):
@@ -263,7 +258,7 @@ def lower_bound(share, count):
 
 
 def _times(missed):
-    """How many times more patches would leave out a tenth, if places are independent."""
+    """How many times more patches would omit a tenth, if places are independent."""
     return max(2, int(np.ceil(np.log(FEW) / np.log(np.clip(np.mean(missed), 0.01, 0.99)))))
 
 
@@ -276,8 +271,7 @@ def _size(shape):
 
 
 def _axes(name, shape):
-    axes = ("depth", "height", "width")
-    return {f"{name}_{axis}": int(n) for axis, n in zip(axes, shape, strict=True)}
+    return {f"{name}_{axis}": int(n) for axis, n in zip(AXES, shape, strict=True)}
 
 
 CHECKS = (

@@ -1,11 +1,12 @@
 """Does the schedule fit the length of the run: warm-up, last cycle, averages, stages?"""
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 
 from jax_seg.diagnosis.finding import Check, Finding, Skipped
+from jax_seg.metrics.segmentation import counted
+from jax_seg.training import stages
 from jax_seg.training.epoch import epochs_of_swa
 
 HALF = 0.5
@@ -15,21 +16,6 @@ FROZEN = 0.05
 """Under an average that fixes the rate below this share of the schedule's mean, the run stands
 still: its remaining epochs count for less than a twentieth of as many before."""
 CERTAIN = 2.0  # standard errors by which an average has to be worse
-
-
-class Clock(NamedTuple):
-    """A schedule of the learning rate: the stages from one restart of it to the next.
-
-    Attributes:
-      first, end: its epochs, `end` excluded.
-      warmup: its epochs of warm-up.
-      stage: name of the first of its stages.
-    """
-
-    first: int
-    end: int
-    warmup: int
-    stage: str
 
 
 def planned_rates(settings):
@@ -67,10 +53,10 @@ def epochs_so_far(evidence):
 
 def fits_the_run(evidence):
     """Warm-up, decay and averages against the epochs of the run."""
-    settings, fields = evidence.settings, evidence.fields
+    settings = evidence.settings
     return [
         *_warmup(settings),
-        *_ends_high(settings, fields),
+        *_ends_high(settings),
         *_averages_one(settings),
         *_average_stands_still(settings),
     ]
@@ -143,64 +129,57 @@ def average_is_worse(evidence):
 
 def clocks(settings):
     """The `Clock`s of a run; averaging at a constant rate ends one."""
-    begins = [stage for stage in settings.plan if stage.own_schedule or stage.first == 0]
     average = settings.average
     last = average["swa_start"] if average["swa_every"] else settings.train["epochs"]
-    ends = [stage.first for stage in begins[1:]] + [settings.train["epochs"]]
-    return [
-        Clock(stage.first, min(end, last), stage.warm - stage.first, stage.name)
-        for stage, end in zip(begins, ends, strict=True)
-        if min(end, last) > stage.first
-    ]
+    begun = {stage.clock.first: stage.clock for stage in settings.plan}
+    return [one._replace(end=min(one.end, last)) for one in begun.values() if one.first < last]
 
 
 def _warmup(settings):
     found = []
     for clock in clocks(settings):
-        length = clock.end - clock.first
-        if clock.warmup <= max(HALF * length, 1):  # one epoch is the shortest warm-up
+        length, warmup = clock.end - clock.first, clock.warm - clock.first
+        if warmup <= max(HALF * length, 1):  # one epoch is the shortest warm-up
             continue
-        unfinished = clock.warmup >= length
+        unfinished = warmup >= length
+        field = f"{clock.section}.warmup_epochs"
         found.append(
             Finding(
                 "schedule.unfinished",
                 "error" if unfinished else "warning",
-                f"The warm-up takes {clock.warmup} of the {length} epochs of the schedule"
+                f"The warm-up takes {warmup} of the {counted(length, 'epoch')} of the schedule"
                 f"{_of(clock, settings)}, so that the rate "
                 f"{'only rises' if unfinished else 'rises for more than half of them'}.",
-                {"warmup_epochs": clock.warmup, "epochs": length},
-                "schedule.warmup_epochs",
-                f"Set it to {max(length // 20, 1)}, a twentieth of the epochs.",
+                {"warmup_epochs": warmup, "epochs": length},
+                field,
+                f"Set {field} to {max(length // 20, 1)}.",
             )
         )
     return found
 
 
-def _ends_high(settings, fields):
+def _ends_high(settings):
     """A schedule that decays, but ends with a high rate: a restart just before the end."""
     found, rates = [], planned_rates(settings)
     for clock in clocks(settings):
-        own = next(stage for stage in settings.plan if stage.name == clock.stage)
-        of_stage = f"stages.{own.name}.schedule" if own.own_schedule else "schedule"
-        name = fields.get(f"{of_stage}.name") or fields.get("schedule.name")
         peak, last = max(rates[clock.first : clock.end]), rates[clock.end - 1]
         length = clock.end - clock.first
         ends = clock.end == settings.train["epochs"]  # else another schedule follows, or SWA
-        if name != "cosine_restarts" or not ends or clock.warmup > HALF * length:
+        if clock.fields["name"] != "cosine_restarts" or not ends or last <= HALF * peak:
             continue
-        if last <= HALF * peak:
-            continue
-        left = next(n for n in range(1, length + 1) if _rises(rates, clock.end - n))
+        if clock.warm - clock.first > HALF * length:
+            continue  # the warm-up is to blame
+        left = clock.end - max(clock.restarts, default=clock.warm)
         found.append(
             Finding(
                 "schedule.unfinished",
                 "warning",
-                f"The rate restarts {left} epochs before the end of the run{_of(clock, settings)} "
-                f"and ends at {100 * last / peak:.0f} % of its peak.",
+                f"The last cycle of the rate starts {counted(left, 'epoch')} before the end of the "
+                f"run{_of(clock, settings)} and ends at {100 * last / peak:.0f} % of its peak.",
                 {"last_rate": last, "peak_rate": peak, "epochs_since_restart": left},
-                f"{of_stage}.t_0",
-                "Choose schedule.t_0 and t_mult whose cycles end with the run, or set "
-                "schedule.name to 'cosine'.",
+                f"{clock.section}.t_0",
+                f"Choose {clock.section}.t_0 and t_mult whose cycles end with the run, or set "
+                f"{clock.section}.name to 'cosine'.",
             )
         )
     return found
@@ -219,7 +198,7 @@ def _averages_one(settings):
             "warning",
             f"The average takes weights every {average['swa_every']} epochs from epoch "
             f"{average['swa_start']}, but the run ends with epoch {epochs - 1}: it averages "
-            f"{trees} set of weights.",
+            "a single set of weights.",
             {"averaged": trees, "epochs": epochs},
             "average.swa_start",
             "Start earlier or average more often, so that at least five sets are averaged, or set "
@@ -249,17 +228,13 @@ def _average_stands_still(settings):
     ]
 
 
-def _rises(rates, epoch):
-    """Whether the rate of an epoch is above that of the epoch before."""
-    return epoch == 0 or rates[epoch] > rates[epoch - 1]
-
-
 def _decays(name):
     return name in ("cosine", "cosine_restarts", "polynomial")
 
 
 def _of(clock, settings):
-    return f" of stage '{clock.stage}'" if len(settings.plan) > 1 else ""
+    several = len(settings.plan) > 1
+    return f" of stage '{stages.at(settings.plan, clock.first).name}'" if several else ""
 
 
 CHECKS = (

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jax_seg.diagnosis import crops
 from jax_seg.diagnosis.finding import Skipped
 from jax_seg.models.forward import forward
 from jax_seg.training import optimizers
@@ -107,15 +108,17 @@ def make_trials(evidence):
     untrained = trial([])
     if (time.monotonic() - began) / APART > SLOWEST:
         raise Skipped("an update takes too long to try rates on this machine")
-    return Trials(trial, untrained, _constant_losses(evidence, batches[TRAINED:]))
+    constant = constant_losses(evidence, batches[TRAINED:], LOGITS)
+    return Trials(trial, untrained, constant[constant.mean(axis=1).argmin()])
 
 
-def _constant_losses(evidence, batches):
-    """[N] losses of N batches with the constant logit whose mean loss is lowest."""
-    image = batches[0]["image"]
-    variables = {"params": evidence.fresh.params, "batch_stats": evidence.fresh.batch_stats}
-    key = random_key(evidence.settings.seed)
-    shapes = jax.eval_shape(lambda image: forward(evidence.model, variables, image, key), image)
+def constant_losses(evidence, batches, logits):
+    """[K, N] losses of N batches, 'label' and 'mask', with one of K logits at every voxel."""
+    model, key = evidence.model, random_key(evidence.settings.seed)
+    spatial, channels = batches[0]["label"].shape[:-1], evidence.task.shape[-1]
+    image = jax.ShapeDtypeStruct((*spatial, channels), jnp.float32)
+    variables = jax.eval_shape(model.init, key, image)
+    shapes = jax.eval_shape(lambda *given: forward(model, *given, key), variables, image)
 
     @jax.jit
     def loss(batch, logit):
@@ -124,8 +127,7 @@ def _constant_losses(evidence, batches):
         weights = evidence.loss_weights
         return evidence.loss(levels, batch["label"], batch["mask"], weights, gates=gates)[0]
 
-    losses = np.array([[float(loss(b, np.float32(x))) for b in batches] for x in LOGITS])
-    return losses[losses.mean(axis=1).argmin()]
+    return np.array([[float(loss(b, np.float32(x))) for b in batches] for x in logits])
 
 
 def _make_step(evidence):
@@ -179,13 +181,12 @@ def _ratio(params, changed):
 
 
 def _batches(evidence):
-    return [_cropped(evidence, evidence.batch(number)) for number in range(TRAINED + APART)]
+    return [cropped(evidence, evidence.batch(number)) for number in range(TRAINED + APART)]
 
 
-def _cropped(evidence, batch):
+def cropped(evidence, batch):
     """The middle of the patches of a volume: as many voxels as make an update quick."""
     sizes = batch["image"].shape[1:-1]
     side = max(SIDE, 2 ** (evidence.field("model.poolings", 0) + 1))  # two voxels at the bottom
-    sides = [min(size, side) for size in sizes]
-    cuts = [slice((n - s) // 2, (n - s) // 2 + s) for n, s in zip(sizes, sides, strict=True)]
+    cuts = crops.middle(sizes, [min(size, side) for size in sizes])
     return jax.tree.map(lambda array: array[(slice(None), *cuts)], batch)

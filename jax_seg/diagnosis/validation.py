@@ -4,12 +4,13 @@ import numpy as np
 from scipy import ndimage
 from scipy.special import stdtr
 
-from jax_seg.diagnosis.evidence import foreground_share
+from jax_seg.data.sampling import foreground_share
 from jax_seg.diagnosis.finding import Check, Finding, Skipped
-from jax_seg.diagnosis.judging import CLEAR, FEWEST, curves, scatter
+from jax_seg.diagnosis.judging import curves_of
 from jax_seg.diagnosis.predictions import WORTH
 from jax_seg.infer import postprocess
 from jax_seg.metrics import segmentation
+from jax_seg.metrics.curves import CLEAR, FEWEST, scatter
 from jax_seg.ops.classes import FOREGROUND
 
 DECIDED = 0.1  # Dice; a validation part that cannot show as much cannot choose a checkpoint
@@ -90,7 +91,7 @@ def _without_foreground(count):
         "validation.noisy",
         "error",
         f"None of the {count} validation volumes has labelled foreground, so Dice is 0 or 1 "
-        "whatever is learned.",
+        "regardless of what is learned.",
         {"volumes": count, "foreground_voxels": 0},
         "data.fold",
         "Choose another data.fold or data.split_seed, whose volumes hold foreground.",
@@ -112,7 +113,7 @@ def _one_volume(evidence):
 
 def find_noisy_run(evidence):
     """Whether all that training has learned is within the error of the validation loss."""
-    found = curves(evidence)
+    found = curves_of(evidence)
     learned = float(found.train[0] - found.train[-1])
     if learned < CLEAR * scatter(found.train):
         raise Skipped("the training loss did not fall, so validation had nothing to show")

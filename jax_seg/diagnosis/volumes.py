@@ -5,7 +5,8 @@ from scipy import ndimage
 
 from jax_seg.diagnosis import appearance
 from jax_seg.diagnosis.corruption import corrupt
-from jax_seg.diagnosis.finding import Check, Finding, Skipped
+from jax_seg.diagnosis.evidence import has_both
+from jax_seg.diagnosis.finding import Check, Finding, Skipped, listed
 from jax_seg.diagnosis.leakage import leakage
 from jax_seg.ops.classes import BACKGROUND, FOREGROUND
 
@@ -30,7 +31,7 @@ def shift(evidence):
     inverted = np.flatnonzero(_inverted(contrasts))
     if len(inverted):
         return [_inverted_finding(examples, contrasts, inverted)]
-    examples = [example for example in examples if _has_both(example.label)]
+    examples = [example for example in examples if has_both(example.label)]
     if len(examples) < FEWEST:
         raise Skipped(f"fewer than {FEWEST} volumes have foreground and background")
     levels = np.array([_levels(one.image, one.label) for one in examples])
@@ -60,10 +61,6 @@ def distances_to_the_usual(levels):
 
 def _levels(image, label):
     return [np.median(image[label == kind]) for kind in (BACKGROUND, FOREGROUND)]
-
-
-def _has_both(label):
-    return np.any(label == FOREGROUND) and np.any(label == BACKGROUND)
 
 
 def _inverted(contrasts):
@@ -98,7 +95,7 @@ def _inverted_finding(examples, contrasts, apart):
             "contrast_of_the_others": round(float(usual), 4),
         },
         _place(examples, apart),
-        "Invert the image, or leave the volume out.",
+        "Invert the image, or remove the volume.",
     )
 
 
@@ -193,8 +190,7 @@ def _correlation(detail, axis, lag):
 
 
 def _named(examples, apart):
-    names = ", ".join(examples[i].id for i in apart[:4])
-    return f"{names} ({len(apart)} of {len(examples)} volumes)"
+    return f"{listed([examples[i].id for i in apart])} ({len(apart)} of {len(examples)} volumes)"
 
 
 def _place(examples, apart):

@@ -9,6 +9,9 @@ from benchmarks.doctor.faults import FAULTS
 from jax_seg.diagnosis.evidence import MOST_VOLUMES, Evidence, by_epoch, of_run
 from jax_seg.diagnosis.examine import CHECKS, examine
 from jax_seg.diagnosis.finding import CAUSES, SEVERITIES, Check, Finding, Skipped, ordered
+from jax_seg.runs.checkpoint_folder import PREFIX
+from jax_seg.system import configuration
+from jax_seg.system.files import write_json
 from tests.conftest import ROOT, tiny_config, write_volumes
 
 
@@ -17,7 +20,9 @@ def finding(name, severity="warning"):
 
 
 def evidence(workdir=None, quick=False):
-    return types.SimpleNamespace(workdir=workdir, quick=quick, settings=None, task=None)
+    return types.SimpleNamespace(
+        workdir=workdir, quick=quick, settings=None, task=None, programs=None
+    )
 
 
 def test_every_cause_has_a_check_and_a_planted_fault():
@@ -87,6 +92,19 @@ def test_a_cause_that_one_of_its_checks_looked_for_is_not_skipped():
     assert report.checked == ["loss.floor"] and report.skipped == {}
 
 
+def test_a_check_that_fails_does_not_end_the_examination():
+    checks = (
+        Check(("data.shift", "data.spacing"), lambda _: [][0]),
+        Check(("data.shift",), lambda _: []),
+        Check(("loss.floor",), lambda _: [finding("loss.floor")]),
+    )
+    report = examine(evidence(), checks)
+    assert [one.name for one in report.findings] == ["loss.floor"]
+    why = "the check failed (IndexError: list index out of range)"
+    assert report.skipped == {"data.spacing": why}
+    assert report.failed == {"data.shift": why}  # although another check looked for it
+
+
 def test_epochs_collect_their_events():
     events = [
         {"kind": "train", "step": 4, "epoch": 0, "loss": 0.5},
@@ -134,6 +152,27 @@ def test_what_launch_would_refuse_is_refused(many):
     config.data.batch = 0
     with pytest.raises(ValueError, match=r"data\.batch"):
         examine(Evidence(config))
+
+
+def test_what_cannot_be_built_is_refused(many):
+    config = tiny_config(many)
+    config.data.patch = (15, 15, 15)
+    with pytest.raises(ValueError, match=r"data\.patch"):
+        examine(Evidence(config), ())
+
+
+def test_damaged_checkpoints_do_not_pass_for_none(many, tmp_path):
+    write_json(tmp_path / "config.json", configuration.as_dict(tiny_config(many)))
+    assert of_run(tmp_path).stored is None
+    (tmp_path / "checkpoints" / f"{PREFIX}_3").mkdir(parents=True)
+    found = of_run(tmp_path)
+    with (
+        pytest.warns(UserWarning, match="is damaged"),
+        pytest.raises(Skipped, match="holds no intact checkpoint"),
+    ):
+        found.preprocessing  # noqa: B018
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert len(found.task.train) > 0  # the data can be judged anyway
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

@@ -41,7 +41,8 @@ def sheets(seed, size=40):
 
 
 def of_predictions(pairs, workdir="run", **fields):
-    fields = {"data.patch": (16, 16, 16), "validate.overlap": 0.5} | fields
+    defaults = {"data.patch": (16, 16, 16), "validate.overlap": 0.5, "validate.threshold": 0.5}
+    fields = defaults | fields
     return types.SimpleNamespace(
         workdir=Path(workdir),
         of_images=False,

@@ -31,7 +31,7 @@ def sheet(size=14, thickness=3):
 
 def evidence(weights, label=None, fields=None, predictions=None, **options):
     label = sheet() if label is None else label
-    fields = fields or {}
+    fields = {"validate.threshold": 0.5} | (fields or {})
     return types.SimpleNamespace(
         loss_weights=weights,
         settings=types.SimpleNamespace(programs={"loss": OPTIONS | options}),
@@ -117,7 +117,7 @@ def test_the_answer_for_a_voxel_that_is_foreground_half_of_the_time():
 
 def test_a_bias_towards_background_and_a_graver_one():
     found = answers(evidence({"focal": 1.0}, focal_gamma=0.0, focal_alpha=0.05))["loss.biased"]
-    assert found.severity == "error" and "becomes background" in found.says
+    assert found.severity == "error" and "become background" in found.says
     assert found.evidence["at_half"] == pytest.approx(0.05, abs=0.01)
 
 

@@ -2,11 +2,12 @@
 
 import types
 
+import jax
 import numpy as np
 import pytest
 
-from jax_seg.diagnosis import first_answer, fitting, network, plain_fit, reach
-from jax_seg.diagnosis.evidence import Evidence, Example
+from jax_seg.diagnosis import depth, first_answer, fitting, network, plain_fit, reach
+from jax_seg.diagnosis.evidence import Evidence, Example, Trained
 from jax_seg.diagnosis.finding import Skipped
 from jax_seg.models import unet
 from tests.conftest import tiny_config
@@ -33,20 +34,16 @@ def answered(generator, logits=None, spread=None):
     )
 
 
-def under_loss(size):
-    """Evidence whose loss is the sum of squared probabilities' distance, per voxel."""
-
-    def loss(logits, label, mask, weights):
-        p = 1 / (1 + np.e**-logits)
-        return size * (((p - label) ** 2) * mask).sum(), {}
-
-    return types.SimpleNamespace(loss=loss, loss_weights={})
+def under(**weights):
+    """Evidence of a loss with these weights, of terms without options."""
+    settings = types.SimpleNamespace(programs={"loss": {"level_weights": ()}})
+    return types.SimpleNamespace(loss_weights=weights, settings=settings)
 
 
 def test_answers_that_follow_from_the_input_are_healthy(generator):
     found = answered(generator)
     assert not network.ignores_input(found)
-    assert not network.saturated(found, under_loss(1.0))
+    assert not network.saturated(found, under(dice=1.0))
     assert not network.dead(found)
 
 
@@ -66,7 +63,7 @@ def test_the_same_answer_to_every_input(generator):
 
 def test_logits_too_large_for_a_gradient(generator):
     found = answered(generator, lambda own: 60 * own)
-    (finding,) = network.saturated(found, under_loss(1.0))
+    (finding,) = network.saturated(found, under(dice=1.0))
     assert finding.name == "model.saturated"
     scale = finding.evidence["scale_that_fits"]
     assert scale == pytest.approx(2 / 60, rel=0.15)  # 2 is right for means of ±1, variance 1
@@ -95,7 +92,7 @@ def prior(value, generator):
         field={"model.foreground_prior": value}.get,
         part=lambda name: [types.SimpleNamespace(label=label)],
         batch=lambda: batch,
-        **vars(under_loss(1.0)),
+        **vars(under(dice=1.0)),
     )
 
 
@@ -106,6 +103,19 @@ def test_first_answers_without_a_gradient(generator):
     assert (finding.name, finding.severity) == ("model.saturated", "error")
     assert finding.evidence["foreground_share"] == pytest.approx(0.2, abs=0.05)
     assert finding.field == "model.foreground_prior"
+
+
+def test_the_gradient_is_that_of_the_finest_level(generator):
+    batch, found = answered(generator).batch, answered(generator).logits
+    everywhere = np.ones(found.shape, bool)
+    entropy = under(cross_entropy=2.0, deep_cross_entropy=0.5, load_balance=0.1)
+    size = first_answer.loss_gradient(entropy, found, batch, everywhere)
+    p = 1 / (1 + np.exp(-found))
+    assert size == pytest.approx(2 * np.abs(p - batch["label"][..., 0]).mean() / p.size, rel=1e-4)
+    with pytest.raises(Skipped, match="no term of the finest level"):
+        first_answer.loss_gradient(under(deep_cross_entropy=1.0), found, batch, everywhere)
+    with pytest.raises(KeyError):  # a mistake is no unknown gradient
+        first_answer.loss_gradient(entropy, found, {"label": batch["label"]}, everywhere)
 
 
 def predicted(probabilities, label):
@@ -190,6 +200,31 @@ def evidence(volumes_folder):
 
 def test_sight_reaches_as_far_as_the_convolutions(evidence):
     assert 2 < reach.sight(evidence) < 12
+
+
+def test_gradients_by_depth(evidence):
+    first = evidence.fresh.variables
+
+    def found(factor):
+        """Findings where the second convolution of the first level has other weights."""
+        params = jax.tree.map(np.array, first["params"])
+        params["encoder_0"]["conv_1"]["kernel"] *= factor
+        trained = Trained({"params": params, "batch_stats": {}}, 0, 0)
+        vars(evidence)["best"] = trained
+        return depth.find(evidence)
+
+    names, (own, plain) = depth.relative_gradients(evidence, first, first)
+    assert "encoder_0/conv_1" in names and len(names) == 8  # two per level, up and output
+    np.testing.assert_array_equal(own, plain)
+    assert found(1.0) == found(3.0) == []
+    (vanished,) = found(100.0)  # behind it a norm divides the gradient by as much
+    assert vanished.name == "model.dead" and "'encoder_0/conv_1'" in vanished.says
+    left = vanished.evidence["gradient_of_weights"] / own[names.index("encoder_0/conv_1")]
+    assert left == pytest.approx(1e-4, rel=0.1) and "too little" in vanished.says
+    assert vanished.evidence["layers"] == 1
+    (exploded,) = found(0.005)
+    assert "'encoder_0/conv_1'" in exploded.says and "too much" in exploded.says
+    evidence.__dict__.pop("best")
 
 
 def fake_fits(monkeypatch, evidence, dice):

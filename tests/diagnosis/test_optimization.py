@@ -23,7 +23,7 @@ def evidence_of(**fields):
     config.train.epochs = 10
     config.plateau.update(worse_epochs=0, rollback_fraction=0.0)
     config.update_from_flattened_dict(fields)
-    task = SimpleNamespace(train=range(SAMPLES), validation_ids=["a", "b"])
+    task = SimpleNamespace(train=range(SAMPLES), validation_ids=["a", "b"], shape=(8, 8, 8, 1))
     return Evidence(config, given={"task": task})
 
 
@@ -194,12 +194,17 @@ def test_a_warmup_is_compared_with_the_schedule_of_its_stage():
     base.add_stage(evidence.config, "b", epochs=(5, 9), schedule={"warmup_epochs": 0})
     (found,) = schedules.fits_the_run(evidence)
     assert "stage 'a'" in found.says and found.evidence["epochs"] == 5
+    assert found.advice == "Set schedule.warmup_epochs to 1."
+    base.add_stage(config := evidence_of().config, "c", epochs=(0, 3))
+    base.add_stage(config, "d", epochs=(4, 9), schedule={"warmup_epochs": 4})
+    (found,) = schedules.fits_the_run(Evidence(config))
+    assert found.field == "stages.d.schedule.warmup_epochs" and "stage 'd'" in found.says
 
 
 def test_a_restart_before_the_end():
     restarts = {"schedule.name": "cosine_restarts", "schedule.t_0": 8, "schedule.t_mult": 2}
     (found,) = schedules.fits_the_run(evidence_of(**restarts))
-    assert found.evidence["epochs_since_restart"] == 2
+    assert found.evidence["epochs_since_restart"] == 2 and "starts 2 epochs before" in found.says
     assert (
         schedules.fits_the_run(evidence_of(**restarts | {"schedule.t_0": 5, "schedule.t_mult": 1}))
         == []
@@ -274,6 +279,18 @@ def test_rises_that_count_are_compared_with_the_noise():
     assert control.would_act_on_noise(judged(**returns)) == []
     returns["plateau.rollback_fraction"] = 1e-4
     assert names(control.would_act_on_noise(judged(**returns))) == ["control.acts_on_noise"]
+
+
+def test_a_constant_answers_at_every_level():
+    fields = {"plateau.worse_epochs": 3, "plateau.noise_factor": 0.0, "model.poolings": 2}
+    plain = control._losses_of_a_constant(judged(**fields))[0]
+    fields["model.deep_supervision"] = 1
+    fine, both = (
+        control._losses_of_a_constant(judged(**fields, **{"loss.level_weights": weights}))[0]
+        for weights in ((1.0, 0.0), (1.0, 1.0))
+    )
+    assert fine == pytest.approx(plain) and both.shape == plain.shape == (3,)
+    assert both != pytest.approx(plain)  # a level below counts as foreground what touches it
 
 
 def test_interventions_without_a_limit():

@@ -75,6 +75,11 @@ def test_the_floor_of_the_variance_term():
     assert found(epochs, settings_of(**{"loss.weights.variance": 0.1})) == []
 
 
+def test_an_examination_looks_for_what_a_run_looks_for():
+    watched = {"optimizer.clipped", "optimizer.rate_too_high", "model.saturated"}
+    assert watched == {cause for check in figures.CHECKS for cause in check.causes}
+
+
 def test_a_gradient_that_has_vanished():
     epochs = learning(4) + [epoch(n, 0.5, norm=1e-5) for n in range(4, 9)]
     assert found(epochs, settings_of()) == ["model.saturated"]
@@ -91,6 +96,11 @@ def test_decisions_within_the_noise_and_without_a_limit():
     assert found(epochs, settings_of()) == ["control.acts_on_noise", "control.runaway"]
 
 
+def test_updates_are_not_parsed(tmp_path):
+    (tmp_path / "events.jsonl").write_text('{"kind": "update", "step": 1, \n')
+    assert watch.new_findings(tmp_path, settings_of()) == []
+
+
 def test_a_finding_is_said_once(tmp_path):
     events = [
         {"kind": kind, "step": 20 * n + 20, "epoch": n, **one[kind]}
@@ -103,7 +113,7 @@ def test_a_finding_is_said_once(tmp_path):
         lines = "".join(json.dumps(event) + "\n" for event in events)
         (tmp_path / "events.jsonl").write_text(lines)
 
-    write(events)
+    write([*events, {"kind": "update", "step": 200, "epoch": 9}])
     (finding,) = watch.new_findings(tmp_path, settings_of())
     write([*events, {"kind": "finding", "step": 200, "epoch": 9, **finding.as_json()}])
     assert watch.new_findings(tmp_path, settings_of()) == []

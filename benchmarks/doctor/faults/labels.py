@@ -9,7 +9,7 @@ SURFACE, BACKGROUND = 1, 0  # in the label files
 
 
 def notes_mapping(setup, generator):
-    """As in the notes: 2 means unlabeled, and is foreground."""
+    """As in the notes: 2 means unlabelled, and is foreground."""
     return changed(setup, **{"data.foreground": (1, 2), "data.ignore": ()})
 
 
@@ -73,7 +73,7 @@ def pieces_missing(setup, generator):
 
 
 def unlabeled_as_background(setup, generator):
-    """2 means unlabeled, and is background."""
+    """2 means unlabelled, and is background."""
     return changed(setup, **{"data.background": (0, 2), "data.ignore": ()})
 
 
@@ -88,5 +88,5 @@ FAULTS = (
     Fault("labels.swapped", "two labels exchanged", two_swapped),
     Fault("labels.inconsistent", "two labels 1 voxel thicker on each side", some_thicker),
     Fault("labels.incomplete", "a third of the sheets is background", pieces_missing),
-    Fault("labels.incomplete", "value 2, unlabeled, is background", unlabeled_as_background),
+    Fault("labels.incomplete", "value 2, unlabelled, is background", unlabeled_as_background),
 )

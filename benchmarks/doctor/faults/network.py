@@ -38,6 +38,8 @@ def rewrite(change, of="params"):
 
 
 def deaf(setup, _):
+    """The first convolution is zero."""
+
     def silence(params):
         params["encoder_0"]["conv_0"]["kernel"][:] = 0
 
@@ -45,6 +47,7 @@ def deaf(setup, _):
 
 
 def loud(setup, generator):
+    """The output layer is amplified."""
     factor = generator.uniform(15, 50)
 
     def amplify(params):
@@ -55,6 +58,8 @@ def loud(setup, generator):
 
 
 def lost_channels(setup, generator):
+    """Half of the channels of two decoders are zero."""
+
     def lose(params):
         for level in ("decoder_0", "decoder_1"):
             kernel = params[level]["conv_1"]["kernel"]
@@ -65,6 +70,8 @@ def lost_channels(setup, generator):
 
 
 def lost_level(setup, _):
+    """What the bottom level passes up is zero."""
+
     def lose(params):
         params["up_0"]["kernel"][:] = 0
 
@@ -72,6 +79,8 @@ def lost_level(setup, _):
 
 
 def twice(setup, _):
+    """The stored probabilities have passed a second sigmoid."""
+
     def squash(workdir):
         for path in (workdir / "validation" / "probabilities").glob("*.tif"):
             probability = tifffile.imread(path).astype(np.float32)
@@ -82,6 +91,7 @@ def twice(setup, _):
 
 
 def rare_at_first(setup, generator):
+    """The first logits expect hardly any foreground."""
     prior = 10.0 ** -generator.uniform(5, 8)
     return changed(setup, **{"model.foreground_prior": prior})
 
@@ -120,15 +130,39 @@ def cells(folder, seed=0):
 
 
 def no_poolings(setup, _):
+    """The network sees as far as its convolutions at full resolution."""
     return changed(setup, **{"model.poolings": 0})
 
 
 def one_filter(setup, _):
+    """One filter at full resolution."""
     return changed(setup, **{"model.poolings": 0, "model.filters": 1})
 
 
 def too_deep(setup, _):
+    """Four poolings leave one voxel of a patch of 16."""
     return changed(setup, **{"model.poolings": 4, "data.patch": (16, 16, 16)})
+
+
+def overgrown(setup, generator):
+    """Both kernels of the first level, whose size the norms behind them hide from the output."""
+    factor = 10 ** generator.uniform(2, 3)
+
+    def grow(params):
+        for name in ("conv_0", "conv_1"):
+            params["encoder_0"][name]["kernel"] *= factor
+
+    return setup._replace(after=(rewrite(grow),))
+
+
+def shrivelled(setup, generator):
+    """A kernel of the last level."""
+    factor = 10 ** generator.uniform(2, 2.5)
+
+    def shrink(params):
+        params["decoder_1"]["conv_1"]["kernel"] /= factor
+
+    return setup._replace(after=(rewrite(shrink),))
 
 
 FAULTS = (
@@ -144,4 +178,6 @@ FAULTS = (
         "model.receptive_field", "no pooling, objects that show outlines", no_poolings, start=cells
     ),
     Fault("model.receptive_field", "four poolings of patches of 16", too_deep),
+    Fault("model.dead", "kernels so large that gradients vanish", overgrown, trains=True),
+    Fault("model.dead", "a kernel so small that its gradient explodes", shrivelled, trains=True),
 )

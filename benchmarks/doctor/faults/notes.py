@@ -1,6 +1,6 @@
 """Faults of the original program that its notes tell of, as they were.
 
-Its other faults are planted beside their kind: unlabeled voxels as foreground and folds that split
+Its other faults are planted beside their kind: unlabelled voxels as foreground and folds that split
 scrolls (`labels`, `volumes`), the variance term of v5 and class weights the wrong way round
 (`loss`), a second sigmoid (`network`), interventions without a limit (`optimization`), an opening
 that erases sheets (`judging`).
