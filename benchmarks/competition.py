@@ -11,7 +11,8 @@ prediction; both noise: two such predictions.
 import argparse
 import resource
 import statistics
-import time
+import timeit
+from functools import partial
 
 import numpy as np
 
@@ -30,16 +31,6 @@ def cases(size, seed=0):
     noise, other = (generator.random(sheets.shape) < 0.3 for _ in range(2))
     pairs = {"sheets": (torn, sheets), "noise": (noise, sheets), "both noise": (noise, other)}
     return {name: [m.astype(np.uint8) for m in pair] for name, pair in pairs.items()}
-
-
-def seconds(prediction, label, repeats):
-    """Median wall time of `competition_score`."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        competition_score(prediction, label)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def main(argv=None):
@@ -63,7 +54,8 @@ def main(argv=None):
     print(f"|{'-' * 8}|{'-' * 12}|{'-' * 10}|{'-' * 7}|")
     for size in arguments.sizes:
         for name, pair in cases(size).items():
-            taken = seconds(*pair, arguments.repeats)
+            call = partial(competition_score, *pair)
+            taken = statistics.median(timeit.repeat(call, number=1, repeat=arguments.repeats))
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
             print(f"| {f'{size}³':>6} | {name:10} | {taken:8.2f} | {memory:5.2f} |", flush=True)
 

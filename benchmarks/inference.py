@@ -8,9 +8,7 @@ difference of the probabilities.
 
 import argparse
 import functools
-import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import jax
@@ -18,6 +16,7 @@ import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
 
+from benchmarks.timing import alternate
 from benchmarks.torch_unet import UNet
 from jax_seg.data.preprocess import Preprocessing
 from jax_seg.infer.network import make_network
@@ -26,6 +25,7 @@ from jax_seg.weights.unet import from_torch
 
 
 def main(argv=None):
+    """Print the table; return the largest difference of the probabilities."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=128, help="voxels along each axis")
     parser.add_argument("--patch", type=int, default=64)
@@ -68,21 +68,15 @@ def main(argv=None):
         )
         return torch.sigmoid(logits)[0, 0].cpu().numpy()
 
-    difference = np.abs(ours() - theirs()).max()  # also compiles and warms up
-    seconds = {ours: [], theirs: []}
-    for _ in range(arguments.repeats):
-        for run, taken in seconds.items():
-            started = time.perf_counter()
-            run()
-            taken.append(time.perf_counter() - started)
-    medians = {run: statistics.median(taken) for run, taken in seconds.items()}
+    difference = np.abs(ours() - theirs()).max()
+    seconds = alternate({"jax_seg": ours, "MONAI": theirs}, arguments.repeats)
     print(
         f"volume {arguments.size}³, patch {arguments.patch}³, {arguments.filters} filters, overlap "
         f"{arguments.overlap:g}, {device}, jax {jax.__version__}, torch {torch.__version__}"
     )
     print(f"{'':10}{'seconds':>10}{'× MONAI':>10}")
-    for name, run in (("jax_seg", ours), ("MONAI", theirs)):
-        print(f"{name:10}{medians[run]:>10.2f}{medians[theirs] / medians[run]:>10.2f}")
+    for name, taken in seconds.items():
+        print(f"{name:10}{taken:>10.2f}{seconds['MONAI'] / taken:>10.2f}")
     print(f"largest difference of probabilities: {difference:.1e}")
     return difference
 

@@ -152,6 +152,7 @@ def parse(argv=None):
 
 
 def main(argv=None):
+    """Print the table; return the time of steps with the loader over that on resident data."""
     arguments = parse(argv)
     current, train = make_trainer(
         arguments.patch,

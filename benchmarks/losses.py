@@ -5,31 +5,18 @@ python benchmarks/losses.py --size 128      on a GPU
 """
 
 import argparse
-import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.timing import alternate
 from jax_seg.losses import LOSSES, combine
 from jax_seg.models.forward import forward
+from jax_seg.models.unet import Model
 
 OPTIONS = {"focal": {"alpha": 0.5, "gamma": 2.0}}
-
-
-def alternating_medians(programs, repeats):
-    """Median milliseconds of each program () -> arrays, interleaved so that all share the noise."""
-    times = {name: [] for name in programs}
-    for program in programs.values():
-        jax.block_until_ready(program())
-    for _ in range(repeats):
-        for name, program in programs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(program())
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def loss_gradient(name, logits, label, mask):
@@ -40,7 +27,7 @@ def loss_gradient(name, logits, label, mask):
     def total(logits, label, mask):
         return combine(logits, label, mask, {name: 1.0}, options=OPTIONS)[0]
 
-    return lambda: total(logits, label, mask)
+    return lambda: jax.block_until_ready(total(logits, label, mask))
 
 
 def training_step(model, variables, terms, image, label, mask):
@@ -58,7 +45,7 @@ def training_step(model, variables, terms, image, label, mask):
         updates, momentum = optimizer.update(jax.grad(total)(variables), momentum, variables)
         return optax.apply_updates(variables, updates), momentum
 
-    return lambda: step(variables, momentum, image, label, mask)
+    return lambda: jax.block_until_ready(step(variables, momentum, image, label, mask))
 
 
 def main(argv=None):
@@ -78,8 +65,6 @@ def main(argv=None):
     if arguments.small:
         arguments.size, arguments.filters, arguments.poolings, arguments.repeats = 8, 2, 0, 1
 
-    from jax_seg.models.unet import Model
-
     model = Model(filters=arguments.filters, poolings=arguments.poolings)
     shape = (arguments.batch, *(arguments.size,) * 3, 1)
     random = np.random.default_rng(0)
@@ -88,12 +73,12 @@ def main(argv=None):
     label = jnp.asarray(sheets, jnp.uint8)
     mask = jnp.asarray(random.random(shape) < 0.6)
 
-    times = alternating_medians(
+    times = alternate(
         {name: loss_gradient(name, image, label, mask) for name in LOSSES}, arguments.repeats
     )
     plain, more = ("dice", "focal"), ("dice", "focal", "boundary", "cldice")
     variables = jax.jit(model.init)(jax.random.key(0), image[:, :16, :16, :16])
-    steps = alternating_medians(
+    steps = alternate(
         {
             terms: training_step(model, variables, terms, image, label, mask)
             for terms in (plain, more)
@@ -107,7 +92,7 @@ def main(argv=None):
     print(f"|{'-' * 40}|{'-' * 11}|{'-' * 10}|")
     rows = times | {f"step: {' + '.join(terms)}": value for terms, value in steps.items()}
     for name, value in rows.items():
-        print(f"| {name:38} | {value:9.2f} | {value / steps[plain]:8.1%} |")
+        print(f"| {name:38} | {1e3 * value:9.2f} | {value / steps[plain]:8.1%} |")
 
 
 if __name__ == "__main__":

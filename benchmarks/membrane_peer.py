@@ -3,7 +3,7 @@
     python -m benchmarks.membrane_peer --root FOLDER --minutes 8
 
 16 filters, 3 poolings, patch 16×96×96, batch 2, SGD with Nesterov momentum 0.99, learning rate 1e-2
-falling polynomially over the time, Dice + cross entropy with unlabeled voxels masked, flips and
+falling polynomially over the time, Dice + cross entropy with unlabelled voxels masked, flips and
 quarter turns: nnU-Net's recipe on the network that a CPU can train. It reads the volumes, holds out
 the fold and scores whole volumes as `launch.py --config configs/membrane.py` does.
 """
@@ -27,6 +27,7 @@ PATCH = (16, 96, 96)
 
 
 def dice_and_cross_entropy(logits, label, mask):
+    """The loss of a batch [B, 1, D, H, W]; voxels with mask 0 do not count."""
     probability = torch.sigmoid(logits) * mask
     axes = (2, 3, 4)
     overlap = (probability * label).sum(axes)
@@ -36,6 +37,7 @@ def dice_and_cross_entropy(logits, label, mask):
 
 
 def random_patch(volumes, generator):
+    """[image, label] of shape `PATCH`, flipped and turned; one in three contains foreground."""
     image, label = volumes[generator.integers(len(volumes))]
     places = np.flatnonzero(label == 1) if generator.random() < 1 / 3 else None
     voxel = generator.integers(0, image.shape)
@@ -52,6 +54,7 @@ def random_patch(volumes, generator):
 
 @torch.no_grad()
 def predict(model, image):
+    """The mask [D, H, W] bool of a volume, by windows that overlap by half."""
     starts = [window_starts(s, p, 0.5) for s, p in zip(image.shape, PATCH, strict=True)]
     weight = functools.reduce(np.multiply.outer, [gaussian_profile(p) for p in PATCH])
     total, weights = np.zeros(image.shape, np.float32), np.zeros(image.shape, np.float32)
@@ -101,6 +104,7 @@ def train(model, volumes, minutes, generator):
 
 
 def main(argv=None):
+    """Train, and print the scores of the held-out volumes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", required=True)
     parser.add_argument("--minutes", type=float, default=8.0)

@@ -45,6 +45,7 @@ def start(config, root, folder, name):
 
 
 def main(argv=None):
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="configs/demo.py")
     parser.add_argument("--root", help="folder of volumes (default: generated ones)")

@@ -42,7 +42,7 @@ def _data():
     # Label values are any integers; 'rest' in one of the three means all unnamed values.
     data.background = (0,)  # label values that are background
     data.foreground = (1,)  # label values that are foreground
-    data.ignore = (2,)  # label values that are unlabeled: masked everywhere
+    data.ignore = (2,)  # label values that are unlabelled: masked everywhere
     data.fold = "0"  # the fold that is held out; 'all' for each in turn, 'none' for none
     data.folds = 5
     data.group = "scroll_id"  # keeps each scroll in one fold; '' shuffles single volumes
@@ -112,9 +112,8 @@ def _model():
     model.in_channels = 1
     model.out_channels = 1
     model.dimensions = 3
-    model.planar_levels = (
-        0  # finest levels without pooling along depth: one per factor 2 of spacing
-    )
+    # Finest levels without pooling along depth: one per factor 2 of spacing.
+    model.planar_levels = 0
     model.dtype = "float32"  # compute type; 'bfloat16' is faster on recent GPUs
     model.deep_supervision = 0  # extra heads on coarser levels
     model.foreground_prior = 0.5  # share of foreground that the first logits express
@@ -246,9 +245,8 @@ def _train():
 def _validate():
     """How a run is validated."""
     validate = ml_collections.ConfigDict()
-    validate.metric = (
-        "loss"  # on fixed patches; or 'dice', 'iou' on whole volumes: selects the best
-    )
+    # Selects the best: 'loss' on fixed patches, or 'dice' or 'iou' on whole volumes.
+    validate.metric = "loss"
     validate.patches_per_volume = 1  # fixed patches
     validate.volumes_every = 10  # epochs between evaluations of whole volumes; 0 for the last only
     validate.overlap = 0.5  # overlap of neighbouring windows, a share

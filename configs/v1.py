@@ -19,6 +19,5 @@ def get_config(arg=""):
     config.loss.weights.update(dice=0.2, focal=0.4, variance=0.3, boundary=0.05, cldice=0.05)
     config.loss.focal_alpha = 0.75
     config.loss.update(background_weight=2.94, foreground_weight=1.52)
-    config.average.swa_start = 40
     config.validate.background_target = (0.3, 0.7)
     return base.shrink(config, arg)

@@ -18,6 +18,5 @@ def get_config(arg=""):
     config.loss.weights.update(dice=0.4, focal=0.25, variance=0.2, boundary=0.1, cldice=0.05)
     config.loss.focal_alpha = 0.4
     config.loss.update(background_weight=1.0, foreground_weight=3.0)
-    config.average.swa_start = 40
     config.validate.threshold = 0.7
     return base.shrink(config, arg)

@@ -1,10 +1,10 @@
 """All commands under one name:  jax-seg COMMAND …  or  python -m jax_seg COMMAND …"""
 
-import difflib
 import importlib
 import importlib.util
 import sys
 
+from jax_seg.system.names import did_you_mean
 from jax_seg.system.program import program
 
 # Each command is a module or package of this folder; only the requested one is imported.
@@ -32,9 +32,8 @@ def main(argv=None):
         print(_help(), file=sys.stderr)
         return 2
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"{program()} --help lists them."
-        print(f"Error: There is no command '{name}'; {hint}", file=sys.stderr)
+        hint = did_you_mean(name, COMMANDS, otherwise=f"; {program()} --help lists them.")
+        print(f"Error: There is no command '{name}'{hint}", file=sys.stderr)
         return 2
     module = f"jax_seg.{name}"
     if importlib.util.find_spec(module).submodule_search_locations:  # a package runs its __main__

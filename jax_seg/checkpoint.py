@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jax_seg.runs import checkpoints
 from jax_seg.system import startup
+from jax_seg.system.commands import exit_status
 from jax_seg.system.program import program
 from jax_seg.tasks import judged
 
@@ -16,12 +17,13 @@ def main(argv=None):
     parser.add_argument("workdir", metavar="WORKDIR", type=Path, help="folder of the training run")
     arguments = parser.parse_args(argv)
     startup.prepare()
-    try:
-        saved = checkpoints.open_for_reading(arguments.workdir)
-        saved.skip_damaged()
-        best = saved.resolve("best")
-    except (ValueError, OSError) as error:
-        sys.exit(f"Error: {error}")
+    return exit_status(lambda: _list(arguments.workdir))
+
+
+def _list(workdir):
+    saved = checkpoints.open_for_reading(workdir)
+    saved.skip_damaged()
+    best = saved.resolve("best")
     for step, one in saved.found().items():
         metrics = "  ".join(f"{name} {value:.4f}" for name, value in (one.metrics or {}).items())
         mark = "  ← best" if one.metrics and step == best else ""

@@ -23,10 +23,11 @@ from jax_seg.infer.logits import foreground, require_numbers
 from jax_seg.metrics.comparison import adjusted, compare, interval, number, verdict
 from jax_seg.metrics.competition import CompetitionScore
 from jax_seg.runs import checkpoints, held_out, members, seen
+from jax_seg.runs.data_folders import data_folders
 from jax_seg.runs.run import open_run
 from jax_seg.system import outputs, startup
-from jax_seg.system.commands import exit_status
-from jax_seg.system.files import read_json, write_json
+from jax_seg.system.commands import exit_status, report_errors
+from jax_seg.system.files import read_json, refuse_address, write_json
 from jax_seg.system.program import program
 from jax_seg.tasks import judged
 from jax_seg.tasks.score_volumes import OVERLAP, score_volume
@@ -67,10 +68,11 @@ def scores_of(source, metric, images=None, labels=None):
       FileNotFoundError, ValueError: the file, run, checkpoint or metric does not exist.
     """
     if Path(source).is_file():
-        content = _read_scores(source)
+        content = read_json(source)
         if "members" not in content:
             values = _pick(content.get("volumes"), metric, source)
             return Scored(values, {}, _noted(content, values))
+        _warn(seen.outdated(source, "weights"))
         texts, weights = members.read_ensemble(source)
         fitted_to = content.get("fitted_to", [])
         return _segment_and_score(texts, weights, metric, images, labels, fitted_to, source)
@@ -82,13 +84,14 @@ def scores_of(source, metric, images=None, labels=None):
 
 def _stored_scores(source, member, metric):
     """The `Scored` stored in the folder of a run."""
-    if not Path(member.workdir).is_dir():
+    if not refuse_address(member.workdir).is_dir():
         raise FileNotFoundError(
             f"{source} does not exist: name a run, one of its checkpoints, or a file of scores."
         )
     run = open_run(member.workdir, required=False)
     on, path = run.judged_on, run.workdir / "validation" / "scores.json"
     held_out.refuse_seen(run.fields, member.workdir, on)
+    _warn(run.outdated_scores)
     if not run.validation:
         raise FileNotFoundError(
             f"{path} does not exist: let the run finish, or name a checkpoint to segment now, such "
@@ -107,11 +110,25 @@ def _stored_scores(source, member, metric):
     return Scored(values, {}, dict.fromkeys(values, on))
 
 
+def _warn(sentence):
+    if sentence:
+        print(f"Warning: {sentence}", file=sys.stderr)
+
+
 def _noted(content, names):
     """{id: JudgedOn} of a file of scores, per volume if stored so, else for the whole file."""
     together = content.get("judged_on", {})
     entries = {name: content["volumes"][name] for name in names}
     return {n: judged.read(one if "volumes" in one else together) for n, one in entries.items()}
+
+
+def _runs_of(models):
+    """The `Run` of every model and of every member of an ensemble, where its folder exists."""
+    texts = []
+    for model in models:
+        of_file = Path(model).is_file()
+        texts += read_json(model).get("members", []) if of_file else [model]
+    return [open_run(members.parse(text).workdir, required=False) for text in texts]
 
 
 def _note_other_data(models):
@@ -124,13 +141,6 @@ def _note_other_data(models):
                 f"Note: {one} and {other} differ in {', '.join(differing)}, and volumes are "
                 "matched by their ids: make sure that equal ids mean the same volumes."
             )
-
-
-def _read_scores(path):
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no scores: name a file written by jax_seg.evaluate.")
-    return content
 
 
 def _pick(volumes, metric, path):
@@ -157,7 +167,11 @@ def _segment_and_score(texts, weights, metric, images, labels, fitted_to=(), ens
     segment, networks, _ = members.load_together(texts, weights)
     if ensemble:
         members.require_fitted(ensemble, networks)
-    threshold = networks[0].fields["validate.threshold"]
+    advice = "predict with --threshold, then compare the scores of jax_seg.evaluate"
+    threshold = members.agreed(
+        "threshold", [network.fields["validate.threshold"] for network in networks], advice
+    )
+    table = members.label_table(networks)
     volumes = held_out.common_volumes(networks, images, labels)
     on = seen.by_any(networks, volumes)
     for name in on.keys() & set(fitted_to):
@@ -165,7 +179,7 @@ def _segment_and_score(texts, weights, metric, images, labels, fitted_to=(), ens
     scores, errors = {}, {}
     for volume in volumes:
         try:
-            image, label = held_out.read_labelled(networks[0], volume)
+            image, label = held_out.read_labelled(volume, table)
             logits = np.asarray(segment(image))
             require_numbers(logits, volume.image)
         except (ValueError, OSError) as error:
@@ -195,8 +209,7 @@ def main(argv=None):
         default="dice",
         help="score to compare by: any that jax_seg.evaluate writes (default: dice)",
     )
-    parser.add_argument("--images", help="folder of volumes to segment now; requires --labels")
-    parser.add_argument("--labels", help="folder of labels for --images")
+    held_out.add_flags(parser)
     parser.add_argument(
         "--seed", type=int, default=0, help="random seed of the resamples (default: 0)"
     )
@@ -210,11 +223,11 @@ def _compare(arguments):
     models, metric = arguments.models, arguments.metric
     if len(set(models)) < max(len(models), 2):
         raise ValueError("Name at least two models, each once.")
-    if (arguments.images is None) != (arguments.labels is None):
-        raise ValueError("--images and --labels belong together: give both or neither.")
+    inputs = held_out.given(arguments)
     if metric.endswith(NO_ORDER):
         raise ValueError(f"A higher {metric} is neither better nor worse: choose another --metric.")
-    inputs = [folder for folder in (arguments.images, arguments.labels) if folder]
+    for run in _runs_of(models):
+        inputs += data_folders(run.fields, run.workdir)
     outputs.require_file(arguments.output, "compare", inside=inputs)
     scored = {m: scores_of(m, metric, arguments.images, arguments.labels) for m in models}
     volumes = _in_common({model: one.values for model, one in scored.items()})
@@ -226,10 +239,9 @@ def _compare(arguments):
     content["pairs"] = _judge_pairs(columns, on, metric not in LOWER_IS_BETTER, arguments.seed)
     if arguments.output:
         write_json(arguments.output, outputs.marked(content, "compare"))
-    errors = {f"{m}: {name}": e for m, one in scored.items() for name, e in one.errors.items()}
-    for name, error in errors.items():
-        print(f"Error: {name}: {error}", file=sys.stderr)
-    return 1 if errors else 0
+    errors = [f"{m}: {id}: {e}" for m, one in scored.items() for id, e in one.errors.items()]
+    total = sum(len(one.values) + len(one.errors) for one in scored.values())
+    return report_errors(errors, total, "volumes")
 
 
 def _in_common(scores):
@@ -306,9 +318,8 @@ def _reservations(on):
     """
     trained, choosers = {}, {}
     for model, volumes in on.items():
-        seen_ones = [name for name, one in volumes.items() if one.volumes == judged.TRAINING]
-        if seen_ones:
-            which = "these volumes" if len(seen_ones) == len(volumes) else ", ".join(seen_ones)
+        if names := judged.seen(volumes):
+            which = "these volumes" if len(names) == len(volumes) else ", ".join(names)
             trained.setdefault(which, []).append(model)
         for choice in judged.weakest(volumes.values()).chose:
             choosers.setdefault(choice, []).append(model)

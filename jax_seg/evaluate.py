@@ -8,28 +8,31 @@ table and the JSON say so.
 """
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from jax_seg.data.folder import find_images
 from jax_seg.data.labels import label_table, label_value
 from jax_seg.metrics.balance import CONSTANTS, SHOWN, class_balance, require_target
 from jax_seg.metrics.foreground import share_statistics
 from jax_seg.metrics.segmentation import scores
 from jax_seg.system import outputs
-from jax_seg.system.commands import exit_status
+from jax_seg.system.commands import exit_status, report_errors
 from jax_seg.system.files import write_json
 from jax_seg.system.program import program
 from jax_seg.tasks import judged, score_images
-from jax_seg.tasks.score_volumes import COMPETITION, OVERLAP, THIN, evaluate_folders
+from jax_seg.tasks.folders import score_folders
+from jax_seg.tasks.score_volumes import COMPETITION, OVERLAP, THIN, evaluate_volume
 
 
 def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog=program("evaluate"),
-        description="Score predictions against labels. Unlabeled voxels are ignored.",
+        description="Score predictions against labels. Unlabelled voxels are ignored.",
     )
     parser.add_argument("--predictions", required=True, type=Path, help="folder of predictions")
     parser.add_argument(
@@ -92,17 +95,16 @@ def _evaluate(arguments):
     }
     if scored:
         counts = {name: counted for name, (counted, *_) in scored.items()}
-        trained_on = [n for n, (*_, on) in scored.items() if on.volumes == judged.TRAINING]
-        content |= _summary(counts, content["volumes"], trained_on, headings, arguments)
+        on = {name: one for name, (*_, one) in scored.items()}
+        content |= _summary(counts, content["volumes"], judged.seen(on), headings, arguments)
         _print_balance(content["balance"])
-        if trained_on:
-            print(
-                f"The network was trained on {', '.join(trained_on)}: these scores show how "
-                "well it fits them, not how it performs on other volumes."
-            )
+        if caution := judged.caution(on):
+            print(caution)
     if arguments.output:
         write_json(arguments.output, outputs.marked(content, "evaluate"))
-    return _report_failures(warnings, errors, len(scored))
+    for sentence in warnings.values():
+        print(f"Warning: {sentence}", file=sys.stderr)
+    return report_errors(errors.values(), len(errors) + len(scored), "volumes")
 
 
 def _check(arguments):
@@ -121,15 +123,18 @@ def _score(arguments, headings):
     Returns:
       ({id: (Confusion, scores, JudgedOn)}, {id: warning}, {id: error}).
     """
-    results = evaluate_folders(
-        arguments.predictions,
-        arguments.labels,
-        label_table(arguments.foreground, arguments.ignore, arguments.background, prefix="--"),
+    score = functools.partial(
+        evaluate_volume,
+        table=label_table(
+            arguments.foreground, arguments.ignore, arguments.background, prefix="--"
+        ),
         threshold=arguments.threshold,
         thin=arguments.thin,
         competition=arguments.competition,
         constants=arguments.constants,
     )
+    folders, nouns = (arguments.predictions, arguments.labels), ("prediction", "label")
+    results = score_folders(*folders, find_images, nouns, score)
     scored, warnings, errors = {}, {}, {}
     for volume, result in results:
         if isinstance(result, Exception):
@@ -198,17 +203,6 @@ def _print_balance(balance):
     print()
     for remark in balance["remarks"]:
         print(remark)
-
-
-def _report_failures(warnings, errors, scored):
-    """Print warnings and errors; returns the exit status."""
-    for sentence in warnings.values():
-        print(f"Warning: {sentence}", file=sys.stderr)
-    for sentence in errors.values():
-        print(f"Error: {sentence}", file=sys.stderr)
-    if errors:
-        print(f"{len(errors)} of {len(errors) + scored} volumes were not scored.", file=sys.stderr)
-    return 1 if errors else 0
 
 
 def _row(name, cells, width=9, note=""):

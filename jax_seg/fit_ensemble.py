@@ -20,11 +20,12 @@ from jax_seg.infer.ensemble import cross_entropy, fit_weights
 from jax_seg.infer.logits import require_numbers
 from jax_seg.ops.classes import MASKED
 from jax_seg.runs import held_out, members, seen
+from jax_seg.runs.data_folders import data_folders
 from jax_seg.system import outputs, startup
-from jax_seg.system.commands import exit_status
+from jax_seg.system.commands import exit_status, report_errors
 from jax_seg.system.files import write_json
 from jax_seg.system.program import program
-from jax_seg.tasks import judged
+from jax_seg.tasks import judged, sources
 
 VOXELS = 100_000  # drawn from each volume, so that memory does not depend on their size
 
@@ -40,10 +41,11 @@ def sample(networks, volumes, seed=0):
     Returns:
       ([probabilities [members, voxels] of each volume], [labels [voxels]], {volume id: error}).
     """
+    table = members.label_table(networks)
     probabilities, labels, errors = [], [], {}
     for number, volume in enumerate(volumes):
         try:
-            image, label = held_out.read_labelled(networks[0], volume)
+            image, label = held_out.read_labelled(volume, table)
             generator = np.random.default_rng((seed, number))
             places = random_places(label, lambda section: section != MASKED, VOXELS, generator)
             drawn = [_answer(network, volume, image, places) for network in networks]
@@ -115,8 +117,7 @@ def main(argv=None):
     parser.add_argument(
         "--output", required=True, type=Path, help="JSON file for predict --ensemble"
     )
-    parser.add_argument("--images", help="folder of volumes that no member has seen")
-    parser.add_argument("--labels", help="folder of labels for --images")
+    held_out.add_flags(parser)
     parser.add_argument(
         "--seed", type=int, default=0, help="random seed of the sampled voxels (default: 0)"
     )
@@ -128,16 +129,17 @@ def main(argv=None):
 def _fit(arguments):
     if len(arguments.members) < 2:
         raise ValueError("An ensemble needs at least two members: name another.")
-    if (arguments.images is None) != (arguments.labels is None):
-        raise ValueError("--images and --labels belong together: give both or neither.")
-    inputs = [folder for folder in (arguments.images, arguments.labels) if folder]
+    inputs = held_out.given(arguments)
     outputs.require_file(arguments.output, "fit_ensemble", inside=inputs)
     networks = [members.load(members.parse(text)) for text in arguments.members]
+    for network in networks:
+        folders = data_folders(network.fields, network.facts["workdir"])
+        outputs.require_apart(arguments.output, inside=folders)
     volumes = held_out.common_volumes(networks, arguments.images, arguments.labels)
     on = seen.by_any(networks, volumes)
     probabilities, labels, errors = sample(networks, volumes, arguments.seed)
-    for name, error in errors.items():
-        print(f"Error: {name}: {error}", file=sys.stderr)
+    sentences = [f"{name}: {error}" for name, error in errors.items()]
+    status = report_errors(sentences, len(volumes), "volumes")
     if not labels:
         raise ValueError("No volume could be read to fit the weights to: correct the errors above.")
     on = {volume.id: on[volume.id] for volume in volumes if volume.id not in errors}
@@ -157,11 +159,12 @@ def _fit(arguments):
         "cross_entropy": losses,
         "judged_on": together.choosing(choice).as_json(),
         "fitted_to": list(on),
+        "sources": sources.record({v.id: (v.image, v.label) for v in volumes if v.id in on}),
     }
     _report(arguments.members, content, on)
     write_json(arguments.output, outputs.marked(content, "fit_ensemble"))
     print(f"Ensemble: {arguments.output}")
-    return 1 if errors else 0
+    return status
 
 
 def _report(names, content, on):
@@ -177,7 +180,7 @@ def _report(names, content, on):
         print(f"{value:.5f} nats per voxel on {together.mark()}s held out of the fit: {name}")
     if not content["cross_entropy"]:
         print(f"There is only one {together.mark()}: the weights may not generalise.")
-    if trained_on := [name for name, one in on.items() if one.volumes == judged.TRAINING]:
+    if trained_on := judged.seen(on):
         print(
             f"A member was trained on {', '.join(trained_on)}: the fit favours it, and its loss "
             "there says nothing about other volumes."

@@ -24,7 +24,7 @@ from jax_seg.infer.logits import foreground
 from jax_seg.runs import checkpoints, members, seen
 from jax_seg.runs.data_folders import data_folders
 from jax_seg.system import outputs, startup
-from jax_seg.system.commands import exit_status
+from jax_seg.system.commands import exit_status, report_errors
 from jax_seg.system.files import read_json, replacing
 from jax_seg.system.program import program
 from jax_seg.tasks import judged
@@ -145,18 +145,16 @@ def _predict(arguments):
             trained_on = on[name].volumes == judged.TRAINING
             mark = on[name].suffix(kind.name.removesuffix("s")) if trained_on else ""
             _report(f"[{passed}/{len(found)}] {output / name}{kind.suffix}", result, mark)
-    for name, error in errors.items():
-        print(f"Error: {name}: {error}", file=sys.stderr)
     if passed < len(found):
         print(f"{len(found) - passed} {kind.name} were not predicted.", file=sys.stderr)
-    if errors:
-        print(f"{len(errors)} of {len(found)} {kind.name} failed.", file=sys.stderr)
+    sentences = [f"{name}: {error}" for name, error in errors.items()]
+    status = report_errors(sentences, len(found), kind.name)
     if arguments.submission and errors:
         print(f"{arguments.submission} is not written: it would be incomplete.", file=sys.stderr)
     elif arguments.submission:
         _write_submission(arguments.submission, output, [v.id for v in found])
         print(f"Submission: {arguments.submission} ({len(found)} volumes)")
-    return 1 if errors else 0
+    return status
 
 
 def _protect(arguments, networks, kind, found):
@@ -257,7 +255,8 @@ def _decision(arguments, networks):
     if arguments.postprocess:
         steps = None if arguments.postprocess == ["none"] else arguments.postprocess
     else:
-        steps = _agreed("post-processing", "--postprocess", [_own_steps(n) for n in networks])
+        own = [_own_steps(network) for network in networks]
+        steps = members.agreed("post-processing", own, "choose with --postprocess")
     if steps is None:
         threshold = _threshold(arguments, networks)
         return (
@@ -286,7 +285,7 @@ def _threshold(arguments, networks):
     if arguments.threshold is not None:
         return arguments.threshold
     thresholds = [network.fields["validate.threshold"] for network in networks]
-    return _agreed("threshold", "--threshold", thresholds)
+    return members.agreed("threshold", thresholds, "choose with --threshold")
 
 
 def _own_steps(network):
@@ -299,13 +298,6 @@ def _own_steps(network):
         if step not in (None, used):
             print(f"Note: the steps of {path} were tuned for checkpoint {step}, not for {used}.")
     return (network.fields.get("postprocess.steps") or None) if tuned is None else tuned
-
-
-def _agreed(what, flag, values):
-    if any(value != values[0] for value in values):
-        given = ", ".join(str(value) for value in values)
-        raise ValueError(f"The members differ in their {what} ({given}): choose with {flag}.")
-    return values[0]
 
 
 if __name__ == "__main__":

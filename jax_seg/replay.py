@@ -13,8 +13,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from jax_seg.data.labels import label_table
 from jax_seg.report import versions
+from jax_seg.runs import held_out
 from jax_seg.runs.data_folders import data_folders
 from jax_seg.system import config_file, configuration, outputs, startup
 from jax_seg.system.commands import exit_status
@@ -22,7 +22,7 @@ from jax_seg.system.program import program
 from jax_seg.training import run as training
 
 # What the original program computed regardless of its configuration. Its labels too: it counted
-# unlabeled voxels as foreground.
+# unlabelled voxels as foreground.
 WIRING = {
     "loss.weights.variance": 0.25,
     "loss.weights.entropy": 0.05,
@@ -86,9 +86,11 @@ def configure(path, kind, *, minutes, full, overrides):
         raise ValueError(f"{path} trains on images; replay compares versions that segment volumes.")
     changes = overrides | {"train.minutes": minutes} | (WIRING if kind == "as run" else {})
     if kind == "as run":
+        prefix = "loss.weights."
+        weights = {n.removeprefix(prefix): v for n, v in WIRING.items() if n.startswith(prefix)}
         for stage in config.stages.values():
             with stage.unlocked():
-                stage.loss_weights.update(variance=0.25, entropy=0.05)
+                stage.loss_weights.update(weights)
     configuration.override(config, changes)
     return config
 
@@ -125,7 +127,7 @@ def replay(paths, output, *, kinds=KINDS, minutes=3.0, full=False, overrides=Non
     outputs.require_own([output / name for name in versions.PAGES], "replay")
     outputs.require_folder(output)
     plain = configure(next(iter(paths.values())), "as written", **settings)
-    honest = label_table(plain.data.foreground, plain.data.ignore, plain.data.background)
+    honest = held_out.table_of(configuration.flat(plain))
     for (name, kind), config in configured.items():
         workdir = output / "runs" / f"{name}, {kind}"
         print(f"{name}, {kind}: {workdir}", flush=True)

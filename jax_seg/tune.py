@@ -21,10 +21,10 @@ from jax_seg.infer.postprocess import choice, search
 from jax_seg.runs import tuning_volumes
 from jax_seg.runs.run import open_run
 from jax_seg.system import outputs
-from jax_seg.system.commands import exit_status
+from jax_seg.system.commands import exit_status, report_errors
 from jax_seg.system.files import write_json
 from jax_seg.system.program import program
-from jax_seg.tasks import judged
+from jax_seg.tasks import judged, sources
 
 SHOWN = ("dice", "iou", "precision", "recall")
 STEPS = "steps"  # what is chosen on the volumes that are searched
@@ -52,7 +52,7 @@ def tune(
       force: do not refuse steps that the guard finds harmful.
 
     Returns:
-      {id: error} of the volumes that were skipped.
+      ([error of each volume that was skipped], number of all).
 
     Raises:
       ValueError, OSError: nothing can be tuned.
@@ -60,7 +60,8 @@ def tune(
     report, chosen_steps = workdir / "tune" / "report.json", workdir / "postprocess.json"
     for path in (report, chosen_steps):
         outputs.require_file(path, "tune", flag="WORKDIR")
-    volumes, errors, table = _readable(workdir, probabilities, labels, images)
+    run = open_run(workdir, required=False)
+    volumes, errors, table = _readable(run, probabilities, labels, images)
     without_image = [name for name, paths in volumes.items() if not paths.image]
     if without_image:
         print(f"Skipping the step mask_empty: no image of {', '.join(without_image)}.")
@@ -74,14 +75,16 @@ def tune(
 
     results = search.Results(workdir / "tune" / "results.jsonl")
     score = search.make_scorer(read, metric, results, report=_progress)
-    content = _begun(workdir, metric, {name: volumes[name] for name in names}, errors)
+    content = _begun(run, metric, {name: volumes[name] for name in names}, errors)
+    rests_on = {name: (paths.image, paths.label) for name, paths in volumes.items()}
+    content["sources"] = sources.record(rests_on)  # of those that were not searched on, too
     _print_trained_on(volumes)
     content |= choice.sweeps(read, names)
     _print_sweeps(content)
     content |= choice.choose(score, names, candidates, force)
     content |= choice.worth(score, names, content["ablation"][-1]["steps"])
     _print_search(content)
-    own = _possible(_own_steps(workdir), without_image)
+    own = _possible(_own_steps(run.fields), without_image)
     content["own"] = {"steps": own, "score": _mean(score(names, [own])[own])}
     content["held_out"] = []
     for searched, scored in folds:
@@ -90,10 +93,10 @@ def tune(
         content["held_out"] += _beside_own(score, scored, own, steps, volumes)
     write_json(report, outputs.marked(content, "tune"))
     write_json(chosen_steps, outputs.marked(_decide(content, workdir), "tune"))
-    return errors
+    return list(errors.values()), len(errors) + len(volumes)
 
 
-def _begun(workdir, metric, searched, errors):
+def _begun(run, metric, searched, errors):
     """The content of report.json before the search; `searched` is {id: Paths}."""
     on = judged.weakest(paths.judged_on for paths in searched.values())
     return {
@@ -101,17 +104,17 @@ def _begun(workdir, metric, searched, errors):
         "volumes": list(searched),
         "judged_on": on.choosing(STEPS).as_json(),
         "errors": errors,
-        "checkpoint_step": open_run(workdir, required=False).validation.get("step"),
+        "checkpoint_step": run.validation.get("step"),
     }
 
 
-def _readable(workdir, probabilities, labels, images):
+def _readable(run, probabilities, labels, images):
     """({id: Paths} of the volumes that can be scored, {id: error}, table of `label_table`).
 
     Raises:
       ValueError, OSError: of `tuning_volumes.find`, or no volume can be scored.
     """
-    found, errors, table = tuning_volumes.find(workdir, probabilities, labels, images)
+    found, errors, table = tuning_volumes.find(run, probabilities, labels, images)
     volumes = {}
     for paths in found:
         try:
@@ -141,9 +144,8 @@ def _beside_own(score, names, own, steps, volumes):
     ]
 
 
-def _own_steps(workdir):
+def _own_steps(fields):
     """What predictions of the run pass through as long as nothing is tuned."""
-    fields = open_run(workdir, required=False).fields
     threshold = fields.get("validate.threshold", 0.5)
     return tuple(postprocess.after_threshold(fields.get("postprocess.steps", ()), threshold))
 
@@ -182,11 +184,12 @@ def _decide(content, workdir):
         "judged_on": on.as_json(),
         "checkpoint_step": content["checkpoint_step"],
         "volumes": content["volumes"],
+        "sources": content["sources"],
     }
 
 
 def _print_trained_on(volumes):
-    if names := [n for n, paths in volumes.items() if paths.judged_on.volumes == judged.TRAINING]:
+    if names := judged.seen({name: paths.judged_on for name, paths in volumes.items()}):
         print(
             f"The network was trained on {', '.join(names)}: its probabilities there are more "
             "confident than elsewhere, so thresholds and steps may not suit other volumes.\n"
@@ -288,12 +291,7 @@ def main(argv=None):
 def _tune(arguments, steps):
     if steps:
         arguments["candidates"] = _candidates(steps)
-    errors = tune(**arguments)
-    for sentence in errors.values():
-        print(f"Error: {sentence}", file=sys.stderr)
-    if errors:
-        print(f"{len(errors)} volumes were skipped.", file=sys.stderr)
-    return 1 if errors else 0
+    return report_errors(*tune(**arguments), "volumes")
 
 
 def _candidates(steps):

@@ -1,12 +1,15 @@
-"""Finished runs for tests of the report, written without training."""
+"""Runs for tests of the report: folders, written without training, and what a folder holds."""
 
+import copy
 import json
+import re
 
 import numpy as np
 import tifffile
 
 from jax_seg.metrics.segmentation import confusion, scores
 from jax_seg.ops.classes import MASKED
+from jax_seg.runs.run import Run
 from jax_seg.system import configuration
 from jax_seg.system.files import write_json
 from tests.conftest import tiny_config
@@ -74,3 +77,39 @@ def events(shift=0.0):
             "val_loss": 0.5,
         },
     )
+
+
+def run_with(events=(), config=None, **fields):
+    """A `runs.run.Run` of nothing but what is given."""
+    run = Run(None, config or {}, "run")
+    given = {"scores": {}, "validation": {}, "volumes": {}, "probabilities": {}, "labelled": {}}
+    given |= {
+        "tuned": None,
+        "chosen": None,
+        "examined": None,
+        "missing": [],
+        "events": list(events),
+    }
+    vars(run).update(given | fields)  # what would be read from the folder
+    return run
+
+
+def altered(run, **fields):
+    """A copy of a run of which the given was read."""
+    other = copy.copy(run)
+    vars(other).update(fields)
+    return other
+
+
+def losses(*values, error=0.01, train=None):
+    """The events of a run with these validation losses, one per epoch."""
+    for epoch, loss in enumerate(values):
+        fields = {"step": epoch, "epoch": epoch}
+        yield {"kind": "validation", "loss": loss, "standard_error": error, **fields}
+        yield {"kind": "train", "loss": (train or values)[epoch], **fields}
+
+
+def rows_of(text):
+    """The cells of a table, without markup."""
+    cells = [re.findall(r"<td.*?>(.*?)</td>", row) for row in text.split("<tr>")]
+    return [[re.sub("<.*?>", "", cell) for cell in row] for row in cells if row]

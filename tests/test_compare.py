@@ -302,6 +302,16 @@ def test_runs_that_were_trained_on_all_volumes_are_not_compared(volumes_folder, 
     assert "holds out no volume (data.fold=none)" in capsys.readouterr().err
 
 
+def test_members_of_an_ensemble_share_one_threshold(volumes_folder, tmp_path):
+    runs = [
+        str(write_run(tmp_path / name, volumes_folder, change=lambda c, t=t: c.validate.update(t)))
+        for name, t in (("a", {"threshold": 0.5}), ("b", {"threshold": 0.3}))
+    ]
+    write_json(tmp_path / "ensemble.json", {"members": runs, "weights": [0.5, 0.5]})
+    with pytest.raises(ValueError, match=r"differ in their threshold \(0\.5, 0\.3\): predict with"):
+        scores_of(str(tmp_path / "ensemble.json"), "dice")
+
+
 def test_scores_of_weights_that_had_seen_the_volumes_are_not_compared(tmp_path, capsys):
     """A fold's run that began with the weights of another fold."""
     write_json(tmp_path / "run/config.json", {"data": {"fold": "1"}, "train": {"start_from": "a"}})

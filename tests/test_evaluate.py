@@ -195,7 +195,7 @@ def test_a_folder_reports_every_bad_volume_and_scores_the_rest(folders, capsys):
         "logits": (PREDICTION - np.float32(0.25), LABEL, "holds the value -0.25"),
         "nan": (np.where(PREDICTION, np.float32(np.nan), 0), LABEL, "nan"),
         "value": (PREDICTION, LABEL + 1, "none of --foreground, --ignore and --background"),
-        "unlabeled": (PREDICTION, np.full_like(LABEL, 2), "no labelled voxel"),
+        "unlabelled": (PREDICTION, np.full_like(LABEL, 2), "no labelled voxel"),
         "infinite": (PREDICTION + np.float32(np.inf), LABEL, "inf"),
     }
     for name, (prediction, label, _) in bad.items():
@@ -221,7 +221,7 @@ def test_a_folder_reports_every_bad_volume_and_scores_the_rest(folders, capsys):
     assert "has no prediction" in found["errors"]["unpredicted"]
     assert "has no label" in found["errors"]["invented"]
     assert "void.tif is an empty file" in found["errors"]["void"]
-    assert "11 of 13 volumes were not scored." in printed
+    assert "11 of 13 volumes failed." in printed
 
 
 def test_without_a_scored_volume_there_is_nothing_to_pool(folders):

@@ -64,12 +64,12 @@ def test_two_versions_both_ways_and_again(volumes_folder, tmp_path, capsys):
     ):
         assert f"| {title} | 1 |" in page and f"- **{title}.**" in page
     assert (tmp_path / "curves.png").stat().st_size > 1000
-    # The original's wiring: unlabeled voxels are foreground, and the variance term always counts.
+    # The original's wiring: unlabelled voxels are foreground, and the variance term always counts.
     as_run = read_events(tmp_path / "runs" / "dice_only, as run")
     as_written = read_events(tmp_path / "runs" / "dice_only, as written")
     assert "variance" in as_run[0] and "variance" not in as_written[0]
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in page.splitlines()}
-    assert float(rows["dice_only, as run"][7].rstrip(" %")) > 25  # a quarter is unlabeled there
+    assert float(rows["dice_only, as run"][7].rstrip(" %")) > 25  # a quarter is unlabelled there
     assert float(rows["dice_only, as written"][7].rstrip(" %")) < 20
 
     before = (tmp_path / "runs" / "dice_only, as run" / "scores.json").stat().st_mtime_ns
@@ -120,7 +120,7 @@ def test_versions_are_found_in_a_folder_or_by_path(tmp_path):
 
 
 def test_a_run_is_read_with_its_own_labels_and_with_what_they_mean(tmp_path):
-    """By hand: 8 voxels, of which 3 are foreground, 3 background and 2 unlabeled."""
+    """By hand: 8 voxels, of which 3 are foreground, 3 background and 2 unlabelled."""
     label = np.array([1, 1, 1, 0, 0, 0, 2, 2], np.uint8).reshape(2, 2, 2)
     found = np.array([0.9, 0.9, 0.1, 0.9, 0.1, 0.1, 0.9, 0.1], np.float32).reshape(2, 2, 2)
     root, workdir = tmp_path / "data", tmp_path / "run"

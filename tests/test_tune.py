@@ -1,4 +1,4 @@
-"""Tuning: the search by hand, the guard on generated scrolls, stops, and bad input by name."""
+"""Tuning: what is chosen and reported, the guard on generated scrolls, stops, and bad input."""
 
 import itertools
 import json
@@ -15,44 +15,16 @@ from jax_seg.infer import postprocess
 from jax_seg.infer.postprocess import search
 from jax_seg.metrics.segmentation import confusion, scores
 from jax_seg.ops.classes import MASKED
-from jax_seg.runs import tuning_volumes
 from jax_seg.system import configuration
 from jax_seg.system.files import write_json
+from tests.tuning import blobs, encoded, save, write_folder
 
 FEW = ["remove_small:voxels=8", "open", "fill_holes", "mask_empty"]
 
 
-def save(path, voxels):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tifffile.imwrite(path, voxels, photometric="minisblack", compression="zlib")
-
-
-def blobs(seed, shape=(14, 15, 16)):
-    """A slab, its probabilities with single wrong voxels, and 'image': 0 where they are wrong."""
-    generator = np.random.default_rng(seed)
-    label = np.zeros(shape, np.uint8)
-    label[4:8] = 1
-    label[:, :, :3] = 2
-    probability = np.where(label == 1, 0.8, 0.1) + generator.uniform(-0.1, 0.1, shape)
-    dust = np.zeros(shape, bool)
-    dust[10::2, ::2, ::2] = generator.random(dust[10::2, ::2, ::2].shape) < 0.3
-    probability[dust] = 0.95
-    return probability.astype(np.float16), label, np.where(dust, 0, 9).astype(np.uint8)
-
-
-def encoded(label):
-    return np.where(label == 2, MASKED, label)
-
-
 @pytest.fixture
 def folder(tmp_path):
-    """Three volumes that removing dust makes perfect, in the folders of a run and its data."""
-    for seed, name in enumerate("abc"):
-        probability, label, image = blobs(seed)
-        save(tmp_path / "validation/probabilities" / f"{name}.tif", probability)
-        save(tmp_path / "labels" / f"{name}.tif", label)
-        save(tmp_path / "images" / f"{name}.tif", image)
-    return tmp_path
+    return write_folder(tmp_path)
 
 
 def run(folder, *flags, steps=FEW):
@@ -200,47 +172,6 @@ def test_results_belong_to_the_voxels_that_were_scored(folder, monkeypatch):
     assert [sum(name == n for name, _ in names) for n in "abc"] == [2, 3, 2]
 
 
-def test_what_counts_as_a_gain_by_hand():
-    assert search.sure_gain([0.5], [0.75]) == 0.25
-    assert search.sure_gain([0.5, 0.5], [0.7, 0.6]) == pytest.approx(0.1)  # the smaller of two
-    assert search.sure_gain([0.5, 0.5], [0.9, 0.4]) == pytest.approx(-0.1)
-    # Gains 1, 2, 3: mean 2, standard deviation 1.
-    assert search.sure_gain([0, 0, 0], [1, 2, 3]) == pytest.approx(2 - 1 / np.sqrt(3))
-
-
-def test_a_search_by_hand():
-    """Each step adds its two numbers to the scores of two volumes."""
-    adds = {
-        "threshold:value=0.5": (0, 0),
-        "threshold:value=0.4": (0.1, 0.05),
-        "hysteresis": (0.1, 0.05),  # as good, but later
-        "close": (0.4, -0.01),  # the best mean, but it harms the second volume
-        "open": (0.05, 0.0005),  # less than the smallest gain
-        "fill_holes:voxels=4": (0.01, 0.02),
-        "fill_holes:voxels=9": (0.02, 0.02),
-        "plug_holes": (0.01, 0.01),
-    }
-    asked = []
-
-    def score(names, settings):
-        assert names == ["a", "b"]
-        asked.extend(settings)
-        return {s: list(0.5 + np.sum([adds[step] for step in s], axis=0)) for s in settings}
-
-    first, *rest = [*adds][1], *[*adds][3:]
-    rows = search.search(score, ["a", "b"], [*adds][:3], rest)
-    steps = [("threshold:value=0.5",)] + [
-        (first, *added) for added in [(), rest[3:4], (rest[3], "plug_holes")]
-    ]
-    assert [row["steps"] for row in rows] == steps
-    assert [row["score"] for row in rows] == pytest.approx([0.5, 0.575, 0.595, 0.605])
-    assert [row["gain"] for row in rows] == pytest.approx([0, 0.075, 0.02, 0.01])
-    assert rows[-1]["scores"] == pytest.approx([0.63, 0.58])
-    # What did not gain is not tried again, nor another setting of a step that is in use.
-    tried = [s for s in asked if s[:2] == (first, rest[3])]
-    assert set(tried) == {(first, rest[3]), (first, rest[3], "plug_holes")}
-
-
 @pytest.fixture(scope="module")
 def scrolls():
     """Generated scrolls with their labels for probabilities."""
@@ -310,7 +241,7 @@ def test_bad_volumes_are_named_and_the_rest_is_tuned(folder, capsys):
         "nan": (np.where(label == 1, np.float16("nan"), probability), label, image, "nan"),
         "shape": (probability[1:], label, image, "shape (13, 15, 16)"),
         "image": (probability, label, image[1:], "images/image.tif has (13, 15, 16)"),
-        "unlabeled": (probability, np.full_like(label, 2), image, "no labelled voxel"),
+        "unlabelled": (probability, np.full_like(label, 2), image, "no labelled voxel"),
         "value": (probability, label + 1, image, "label value 3"),
     }
     for name, (p, q, r, _) in bad.items():
@@ -327,7 +258,7 @@ def test_bad_volumes_are_named_and_the_rest_is_tuned(folder, capsys):
         assert f"{name}.tif" in errors[name] and phrase in errors[name]
         assert captured.err.count(f"Error: {errors[name]}\n") == 1
     assert "has no prediction" in errors["unpredicted"] and "has no label" in errors["invented"]
-    assert "8 volumes were skipped." in captured.err
+    assert "8 of 11 volumes failed." in captured.err
     assert read(folder, "postprocess.json")["volumes"] == ["a", "b", "c"]
 
 
@@ -360,44 +291,6 @@ def test_without_a_configuration_labels_must_be_named(folder, capsys):
     assert "config.json does not exist" in capsys.readouterr().err
 
 
-def paths(**group_of):
-    return [tuning_volumes.Paths(name, group, None, None, None) for name, group in group_of.items()]
-
-
-def test_folds_hold_every_volume_out_once():
-    by_scroll = tuning_volumes.folds(paths(a="s", b="t", c="s"))
-    assert by_scroll == [(["b"], ["a", "c"]), (["a", "c"], ["b"])]
-    one_scroll = tuning_volumes.folds(paths(a="s", b="s"))
-    assert one_scroll == [(["b"], ["a"]), (["a"], ["b"])]
-    assert tuning_volumes.folds(paths(a="s")) == []
-    many = tuning_volumes.folds(paths(**{f"v{k}": f"s{k}" for k in range(12)}))
-    assert len(many) == 5
-    assert sorted(name for _, scored in many for name in scored) == sorted(
-        f"v{k}" for k in range(12)
-    )
-    assert all(not set(searched) & set(scored) for searched, scored in many)
-
-
-def test_settings_that_begin_alike_are_computed_once(monkeypatch):
-    calls, original = [], postprocess.apply_step
-
-    def counted(mask, name, *rest):
-        calls.append(name)
-        return original(mask, name, *rest)
-
-    monkeypatch.setattr(postprocess, "apply_step", counted)
-    probability, label, image = blobs(0)
-    volume = search.Arrays(probability.astype(np.float32), label, image)
-    first = "threshold:value=0.3"
-    settings = [(first,), (first, "close"), (first, "fill_holes"), (first, "close", "plug_holes")]
-    found = dict(search.masks(volume, settings))
-    assert sorted(calls) == ["close", "fill_holes", "plug_holes", "threshold"]
-    for setting in settings:
-        np.testing.assert_array_equal(
-            found[setting], postprocess.apply(probability, image, setting)
-        )
-
-
 def test_the_steps_of_the_configuration_stay_where_tuning_does_not_beat_them(folder, capsys):
     steps = ["remove_small:voxels=8"]
     content = {"validate": {"threshold": 0.4}, "postprocess": {"steps": steps}}
@@ -419,17 +312,12 @@ def test_volumes_that_were_trained_on_are_not_tuned_on(folder, capsys):
     assert not (folder / "postprocess.json").exists()
 
 
-def predicted_elsewhere(folder):
-    """The probabilities in a folder of `jax_seg.predict`, and the flag that names it."""
-    (folder / "validation/probabilities").rename(folder / "probabilities")
-    return ["--probabilities", str(folder / "probabilities")]
-
-
 def test_predictions_of_training_volumes_are_marked(folder, capsys):
-    flags = predicted_elsewhere(folder)
+    # As in a folder of `jax_seg.predict`.
+    predictions = (folder / "validation/probabilities").rename(folder / "probabilities")
     for name, part in (("a", "training"), ("b", "held out"), ("c", "held out")):
         write_json(folder / f"{name}.json", {"judged_on": {"volumes": part, "chose": []}})
-    assert run(folder, *flags) == 0
+    assert run(folder, "--probabilities", str(predictions)) == 0
     report, chosen = read(folder, "tune/report.json"), read(folder, "postprocess.json")
     assert report["judged_on"] == {"volumes": "training", "chose": ["steps"]}
     assert [row["volumes"] for row in report["held_out"]] == ["training", "held out", "held out"]
@@ -438,19 +326,3 @@ def test_predictions_of_training_volumes_are_marked(folder, capsys):
     assert "The network was trained on a: its probabilities there are more confident" in printed
     for text in ("labelled voxels of 3 training volumes", "Training volumes that were not search"):
         assert text in printed
-
-
-def test_of_a_runs_own_data_all_but_its_validation_part_was_trained_on(folder):
-    config = base.get_config()
-    config.data.update(root=str(folder), images="images", labels="labels")
-    write_json(folder / "config.json", configuration.as_dict(config))
-    scores = {"judged_on": {"volumes": "held out", "chose": ["checkpoint"]}, "volumes": {"c": {}}}
-    write_json(folder / "validation/scores.json", scores)
-    flags = predicted_elsewhere(folder)
-    found, errors, _ = tuning_volumes.find(folder, folder / flags[1])
-    assert not errors
-    assert {paths.id: paths.judged_on.volumes for paths in found} == {
-        "a": "training",
-        "b": "training",
-        "c": "held out",
-    }

@@ -6,7 +6,6 @@ transform for every sample and discard most of them. One patch fills a device by
 a sharded batch gathers it on every device: over a mesh, call `augment` inside `jax.shard_map`.
 """
 
-import difflib
 import itertools
 import math
 from functools import partial
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax, random
 
 from jax_seg.data import warp
+from jax_seg.system.names import did_you_mean
 
 # The transforms after `flip`, in their order; each has a probability per sample of that name.
 PROBABILITIES = (
@@ -243,8 +243,8 @@ def _check(flips, fields, axes):
     """Raise a ValueError for the first invalid argument of `augment`."""
     known = (*PROBABILITIES, *RANGES)
     for name in (name for name in fields if name not in known):
-        near = difflib.get_close_matches(name, ("flip", "in_plane_only", *known), n=1, cutoff=0)[0]
-        raise ValueError(f"augment.{name} is not known: did you mean augment.{near}?")
+        hint = did_you_mean(name, ("flip", "in_plane_only", *known), shown="augment.{}".format)
+        raise ValueError(f"augment.{name} is not known{hint}")
     if len(flips) != axes:
         raise ValueError(
             f"augment.flip is {flips}, but the patch has {axes} axes: give one probability, or "

@@ -6,6 +6,7 @@ import hashlib
 import io
 import math
 import os
+import re
 import tempfile
 import time
 from contextlib import suppress
@@ -15,14 +16,23 @@ import numpy as np
 
 from jax_seg.data.readers import is_zarr, open_volume
 from jax_seg.data.readers.contract import block_slices
-from jax_seg.system.files import ABANDONED_SECONDS, existing, stamp, unfinished, unwritable, writing
+from jax_seg.system.files import (
+    ABANDONED_SECONDS,
+    existing,
+    refuse_address,
+    stamp,
+    unfinished,
+    unwritable,
+    writing,
+)
 
 SLAB_BYTES = 32 * 2**20  # decoded at a time
 OPEN_MAPS = 16  # decoded volumes kept open; each is file-backed, not memory
 OPEN_SOURCES = 1024  # headers kept
-READING = (
-    2  # raise it when a reader changes the voxels that it returns, so that files are decoded again
-)
+OWN = re.compile(r"[0-9a-f]{32}\.npy|.+\.part")  # other files in the folder are somebody's
+CHECK_SECONDS = 60  # between checks whether an open source has changed
+# Raised when a reader changes the voxels that it returns, so that files are decoded again.
+READING = 2
 
 
 class Cache:
@@ -39,8 +49,9 @@ class Cache:
 
     def __init__(self, directory, limit_bytes):
         """Caches in `directory`, which is created, at most `limit_bytes`."""
-        self.directory = Path(directory).absolute()
+        self.directory = refuse_address(directory).absolute()
         self.limit_bytes = int(limit_bytes)
+        self._opened = {}  # {path: (when it was checked, () -> its reader)}
         with writing(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
 
@@ -51,14 +62,25 @@ class Cache:
         """Opens a volume as a reader with random access, decoding it first if necessary.
 
         Zarr and uncompressed TIFF, alone or as slices in a folder, have random access already and
-        are not cached.
+        are not cached. A source is checked, and its decoded file marked as used, once a minute:
+        every patch opens two volumes.
 
         Raises:
             ValueError: as `open_volume`, any voxel of a decoded volume included; or the decoded
                 volume is larger than the limit.
             OSError: the disk of the cache is full.
         """
-        path = existing(path)
+        path = Path(path)
+        checked, open_again = self._opened.get(path, (-math.inf, None))
+        if time.monotonic() - checked < CHECK_SECONDS:
+            with suppress(FileNotFoundError, ValueError, EOFError):  # unlinked or damaged since
+                return open_again()
+        reader, open_again = self._open(existing(path))
+        self._opened[path] = time.monotonic(), open_again
+        return reader
+
+    def _open(self, path):
+        """(reader, () -> an equal one without a look at the source)."""
         size, modified = _version(path)
         key = f"{READING}\0{path.absolute()}\0{size}\0{modified}"
         decoded = self.directory / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
@@ -69,12 +91,15 @@ class Cache:
         if voxels is None:
             reader = _open_source(path, size, modified)
             if reader.random_access:
-                return reader
+                return reader, lambda: _open_source(path, size, modified)
             voxels = self._decode(reader, decoded)
         with suppress(FileNotFoundError):  # unlinked since by another process
             now = time.time_ns()
             os.utime(decoded, ns=(now, now))
-        return CachedReader(self, path, voxels)
+        return (
+            CachedReader(self, path, voxels),
+            lambda: CachedReader(self, path, _open_map(decoded)),
+        )
 
     def _decode(self, reader, decoded):
         header = io.BytesIO()
@@ -133,7 +158,7 @@ class Cache:
         files = []
         for file in self.directory.iterdir():
             with suppress(FileNotFoundError):
-                if file.suffix in (".npy", ".part"):
+                if OWN.fullmatch(file.name):
                     status = file.stat()
                     files.append((status.st_mtime_ns, status.st_size, file))
         total = needed + sum(size for _, size, _ in files)

@@ -32,7 +32,7 @@ class Dataset(NamedTuple):
     train_facts: list
     validation_facts: list
     cache: object
-    table: np.ndarray
+    table: labels.LabelTable
     dtype: np.dtype
     preprocessing: Preprocessing
     remarks: list

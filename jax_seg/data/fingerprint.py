@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_seg.data import labels
+from jax_seg.data.intensities import SAMPLE
 from jax_seg.ops.classes import FOREGROUND, MASKED
 from jax_seg.system.files import replacing, stamp, writing
 
-INTENSITIES = 100_000  # sampled per volume: percentiles are then exact to about 0.05 %
 COORDINATES = 20_000  # sampled per class and volume: places where patches may be centred
 
 
@@ -23,7 +23,7 @@ class Fingerprint(NamedTuple):
     Attributes:
       shape: [3] voxels.
       counts: [3] voxels of background, foreground and masked.
-      intensities: [<= INTENSITIES] float32 sample of the image.
+      intensities: [<= SAMPLE] float32 sample of the image.
       checksums: [2] CRC-32 of the image's and of the encoded label's voxels.
       labelled, foreground: [<= COORDINATES, 3] sampled coordinates of such voxels, of those where
         the image is not zero: a patch around one has input. Where all are zero, of all.
@@ -59,10 +59,10 @@ def measure(image, label, seed=0):
             chosen = random_places(label, condition, COORDINATES, generator)
         return np.stack(np.unravel_index(chosen, label.shape), -1).astype(np.int32)
 
-    if image.size <= INTENSITIES:
+    if image.size <= SAMPLE:
         voxels = np.arange(image.size)
     else:  # with replacement: a permutation would cost eight times the volume's memory
-        voxels = np.sort(generator.integers(0, image.size, INTENSITIES))
+        voxels = np.sort(generator.integers(0, image.size, SAMPLE))
     return Fingerprint(
         shape=np.array(label.shape),
         counts=np.array(labels.count(label)),
@@ -121,7 +121,7 @@ def fingerprint(volumes, cache, table, directory, threads):
       List of Fingerprint, in the order of `volumes`.
 
     Raises:
-      ValueError: a volume is damaged, mismatched or wholly unlabeled; it names the file.
+      ValueError: a volume is damaged, mismatched or wholly unlabelled; it names the file.
     """
     directory = Path(directory)
     with writing(directory):

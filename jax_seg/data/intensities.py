@@ -7,7 +7,7 @@ A masked scan is exactly zero outside the object. A volume saved on another scal
 import numpy as np
 
 SAMPLE = 100_000  # voxels: percentiles are then exact to about 0.05 %
-MASKED = 0.5  # a larger share of zeros indicates a masked scan
+MASKED_SHARE = 0.5  # a larger share of zeros indicates a masked scan
 SPAN = (0.5, 99.5)  # percentiles that stand for a volume's range, in percent
 CLIPPED = 0.25  # a larger share of clipped voxels is unusual: of an ordinary volume it is about 1 %
 FILLED = 0.1  # and so is a volume that fills less of the range
@@ -30,11 +30,11 @@ def zero_share(values):
 def scan(values):
     """The intensities of a masked scan without the zeros outside of it.
 
-    Where no more than MASKED of them are zero, or the others are all of one value, they are
+    Where no more than MASKED_SHARE of them are zero, or the others are all of one value, they are
     returned as they are: there, zero is an intensity like others.
     """
     values = np.asarray(values)
-    if zero_share(values) <= MASKED:
+    if zero_share(values) <= MASKED_SHARE:
         return values
     inside = values[values != 0]
     return inside if inside.size and inside.min() < inside.max() else values

@@ -38,6 +38,13 @@ class LabelTable(NamedTuple):
         """Bytes that identify the table."""
         return repr(tuple(self)).encode()
 
+    def __str__(self):
+        """'{0: background, 1: foreground, 2: unlabelled}', for errors."""
+        kinds = {BACKGROUND: "background", FOREGROUND: "foreground", MASKED: "unlabelled"}
+        found = [f"{v}: {kinds[c]}" for v, c in zip(self.values, self.classes, strict=True)]
+        rest = [] if self.rest is None else [f"{REST}: {kinds[self.rest]}"]
+        return f"{{{', '.join(found + rest)}}}"
+
 
 def label_table(foreground=(1,), ignore=(2,), background=(0,), prefix="data."):
     """Which label values are BACKGROUND, FOREGROUND or MASKED.
@@ -125,6 +132,12 @@ def encode(label, table, path, prefix="data."):
                 )
             classes[...] = found
     return encoded
+
+
+def require_labelled(label, path):
+    """Raise a ValueError where no voxel of an encoded label is labelled; `path` is its file."""
+    if (label == MASKED).all():
+        raise ValueError(f"{path} has no labelled voxel: remove this volume.")
 
 
 def count(label):

@@ -5,6 +5,7 @@ import unicodedata
 import warnings
 from pathlib import Path
 
+SHOWN = 5  # names in a sentence
 _OF_DESKTOPS = ("thumbs.db", "desktop.ini")
 _OF_PREDICT = "probabilities"  # a folder beside the masks
 _EXTENSION = re.compile(
@@ -27,7 +28,12 @@ def file_name(path):
 
 def some(names, noun="id"):
     """'1 id (a)', '7 ids (a, b, c, d, e, …)'."""
-    return f"{len(names)} {noun}{'' if len(names) == 1 else 's'} ({_shown(names)})"
+    return f"{len(names)} {noun}{'' if len(names) == 1 else 's'} ({shown(names)})"
+
+
+def shown(names):
+    """'a, b, c, d, e, …' of a list."""
+    return ", ".join(map(str, names[:SHOWN])) + (", …" if len(names) > SHOWN else "")
 
 
 def alike(names, others):
@@ -55,7 +61,7 @@ def alike(names, others):
 
 def side_by_side(pairs):
     """ "'7' and '0007', '8' and '0008', …"."""
-    return _shown([f"'{a}' and '{b}'" for a, b in pairs])
+    return shown([f"'{a}' and '{b}'" for a, b in pairs])
 
 
 def entries(folder):
@@ -93,14 +99,10 @@ def warn_of_rest(folder, rest, ids, noun):
     if names:
         entry = "1 entry that is" if len(names) == 1 else f"{len(names)} entries that are"
         warnings.warn(
-            f"{folder} holds {entry} not read as {noun} ({_shown(names)}): convert those to be "
+            f"{folder} holds {entry} not read as {noun} ({shown(names)}): convert those to be "
             "read and move the rest elsewhere.",
             stacklevel=2,
         )
-
-
-def _shown(names):
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
 def _outline(name):

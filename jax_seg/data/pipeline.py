@@ -5,6 +5,8 @@ import collections
 import jax
 import numpy as np
 
+AHEAD = 2  # batches on their way to the device
+
 
 class _From:
     """Patches `start` to `stop` of a sampler, numbered from 0 as Grain wants them."""
@@ -26,7 +28,7 @@ def batches(sampler, *, batch, start, count, threads):
     threads, and sees the same patches as without the interruption.
 
     Args:
-      sampler: `PatchSampler`.
+      sampler: `PatchSampler` or `ImageSampler`.
       batch: patches per batch.
       start: number of the first patch.
       count: batches.
@@ -48,13 +50,21 @@ def batches(sampler, *, batch, start, count, threads):
     yield from dataset.to_iter_dataset(grain.ReadOptions(threads, ahead))
 
 
-def on_device(iterator, put=jax.device_put, ahead=2):
-    """Keep `ahead` batches on the device: the transfer runs while the step before computes.
+def first_epoch(sampler, *, batch, threads):
+    """The batches of a sampler's first epoch, `on_device`; the next samples fill up the last one.
+
+    Args:
+      sampler, batch, threads: of `batches`.
+    """
+    count = -(-len(sampler) // batch)
+    return on_device(batches(sampler, batch=batch, start=0, count=count, threads=threads))
+
+
+def on_device(iterator):
+    """Keep AHEAD batches on the device: the transfer runs while the step before computes.
 
     Args:
       iterator: of dicts of numpy arrays.
-      put: moves a dict of arrays to the device or devices.
-      ahead: batches in flight.
 
     Yields:
       (batch on the device, its 'volume' numbers as a numpy array).
@@ -62,7 +72,7 @@ def on_device(iterator, put=jax.device_put, ahead=2):
     waiting = collections.deque()
     for batch in iterator:
         volumes = np.asarray(batch.pop("volume"))
-        waiting.append((put(batch), volumes))
-        if len(waiting) > ahead:
+        waiting.append((jax.device_put(batch), volumes))
+        if len(waiting) > AHEAD:
             yield waiting.popleft()
     yield from waiting

@@ -7,6 +7,8 @@ import numpy as np
 from jax_seg.data import labels
 from jax_seg.ops.classes import FOREGROUND, MASKED
 
+AXES = ("depth", "height", "width")  # of volumes and patches
+
 
 @dataclasses.dataclass(frozen=True)
 class PatchSampler:
@@ -64,34 +66,37 @@ class PatchSampler:
 
         Labels are encoded as in `ops.classes`; voxels outside of the volume are MASKED.
         """
+        number, corner = self.place(index)
+        reader = self.cache.open(self.volumes[number].image)
+        image = read_patch(reader, corner, self.patch, outside="edge")
+        return {
+            "image": image.astype(self.dtype, copy=False)[..., None],
+            "label": self._label(number, corner)[..., None],
+            "volume": np.int32(number),
+        }
+
+    def place(self, index):
+        """(number of its volume, [3] first corner) of patch `index`."""
         epoch, position = divmod(int(index), len(self))
         order = self._generator(1, epoch).permutation(len(self))
         number = int(order[position] % len(self.volumes))
-        generator = self._generator(0, index)
-        place, label = self._place(number, generator)
-        volume = self.volumes[number]
-        image = read_patch(self.cache.open(volume.image), place, self.patch, outside="edge")
-        return {
-            "image": image.astype(self.dtype, copy=False)[..., None],
-            "label": label[..., None],
-            "volume": np.int32(number),
-        }
+        return number, self.draw_place(number, self._generator(0, index))
+
+    def draw_place(self, number, generator):
+        """The [3] first corner of a patch of a volume, by a numpy generator."""
+        if not self.balance_target:
+            return self._draw_corner(number, generator)
+
+        def distance(corner):
+            return abs(foreground_share(self._label(number, corner)) - self.balance_target)
+
+        return min((self._draw_corner(number, generator) for _ in range(4)), key=distance)
 
     def _generator(self, purpose, number):
         key = np.array([2 * self.seed + purpose, number], np.uint64)
         return np.random.Generator(np.random.Philox(key=key))
 
-    def _place(self, number, generator):
-        def candidate():
-            place = self._draw_place(number, generator)
-            return place, self._label(number, place)
-
-        if not self.balance_target:
-            return candidate()
-        candidates = [candidate() for _ in range(4)]
-        return min(candidates, key=lambda c: abs(_foreground_share(c[1]) - self.balance_target))
-
-    def _draw_place(self, number, generator):
+    def _draw_corner(self, number, generator):
         """The patch's first corner: a drawn voxel lies anywhere in it that the volume allows."""
         facts = self.fingerprints[number]
         wanted = generator.random() < self.foreground_share and len(facts.foreground)
@@ -150,6 +155,7 @@ def pad_patch(inside, shape, start, size, outside):
     return np.pad(inside, widths, constant_values=outside)
 
 
-def _foreground_share(label):
+def foreground_share(label):
+    """Share of foreground among the labelled voxels of an encoded label."""
     labelled = np.count_nonzero(label != MASKED)
     return np.count_nonzero(label == FOREGROUND) / max(labelled, 1)

@@ -81,7 +81,7 @@ def scroll_volume(seed, size=96, **look):
       **look: attributes of `Look` that differ from its defaults.
 
     Returns:
-      (image, label), uint8 [D, H, W]; label 0 background, 1 surface, 2 unlabeled.
+      (image, label), uint8 [D, H, W]; label 0 background, 1 surface, 2 unlabelled.
 
     Raises:
       ValueError: a side below 32 voxels, or not one or three sides.

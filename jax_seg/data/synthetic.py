@@ -7,47 +7,45 @@ import argparse
 import os
 import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import tifffile
 
 from jax_seg.data.scroll import scroll_volume, volume_shape
-from jax_seg.system.files import read_json, write_json, writing
+from jax_seg.system.commands import exit_status
+from jax_seg.system.files import read_json, refuse_address, write_json, writing
 from jax_seg.system.outputs import is_own, marked
 
+SCROLLS = 4
 RECORD = "synthetic.json"
 """Lists the files of a generated folder with their sizes; only these are replaced."""
 
 
-def volumes(count, size=96, seed=0, *, scrolls=4, **parameters):
-    """Volumes of several scrolls in turn: those of one scroll share its winding and scanner.
+def volumes(count, size=96, seed=0, **parameters):
+    """Volumes of SCROLLS scrolls in turn: those of one scroll share its winding and scanner.
 
     Args:
       count: number of volumes; the first ones do not depend on it.
       size: as in `scroll_volume`.
       seed: non-negative int.
-      scrolls: number of scrolls.
       **parameters: of `scroll_volume`, to fix for all scrolls.
 
     Returns:
       Iterator of (id, scroll_id, image, label), ids str.
 
     Raises:
-      ValueError: fewer than one volume or scroll, a negative seed, or a size that does not fit.
+      ValueError: fewer than one volume, a negative seed, or a size that does not fit.
     """
-    if count < 1 or scrolls < 1:
-        raise ValueError(
-            f"Cannot generate {count} volumes of {scrolls} scrolls; ask for at least 1 of each."
-        )
+    if count < 1:
+        raise ValueError(f"Cannot generate {count} volumes; ask for at least 1.")
     if seed < 0:
         raise ValueError(f"seed is {seed}; give a non-negative integer.")
     shape = volume_shape(size)
-    looks = [_scroll_look((seed, 0, scroll)) | parameters for scroll in range(scrolls)]
+    looks = [_scroll_look((seed, 0, scroll)) | parameters for scroll in range(SCROLLS)]
 
     def volume(index):
-        image, label = scroll_volume((seed, 1, index), shape, **looks[index % scrolls])
-        return str(100_000 + index), f"scroll{index % scrolls}", image, label
+        image, label = scroll_volume((seed, 1, index), shape, **looks[index % SCROLLS])
+        return str(100_000 + index), f"scroll{index % SCROLLS}", image, label
 
     return map(volume, range(count))
 
@@ -70,7 +68,7 @@ def write_folder(
       report: called with one line of text per file.
 
     Returns:
-      Fractions of background, surface and unlabeled voxels in the training labels, [3].
+      Fractions of background, surface and unlabelled voxels in the training labels, [3].
 
     Raises:
       ValueError: nothing to write, or a size or seed that does not fit.
@@ -78,7 +76,7 @@ def write_folder(
         generated.
       PermissionError: the folder around `out` cannot be written.
     """
-    out = Path(out).resolve()
+    out = refuse_address(out).resolve()
     if count < 1 or test < 0:
         raise ValueError(f"{count} training and {test} test volumes; ask for at least 1 and 0.")
     pieces = volumes(count + test, size, seed)
@@ -97,9 +95,11 @@ def write_folder(
         if out.exists():
             out.replace(replaced)
         partial.replace(out)
-        shutil.rmtree(replaced, ignore_errors=True)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if replaced.exists() and not out.exists():  # interrupted between the two renames
+            replaced.replace(out)
+        for folder in (partial, replaced):
+            shutil.rmtree(folder, ignore_errors=True)
     return counts / counts.sum()
 
 
@@ -126,15 +126,16 @@ def _write_pieces(folder, pieces, training, report):
         rows.append(f"{identifier},{scroll}\n")
         write(f"train_images/{identifier}.tif", image, scroll)
         write(f"train_labels/{identifier}.tif", label, describe_mix(mix))
-    (folder / "train.csv").write_text("".join(rows))
+    with writing(folder / "train.csv"):
+        (folder / "train.csv").write_text("".join(rows))
     report(f"train.csv  {training} volumes")
     return counts
 
 
 def describe_mix(counts):
-    """'37.2 % background, 5.1 % surface, 57.7 % unlabeled' from counts or fractions, [3]."""
+    """'37.2 % background, 5.1 % surface, 57.7 % unlabelled' from counts or fractions, [3]."""
     percent = 100 * np.asarray(counts) / np.sum(counts)
-    names = ("background", "surface", "unlabeled")
+    names = ("background", "surface", "unlabelled")
     return ", ".join(f"{value:.1f} % {name}" for value, name in zip(percent, names, strict=True))
 
 
@@ -182,8 +183,8 @@ def _scroll_look(seed):
     return look | {"handedness": int(generator.choice((-1, 1)))}
 
 
-def main(arguments=None):
-    """The command line; see the top of the file."""
+def main(argv=None):
+    """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser("python -m jax_seg.data.synthetic", description=__doc__)
     parser.add_argument("out", metavar="OUT", help="folder to create; it must be absent or empty")
     parser.add_argument(
@@ -208,21 +209,23 @@ def main(arguments=None):
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a folder that this command wrote"
     )
-    flags = parser.parse_args(arguments)
-    try:
-        mix = write_folder(
-            flags.out,
-            flags.volumes,
-            flags.size,
-            flags.seed,
-            test=flags.test,
-            overwrite=flags.overwrite,
-            report=print,
-        )
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
+    arguments = parser.parse_args(argv)
+    return exit_status(lambda: _write(arguments))
+
+
+def _write(arguments):
+    mix = write_folder(
+        arguments.out,
+        arguments.volumes,
+        arguments.size,
+        arguments.seed,
+        test=arguments.test,
+        overwrite=arguments.overwrite,
+        report=print,
+    )
     print("labels:", describe_mix(mix))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

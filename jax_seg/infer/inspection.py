@@ -8,8 +8,8 @@ def inspect(name, image, *, grids, ranges):
     """Count the windows without input, and compare the intensities with those of the runs.
 
     Args:
-      image: [D, H, W] as stored.
       name: of the volume, in sentences.
+      image: [D, H, W] as stored.
       grids: {(patch, overlap)} of the networks.
       ranges: {(low, high)} of their preprocessing.
 

@@ -117,7 +117,7 @@ def _read(path):
         made = read_json(path) if path.is_file() else {}
     except ValueError:
         return {}
-    return made if isinstance(made, dict) and isinstance(made.get("files"), dict) else {}
+    return made if isinstance(made.get("files"), dict) else {}
 
 
 def _record(path):

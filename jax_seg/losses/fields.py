@@ -1,8 +1,9 @@
 """Options of the losses as fields of a configuration's loss section."""
 
-import difflib
 import math
 from typing import NamedTuple
+
+from jax_seg.system.names import did_you_mean
 
 SMALLEST = 1e-12  # the smallest constant that keeps a quotient from 0 / 0
 
@@ -45,8 +46,8 @@ def group_options(fields):
     options = {}
     for name, value in fields.items():
         if name not in FIELDS:
-            near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0)[0]
-            raise ValueError(f"loss.{name} is not known: did you mean loss.{near}?")
+            hint = did_you_mean(name, FIELDS, shown="loss.{}".format)
+            raise ValueError(f"loss.{name} is not known{hint}")
         field = FIELDS[name]
         if not field.least <= value <= field.most:
             most = f" to {field.most:g}" if math.isfinite(field.most) else " or more"

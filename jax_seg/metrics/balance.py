@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jax_seg.metrics.segmentation import Confusion, scores
+from jax_seg.metrics.segmentation import Confusion, counted, scores
 
 CONSTANTS = {"all_foreground": "foreground everywhere", "all_background": "background everywhere"}
 SHOWN = {"dice": "Dice", "iou": "IoU", "accuracy": "accuracy", "score": "competition"}
@@ -140,7 +140,7 @@ def _on_amount(volumes, pooled, noun):
     direction = "over" if points >= 0 else "under"
     return (
         f"Foreground is {direction}-estimated by {abs(points):.2f} percentage points ({sides}) on "
-        f"{_count(len(volumes), noun)}; {largest}."
+        f"{counted(len(volumes), noun)}; {largest}."
     )
 
 
@@ -151,7 +151,7 @@ def _on_target(found, noun):
     remark = (
         f"Predicted background is {100 * (1 - pooled['predicted']):.2f} %, "
         f"{'within' if pooled['within_target'] else 'outside'} the target of {100 * low:g} to "
-        f"{100 * high:g} % ({within} of {_count(len(volumes), noun)} within)"
+        f"{100 * high:g} % ({within} of {counted(len(volumes), noun)} within)"
     )
     labelled = 1 - pooled["labelled"]
     if not low <= labelled <= high:
@@ -193,7 +193,7 @@ def _why(kind, best, volumes, noun):
     empty = sum(not volume["labelled"] for volume in volumes.values())
     if kind != "mean" or best != "all_background" or not empty:
         return ""
-    return f" (without labelled foreground: {empty} of {_count(len(volumes), noun)})"
+    return f" (without labelled foreground: {empty} of {counted(len(volumes), noun)})"
 
 
 def _on_accuracy(predictors):
@@ -208,7 +208,3 @@ def _on_accuracy(predictors):
         f"{model:.4f}, pooled, since {100 * constant:.2f} % of the labelled voxels are {kind}; "
         "judge by Dice or IoU."
     ]
-
-
-def _count(number, noun):
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jax_seg.metrics.segmentation import counted
+
 EXACT = 16  # volumes up to which all 2^n signs are tried
 RESAMPLES = 10_000
 SIGNIFICANT = 0.05
@@ -126,11 +128,11 @@ def verdict(first, second, found, p_value, *, higher_is_better=True, pairs=1, no
     if reachable > SIGNIFICANT:
         needed = int(np.ceil(1 - np.log2(SIGNIFICANT / pairs)))
         reason += (
-            f"; with {_count(found.volumes, noun)} no p-value can be below {number(reachable)}: "
+            f"; with {counted(found.volumes, noun)} no p-value can be below {number(reachable)}: "
             f"score at least {needed} to distinguish the models"
         )
     return (
-        f"{first} and {second} are not distinguishable on {_count(found.volumes, noun)}: {second} "
+        f"{first} and {second} are not distinguishable on {counted(found.volumes, noun)}: {second} "
         f"differs by {number(found.difference)} (95 %: {number(found.low)} to "
         f"{number(found.high)}){reason}"
     )
@@ -140,7 +142,3 @@ def number(value):
     """'.013', '-.250', '1.250'."""
     sign = "-" if round(value, 3) < 0 else ""
     return sign + f"{abs(value):.3f}".removeprefix("0")
-
-
-def _count(number, noun):
-    return f"{number} {noun}{'' if number == 1 else 's'}"

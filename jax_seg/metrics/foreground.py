@@ -10,7 +10,7 @@ from jax_seg.ops.classes import FOREGROUND, MASKED
 
 
 def foreground_scores(prediction, label, spacing=(1.0, 1.0, 1.0)):
-    """Scores of thin structures; unlabeled voxels do not count.
+    """Scores of thin structures; unlabelled voxels do not count.
 
     Args:
       prediction: [D, H, W], 1 foreground and 0 background.
@@ -33,7 +33,7 @@ def foreground_scores(prediction, label, spacing=(1.0, 1.0, 1.0)):
     require_comparable(prediction, label)
     labelled = label != MASKED
     masks = (prediction == 1) & labelled, label == FOREGROUND
-    # A mask that ends at unlabeled voxels would grow skeleton branches there.
+    # A mask that ends at unlabelled voxels would grow skeleton branches there.
     medial = medial_surface(prediction == 1) & labelled, medial_surface(masks[1])
     precision, recall = (
         _share(skeleton, other) for skeleton, other in zip(medial, masks[::-1], strict=True)

@@ -101,7 +101,7 @@ def scores(counts):
 def require_comparable(prediction, label):
     """Raise a ValueError where the shapes differ, or the label is not encoded as in `ops.classes`.
 
-    A raw label would be scored silently, its unlabeled voxels as background.
+    A raw label would be scored silently, its unlabelled voxels as background.
     """
     require_same_shape(prediction, label)
     known = sum(np.count_nonzero(label == value) for value in (BACKGROUND, FOREGROUND, MASKED))
@@ -120,6 +120,11 @@ def require_same_shape(prediction, label):
             f"The prediction has shape {prediction.shape} and the label {label.shape}; "
             "predict at the label's full size."
         )
+
+
+def counted(number, noun):
+    """'1 volume', '0 volumes'."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def in_words(scores):

@@ -12,6 +12,7 @@ from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
 from jax_seg.ops.components import connected
 
 VALUES = np.arange(0x3C01, dtype=np.uint16).view(np.float16).astype(np.float64)  # 0 to 1
+DEFAULT = 0.5  # of a run whose configuration is lost
 THRESHOLDS = tuple(k / 100 for k in range(1, 100))
 
 
@@ -65,7 +66,7 @@ def hysteresis_counts(probability, label, lows, highs, connectivity=26):
     largest probability.
 
     Args:
-      probability, label: as `count` takes them; unlabeled voxels connect components.
+      probability, label: as `count` takes them; unlabelled voxels connect components.
       lows, highs: thresholds.
       connectivity: of the components.
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jax_seg.models import edgenext, experts
+from jax_seg.models import edgenext, experts, trees
 from jax_seg.models.layers import pointwise
 from jax_seg.ops.conv import conv
 from jax_seg.ops.depthwise import summed
@@ -152,28 +152,19 @@ def with_encoder(params, encoder):
       ValueError: the two encoders differ.
     """
     encoder = {name: tree for name, tree in encoder.items() if name != "head"}
-
-    def shapes(tree):
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {
-            jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in leaves
-        }
-
-    ours, theirs = shapes(params["encoder"]), shapes(encoder)
-    if ours != theirs:
-        differing = sorted(n for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n))
-        name = differing[0]
+    if differing := trees.first_difference(params["encoder"], encoder):
+        name, needed, found = differing
         raise ValueError(
-            f"The pretrained encoder differs in size from the detector's: {name} has shape "
-            f"{theirs.get(name, 'missing')} and should have {ours.get(name, 'none')}; set "
-            "model.depths, model.dims and model.heads to the encoder's."
+            f"The pretrained encoder differs in size from the detector's: {name} has shape {found} "
+            f"and should have {needed}; set model.depths, model.dims and model.heads to the "
+            "encoder's."
         )
     return {**params, "encoder": encoder}
 
 
-def pad_to_stride(x_BHWC, stride=edgenext.STRIDE):
-    """Repeat the bottom and right borders until `stride` divides the height and the width."""
-    after = [-length % stride for length in x_BHWC.shape[1:3]]
+def pad_to_stride(x_BHWC):
+    """Repeat the bottom and right borders until STRIDE divides the height and the width."""
+    after = [-length % edgenext.STRIDE for length in x_BHWC.shape[1:3]]
     if not any(after):
         return x_BHWC
     return jnp.pad(x_BHWC, [(0, 0), *((0, number) for number in after), (0, 0)], mode="edge")

@@ -113,32 +113,29 @@ class Model(nn.Module):
 
     def _check(self, shape):
         for name in ("depths", "dims", "heads", "kernel_sizes", "scales"):
-            if len(getattr(self, name)) != 4:
+            values = getattr(self, name)
+            if len(values) != 4:
                 raise ValueError(
-                    f"EdgeNeXt's {name} is {getattr(self, name)}; give one number for each of its "
-                    "4 stages."
+                    f"model.{name} is {values}; give one number for each of EdgeNeXt's 4 stages."
                 )
-            if min(getattr(self, name)) < 1:
-                raise ValueError(
-                    f"EdgeNeXt's {name} is {getattr(self, name)}; make each 1 or more."
-                )
+            if min(values) < 1:
+                raise ValueError(f"model.{name} is {values}; make each 1 or more.")
         if not all(size % 2 for size in self.kernel_sizes):
-            raise ValueError(f"EdgeNeXt's kernel_sizes is {self.kernel_sizes}; make each odd.")
-        for channels, heads, scales in list(zip(self.dims, self.heads, self.scales, strict=True))[
-            1:
-        ]:
+            raise ValueError(f"model.kernel_sizes is {self.kernel_sizes}; make each odd.")
+        stages = list(zip(self.dims, self.heads, self.scales, strict=True))
+        for channels, heads, scales in stages[1:]:
             if channels % heads:
                 raise ValueError(
-                    f"EdgeNeXt's stage of {channels} channels has {heads} heads; give it a divisor "
-                    "of its channels."
+                    f"model.heads gives {heads} heads to a stage of {channels} channels "
+                    "(model.dims); make it a divisor."
                 )
             if not 2 <= scales <= channels:
                 raise ValueError(
-                    f"EdgeNeXt's stage of {channels} channels has {scales} scales; give it 2 or "
-                    "more, and not more than its channels."
+                    f"model.scales gives {scales} groups to a stage of {channels} channels "
+                    "(model.dims); make it 2 or more, and not more than the channels."
                 )
         if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"EdgeNeXt's dtype is '{self.dtype}'; use 'float32' or 'bfloat16'.")
+            raise ValueError(f"model.dtype is '{self.dtype}'; use 'float32' or 'bfloat16'.")
         if len(shape) != 4 or min(shape[1:3]) < STRIDE:
             raise ValueError(
                 f"EdgeNeXt's input has shape {shape}; give it [B, H, W, channels] with sides of at "
@@ -335,9 +332,9 @@ class Depthwise(nn.Module):
         return x_BHWC + bias.astype(self.dtype)
 
 
-def dense(features, dtype, name, use_bias=True):
+def dense(features, dtype, name):
     """1×1 convolution over the last axis, initialised as the published network."""
-    return nn.Dense(features, use_bias, dtype=dtype, kernel_init=_kernel, name=name)
+    return nn.Dense(features, dtype=dtype, kernel_init=_kernel, name=name)
 
 
 def layer_norm(name):

@@ -5,4 +5,4 @@ from 0, so they never reach the value of voxels without a class.
 """
 
 BACKGROUND, FOREGROUND = 0, 1
-MASKED = 255  # unlabeled or outside the volume: excluded from losses, sampling and scores
+MASKED = 255  # unlabelled or outside the volume: excluded from losses, sampling and scores

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 from jax_seg.report.page import write_page
+from jax_seg.runs.data_folders import data_folders
+from jax_seg.runs.run import open_run
 from jax_seg.system.commands import exit_status
 from jax_seg.system.outputs import require_file
 from jax_seg.system.program import program
@@ -31,7 +33,9 @@ def main(argv=None):
 
 
 def _report(workdirs, output):
-    require_file(output, "report")
+    runs = [open_run(workdir, required=False) for workdir in workdirs]
+    inputs = [folder for run in runs for folder in data_folders(run.fields, run.workdir)]
+    require_file(output, "report", inside=inputs)
     write_page(workdirs, output)
     print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
     return 0

@@ -5,6 +5,7 @@ functions. A series' 'color' is a colour's number: the run's where several are c
 series' own.
 """
 
+from jax_seg.metrics import threshold
 from jax_seg.metrics.balance import class_balance
 from jax_seg.report import milestones
 from jax_seg.runs.run import confusions, noun
@@ -119,7 +120,7 @@ def optimization(runs):
         ("gradient_norm", "Gradient norm before clipping", "mean global norm", {"log": True}),
         ("clipped_share", "Clipped updates", "share of updates", {"percent": True, "zero": True}),
         ("learning_rate", "Learning rate", "learning rate", {"log": True}),
-        ("patches_per_second", "Throughput", "patches per second", {"zero": True}),
+        ("patches_per_second", "Throughput", f"{samples(runs)} per second", {"zero": True}),
     ):
         series = [
             _series(runs, r, 0, "", [(e["epoch"], e.get(key)) for e in events])
@@ -129,6 +130,11 @@ def optimization(runs):
         chart = _over_epochs(runs, title, series, {"label": label, **options})
         charts.append(chart | ({"lines": lines} if key == "gradient_norm" else {}))
     return [chart for chart in charts if chart["series"]]
+
+
+def samples(runs):
+    """What runs train on: 'images' where all of them are of images, else 'patches'."""
+    return "images" if all(run.of_images for run in runs) else "patches"
 
 
 def foreground(runs):
@@ -218,7 +224,7 @@ def thresholds(runs):
             calibrations.append(_series(runs, r, 0, name, points))
     used = [
         {
-            "x": run.setting("validate.threshold", 0.5),
+            "x": run.setting("validate.threshold", threshold.DEFAULT),
             "kind": "used",
             "name": f"threshold of {run.name}",
             "color": r,

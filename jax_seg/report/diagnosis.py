@@ -5,8 +5,6 @@ from html import escape
 from jax_seg.report import markup, sections
 from jax_seg.report.markup import word
 
-KINDS = {"error": "bad", "warning": "bad", "note": ""}  # the mark of a finding by its severity
-
 
 def findings(run):
     """The findings of the last examination, and those that the run reported since, as dicts."""

@@ -1,5 +1,8 @@
 """Milestones of a run: warm-ups, restarts, stages, averages and plateau decisions."""
 
+import math
+
+from jax_seg.runs.clocks import clocks
 from jax_seg.tasks.judged import TRAINING
 
 DECISIONS = {
@@ -33,13 +36,10 @@ def marks(run, color=0):
             found.append({"x": epoch, "kind": kind, "name": name, "color": color})
 
     swa = run.setting("average.swa_start") if run.setting("average.swa_every") else None
-    for first, length, schedule in _clocks(run):
-        if schedule.get("name") == "cosine_restarts":
-            epoch, cycle = first + schedule["warmup_epochs"] + schedule["t_0"], schedule["t_0"]
-            while epoch < first + length and (swa is None or epoch < swa):
+    for clock in _clocks(run):
+        for epoch in clock.restarts:
+            if swa is None or epoch < swa:
                 mark(epoch, "restart", "learning-rate restart")
-                cycle *= schedule["t_mult"]
-                epoch += cycle
     for name, stage in (run.setting("stages") or {}).items():
         mark(stage["epochs"][0], "stage", f"stage {name}")
     if swa is not None:
@@ -56,30 +56,13 @@ def marks(run, color=0):
 
 def warm_ups(run):
     """[(first epoch, epoch after the last)] of the warm-ups of a run's schedule."""
-    return [
-        (first, first + schedule["warmup_epochs"])
-        for first, _, schedule in _clocks(run)
-        if schedule.get("warmup_epochs")
-    ]
+    return [(one.first, one.warm) for one in _clocks(run) if one.warm > one.first]
 
 
 def _loss(value):
-    return "not finite" if value is None else f"{value:.4g}"
+    return f"{value:.4g}" if math.isfinite(value) else "not finite"
 
 
 def _clocks(run):
-    """(first epoch, epochs, schedule) of every learning-rate schedule that starts in a run."""
     schedule, epochs = run.setting("schedule"), run.setting("train.epochs")
-    if not schedule or not epochs:
-        return []
-    stages = sorted((run.setting("stages") or {}).values(), key=lambda stage: stage["epochs"])
-    clocked = [stage for stage in stages if stage.get("schedule")]
-    # A schedule runs until the next one starts, through stages that define none.
-    starts = [*(stage["epochs"][0] for stage in clocked), epochs]
-    own = [
-        (start, following - start, {**schedule, **stage["schedule"]})
-        for stage, start, following in zip(clocked, starts[:-1], starts[1:], strict=True)
-    ]
-    if own and own[0][0] == 0:
-        return own
-    return [(0, own[0][0] if own else epochs, schedule), *own]
+    return clocks(run.setting("stages", {}), epochs, schedule) if schedule and epochs else []

@@ -6,13 +6,15 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # after the choice of a backend without a screen
 
-from jax_seg.ops import classes
+from jax_seg.data.sampling import AXES
+from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
 from jax_seg.system.files import replacing
 from jax_seg.tasks.judged import TRAINING
 
 CASES = 6  # of the picture `cases`
 DECISIONS = {"rollback": "tab:purple", "intervention": "tab:red", "early_stop": "black"}
-FOREGROUND, MISSED, WRONG, MASKED = (0.1, 0.75, 0.3), (0.2, 0.45, 1.0), (1.0, 0.25, 0.2), (0.6,) * 3
+# Colours
+FOUND, MISSED, WRONG, UNLABELED = (0.1, 0.75, 0.3), (0.2, 0.45, 1.0), (1.0, 0.25, 0.2), (0.6,) * 3
 
 
 def learning_curve(events, path):
@@ -76,7 +78,7 @@ def slices(image, label, prediction, path, title=""):
         squeeze=False,
     )
     low, high = np.percentile(image, (0.5, 99.5))
-    for axis, name in enumerate(("depth", "height", "width")):
+    for axis, name in enumerate(AXES):
         middle = image.shape[axis] // 2
 
         def plane(volume, axis=axis, middle=middle):
@@ -86,18 +88,18 @@ def slices(image, label, prediction, path, title=""):
         pictures = {"image": _paint(grey, {})}
         predicted = plane(prediction) == 1
         if label is None:
-            pictures["prediction"] = _paint(grey, {FOREGROUND: predicted})
+            pictures["prediction"] = _paint(grey, {FOUND: predicted})
         else:
             truth = plane(label)
-            foreground, masked = truth == classes.FOREGROUND, truth == classes.MASKED
-            pictures["label"] = _paint(grey, {FOREGROUND: foreground, MASKED: masked})
+            foreground, masked = truth == FOREGROUND, truth == MASKED
+            pictures["label"] = _paint(grey, {FOUND: foreground, UNLABELED: masked})
             pictures["prediction"] = _paint(
                 grey,
                 {
-                    FOREGROUND: predicted & foreground,
+                    FOUND: predicted & foreground,
                     MISSED: ~predicted & foreground,
-                    WRONG: predicted & (truth == classes.BACKGROUND),
-                    MASKED: masked,
+                    WRONG: predicted & (truth == BACKGROUND),
+                    UNLABELED: masked,
                 },
             )
         for column, picture_name in enumerate(columns):
@@ -105,7 +107,7 @@ def slices(image, label, prediction, path, title=""):
             axes[axis, column].set(xticks=[], yticks=[])
             axes[axis, column].set_title(f"{picture_name}, {name} {middle}")
     if label is not None:
-        title += "\ngreen: found   blue: missed   red: wrong   grey: unlabeled"
+        title += "\ngreen: found   blue: missed   red: wrong   grey: unlabelled"
     figure.suptitle(title.strip())
     _save(figure, path)
 
@@ -123,7 +125,7 @@ def cases(shown, path):
     for row, (title, image, mask, found) in zip(axes, shown, strict=True):
         grey, predicted = image.mean(-1) / 255, found > 127
         layers = {
-            FOREGROUND: predicted & mask,
+            FOUND: predicted & mask,
             MISSED: ~predicted & mask,
             WRONG: predicted & ~mask,
         }
@@ -164,7 +166,7 @@ def gates(events, experts, path):
 def _paint(grey, layers):
     picture = np.repeat(grey[..., None], 3, -1)
     for colour, where in layers.items():
-        strength = 0.55 if colour is MASKED else 0.75
+        strength = 0.55 if colour is UNLABELED else 0.75
         picture[where] = (1 - strength) * picture[where] + strength * np.array(colour)
     return picture
 

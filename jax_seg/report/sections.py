@@ -4,7 +4,7 @@ from html import escape
 from importlib import resources
 
 from jax_seg.metrics.balance import CONSTANTS, SHOWN
-from jax_seg.report import markup, milestones
+from jax_seg.report import charts, markup, milestones
 from jax_seg.report import verdict as judgement
 from jax_seg.report.markup import number, percent, plain, sentence, swatch, word
 from jax_seg.runs import run as opened
@@ -46,6 +46,7 @@ def verdict(runs, problems):
     parts.append(f'<div class="remarks runs-{min(len(runs), 3)}">')
     for color, run in enumerate(runs):
         found = [(r.text, r.kind) for r in judgement.remarks(run)]
+        found += [(text, "bad") for text in (run.outdated_scores, run.outdated_steps) if text]
         missing = [*run.missing, *(problems if color == 0 else [])]
         found += [(text, "missing") for text in missing]
         heading = markup.heading(runs, color)
@@ -67,7 +68,9 @@ def _tiles(run):
         tiles["Epochs"] = f"{len(trained)}" + (f" of {planned}" if planned else "")
         speeds = sorted(e["patches_per_second"] for e in trained if "patches_per_second" in e)
         if speeds:
-            tiles["Patches per second"] = f"{speeds[len(speeds) // 2]:.1f}"
+            tiles[f"{charts.samples([run]).capitalize()} per second"] = (
+                f"{speeds[len(speeds) // 2]:.1f}"
+            )
     cells = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
         for name, value in tiles.items()

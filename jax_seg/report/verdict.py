@@ -5,13 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_seg.metrics import balance, comparison
+from jax_seg.metrics import balance, comparison, curves
 from jax_seg.runs.run import confusions, noun
 from jax_seg.tasks.judged import TRAINING, UNKNOWN
 
-MANY_CLIPPED = 0.5  # share of updates
 FAR_OFF = 0.25  # error in the amount of foreground, as a share of the labelled
-LAST_PART = 0.25  # of the epochs; a run that still improves in it may need more
 
 
 class Remark(NamedTuple):
@@ -137,7 +135,9 @@ def _of_one(run):
         "epochs done"
     )
     if judged:
-        progress += f", validation loss {judged[-1]['loss']:.3f}{_on_training(run)}"
+        progress += (
+            f", validation loss {judged[-1]['loss']:.3f}{on_training(run.judged_on, run.noun)}"
+        )
     return progress + f"; whole {run.noun}s are scored when the run ends."
 
 
@@ -163,10 +163,9 @@ def balance_of(run):
     return found, balance.remarks(found, noun)
 
 
-def _on_training(run):
-    """' on training volumes' where the run is judged on volumes that it was trained on, else ''."""
-    training = run.judged_on.volumes == TRAINING
-    return f" on {run.judged_on.name(run.noun)}s" if training else ""
+def on_training(judged_on, noun="volume"):
+    """' on training volumes' where a run is judged on volumes that it was trained on, else ''."""
+    return f" on {judged_on.name(noun)}s" if judged_on.volumes == TRAINING else ""
 
 
 def _on_volumes(run):
@@ -185,51 +184,43 @@ def _on_volumes(run):
 
 
 def _on_learning(run):
-    first = _first_of_last_stage(run)
-    judged = [e for e in run.of_kind("validation") if e["epoch"] >= first]
-    if len(judged) < 4:
+    train, validation = (
+        {event["epoch"]: event for event in run.of_kind(kind)} for kind in ("train", "validation")
+    )
+    found = curves.collected(train, validation, _first_of_last_stage(run))
+    if len(found.epoch) < curves.FEWEST or not found.finite:
         return []
-    losses = np.array([e["loss"] for e in judged])
-    best = int(losses.argmin())
+    best = int(found.validation.argmin())
+    lowest = f"lowest in epoch {found.epoch[best]:g}, {found.validation[best]:.3f}"
     if run.judged_on.volumes == TRAINING:
         return [
             Remark(
                 "plain",
-                f"The loss{_on_training(run)} was lowest in epoch {judged[best]['epoch']}, "
-                f"{losses[best]:.3f}; nothing is held out, so overfitting cannot be detected.",
+                f"The loss{on_training(run.judged_on, run.noun)} was {lowest}; nothing is held "
+                "out, so overfitting cannot be detected.",
             )
         ]
-    noise = judged[best].get("standard_error", 0.0)
-    lowest = f"Validation loss was lowest in epoch {judged[best]['epoch']}, {losses[best]:.3f}"
-    train_loss = {e["epoch"]: e["loss"] for e in run.of_kind("train")}
-    fell = train_loss.get(judged[-1]["epoch"], 0) < train_loss.get(judged[best]["epoch"], 0)
-    if losses[-1] - losses[best] > noise and fell:
-        return [
-            Remark(
-                "bad",
-                f"{lowest}, and rose to {losses[-1]:.3f} while the training loss kept falling: "
-                "the run overfits.",
-            )
-        ]
-    if losses[-1] - losses[best] > noise:
-        return [
-            Remark(
-                "bad",
-                f"{lowest}, and {losses[-1]:.3f} at the end; the training loss did not fall "
-                "either.",
-            )
-        ]
-    last_part = max(int(LAST_PART * len(losses)), 1)
-    gained = losses[:-last_part].min() - losses[best]
-    if gained > noise:
-        return [Remark("bad", f"{lowest}, and was still falling at the end: more epochs may help.")]
-    return [
-        Remark(
-            "good",
-            f"{lowest}; over the last {last_part} of {len(losses)} epochs it fell by no more than "
-            f"its standard error, {noise:.3f}: it has levelled off.",
-        )
-    ]
+    kind, end = _how_it_ended(found)
+    return [Remark(kind, f"Validation loss was {lowest}{end}")]
+
+
+def _how_it_ended(found):
+    """(kind, end of a sentence on the lowest loss) of `Curves`."""
+    rise, fall = curves.rise(found), curves.fall(found)
+    if rise and rise.overfits:
+        end = f", and has risen by {rise.rose:.3f} while the training loss kept falling"
+        return "bad", f"{end}: the run overfits."
+    if rise and rise.clear:
+        end = f", and {found.validation[-1]:.3f} at the end"
+        return "bad", f"{end}; the training loss did not fall either."
+    if fall.clear and fall.rate_share >= curves.ANNEALED:
+        return "bad", ", and was still falling at the end: more epochs may help."
+    if fall.clear:
+        return "plain", ", and fell until the learning rate reached its end."
+    if fall.level:
+        last = f"the last {fall.last} of {len(found.epoch)} epochs"
+        return "good", f"; {last} lowered it by {max(fall.gained, 0):.3f}: it has levelled off."
+    return "plain", f", and {found.validation[-1]:.3f} at the end."
 
 
 def _first_of_last_stage(run):
@@ -249,7 +240,8 @@ def _on_other_weights(run):
             compared = "equal to"
         what = "Post-processing" if name == "postprocessed" else f"The {name.upper()} average"
         text = (
-            f"{what} has Dice {scores['dice']:.3f}{_on_training(run)}, {compared} the raw weights"
+            f"{what} has Dice {scores['dice']:.3f}{on_training(run.judged_on, run.noun)}, "
+            f"{compared} the raw weights"
         )
         if run.judged_on.chose and not scores.get("chose", ["checkpoint"]):
             text += f", whose checkpoint was chosen on these {run.noun}s."
@@ -274,15 +266,16 @@ def _on_decisions(run):
 
 
 def _on_clipping(run):
-    shares = [e["clipped_share"] for e in run.of_kind("train") if "clipped_share" in e]
-    if not shares or np.mean(shares) < MANY_CLIPPED:
+    name, clip_norm = (run.setting(f"optimizer.{field}") for field in ("name", "clip_norm"))
+    found = curves.clipping(run.of_kind("train"), name=name, clip_norm=clip_norm)
+    if not found:
         return []
     return [
         Remark(
             "plain",
-            f"{_percent(float(np.mean(shares)))} of the updates were clipped to the gradient norm "
-            f"{run.setting('optimizer.clip_norm')}: clipping, not the learning "
-            "rate, sets the step size.",
+            f"In the last {curves.LAST} epochs {_percent(found.share)} of the updates were clipped "
+            f"to the gradient norm {clip_norm:g}: clipping, not the learning rate, sets the step "
+            "size.",
         )
     ]
 

@@ -13,6 +13,7 @@ from jax_seg.data.readers import open_volume
 from jax_seg.losses import VARIANCE_FLOOR, variance_floor
 from jax_seg.metrics import balance, comparison, segmentation
 from jax_seg.ops.classes import FOREGROUND, MASKED
+from jax_seg.report.verdict import on_training
 from jax_seg.runs import held_out
 from jax_seg.runs.run import open_run
 from jax_seg.system.files import replacing
@@ -33,7 +34,7 @@ class Run(NamedTuple):
       losses: validation loss of each epoch.
       variance: the variance term at the last epoch, None where it was not computed.
       interventions: their number.
-      counts: {volume id: Confusion} with unlabeled voxels masked, whatever the run assumed.
+      counts: {volume id: Confusion} with unlabelled voxels masked, whatever the run assumed.
       predicted, labelled: share of foreground among *all* voxels, as the run's own labels count it.
       failure: why it stopped, '' for a run that finished.
       judged_on: `JudgedOn` of its validation volumes.
@@ -146,11 +147,7 @@ def verdict(run, before):
         )
         compared = comparison.compare(first, second)
         parts.append(comparison.verdict(before.title, run.title, compared, compared.p_value))
-    return "; ".join([f"Dice {found['dice']:.3f}{_on_training(run)}", *parts])
-
-
-def _on_training(run):
-    return f" on {run.judged_on.name()}s" if run.judged_on.volumes == judged.TRAINING else ""
+    return "; ".join([f"Dice {found['dice']:.3f}{on_training(run.judged_on)}", *parts])
 
 
 def conclusions(runs):
@@ -161,7 +158,7 @@ def conclusions(runs):
         of_kind = [run for run in ended if run.kind == kind]
         dice = [run.scores["dice"] for run in of_kind]
         most = max(of_kind, key=lambda run: run.predicted)
-        on = next(filter(None, map(_on_training, of_kind)), "")
+        on = next(filter(None, (on_training(run.judged_on) for run in of_kind)), "")
         found.append(
             f"{kind.capitalize()}: Dice from {min(dice):.3f} to {max(dice):.3f}{on}; the most "
             f"foreground is predicted by {most.name}, {100 * most.predicted:.1f} % where that run "
@@ -176,7 +173,7 @@ def conclusions(runs):
         )
     if ended:
         best = max(ended, key=lambda run: run.scores["dice"])
-        on = _on_training(best)
+        on = on_training(best.judged_on)
         constant = balance.constant_scores(best.counts.values())["pooled"]["all_foreground"]["dice"]
         poor = [run.title for run in ended if run.scores["dice"] <= constant]
         highest = f"The best is {best.title}, with Dice {best.scores['dice']:.3f}{on}"
@@ -209,7 +206,7 @@ def write_page(runs, output, command):
         "```",
         "",
         "Dice, precision and recall count labelled voxels alone, in every row; the two shares of "
-        "foreground are counted as the run did: *as run* counts unlabeled voxels as foreground.",
+        "foreground are counted as the run did: *as run* counts unlabelled voxels as foreground.",
         "",
         *(f"- {sentence}" for sentence in conclusions(runs)),
         "",

@@ -53,7 +53,7 @@ function makeViewer(place, views, runs) {
   const panels = () => (state.volume.labelled ? ["image", "label", "prediction", "errors"]
     : ["image", "prediction"]);
 
-  // The colours of one panel, and where its slice is unlabeled.
+  // The colours of one panel, and where its slice is unlabelled.
   function colours(panel, grey, classes) {
     const pixels = new ImageData(grey.width, grey.height);
     const hidden = new ImageData(grey.width, grey.height);
@@ -62,7 +62,7 @@ function makeViewer(place, views, runs) {
       const code = Math.round(classes[i] / STEP);
       const label = code % 3;
       const predicted = Math.floor(code / 3) > state.level;
-      const unlabeled = label === MASKED_CODE && panel !== "image";
+      const unlabelled = label === MASKED_CODE && panel !== "image";
       let paint = null, strength = state.strength;
       if (panel === "label" && label === 1) paint = PAINT.found;
       if (panel === "prediction" && predicted) paint = PAINT.found;
@@ -72,13 +72,13 @@ function makeViewer(place, views, runs) {
         paint = PAINT[kind];
         if (kind === "found") strength *= 0.35; // so that the errors stand out
       }
-      const dim = unlabeled && panel !== "prediction" ? 0.45 : 1;
+      const dim = unlabelled && panel !== "prediction" ? 0.45 : 1;
       for (let c = 0; c < 3; c++) {
         const value = grey.data[i + c] * dim;
         pixels.data[i + c] = paint ? value + strength * (paint[c] - value) : value;
       }
       pixels.data[i + 3] = 255;
-      hidden.data[i + 3] = unlabeled && panel !== "prediction" ? 255 : 0;
+      hidden.data[i + 3] = unlabelled && panel !== "prediction" ? 255 : 0;
     }
     return { pixels, hidden, counts };
   }

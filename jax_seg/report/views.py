@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from jax_seg.metrics import threshold
 from jax_seg.ops.classes import FOREGROUND
 from jax_seg.report import sprites
 from jax_seg.runs import run as opened
@@ -29,7 +30,7 @@ def views(runs, pixels=PIXELS, characters=CHARACTERS):
       'runs' are {'run': number, 'classes': three data addresses, 'threshold': index of its own,
       'scores': in words}. Problems are sentences about what cannot be shown.
     """
-    used = [run.setting("validate.threshold", 0.5) for run in runs]
+    used = [run.setting("validate.threshold", threshold.DEFAULT) for run in runs]
     thresholds = sorted({*THRESHOLDS, *used})
     chosen = choose(runs)
     while True:

@@ -21,7 +21,7 @@ from jax_seg.runs.checkpoint_folder import (
     goodness_by,
     seal,
 )
-from jax_seg.system.files import read_json
+from jax_seg.system.files import read_json, refuse_address
 
 AVERAGES = {"swa": "--config.average.swa_every=5", "ema": "--config.average.ema_decay=0.999"}
 """The flag that turns on each average of the weights."""
@@ -68,9 +68,9 @@ def open_for_reading(workdir):
 
     Raises:
       FileNotFoundError: the folder is not that of a run.
-      ValueError: its config.json is damaged, or as of `open_checkpoints`.
+      ValueError: it is an address, its config.json is damaged, or as of `open_checkpoints`.
     """
-    path = Path(workdir) / "config.json"
+    path = refuse_address(workdir) / "config.json"
     if not path.exists() or not (Path(workdir) / "checkpoints").is_dir():
         raise FileNotFoundError(
             f"{workdir} is not the folder of a run: it lacks config.json or checkpoints; pass the "

@@ -15,7 +15,7 @@ def data_folders(fields, workdir=None):
     """Existing folders of images and labels, and those in the workdir that the run reads.
 
     Args:
-      fields: every field of a configuration by its dotted path, of `config.flat`.
+      fields: every field of a configuration by its dotted path, of `configuration.flat`.
       workdir: folder of the run, or None.
 
     Returns:

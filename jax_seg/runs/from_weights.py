@@ -1,7 +1,6 @@
 """Write a workdir from weights that were trained elsewhere, so that every command can use them."""
 
 import contextlib
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from jax_seg.data.preprocess import Preprocessing, fit_preprocessing
 from jax_seg.data.readers import read_volume
 from jax_seg.runs import checkpoints
 from jax_seg.system import configuration
-from jax_seg.system.files import write_json
+from jax_seg.system.files import remove_unfinished_beside, unfinished, write_json
 
 
 def write_workdir(workdir, model, params, *, preprocessing, patch):
@@ -51,7 +50,8 @@ def write_workdir(workdir, model, params, *, preprocessing, patch):
         "preprocessing": preprocessing._asdict(),
         "code_version": checkpoints.code_version(),
     }
-    beside = workdir.with_name(f".{workdir.name}.{os.getpid()}")
+    remove_unfinished_beside(workdir)
+    beside = unfinished(workdir, "")
     try:
         write_json(beside / "config.json", config)
         with contextlib.closing(checkpoints.open_checkpoints(beside, metric="loss")) as manager:

@@ -5,9 +5,8 @@ from pathlib import Path
 from jax_seg import tasks
 from jax_seg.data import dataset, folds
 from jax_seg.data.folder import find_volumes
-from jax_seg.data.labels import encode, label_table
-from jax_seg.data.readers import check_pair, open_volume
-from jax_seg.ops.classes import MASKED
+from jax_seg.data.labels import encode, label_table, require_labelled
+from jax_seg.data.readers import check_pair, open_volume, read_volume, read_whole
 from jax_seg.tasks import judged
 
 
@@ -125,26 +124,43 @@ def table_of(fields):
     return label_table(**{k: fields[f"data.{k}"] for k in kinds if f"data.{k}" in fields})
 
 
+def add_flags(parser):
+    """Add --images and --labels, the folders of `held_out_volumes`, to a command line."""
+    parser.add_argument(
+        "--images", help="folder of volumes to use instead of the held-out ones; requires --labels"
+    )
+    parser.add_argument("--labels", help="folder of labels for --images")
+
+
+def given(arguments):
+    """The folders that --images and --labels name: both, or neither.
+
+    Raises:
+      ValueError: there is only one of them.
+    """
+    if (arguments.images is None) != (arguments.labels is None):
+        raise ValueError("--images and --labels belong together: give both or neither.")
+    return [folder for folder in (arguments.images, arguments.labels) if folder]
+
+
 def read_label(path, table):
     """A label [D, H, W], encoded.
 
     Raises:
       FileNotFoundError, ValueError: it is damaged, holds an unknown value, or no voxel is labelled.
     """
-    reader = open_volume(path)
-    label = encode(reader.read((0, 0, 0), reader.shape), table, path)
-    if (label == MASKED).all():
-        raise ValueError(f"{path} has no labelled voxel: remove this volume.")
+    label = encode(read_volume(path), table, path)
+    require_labelled(label, path)
     return label
 
 
-def read_labelled(network, volume):
-    """A volume's image [D, H, W] as stored, and its label as the run encodes it.
+def read_labelled(volume, table):
+    """A volume's image [D, H, W] as stored, and its label encoded by a `LabelTable`.
 
     Raises:
       FileNotFoundError, ValueError: of `read_label`, or image and label differ in shape.
     """
     image = open_volume(volume.image)
     check_pair(image, open_volume(volume.label))
-    label = read_label(volume.label, table_of(network.fields))
-    return image.read((0, 0, 0), image.shape), label
+    label = read_label(volume.label, table)
+    return read_whole(image), label

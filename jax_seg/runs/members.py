@@ -20,7 +20,7 @@ from jax_seg import models, tasks
 from jax_seg.data import preprocess
 from jax_seg.infer import ensemble
 from jax_seg.infer.network import make_network
-from jax_seg.runs import checkpoints
+from jax_seg.runs import checkpoints, held_out
 from jax_seg.system import configuration
 from jax_seg.system.files import existing, read_json
 from jax_seg.tasks import judged
@@ -259,6 +259,30 @@ def load_together(texts, weights=None, *, overlap=None, windows=None, flips=(), 
         orientations=ensemble.orientations_of(flips, rotations),
     )
     return segment, networks, facts
+
+
+def agreed(what, values, advice):
+    """The value that all members of an ensemble share.
+
+    Args:
+      what: noun for the values.
+      values: one of each member.
+      advice: what to do where they differ, as 'choose with --threshold'.
+
+    Raises:
+      ValueError: they differ.
+    """
+    if any(value != values[0] for value in values):
+        given = ", ".join(map(str, values))
+        raise ValueError(f"The members differ in their {what} ({given}): {advice}.")
+    return values[0]
+
+
+def label_table(networks):
+    """The `LabelTable` of the members of an ensemble; ValueError where they differ in it."""
+    tables = [held_out.table_of(network.fields) for network in networks]
+    advice = "name members with the same data.foreground, data.ignore and data.background"
+    return agreed("meaning of label values", tables, advice)
 
 
 def _require_square_patch(network):

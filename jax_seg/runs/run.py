@@ -15,8 +15,8 @@ from jax_seg.metrics.segmentation import Confusion
 from jax_seg.runs import checkpoints, held_out
 from jax_seg.runs.events import read_events
 from jax_seg.system import configuration
-from jax_seg.system.files import read_json
-from jax_seg.tasks import judged
+from jax_seg.system.files import read_json, refuse_address
+from jax_seg.tasks import judged, sources
 
 NOMINAL_VOXELS = 10**6  # of a volume whose number of labelled voxels is not stored
 
@@ -89,6 +89,18 @@ class Run:
         """What `jax_seg.doctor` found last, or None."""
         return self._read("doctor.json")
 
+    @property
+    def outdated_scores(self):
+        """What changed in the validation part since it was scored, see `sources.since`."""
+        advice = "run launch.py again, which scores them anew"
+        return sources.since(self.validation, f"the {self.noun}s of this run were scored", advice)
+
+    @property
+    def outdated_steps(self):
+        """What changed in the volumes since its post-processing was tuned on them."""
+        tuned = self.tuned or {}
+        return sources.since(tuned, "this run was tuned", "run jax_seg.tune again")
+
     @functools.cached_property
     def missing(self):
         """Sentences on what a finished run would have."""
@@ -148,9 +160,9 @@ def open_run(workdir, name="", required=True):
 
     Raises:
       FileNotFoundError: it is not the folder of a run.
-      ValueError: its config.json is damaged.
+      ValueError: its config.json is damaged, or it is an address.
     """
-    run = Run(Path(workdir), {}, name)
+    run = Run(refuse_address(workdir), {}, name)
     config = run._read("config.json")
     found = config is not None or (run.workdir / "events.jsonl").exists()
     if required and not (run.workdir.is_dir() and found):

@@ -7,7 +7,9 @@ from pathlib import Path
 from jax_seg.data import images
 from jax_seg.runs import held_out
 from jax_seg.system.files import read_json
-from jax_seg.tasks import judged
+from jax_seg.tasks import judged, sources
+
+CHOSEN_BY = {"steps": "tune", "weights": "fit_ensemble"}
 
 
 def judged_on(network, volumes):
@@ -47,21 +49,35 @@ def by_any(networks, volumes):
 
 
 def reservation(path, choice):
-    """A caution about a choice; '' if it was scored on volumes other than those that made it.
+    """Cautions about a choice, a line each; '' if it holds for other volumes, and is up to date.
 
     Args:
       path: the JSON file written by `jax_seg.tune` or `jax_seg.fit_ensemble`.
       choice: 'steps' or 'weights'.
     """
     on = judged.read(read_json(path).get("judged_on", {}))
+    changed = outdated(path, choice)
+    cautions = f"Warning: {changed}\n" if changed else ""
     if on.volumes == judged.TRAINING:
-        return (
+        cautions += (
             f"The {choice} of {path} were chosen on training volumes, so they may not suit others: "
             "choose them on held-out volumes.\n"
         )
-    if choice in on.chose:
-        return f"The {choice} of {path} were chosen on one volume, so they may not suit others.\n"
-    return ""
+    elif choice in on.chose:
+        cautions += (
+            f"The {choice} of {path} were chosen on one volume, so they may not suit others.\n"
+        )
+    return cautions
+
+
+def outdated(path, choice):
+    """What changed in the volumes since a choice was made on them, see `sources.since`.
+
+    Args:
+      path, choice: of `reservation`.
+    """
+    moment, command = f"the {choice} of {path} were chosen", CHOSEN_BY[choice]
+    return sources.since(read_json(path), moment, f"run jax_seg.{command} again")
 
 
 def _own_images(network):

@@ -5,12 +5,11 @@ from typing import NamedTuple
 
 from jax_seg.data.folder import find_images
 from jax_seg.data.names import plain, require_two_folders
-from jax_seg.data.readers import open_volume
+from jax_seg.data.readers import open_volume, read_whole
 from jax_seg.infer import postprocess
 from jax_seg.infer.postprocess import search
 from jax_seg.runs import held_out
-from jax_seg.runs.run import open_run
-from jax_seg.tasks import judged
+from jax_seg.tasks import judged, sources
 
 MOST_FOLDS = 5
 
@@ -29,11 +28,11 @@ class Paths(NamedTuple):
     judged_on: judged.JudgedOn = judged.JudgedOn()
 
 
-def find(workdir, probabilities=None, labels=None, images=None):
+def find(run, probabilities=None, labels=None, images=None):
     """The volumes to tune on.
 
     Args:
-      workdir: folder of the run.
+      run: `Run`.
       probabilities: folder of volumes; None for those of the run.
       labels: folder of volumes of the same names; None for those of the run's configuration.
       images: folder of images of the same names, or None; requires `labels`.
@@ -44,6 +43,7 @@ def find(workdir, probabilities=None, labels=None, images=None):
     Raises:
       ValueError, FileNotFoundError: a folder does not exist, or no configuration names it.
     """
+    workdir, fields = run.workdir, run.fields
     own = workdir / "validation" / "probabilities"
     probabilities = probabilities or own
     if not probabilities.exists():
@@ -55,8 +55,6 @@ def find(workdir, probabilities=None, labels=None, images=None):
         raise ValueError("--images requires --labels: name both folders, or neither.")
     if images:
         require_two_folders(images, labels)
-    run = open_run(workdir, required=False)
-    fields = run.fields
     held_out.refuse_images(fields, workdir)
     if not (fields or labels):
         raise FileNotFoundError(
@@ -71,6 +69,8 @@ def find(workdir, probabilities=None, labels=None, images=None):
     known = {
         v.id: Paths(v.id, v.scroll_id, predicted.get(v.id), v.label, v.image) for v in labelled
     }
+    if of_run:
+        _require_present(run, known)
     errors, found = {}, []
     for name in sorted(predicted.keys() | wanted):
         if name not in known:
@@ -85,6 +85,17 @@ def find(workdir, probabilities=None, labels=None, images=None):
     on = _judged_on(found, run, of_run=of_run, of_data=not labels)
     found = [paths._replace(judged_on=on[paths.id]) for paths in found]
     return found, errors, held_out.table_of(fields)
+
+
+def _require_present(run, known):
+    """Refuse probabilities of images that changed since; a changed label only scores them anew."""
+    changed = sources.changed(run.validation)
+    images = {n: ["image"] for n, parts in changed.items() if "image" in parts and n in known}
+    if images:
+        raise ValueError(
+            f"{sources.in_words(images)} changed since {run.workdir}/validation/probabilities was "
+            "predicted: run launch.py again, which predicts it anew."
+        )
 
 
 def _labelled(fields, workdir, labels, images):
@@ -132,16 +143,12 @@ def read_volume(paths, table):
                 f"{paths.probability} has shape {probability.shape} but {other.path} has "
                 f"{other.shape}: predict the whole volume."
             )
-    label = held_out.read_label(paths.label, table)
+    label, voxels = held_out.read_label(paths.label, table), read_whole(probability)
     try:
-        checked = postprocess.check_probability(_read(probability))
+        checked = postprocess.check_probability(voxels)
     except ValueError as error:
         raise ValueError(f"{paths.probability}: {error}") from error
-    return search.Arrays(checked, label, image and _read(image))
-
-
-def _read(reader):
-    return reader.read((0, 0, 0), reader.shape)
+    return search.Arrays(checked, label, image and read_whole(image))
 
 
 def folds(volumes, hold_out=()):

@@ -5,18 +5,34 @@ import sys
 INTERRUPTED = 130  # as a shell reports a process that SIGINT ended
 
 
-def exit_status(run, after_interrupt="nothing was written"):
+def exit_status(run, after_interrupt="nothing was written", failed=1):
     """The exit status of a command.
 
     Args:
-      run: () -> exit status; a ValueError or OSError that it raises is printed and gives status 1.
+      run: () -> exit status; a ValueError or OSError that it raises is printed.
       after_interrupt: what Ctrl-C leaves behind, as a clause.
+      failed: exit status after such an error.
     """
     try:
         return run()
     except (ValueError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
-        return 1
+        return failed
     except KeyboardInterrupt:
         print(f"Interrupted: {after_interrupt}.", file=sys.stderr)
         return INTERRUPTED
+
+
+def report_errors(sentences, total, noun):
+    """Print the errors of single files, and how many failed; the exit status, 0 without errors.
+
+    Args:
+      sentences: one for each file that failed.
+      total: number of files.
+      noun: for them, in the plural.
+    """
+    for sentence in sentences:
+        print(f"Error: {sentence}", file=sys.stderr)
+    if sentences:
+        print(f"{len(sentences)} of {total} {noun} failed.", file=sys.stderr)
+    return 1 if sentences else 0

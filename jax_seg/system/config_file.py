@@ -1,7 +1,6 @@
 """Load a configuration file from any folder: 'configs/v6.py', 'configs/v6.py:demo'."""
 
 import contextlib
-import difflib
 import importlib
 import importlib.util
 import os
@@ -11,6 +10,8 @@ import types
 from pathlib import Path
 
 from ml_collections import ConfigDict
+
+from jax_seg.system.names import did_you_mean
 
 
 def load(path, argument=""):
@@ -56,8 +57,7 @@ def load(path, argument=""):
 def nearest(file):
     """The end of a sentence about a missing path: '; did you mean v6.py?', or a full stop."""
     names = [path.name for path in file.parent.glob("*.py")]
-    near = difflib.get_close_matches(file.name, names, 1)
-    return f"; did you mean {near[0]}?" if near else "."
+    return did_you_mean(file.name, names, shown=str)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,11 @@
 """Reading a configuration at the edge: a run with a field that nothing reads is refused."""
 
 import ast
-import difflib
 import json
 
 from ml_collections import ConfigDict
+
+from jax_seg.system.names import did_you_mean
 
 
 class Reader:
@@ -21,8 +22,7 @@ class Reader:
 
     def __getattr__(self, name):
         if name not in self._config:
-            near = difflib.get_close_matches(name, list(self._config), 1)
-            hint = f"; did you mean '{self._path}{near[0]}'?" if near else "."
+            hint = did_you_mean(name, self._config, shown=lambda near: repr(self._path + near))
             raise ValueError(f"The configuration has no field '{self._path}{name}'{hint}")
         value = self._config[name]
         path = self._path + name
@@ -94,8 +94,7 @@ def override(config, values):
     known = flat(config)
     for field, value in values.items():
         if field not in known:
-            near = difflib.get_close_matches(field, known, 1)
-            hint = f"; did you mean '{near[0]}'?" if near else "."
+            hint = did_you_mean(field, known)
             raise ValueError(f"--config.{field}: the configuration has no such field{hint}")
         try:
             config.update_from_flattened_dict({field: value})

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import glob
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 ABANDONED_SECONDS = 3600  # an unfinished file untouched for this long is abandoned
 NAMES = (
     r"\.(?!_).+\.(?P<pid>\d+)@(?P<host>\w+?)(-\w+)?(\.\w+)?",  # of `unfinished`
-    r"\..+\.partial-(?P<pid>\d+)",  # of `data.synthetic`
+    r"\..+\.(partial|replaced)-(?P<pid>\d+)",  # of `data.synthetic`
     # Of older versions, which did not name the machine; a hidden file of the user's may look so.
     r"\.(?!_).+\.(?P<pid>\d+)\.(html|json|jsonl|md|npz|png|tif|zip)",
     r"tmp\w+\.part",
@@ -116,26 +117,39 @@ def remove_unfinished(folder, *, shared=False):
     """
     for place, folders, files in os.walk(folder):
         for name in (*folders, *files):
-            found = next(filter(None, (re.fullmatch(pattern, name) for pattern in NAMES)), None)
-            if found is None:
-                continue
-            path, writer = Path(place, name), found.groupdict()
-            with contextlib.suppress(OSError):  # finished meanwhile, or another user's
-                old = time.time() - path.lstat().st_mtime > ABANDONED_SECONDS
-                if not (old or _is_dead(writer.get("pid"), writer.get("host"), shared)):
-                    continue
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
+            _remove_abandoned(Path(place, name), NAMES, shared)
+
+
+def remove_unfinished_beside(path):
+    """Remove what interrupted writes of a file or folder left beside it, and nothing else there.
+
+    The folder around it may hold anything, and other machines may write there.
+    """
+    path = Path(path)
+    for one in path.parent.glob(f".{glob.escape(path.stem)}.*"):
+        _remove_abandoned(one, NAMES[:1], shared=True)
+
+
+def _remove_abandoned(path, names, shared):
+    found = next(filter(None, (re.fullmatch(pattern, path.name) for pattern in names)), None)
+    if found is None:
+        return
+    writer = found.groupdict()
+    with contextlib.suppress(OSError):  # finished meanwhile, or another user's
+        old = time.time() - path.lstat().st_mtime > ABANDONED_SECONDS
+        if not (old or _is_dead(writer.get("pid"), writer.get("host"), shared)):
+            return
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _is_dead(pid, host, shared):
     if shared and (pid is None or host not in (None, _host())):
         return False
-    if (
-        pid is None or int(pid) == os.getpid()
-    ):  # in a container every start may have the same number
+    # In a container every start may have the same number.
+    if pid is None or int(pid) == os.getpid():
         return True
     try:
         os.kill(int(pid), 0)
@@ -155,10 +169,10 @@ def locked(folder):
     """Lock a folder, created if absent, for this process; the lock ends with the process.
 
     Raises:
-      ValueError: another process holds it.
+      ValueError: another process holds it, or it is an address.
       OSError: it cannot be created.
     """
-    folder = Path(folder)
+    folder = refuse_address(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
@@ -217,14 +231,24 @@ def existing(path, field=""):
     """
     path = Path(path)
     if not path.exists():
-        if address := re.match(r"(\w{2,}):/+(.*)", str(path)):  # Path has made one slash of "//"
-            raise ValueError(
-                f"{address[1]}://{address[2]} is an address, and only files of this machine are "
-                "read: copy or mount it here first."
-            )
+        refuse_address(path)
         named = f"{field} is {path}, which" if field else path
         raise FileNotFoundError(f"{named} does not exist: check the path.")
     return path
+
+
+def refuse_address(path):
+    """`path` as a Path.
+
+    Raises:
+      ValueError: it is the address of a server or an object store, such as s3://bucket/folder.
+    """
+    if address := re.match(r"(\w{2,}):/+(.*)", str(path)):  # Path has made one slash of "//"
+        raise ValueError(
+            f"{address[1]}://{address[2]} is an address, and only files of this machine are read "
+            "and written: copy or mount it here first."
+        )
+    return Path(path)
 
 
 def stamp(path):

@@ -9,6 +9,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from jax_seg.system.files import refuse_address
+
 HEAD, TAIL = 65536, 1024  # bytes of a file that may hold its mark
 
 
@@ -81,10 +83,11 @@ def require_folder(folder, flag="--output"):
     """Require that a folder can be written, or created; nothing is created yet.
 
     Raises:
+      ValueError: it is an address.
       NotADirectoryError: it is something else, or lies below a file.
       OSError: it cannot be written.
     """
-    folder = Path(folder)
+    folder = refuse_address(folder)
     nearest = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
     if not nearest.is_dir():
         raise NotADirectoryError(f"{flag} {folder}: {nearest} is not a folder; name a folder.")
@@ -109,7 +112,7 @@ def require_file(path, command, *, inside=(), flag="--output"):
     """
     if path is None:
         return
-    path = Path(path)
+    path = refuse_address(path)
     if path.is_dir():
         raise IsADirectoryError(f"{flag} {path} is a folder: name a file.")
     require_apart(path, inside=inside, flag=flag)

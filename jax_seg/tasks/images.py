@@ -15,6 +15,7 @@ from jax_seg.data.preprocess import stored as stored_preprocessing
 from jax_seg.data.readers import pictures as files
 from jax_seg.metrics import camouflage, segmentation
 from jax_seg.system.files import write_json
+from jax_seg.tasks import sources
 from jax_seg.tasks.task import Task, stored_scores
 
 NOUN = "image"
@@ -51,12 +52,13 @@ def prepare(workdir, preprocessing, *, seed, data, augment, colour, validate):
     side, kept = data["side"], {"memory_gb": data["memory_gb"]}
     preprocessing = stored_preprocessing(preprocessing) if preprocessing else IMAGENET
     judged = images.ImageSampler(validation, side, shuffled=False, **kept)
+    checksums = _checksums(examples)
     return Task(
         train=images.ImageSampler(training, side, seed, passes=data["passes"], **kept),
         validation=judged,
         train_ids=[example.id for example in training],
         validation_ids=[example.id for example in validation],
-        checksums=_checksums(examples),
+        checksums=checksums,
         shape=sample_shape(data),
         preprocessing=preprocessing,
         augment=augmentation(preprocessing, augment=augment, colour=colour),
@@ -67,7 +69,11 @@ def prepare(workdir, preprocessing, *, seed, data, augment, colour, validate):
             threads=data["threads"],
             threshold=validate["threshold"],
         ),
-        evaluate=functools.partial(evaluate, checksums=_checksums(validation)),
+        evaluate=functools.partial(
+            evaluate,
+            checksums={one.id: checksums[one.id] for one in validation},
+            pairs={one.id: (one.image, one.mask) for one in validation},
+        ),
         samples="images",
         wholes="images",
         about=f"{len(training)} training and {len(validation)} validation images",
@@ -158,10 +164,8 @@ def segment_images(network, variables, *, sampler, batch, threads, threshold):
     Yields:
       (Example, Confusion, (uint8 map [H, W] of the probability, mask bool [H, W])), one by one.
     """
-    count = -(-len(sampler) // batch)
-    reader = pipeline.batches(sampler, batch=batch, start=0, count=count, threads=threads)
     left = len(sampler)  # the last batch is filled up with the first images
-    for arrays, numbers in pipeline.on_device(reader):
+    for arrays, numbers in pipeline.first_epoch(sampler, batch=batch, threads=threads):
         probabilities = np.asarray(jax.nn.sigmoid(network(variables, arrays["image"])))
         for number, probability in zip(numbers[:left], probabilities[..., 0], strict=False):
             example = sampler.examples[number]
@@ -172,7 +176,7 @@ def segment_images(network, variables, *, sampler, batch, threads, threshold):
         left -= len(numbers)
 
 
-def evaluate(weights, segment, *, workdir, report, pictures, judged_on, checksums):
+def evaluate(weights, segment, *, workdir, report, pictures, judged_on, checksums, pairs):
     """Score a finished run's weights on the whole validation part, and keep the results.
 
     Writes `validation/probabilities/<id>.png` (8 bits, of the raw weights), the scores of each
@@ -187,6 +191,7 @@ def evaluate(weights, segment, *, workdir, report, pictures, judged_on, checksum
       pictures: draws `cases`, see `report.plots`.
       judged_on: `JudgedOn` of the validation part, which chose the step of the raw weights.
       checksums: of a `Task`, those of the validation part.
+      pairs: {id: (path of its image, path of its mask)} of the validation part.
 
     Returns:
       {name: scores with their 'step'}: those of `segmentation.scores`, of all pixels together, and
@@ -194,7 +199,7 @@ def evaluate(weights, segment, *, workdir, report, pictures, judged_on, checksum
     """
     at = {name: step for name, (step, _) in weights.items()}
     if known := stored_scores(workdir, at, checksums, report):
-        report(f"Already scored: {workdir / 'scores.json'}")
+        sources.refresh(workdir / "validation" / "scores.json", checksums, pairs)
         return known
     pooled, per_image, tables = {}, {}, {}
     for name, (step, variables) in weights.items():
@@ -212,6 +217,7 @@ def evaluate(weights, segment, *, workdir, report, pictures, judged_on, checksum
     raw = per_image.pop("raw")
     kept = {"step": at["raw"], "judged_on": judged_on.as_json()}
     kept |= {"volumes": raw, "averages": per_image, "super_classes": tables, "data": checksums}
+    kept |= {"sources": sources.record(pairs)}
     write_json(workdir / "validation" / "scores.json", kept)
     write_json(workdir / "scores.json", pooled)
     return pooled
@@ -259,10 +265,13 @@ def _map_path(workdir, example):
 
 
 def _checksums(examples):
-    """{id: [bytes of the image's file, CRC-32 of the mask's]}: masks are what is corrected."""
-    return {
-        one.id: [one.image.stat().st_size, zlib.crc32(one.mask.read_bytes())] for one in examples
-    }
+    """{id: [[bytes, CRC-32] of the image's file, CRC-32 of the mask's]}."""
+
+    def of_file(path):
+        content = path.read_bytes()
+        return [len(content), zlib.crc32(content)]
+
+    return {one.id: [of_file(one.image), of_file(one.mask)[1]] for one in examples}
 
 
 def _require_root(data):

@@ -81,6 +81,26 @@ def weakest(several):
     )
 
 
+def seen(on):
+    """The ids of {id: JudgedOn} that the weights were trained on."""
+    return [name for name, one in on.items() if one.volumes == TRAINING]
+
+
+def caution(on, noun="volumes"):
+    """A sentence on scores of volumes that the network was trained on; '' if there are none.
+
+    Args:
+      on: {id: JudgedOn}.
+      noun: for them, in the plural.
+    """
+    if not (names := seen(on)):
+        return ""
+    return (
+        f"The network was trained on {', '.join(names)}: these scores show how well it fits them, "
+        f"not how it performs on other {noun}."
+    )
+
+
 def of_split(split, data=None, before=()):
     """How the validation part of a run relates to its weights.
 
@@ -182,4 +202,4 @@ def of_prediction(path, name):
     folder = Path(path).parent
     note = (folder.parent if folder.name == "probabilities" else folder) / f"{name}.json"
     content = read_json(note) if note.is_file() else {}
-    return read(content.get("judged_on", {})) if isinstance(content, dict) else JudgedOn()
+    return read(content.get("judged_on", {}))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 
 from jax_seg.data import folder, images
-from jax_seg.data.readers import open_volume, pictures
+from jax_seg.data.readers import open_volume, pictures, read_whole
 from jax_seg.data.writers import write_tiff
 from jax_seg.system import memory
 from jax_seg.system.outputs import written_by
@@ -45,7 +45,7 @@ def _read_volume(path):
     on_host = LOGIT_BYTES if jax.default_backend() == "cpu" else 0
     each = reader.dtype.itemsize + MASK_BYTES + on_host
     memory.require(each * math.prod(reader.shape), path, "predict it")
-    return reader.read((0, 0, 0), reader.shape)
+    return read_whole(reader)
 
 
 def _write_mask(path, prediction):

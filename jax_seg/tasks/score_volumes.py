@@ -4,14 +4,11 @@ from dataclasses import asdict
 
 import numpy as np
 
-from jax_seg.data.folder import find_images
-from jax_seg.data.labels import encode
-from jax_seg.data.names import require_two_folders
+from jax_seg.data.labels import encode, require_labelled
 from jax_seg.data.readers import open_volume, read_volume
 from jax_seg.metrics.competition import competition_score
 from jax_seg.metrics.foreground import foreground_scores
 from jax_seg.metrics.segmentation import confusion, scores
-from jax_seg.ops.classes import MASKED
 
 OVERLAP = {
     "dice": "Dice",
@@ -85,8 +82,7 @@ def evaluate_volume(prediction_path, label_path, table, *, threshold=0.5, **opti
         )
     prediction = read_prediction(prediction_path, threshold)
     label = encode(read_volume(label_path), table, label_path, prefix="--")
-    if (label == MASKED).all():
-        raise ValueError(f"{label_path} has no labelled voxel: remove this volume.")
+    require_labelled(label, label_path)
     return score_volume(prediction, label, **options)
 
 
@@ -118,38 +114,3 @@ def score_volume(prediction, label, *, thin=False, competition=False, constants=
             constant = np.full_like(prediction, value)
             found[f"score_{name}"] = competition_score(constant, label).score
     return counts, found
-
-
-def evaluate_folders(predictions, labels, table, **options):
-    """Score the volumes of two folders that have the same file names, extensions aside.
-
-    Args:
-      predictions, labels: folders of volumes.
-      table, **options: of `evaluate_volume`.
-
-    Yields:
-      (Volume of the prediction or else of the label, what `evaluate_volume` returns or the error
-      that it raised), for every id of either folder in order.
-
-    Raises:
-      FileNotFoundError, ValueError: a folder is missing, is empty, equals the other, or has an id
-        twice.
-    """
-    require_two_folders(predictions, labels, ("predictions", "labels"))
-    predicted = {volume.id: volume for volume in find_images(predictions)}
-    labelled = {volume.id: volume for volume in find_images(labels)}
-    for name in sorted(predicted.keys() | labelled.keys()):
-        volume = predicted.get(name) or labelled[name]
-        try:
-            if name not in predicted:
-                raise FileNotFoundError(
-                    f"{volume.image} has no prediction in {predictions}: predict it too."
-                )
-            if name not in labelled:
-                raise FileNotFoundError(
-                    f"{volume.image} has no label in {labels}: add it, or move this file away."
-                )
-            scored = evaluate_volume(volume.image, labelled[name].image, table, **options)
-            yield volume, scored
-        except (ValueError, OSError) as error:
-            yield volume, error

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from jax_seg.data.preprocess import Preprocessing
 from jax_seg.system.files import read_json
+from jax_seg.tasks.sources import differing
 
 
 class Task(NamedTuple):
@@ -15,7 +16,7 @@ class Task(NamedTuple):
       validation: the same for validation samples; its first epoch always has the same samples.
       train_ids: ids of the volumes or images that the training samples' 'volume' numbers index.
       validation_ids: ids of what the validation part holds.
-      checksums: {id: [of its image, of its label]}, integers: others where the content changes.
+      checksums: {id: [of its image, of its label]} of JSON types: others where the content changes.
       shape: of one sample's image, channels last.
       preprocessing: `Preprocessing`.
       augment: (key, batch) -> batch, of normalised images.
@@ -64,7 +65,14 @@ def stored_scores(workdir, steps, checksums, report):
     except ValueError as error:
         report(f"Warning: {error} Scoring the run again.")
         return None
-    if scores and data != checksums:
+    if scores and (not isinstance(data, dict) or _changed(data, checksums)):
         report("The validation data have changed since they were scored; scoring them again.")
         return None
-    return scores if {name: scores.get(name, {}).get("step") for name in steps} == steps else None
+    if {name: scores.get(name, {}).get("step") for name in steps} != steps:
+        return None
+    report(f"Already scored: {path}")
+    return scores
+
+
+def _changed(before, now):
+    return before.keys() != now.keys() or any(differing(before[name], now[name]) for name in now)

@@ -20,6 +20,7 @@ from jax_seg.infer.sliding_window import predict_volume
 from jax_seg.metrics import segmentation
 from jax_seg.metrics.balance import class_balance, remarks, require_target
 from jax_seg.system.files import write_json
+from jax_seg.tasks import sources
 from jax_seg.tasks.task import Task, stored_scores
 
 NOUN = "volume"
@@ -244,8 +245,9 @@ def evaluate(weights, segment, *, workdir, report, pictures, judged_on, data, st
     """
     at = {name: step for name, (step, _) in weights.items()}
     checksums = _checksums(data.validation, data.validation_facts)
+    pairs = {volume.id: (volume.image, volume.label) for volume in data.validation}
     if known := stored_scores(workdir, at, checksums, report):
-        report(f"Already scored: {workdir / 'scores.json'}")
+        sources.refresh(workdir / "validation" / "scores.json", checksums, pairs)
         return known
     counts, improved = {}, segmentation.Confusion()
     for name, (_, variables) in weights.items():
@@ -276,7 +278,7 @@ def evaluate(weights, segment, *, workdir, report, pictures, judged_on, data, st
         for name, found in counts.items()
     }
     kept = {"step": at["raw"], "judged_on": judged_on.as_json(), "volumes": volumes.pop("raw")}
-    kept |= {"averages": volumes, "data": checksums}
+    kept |= {"averages": volumes, "data": checksums, "sources": sources.record(pairs)}
     write_json(workdir / "validation" / "scores.json", kept)
     write_json(workdir / "scores.json", pooled)
     return pooled
@@ -331,5 +333,5 @@ def _about(found):
         parts = f"{len(found.train)} training volumes, none held out (data.fold=none)"
     return (
         f"{parts}; voxels: "
-        f"{background:.1f} % background, {foreground:.1f} % foreground, {masked:.1f} % unlabeled"
+        f"{background:.1f} % background, {foreground:.1f} % foreground, {masked:.1f} % unlabelled"
     )

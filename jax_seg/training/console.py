@@ -146,15 +146,18 @@ def divergence(metrics, modules, layers, names, *, epoch, batch, workdir):
     Args:
       metrics: of the update, by name.
       modules: {module of the network: norm of its gradient}.
-      layers: those with non-finite results, in order; None if unknown.
+      layers: those with non-finite results, in order; the error if looking for them failed.
       names: ids of the batch's volumes or images.
       epoch, batch: of the update.
       workdir: folder of the run.
     """
     broken = [name for name, value in metrics.items() if not math.isfinite(value)]
     bad = [name for name, norm in modules.items() if not math.isfinite(norm)]
-    if layers is None:
-        where = "the layer is unknown, since memory ran out while looking for it"
+    if isinstance(layers, Exception):
+        # Every layer's result is kept meanwhile.
+        full, reason = "RESOURCE_EXHAUSTED" in str(layers), str(layers).partition("\n")[0]
+        why = "memory ran out while looking for it" if full else f"looking for it failed ({reason})"
+        where = f"the layer is unknown, since {why}"
     elif layers:
         where = f"the first layer with a non-finite result is {layers[0]}"
     elif bad:

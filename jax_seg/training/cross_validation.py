@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_seg.system.files import read_json, write_json
+from jax_seg.runs.workdir import require_summary, require_workdir
+from jax_seg.system.files import locked, read_json, remove_unfinished_beside, write_json
 from jax_seg.tasks import judged
 from jax_seg.training import run as training
 
@@ -27,7 +28,16 @@ def run(config, workdir, defaults=None, doctor=None):
     Raises:
       As `training.run`.
     """
-    workdir, folds = Path(workdir), {}
+    require_workdir(workdir, config)
+    workdir = Path(workdir)
+    require_summary(workdir / "summary.json")
+    with locked(workdir):
+        remove_unfinished_beside(workdir / "summary.json")
+        return _run(config, workdir, defaults, doctor)
+
+
+def _run(config, workdir, defaults, doctor):
+    folds = {}
     for fold in range(config.data.folds):
         one = config.copy_and_resolve_references()
         one.data.fold = str(fold)
@@ -44,7 +54,7 @@ def run(config, workdir, defaults=None, doctor=None):
     content = {"summary": summary, "judged_on": on.as_json(), "folds": folds, "volumes": volumes}
     write_json(workdir / "summary.json", content)
     if seen := [name for name, part in parts.items() if part.volumes == judged.TRAINING]:
-        print(f"Scored on volumes that they were trained on: {', '.join(seen)}.")
+        print(f"These folds are scored on volumes that they were trained on: {', '.join(seen)}.")
     else:
         print(f"Each fold is scored on its {on.name()}s{on.choices}.")
     for score, values in summary.items():

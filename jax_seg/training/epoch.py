@@ -144,8 +144,8 @@ def _record(run, stage, state, progress, update):
 def _explain(run, stage, state, progress, update, metrics, modules):
     try:
         layers = run.programs.locate(state, update.batch, stage.accumulate)
-    except jax.errors.JaxRuntimeError:  # locating keeps every layer's result, so memory may run out
-        layers = None
+    except jax.errors.JaxRuntimeError as error:
+        layers = error
     return console.divergence(
         metrics,
         modules,

@@ -1,7 +1,7 @@
 """After an epoch: judge weights and averages on the validation part, then decide what follows."""
 
 from jax_seg.metrics import segmentation
-from jax_seg.training import console, plateau, scaling, schedule, stages
+from jax_seg.training import console, plateau, schedule, stages
 from jax_seg.training.averaging import swa_update
 from jax_seg.training.epoch import epochs_of_swa
 from jax_seg.training.progress import stop_if_asked
@@ -108,8 +108,8 @@ def decide(run, stage, state, progress, trained, judged):
         progress.epoch,
         options=run.settings.control,
     )
-    if "iou" in judged and scaling.warning_sign(*zip(*progress.judged, strict=True)):
-        sign = {"loss": trained["loss"], "iou": judged["iou"], "advice": scaling.ADVICE}
+    if "iou" in judged and plateau.warning_sign(*zip(*progress.judged, strict=True)):
+        sign = {"loss": trained["loss"], "iou": judged["iou"], "advice": plateau.ADVICE}
         decisions.append({"kind": "warning_sign", **sign})
     for decision in decisions:
         _record_decision(run, state, progress, decision)

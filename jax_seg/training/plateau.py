@@ -5,6 +5,7 @@ the training loop to carry out and to log. It only decides: it changes no weight
 """
 
 import dataclasses
+import itertools
 import math
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ RULES = {
     "conservative": (_scale_by_gradient, lambda p: 1 + 0.15 * (p - 1), math.inf),
     "capped": (_scale_by_count, lambda p: 1 + 0.1 * min(p - 1, 3), 5.0),
 }
+ADVICE = "lower schedule.learning_rate (the notes fall back to 1.5e-4) before it explodes"
+"""At the `warning_sign`; the rate is that of a second stage."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +207,21 @@ def standard_error(per_volume_losses):
             f"{losses.tolist()}; validate on more volumes or set plateau.noise_factor to 0."
         )
     return float(losses.std() / math.sqrt(losses.size))
+
+
+def warning_sign(losses, ious, epochs=2):
+    """Whether the loss fell while IoU fell, `epochs` times in a row: the start of an explosion.
+
+    Args:
+      losses, ious: one number per epoch, oldest first.
+      epochs: falls in a row.
+    """
+
+    def falls(values):
+        last = values[-epochs - 1 :]
+        return len(last) == epochs + 1 and all(b < a for a, b in itertools.pairwise(last))
+
+    return falls(losses) and falls(ious)
 
 
 def _is_catastrophic(val_loss, best_loss, margin, options):

@@ -26,7 +26,7 @@ class Progress:
       return_to: set when the next epoch starts from that checkpoint.
       averaged: trees of weights in the SWA average.
       judged: [training loss, IoU] of each evaluation of the whole validation part, the last three.
-      finished: whether early stopping or the time limit has ended the run.
+      finished: whether early stopping has ended the run.
     """
 
     epoch: int = 0

@@ -1,6 +1,7 @@
 """Checks on resuming: what may change between starts of a run, and what is refused."""
 
 from jax_seg.system import configuration
+from jax_seg.tasks import sources
 
 # A resumed run may differ in these: they change how long or where it runs, not what it computes.
 MAY_DIFFER = (
@@ -12,7 +13,6 @@ MAY_DIFFER = (
     "data.cache_gb",
     "checkpoint",
 )
-PARTS = ("image", "label")  # that a `Task` has checksums of
 
 
 def stored_run(checkpoints, config, workdir, defaults=None):
@@ -64,19 +64,15 @@ def changed_data(stored, data):
       stored: what the last checkpoint keeps beside the state.
       data: `Task` of now.
     """
-    before = stored.get("data", {})
-    changed = {
-        name: [part for part, a, b in zip(PARTS, before[name], now, strict=True) if a != b]
-        for name, now in data.checksums.items()
-        if before.get(name, now) != now
-    }
+    before, changed = stored.get("data", {}), {}
+    for name, now in data.checksums.items():
+        if parts := sources.differing(before.get(name, now), now):
+            changed[name] = parts
     if not changed:
         return ""
-    (first, parts), *others = changed.items()
-    more = f" and {len(others)} more" if others else ""
     sentence = (
-        f"The {' and '.join(parts)} of {first}{more} changed since the last checkpoint: training "
-        "continues on the new data"
+        f"{sources.in_words(changed)} changed since the last checkpoint: training continues on the "
+        "new data"
     )
     if changed.keys() & set(data.validation_ids):
         sentence += (

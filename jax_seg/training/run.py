@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jax_seg.runs import checkpoints
 from jax_seg.runs.events import read_events
+from jax_seg.runs.workdir import require_workdir
 from jax_seg.system.files import locked, remove_unfinished
 from jax_seg.system.stop import stop_signal
 from jax_seg.tasks.judged import CHECKPOINT
@@ -33,11 +34,12 @@ def run(config, workdir, defaults=None, doctor=None):
 
     Raises:
       ValueError, FileNotFoundError: a configuration or data that cannot be trained on.
-      OSError: a checkpoint could not be written.
+      OSError: a checkpoint could not be written, or the workdir holds files of others.
       Diverged: a loss or gradient is not finite.
       Stopped: SIGTERM or SIGINT arrived; the state is saved.
     """
     workdir, progress = Path(workdir), Progress()
+    require_workdir(workdir, config)
     with contextlib.ExitStack() as cleanup:
         cleanup.enter_context(locked(workdir))
         remove_unfinished(workdir)

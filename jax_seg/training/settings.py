@@ -73,6 +73,8 @@ def read_settings(config):
         keep=read.checkpoint.keep,
         save_seconds=60 * read.checkpoint.minutes,
     )
+    if settings.seed < 0:
+        raise ValueError(f"seed is {settings.seed}; set it to 0 or more.")
     _check_averages(settings)
     _check_start(settings)
     read.refuse_unread()

@@ -1,8 +1,7 @@
 """Stages: spans of epochs that change what is trained, on what, and how.
 
 A run without stages is one stage. A curriculum of losses, progressive unfreezing and a growing
-batch are stages; a field that a stage does not set
-keeps the run's value.
+batch are stages; a field that a stage does not set keeps the run's value.
 """
 
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_seg.losses import TERMS
+from jax_seg.runs.clocks import Clock, clocks
 from jax_seg.training.schedule import ReduceOnPlateau, make_schedule
 
 FIELDS = ("epochs", "loss_weights", "batch", "accumulate", "rates", "schedule")
@@ -27,9 +27,7 @@ class Stage(NamedTuple):
       accumulate: batches whose gradients make one update.
       rates: {part of the network: factor on the learning rate, 0 freezes it}.
       learning_rate: epoch -> rate, epochs counted over the whole run.
-      warm: first epoch after the warm-up.
-      reducing: whether the schedule is 'plateau', which reduces the rate on top of it.
-      own_schedule: whether the schedule's clock starts with this stage.
+      clock: of the schedule that runs in it.
     """
 
     name: str
@@ -40,9 +38,22 @@ class Stage(NamedTuple):
     accumulate: int
     rates: dict
     learning_rate: Callable
-    warm: int
-    reducing: bool
-    own_schedule: bool
+    clock: Clock
+
+    @property
+    def warm(self):
+        """The first epoch after the warm-up."""
+        return self.clock.warm
+
+    @property
+    def reducing(self):
+        """Whether the schedule is 'plateau', which reduces the rate on top of it."""
+        return self.clock.fields["name"] == "plateau"
+
+    @property
+    def own_schedule(self):
+        """Whether the schedule's clock starts with this stage."""
+        return self.clock.first == self.first
 
     def batch(self, seed, epoch):
         """The batch size of an epoch, a function of the seed and the epoch."""
@@ -83,17 +94,14 @@ def plan(stages, *, epochs, loss_weights, batches, accumulate, rates, schedule):
     if not terms:
         raise ValueError("Every loss weight is 0; give one of loss.weights a number.")
 
-    result = []
-    running = (0, epochs, schedule)  # first epoch, length and fields of the schedule's clock
+    result, found = [], clocks(given, epochs, schedule)
     for name, stage in ordered:
         if unknown := sorted(set(stage) - set(FIELDS)):
             raise ValueError(f"stages.{name} has no field '{unknown[0]}'; use {', '.join(FIELDS)}.")
         first, last = stage["epochs"]
-        own = stage.get("schedule") or {}
-        if own:
-            merged = _replaced(schedule, own, schedule, f"{name}.schedule")
-            running = (first, _end_of_clock(ordered, first, epochs) - first, merged)
-        clock, length, fields = running
+        _replaced(schedule, stage.get("schedule"), schedule, f"{name}.schedule")
+        clock = next(clock for clock in found if first < clock.end)
+        follow = make_schedule(epochs=clock.end - clock.first, **clock.fields)
         accumulates = stage.get("accumulate") or accumulate
         if accumulates < 1:
             raise ValueError(
@@ -115,10 +123,8 @@ def plan(stages, *, epochs, loss_weights, batches, accumulate, rates, schedule):
                 batches=(stage["batch"],) if stage.get("batch") else tuple(batches),
                 accumulate=accumulates,
                 rates=parts,
-                learning_rate=_from(clock, make_schedule(epochs=length, **fields)),
-                warm=clock + fields["warmup_epochs"],
-                reducing=fields["name"] == "plateau",
-                own_schedule=bool(own),
+                learning_rate=_from(clock.first, follow),
+                clock=clock,
             )
         )
     return result
@@ -150,12 +156,6 @@ def cross(stage, following, controller, reduction):
         controller = controller._replace(scale=1.0, best_scale=1.0, interventions=0)
         reduction = ReduceOnPlateau()
     return controller, reduction
-
-
-def _end_of_clock(ordered, first, epochs):
-    """The first epoch after `first` in which another schedule begins, or the run's end."""
-    starts = [stage["epochs"][0] for _, stage in ordered if stage.get("schedule")]
-    return min((start for start in starts if start > first), default=epochs)
 
 
 def _from(start, schedule):

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jax_seg.models import camouflage
+from jax_seg.models import camouflage, trees
 from jax_seg.runs import checkpoints, members
 from jax_seg.system import configuration
 from jax_seg.system.files import write_json
@@ -83,8 +82,8 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
         resuming.check_split(stored, split, config.data.root, workdir)
     source = settings.train["start_from"]
     before = stored.get("before", []) if stored else lineage(source)
-    fields = configuration.flat(configuration.as_dict(config))
-    on = judged.of_split(split, judged.data_of(fields), before)
+    as_dict = configuration.as_dict(config)
+    on = judged.of_split(split, judged.data_of(configuration.flat(as_dict)), before)
     compiled = programs.build(
         **settings.programs,
         shape=data.shape,
@@ -92,7 +91,7 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
         augment=data.augment,
     )
     to_store = {
-        "config": configuration.as_dict(config),
+        "config": as_dict,
         "preprocessing": data.preprocessing._asdict(),
         "split": split,
         "data": data.checksums,
@@ -100,7 +99,7 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
         "judged_on": on.as_json(),
         "code_version": checkpoints.code_version(),
     }
-    write_json(workdir / "config.json", to_store["config"])
+    write_json(workdir / "config.json", as_dict)
     journal, clock = console.Journal(workdir), Clock()
     cleanup.callback(journal.close)
     return Run(workdir, settings, data, compiled, saved, stored, to_store, on, journal, clock)
@@ -193,16 +192,8 @@ def start_from(state, source):
     """
     member = members.parse(source)
     variables, _, step = members.read(member)
-    ours, theirs = (
-        {
-            jax.tree_util.keystr(path[1:], simple=True, separator="/"): np.shape(leaf)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
-        for tree in (state.variables, variables)
-    )
-    if differing := sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k)):
-        name = differing[0]
-        there, here = theirs.get(name, "none"), ours.get(name, "none")
+    if differing := trees.first_difference(state.variables, variables):
+        name, here, there = differing
         raise ValueError(
             f"train.start_from: step {step} of {member.workdir} has a different network: {name} "
             f"has shape {there} there and {here} here; use the same model section."

@@ -1,4 +1,4 @@
-"""The compiled programs of a run: training step, loss of patches, network for prediction."""
+"""The compiled steps: training, the loss of patches, statistics, and a search for bad layers."""
 
 import functools
 import itertools

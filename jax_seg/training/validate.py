@@ -23,12 +23,12 @@ def validate_patches(evaluate, variables, sampler, *, weights, batch, threads):
       {'loss': mean, term: mean, …, 'standard_error': of the loss, by bootstrap over the volumes; 0
       for a single volume, or if the loss of one is not finite}.
     """
-    count = -(-len(sampler) // batch)
     values, numbers = [], []
-    reader = pipeline.batches(sampler, batch=batch, start=0, count=count, threads=threads)
-    for patches, volumes in pipeline.on_device(reader):
-        values.append(jax.device_get(evaluate(variables, patches, weights)))
+    for patches, volumes in pipeline.first_epoch(sampler, batch=batch, threads=threads):
+        values.append(evaluate(variables, patches, weights))
+        jax.block_until_ready(values[-2:-1])  # batches that wait for their turn take memory
         numbers.extend(volumes)
+    values = jax.device_get(values)
     numbers = np.array(numbers[: len(sampler)])
     joined = {name: np.concatenate([v[name] for v in values])[: len(sampler)] for name in values[0]}
     per_volume = [joined["loss"][numbers == n].mean() for n in np.unique(numbers)]
@@ -50,9 +50,8 @@ def measure_statistics(batch_stats_of, variables, sampler, *, batch, threads):
     Returns:
       `variables` with new 'batch_stats'.
     """
-    count = -(-len(sampler) // batch)
-    reader = pipeline.batches(sampler, batch=batch, start=0, count=count, threads=threads)
-    total = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
-    for patches, _ in pipeline.on_device(reader):
+    total, count = jax.tree.map(jnp.zeros_like, variables["batch_stats"]), 0
+    for patches, _ in pipeline.first_epoch(sampler, batch=batch, threads=threads):
         total = jax.tree.map(jnp.add, total, batch_stats_of(variables, patches["image"]))
+        count += 1
     return variables | {"batch_stats": jax.tree.map(lambda leaf: leaf / count, total)}

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from safetensors import SafetensorError, safe_open
 
+from jax_seg.system.files import refuse_address
 from jax_seg.weights.torch_checkpoint import read_state_dict
 
 
@@ -20,9 +21,9 @@ def read_tensors(path):
 
     Raises:
       OSError: there is no such file, or it cannot be read.
-      ValueError: the file is damaged or of another format.
+      ValueError: the file is damaged or of another format, or it is an address.
     """
-    path = Path(path)
+    path = refuse_address(path)
     return (read_safetensors if path.suffix == ".safetensors" else read_state_dict)(path)
 
 

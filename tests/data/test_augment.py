@@ -325,7 +325,7 @@ def test_a_transform_is_applied_as_often_as_asked(name):
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"gama": 0.3}, r"augment\.gama is not known: did you mean augment\.gamma\?"),
+        ({"gama": 0.3}, r"augment\.gama is not known; did you mean augment\.gamma\?"),
         ({"noise": 1.5}, r"augment\.noise is 1\.5, but"),
         ({"flip": (0.5, -0.1, 0.5)}, r"augment\.flip is -0\.1, but"),
         ({"flip": (0.5, 0.5)}, r"augment\.flip .* 3 axes"),

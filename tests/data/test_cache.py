@@ -41,6 +41,11 @@ def stored(cache):
     return sorted(cache.directory.glob("*.npy"))
 
 
+@pytest.fixture
+def always_checked(monkeypatch):
+    monkeypatch.setattr(module, "CHECK_SECONDS", 0)
+
+
 def forbid_decoding(monkeypatch):
     def fail(*arguments):
         raise AssertionError("decoded again")
@@ -73,6 +78,7 @@ def test_block_outside(tmp_path, make_tiff):
         reader.read((0, 0, 30), (1, 1, 3))
 
 
+@pytest.mark.usefixtures("always_checked")
 @pytest.mark.parametrize("same", ["size", "modification time"])
 def test_changed_source_is_decoded_again(tmp_path, make_tiff, same):
     cache = Cache(tmp_path / "cache", 10**6)
@@ -88,6 +94,7 @@ def test_changed_source_is_decoded_again(tmp_path, make_tiff, same):
     assert len(stored(cache)) == 2
 
 
+@pytest.mark.usefixtures("always_checked")
 def test_changed_slice_is_decoded_again(tmp_path):
     """Its folder does not notice: neither its size nor its modification time changes."""
     folder, voxels = tmp_path / "scroll", np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
@@ -115,6 +122,20 @@ def test_random_access_volumes_are_not_cached(tmp_path):
     assert list(cache.directory.iterdir()) == []
 
 
+@pytest.mark.parametrize("compression", ["lzw", None])
+def test_a_source_is_checked_once_a_minute(tmp_path, monkeypatch, compression):
+    path, clock, checked = tmp_path / "a.tif", [100.0], []
+    tifffile.imwrite(path, np.ones(SHAPE, np.uint8), compression=compression)
+    version = module._version
+    monkeypatch.setattr(module, "_version", lambda path: checked.append(path) or version(path))
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    cache = Cache(tmp_path / "cache", 10**6)
+    for moment, checks in ((100, 1), (100, 1), (159, 1), (161, 2), (220, 2)):
+        clock[0] = moment
+        assert read_whole(cache.open(path)).all() and len(checked) == checks
+
+
+@pytest.mark.usefixtures("always_checked")
 def test_bound_and_eviction_of_the_least_recently_used(tmp_path, make_tiff):
     paths, arrays = zip(*(make_tiff(f"{n}.tif", seed=n) for n in range(3)), strict=True)
     cache = Cache(tmp_path / "cache", 2 * FILE_BYTES)
@@ -353,3 +374,13 @@ def test_pickles(tmp_path, make_tiff):
 def test_missing_source(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"a\.tif does not exist"):
         Cache(tmp_path / "cache", 10**6).open(tmp_path / "a.tif")
+
+
+def test_files_of_others_are_not_removed_to_make_room(tmp_path, make_tiff):
+    cache = Cache(tmp_path / "cache", FILE_BYTES)
+    mine = cache.directory / "features.npy"
+    mine.write_bytes(bytes(2 * FILE_BYTES))
+    os.utime(mine, (0, 0))
+    for name in ("a.tif", "b.tif"):
+        cache.open(make_tiff(name)[0])
+    assert mine.exists() and len(stored(cache)) == 2  # the last decoded one, and theirs

@@ -50,7 +50,7 @@ def test_fingerprint_counts_and_places(sources):
     _, label = read_pair(volumes[0], cache, table)
     facts = sampler(sources).fingerprints[0]
     assert facts.shape.tolist() == [20, 20, 20]
-    # Two planes of 20 by 15 labelled voxels are foreground, a quarter of the width is unlabeled.
+    # Two planes of 20 by 15 labelled voxels are foreground, a quarter of the width is unlabelled.
     assert facts.counts.tolist() == [20 * 20 * 15 - 600, 600, 20 * 20 * 5]
     assert len(facts.foreground) == 600
     assert (label[tuple(facts.foreground.T)] == FOREGROUND).all()
@@ -127,6 +127,19 @@ def test_patch_is_cut_from_image_and_label_at_one_place(sources):
         d, h, w = places[0]
         np.testing.assert_array_equal(
             item["label"][..., 0], label[d : d + 6, h : h + 8, w : w + 10]
+        )
+
+
+@pytest.mark.parametrize("target", [0.0, 0.4])
+def test_the_place_of_a_patch_is_known(sources, target):
+    patches = sampler(sources, balance_target=target)
+    for index in range(12):
+        number, corner = patches.place(index)
+        item = patches[index]
+        image, _ = read_pair(patches.volumes[number], *sources[1:3])
+        assert item["volume"] == number
+        np.testing.assert_array_equal(
+            item["image"][..., 0], read_patch(Array(image), corner, patches.patch, outside="edge")
         )
 
 

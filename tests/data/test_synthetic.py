@@ -4,6 +4,7 @@ import csv
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import edt
 import numpy as np
@@ -264,14 +265,46 @@ def test_bad_requests_are_named(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_command_line(tmp_path):
+def test_command_line(tmp_path, capsys):
     command = [sys.executable, "-m", "jax_seg.data.synthetic", tmp_path / "data"]
     flags = ["--volumes", "2", "--size", "32", "--test", "1", "--seed", "4"]
     done = subprocess.run(command + flags, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert len(lines) == 2 + 2 + 1 + 1 + 1
     assert all((tmp_path / "data" / line.split()[0]).is_file() for line in lines[:-1])
-    assert lines[-1].startswith("labels: ") and lines[-1].endswith("% unlabeled")
+    assert lines[-1].startswith("labels: ") and lines[-1].endswith("% unlabelled")
 
-    with pytest.raises(SystemExit, match="not empty"):
-        synthetic.main([str(tmp_path / "data"), *flags])
+    assert synthetic.main([str(tmp_path / "data"), *flags]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ") and "not empty" in error and error.count("\n") == 1
+
+
+def test_an_interruption_between_the_two_renames_keeps_the_folder(tmp_path, monkeypatch):
+    out, replace = tmp_path / "data", Path.replace
+    synthetic.write_folder(out, 1, 32)
+    before = {path.name for path in (out / "train_images").iterdir()}
+
+    def interrupted(self, target):
+        if ".partial-" in self.name:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        synthetic.write_folder(out, 2, 32, overwrite=True)
+    assert {path.name for path in (out / "train_images").iterdir()} == before
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_full_disk_names_the_table(tmp_path, monkeypatch):
+    write_text = Path.write_text
+
+    def full(self, text):
+        if self.name == "train.csv":
+            raise OSError(28, "No space left on device")
+        return write_text(self, text)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match=r"train\.csv could not be written .*free some disk space"):
+        synthetic.write_folder(tmp_path / "data", 1, 32)
+    assert not list(tmp_path.iterdir())

@@ -32,7 +32,7 @@ def volumes():
 @pytest.mark.parametrize("expected", CASES, ids=lambda case: f"{case['case']}-{case['kind']}")
 def test_equals_the_official_program(volumes, expected):
     number = expected["case"]
-    label = volumes[f"gt{number:02d}"]  # as the official program takes it, 2 unlabeled
+    label = volumes[f"gt{number:02d}"]  # as the official program takes it, 2 unlabelled
     label = np.where(label == 2, MASKED, label)
     got = competition_score(volumes[f"pred{number:02d}"], label)
     for field in ("score", "toposcore", "surface_dice", "voi_score", "voi_split", "voi_merge"):
@@ -272,7 +272,7 @@ def test_properties(pair):
     prediction, label = pair
     got = competition_score(prediction, label)
     assert 0 <= got.score <= 1
-    # The prediction where unlabeled, and which foreground value it has, do not count.
+    # The prediction where unlabelled, and which foreground value it has, do not count.
     assert competition_score(np.where(label == MASKED, 1, prediction), label) == got
     assert competition_score(7 * prediction, label) == got
     # Every value but 0 is foreground in the prediction; in the label MASKED is not.
@@ -299,7 +299,7 @@ def test_empty_masks_and_thin_volumes(shape):
     empty, full = np.zeros(shape, np.uint8), np.ones(shape, np.uint8)
     assert competition_score(empty, empty).score == 1
     assert competition_score(full, full).score == 1
-    assert competition_score(full, MASKED * full).score == 1  # wholly unlabeled
+    assert competition_score(full, MASKED * full).score == 1  # wholly unlabelled
     for prediction, label in ((empty, full), (full, empty)):
         got = competition_score(prediction, label)
         assert (got.surface_dice, got.voi_score) == (0, 1)  # one component against none

@@ -67,7 +67,7 @@ def test_where_a_mask_meets_unlabeled_voxels_it_has_no_surface():
     label, prediction = sheet(4, 5, 6), sheet(4, 5, 6)
     label[6:] = MASKED
     assert foreground_scores(prediction, label)["surface_95"] == 0
-    prediction[8:] = 1  # unlabeled there
+    prediction[8:] = 1  # unlabelled there
     label[:4] = MASKED
     label[5, 7, 7] = 0
     got = foreground_scores(prediction, label)

@@ -13,7 +13,7 @@ from jax_seg.metrics.segmentation import Confusion, confusion, scores
 from jax_seg.ops.classes import MASKED
 
 # label      1 1 1 0 0 0 0 0 masked, twice
-# prediction 1 1 0 1 0 0 0 0 1 0   TP 2, FN 1, FP 1, TN 4, two voxels unlabeled
+# prediction 1 1 0 1 0 0 0 0 1 0   TP 2, FN 1, FP 1, TN 4, two voxels unlabelled
 LABEL = np.array([1, 1, 1, 0, 0, 0, 0, 0, MASKED, MASKED], np.uint8).reshape(1, 2, 5)
 PREDICTION = np.array([1, 1, 0, 1, 0, 0, 0, 0, 1, 0], np.uint8).reshape(1, 2, 5)
 
@@ -93,7 +93,7 @@ def test_scores_lie_in_the_unit_interval_and_dice_is_a_function_of_iou(counts):
 
 
 def test_a_label_that_is_not_encoded_is_refused():
-    """As its file holds it, an unlabeled voxel would count as background."""
+    """As its file holds it, an unlabelled voxel would count as background."""
     label = np.where(LABEL == MASKED, 2, LABEL)
     for score in (confusion, competition_score, foreground_scores, threshold.count):
         with pytest.raises(ValueError, match=r"value 2, but an encoded one has .* 255 masked"):

@@ -36,7 +36,7 @@ def test_slices_paint_found_missed_and_wrong(tmp_path):
         found = picture - picture.mean(-1, keepdims=True)
         return (np.abs(found - 0.75 * direction).max(-1) < 0.03).any()
 
-    assert all(shows(colour) for colour in (plots.FOREGROUND, plots.MISSED, plots.WRONG))
+    assert all(shows(colour) for colour in (plots.FOUND, plots.MISSED, plots.WRONG))
     masked = 0.45 * 1 + 0.55 * 0.6  # grey over white: a column of one slice, in two pictures of it
     assert np.mean(np.abs(picture - masked).max(-1) < 0.01) > 0.005
 

@@ -158,19 +158,19 @@ def test_where_all_are_damaged_nothing_starts_anew(run, capsys, file):
         checkpoints.open_checkpoints(run, metric="loss")
     with pytest.raises(FileNotFoundError, match=message):
         checkpoints.read_variables(run)
-    with pytest.raises(SystemExit, match=message):
-        checkpoint.main([str(run)])
+    assert checkpoint.main([str(run)]) == 1
+    assert re.search(message, capsys.readouterr().err.strip())
     assert names(run / "checkpoints") == ["save_3", "save_5", "save_6"]
 
 
-def test_a_folder_without_a_checkpoint_says_so(run):
+def test_a_folder_without_a_checkpoint_says_so(run, capsys):
     for step in (1, 2, 3):
         shutil.rmtree(folder_of(run, step))
     manager = checkpoints.open_checkpoints(run, metric="loss")
     assert manager.latest_step() is None
     manager.close()
-    with pytest.raises(SystemExit, match=r"holds no checkpoint; train or convert a model first"):
-        checkpoint.main([str(run)])
+    assert checkpoint.main([str(run)]) == 1
+    assert "holds no checkpoint; train or convert a model first" in capsys.readouterr().err
 
 
 def test_a_copy_under_way_is_no_checkpoint(run):
@@ -203,10 +203,19 @@ def test_checkpoints_of_an_older_version_are_refused(run):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"validate": 3}', '{"validate": {}}'])
-def test_a_damaged_configuration_is_named(run, content):
+def test_a_damaged_configuration_is_named(run, capsys, content):
     (run / "config.json").write_text(content)
-    with pytest.raises(SystemExit, match=r"Error: .*config\.json "):
-        checkpoint.main([str(run)])
+    assert checkpoint.main([str(run)]) == 1
+    assert re.match(r"Error: .*config\.json ", capsys.readouterr().err)
+
+
+def test_a_list_that_is_interrupted_ends_in_a_sentence(run, capsys, monkeypatch):
+    def interrupt(_workdir):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "open_for_reading", interrupt)
+    assert checkpoint.main([str(run)]) == 130
+    assert capsys.readouterr().err == "Interrupted: nothing was written.\n"
 
 
 def test_another_network_is_named(run):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jax_seg.system.commands import exit_status
+from jax_seg.system.commands import exit_status, report_errors
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,18 @@ def test_one_sentence(capsys, error, status, printed):
 
 def test_the_status_of_the_command_itself():
     assert [exit_status(lambda: 0), exit_status(lambda: 1)] == [0, 1]
+
+
+def test_a_command_may_have_a_status_of_its_own_for_errors():
+    assert exit_status(lambda: int("one"), failed=2) == 2
+
+
+def test_errors_of_single_files(capsys):
+    assert report_errors(["a.tif is empty.", "b.tif is a text."], 5, "volumes") == 1
+    printed = "Error: a.tif is empty.\nError: b.tif is a text.\n2 of 5 volumes failed.\n"
+    assert capsys.readouterr().err == printed
+    assert report_errors([], 5, "volumes") == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():

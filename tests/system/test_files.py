@@ -93,6 +93,7 @@ LEFT = {
     ".8.DEAD@HOST.safetensors": (True, True),
     ".0a1b.DEAD@HOST-x_7.part": (True, True),
     ".synthetic-8x96-seed0.partial-DEAD": (True, True),
+    ".synthetic-8x96-seed0.replaced-DEAD": (True, True),
     ".config.OWN@HOST.json": (True, True),  # in a container every start may have one number
     ".config.ALIVE@HOST.json": (False, False),
     ".config.ALIVE.json": (False, False),
@@ -191,3 +192,20 @@ def test_existing(tmp_path):
             existing(absent)
     (tmp_path / "s3:").mkdir()
     assert existing(tmp_path / "s3:").name == "s3:"
+
+
+def test_beside_a_file_only_its_own_unfinished_ones_are_removed(dead, tmp_path):
+    host = files._host()
+    removed = {f".summary.{dead}@{host}.json", f".summary.{dead}@{host}"}
+    kept = {
+        f".summary.{os.getppid()}@{host}.json",  # of a running process
+        f".summary.{dead}@elsewhere.json",
+        f".summary.{dead}.json",  # a hidden file of the user's may have this name
+        f".other.{dead}@{host}.json",
+        "summary.json",
+    }
+    for name in removed | kept:
+        (tmp_path / name).touch()
+    files.remove_unfinished_beside(tmp_path / "summary.json")
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    files.remove_unfinished_beside(tmp_path / "absent" / "summary.json")

@@ -31,11 +31,8 @@ except KeyError:
 from jax_seg.system import startup
 from jax_seg.system.home import cache_folder
 cache_folder.cache_clear()
-try:
-    checkpoint.main([sys.argv[1]])
-except SystemExit as ended:
-    print(json.dumps([str(ended), str(cache_folder()), jax.config.jax_compilation_cache_dir,
-                      os.environ.get("MPLCONFIGDIR")]))
+print(json.dumps([checkpoint.main([sys.argv[1]]), str(cache_folder()),
+                  jax.config.jax_compilation_cache_dir, os.environ.get("MPLCONFIGDIR")]))
 """
 
 
@@ -51,11 +48,11 @@ def test_a_user_without_home_and_name_runs_a_command():
             text=True,
             check=True,
         )
-    message, folder, compiled, matplotlib = json.loads(ended.stdout)
-    assert message.startswith("Error: /nowhere is not the folder of a run")
+    status, folder, compiled, matplotlib = json.loads(ended.stdout)
+    assert status == 1 and ended.stderr.startswith("Error: /nowhere is not the folder of a run")
     assert folder == f"{place}/jax_seg-54321"
     assert compiled == folder + "/compiled" and matplotlib == folder + "/matplotlib"
-    assert ended.stderr == ""
+    assert ended.stderr.count("\n") == 1
 
 
 def test_numba_keeps_its_programs_elsewhere_where_no_home_can_be_written(tmp_path):

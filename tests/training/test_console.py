@@ -1,5 +1,6 @@
 """The log of a run on a full disk."""
 
+import jax
 import pytest
 
 from jax_seg.training import console
@@ -24,3 +25,16 @@ def test_a_log_that_cannot_be_opened_is_named(tmp_path):
     (tmp_path / "log.txt").mkdir()
     with pytest.raises(OSError, match=r"log\.txt could not be written \(Is a directory\)"):
         console.open_log(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        ("RESOURCE_EXHAUSTED: Out of memory\nwhile trying", "memory ran out while looking for it;"),
+        ("INTERNAL: no such kernel\nat 0x1", "looking for it failed (INTERNAL: no such kernel);"),
+    ],
+)
+def test_why_the_layer_that_diverged_is_unknown(error, reason):
+    layers, at = jax.errors.JaxRuntimeError(error), {"epoch": 1, "batch": 2, "workdir": "runs/a"}
+    sentence = console.divergence({"loss": float("nan")}, {}, layers, ["v0"], **at)
+    assert f"of v0; the layer is unknown, since {reason}" in sentence and "\n" not in sentence

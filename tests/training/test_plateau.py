@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from jax_seg.training.plateau import Options, State, standard_error, step
+from jax_seg.training.plateau import Options, State, standard_error, step, warning_sign
 
 
 def options_of(**fields):
@@ -221,3 +221,19 @@ def test_errors_name_the_field():
             options_of(**{field: -1})
     with pytest.raises(ValueError, match="first validation loss, of epoch 0, is nan"):
         run([math.nan])
+
+
+@pytest.mark.parametrize(
+    ("losses", "ious", "sign"),
+    [
+        ([0.2156, 0.2089, 0.2034], [0.6445, 0.6401, 0.6356], True),  # the notes' warning
+        ([0.2156, 0.2134, 0.2098], [0.6445, 0.6478, 0.6512], False),  # the notes' healthy run
+        ([0.9, 0.3, 0.2156, 0.2089, 0.2034], [0.1, 0.2, 0.6445, 0.6401, 0.6356], True),
+        ([0.2156, 0.2089, 0.2034], [0.6445, 0.6401, 0.6401], False),
+        ([0.2, 0.21, 0.2034], [0.6445, 0.6401, 0.6356], False),
+        ([0.2156, 0.2089], [0.6445, 0.6401], False),
+        ([], [], False),
+    ],
+)
+def test_warning_sign(losses, ious, sign):
+    assert warning_sign(losses, ious) is sign

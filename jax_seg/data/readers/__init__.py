@@ -2,7 +2,8 @@
 
 A reader has
 - `path`, `shape` (D, H, W) and `dtype`: what `read` gives;
-- `random_access`: whether a small read costs little;
+- `random_access`: whether a small read costs little; where it does not, `by_slices`: whether slices
+  are read one by one, or a part costs as much as the whole;
 - `spacing`: (z, y, x) between voxels as the file gives it, in micrometres where it names a known
   unit; None where it gives none. Nothing resamples by it;
 - `notes`: sentences about assumptions where the file is ambiguous;

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from jax_seg.data.names import SHOWN, shown
 from jax_seg.data.readers.contract import block_slices
 from jax_seg.data.readers.tiff import TiffReader
 
 _TIFF = re.compile(r"\.tiff?$", re.IGNORECASE)
-_SHOWN = 5  # names in an error
 _TRIED = 3  # files of a folder whose headers are looked at, for one that can be read
 
 
@@ -111,17 +111,13 @@ def _in_order(folder):
             file.name for file, number in zip(files, numbers, strict=True) if number in repeated
         ]
         raise ValueError(
-            f"{folder} has several slices of one number, {_some(same)}: keep one of each."
+            f"{folder} has several slices of one number, {shown(same)}: keep one of each."
         )
     low, high, present = min(numbers), max(numbers), set(numbers)
     if count := high - low + 1 - len(present):
-        missing = itertools.islice((n for n in range(low, high) if n not in present), _SHOWN + 1)
+        missing = itertools.islice((n for n in range(low, high) if n not in present), SHOWN + 1)
         raise ValueError(
-            f"{folder} lacks {count} of the slices {low} to {high}, number {_some(list(missing))}: "
+            f"{folder} lacks {count} of the slices {low} to {high}, number {shown(list(missing))}: "
             "copy the missing files."
         )
     return [file for _, file in sorted(zip(numbers, files, strict=True))]
-
-
-def _some(items):
-    return ", ".join(map(str, items[:_SHOWN])) + (", …" if len(items) > _SHOWN else "")

@@ -37,6 +37,7 @@ class Array(NamedTuple):
 
     @property
     def shape(self):
+        """Elements along each axis."""
         return tuple(self.metadata["shape"])
 
 

@@ -6,7 +6,6 @@ sizes and areas count voxels: the same text means the same everywhere, and the v
 of it, as in "smooth:anisotropy=10".
 """
 
-import difflib
 import inspect
 import math
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from jax_seg.infer.postprocess import components, morphology, sheets
 from jax_seg.metrics import threshold
 from jax_seg.system.files import read_json
+from jax_seg.system.names import did_you_mean
 
 DEFAULT = "threshold:value=0.5"
 
@@ -85,10 +85,8 @@ def parse(text):
     """
     name, _, rest = str(text).partition(":")
     if name not in STEPS:
-        raise ValueError(
-            f"Unknown post-processing step '{name}'{_near(name, STEPS)}: choose from "
-            f"{', '.join(STEPS)}."
-        )
+        hint = did_you_mean(name, STEPS, otherwise=f"; choose from {', '.join(STEPS)}.")
+        raise ValueError(f"Unknown post-processing step '{name}'{hint}")
     known, parameters = defaults(name), {}
     for assignment in rest.split(",") if rest else ():
         key, equals, value = (part.strip() for part in assignment.partition("="))
@@ -223,8 +221,3 @@ def read_steps(workdir):
             f"{path} holds no list of steps ({error}): delete it, or run jax_seg.tune again."
         ) from error
     return steps
-
-
-def _near(name, known):
-    near = difflib.get_close_matches(name, known, 1)
-    return f" (did you mean '{near[0]}'?)" if near else ""

@@ -38,7 +38,7 @@ def test_parse(text, expected):
     ("text", "message"),
     [
         ("", "Unknown post-processing step ''"),
-        ("hysterisis", "Unknown post-processing step 'hysterisis' .did you mean 'hysteresis'"),
+        ("hysterisis", "Unknown post-processing step 'hysterisis'; did you mean 'hysteresis'?"),
         ("close:radius=2", "no parameter 'radius': it takes depth, height, width"),
         ("plug_holes:voxels=1", "no parameter 'voxels': it takes none"),
         ("threshold:0.5", "has '0.5': write it as PARAMETER=VALUE"),
@@ -59,7 +59,7 @@ def test_parse_refuses(text, message):
     with pytest.raises(ValueError, match=message) as caught:
         postprocess.parse(text)
     sentence = str(caught.value)
-    assert sentence.endswith(".") and "\n" not in sentence
+    assert sentence.endswith((".", "?")) and "\n" not in sentence
 
 
 @pytest.mark.parametrize("name", postprocess.STEPS)
