@@ -101,6 +101,16 @@ def test_steps_that_erase_a_prediction(found, tmp_path):
     assert one.evidence["dice_after"] < 0.5 < one.evidence["dice_before"]
 
 
+def test_steps_that_erase_one_of_two_volumes(found, tmp_path):
+    first, (probability, label) = found[:2]
+    fainter = np.where(np.arange(len(probability)) % 4 < 2, probability.T, 0).T  # smaller pieces
+    pieces = int((first[0] > 0.5).sum()) - 1
+    steps = (f"remove_small:voxels={pieces}",)
+    evidence = of_predictions([first, (fainter, label)], tmp_path, **{"postprocess.steps": steps})
+    (one,) = predictions.find_destructive(evidence)
+    assert one.severity == "error" and steps[0] in one.advice
+
+
 def test_steps_that_erase_a_perfect_prediction(found):
     def before(*steps):
         evidence = of_predictions([], **{"postprocess.steps": steps})
