@@ -8,18 +8,8 @@ import pytest
 import tifffile
 
 from jax_seg.infer import postprocess
-from tests.predicting import logits_of, run, write_runs
+from tests.predicting import logits_of, run
 from tests.workdirs import write_run
-
-
-@pytest.fixture(scope="module")
-def runs(volumes_folder, tmp_path_factory):
-    return write_runs(tmp_path_factory.mktemp("runs"), volumes_folder)
-
-
-@pytest.fixture
-def image(volumes_folder):
-    return volumes_folder / "train_images" / "v0.tif"
 
 
 @pytest.fixture

@@ -10,18 +10,8 @@ from scipy.special import expit
 
 from jax_seg import predict
 from jax_seg.runs import checkpoints, members
-from tests.predicting import logits_of, run, write_runs
+from tests.predicting import logits_of, run
 from tests.workdirs import write_run
-
-
-@pytest.fixture(scope="module")
-def runs(volumes_folder, tmp_path_factory):
-    return write_runs(tmp_path_factory.mktemp("runs"), volumes_folder)
-
-
-@pytest.fixture
-def image(volumes_folder):
-    return volumes_folder / "train_images" / "v0.tif"
 
 
 def test_one_member_is_bit_identical_to_its_network(runs, image, tmp_path):

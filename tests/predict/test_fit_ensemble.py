@@ -6,18 +6,8 @@ import numpy as np
 import pytest
 
 from jax_seg import fit_ensemble
-from tests.predicting import run, write_runs
+from tests.predicting import run
 from tests.workdirs import write_run
-
-
-@pytest.fixture(scope="module")
-def runs(volumes_folder, tmp_path_factory):
-    return write_runs(tmp_path_factory.mktemp("runs"), volumes_folder)
-
-
-@pytest.fixture
-def image(volumes_folder):
-    return volumes_folder / "train_images" / "v0.tif"
 
 
 def test_fitted_weights_are_read_by_predict(runs, image, tmp_path, capsys):

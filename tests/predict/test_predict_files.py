@@ -12,18 +12,8 @@ import zarr
 from jax_seg import predict
 from jax_seg.runs import checkpoints, members
 from tests.conftest import write_volumes
-from tests.predicting import run, run_status, write_runs
+from tests.predicting import run, run_status
 from tests.workdirs import write_run
-
-
-@pytest.fixture(scope="module")
-def runs(volumes_folder, tmp_path_factory):
-    return write_runs(tmp_path_factory.mktemp("runs"), volumes_folder)
-
-
-@pytest.fixture
-def image(volumes_folder):
-    return volumes_folder / "train_images" / "v0.tif"
 
 
 def test_what_was_made_otherwise_is_not_taken_for_finished(runs, image, tmp_path, capsys):
