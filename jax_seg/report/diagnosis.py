@@ -2,6 +2,7 @@
 
 from html import escape
 
+from jax_seg.metrics.segmentation import counted
 from jax_seg.report import markup, sections
 from jax_seg.report.markup import word
 
@@ -48,7 +49,9 @@ def _extent(run):
     checked, skipped = run.examined["checked"], run.examined["skipped"]
     found = {finding["name"] for finding in findings(run)}
     ruled_out = len(set(checked) - found)
-    text = f"<p>{ruled_out} other causes were looked for and not found.</p>"
+    others = counted(ruled_out, "other cause" if found else "cause")
+    verb = "was" if ruled_out == 1 else "were"
+    text = f"<p>{others} {verb} looked for and not found.</p>"
     if skipped:
         reasons = "".join(
             f"<li>{markup.code(name)}: {escape(why)}</li>" for name, why in skipped.items()
