@@ -15,6 +15,7 @@ from configs import base, images
 from jax_seg.system import cards, commands, configuration
 from jax_seg.system.names import did_you_mean
 
+FIELDS = {"images": images}  # by data.name; base of all others
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Configuration file, such as configs/v6.py:demo."
 )
@@ -69,7 +70,7 @@ def main(argv):
 
 def default_of(config):
     """The default value of every field in a configuration of this kind."""
-    return (images if config.data.name == "images" else base).get_config()
+    return FIELDS.get(config.data.name, base).get_config()
 
 
 def default_workdir(source):
@@ -83,8 +84,9 @@ def parse(argv):
     try:
         return app.parse_flags_with_usage(argv)
     except (AttributeError, KeyError) as error:
-        known = set(configuration.flat(base.get_config()))
-        known |= set(configuration.flat(images.get_config()))
+        known = {
+            f for file in (base, *FIELDS.values()) for f in configuration.flat(file.get_config())
+        }
         by_last_part = {path.split(".")[-1]: path for path in sorted(known)}
         given = [a.lstrip("-").partition("=")[0] for a in argv]
         for name in (g.removeprefix("config.") for g in given if g.startswith("config.")):

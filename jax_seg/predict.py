@@ -16,10 +16,8 @@ import jax
 import numpy as np
 
 from jax_seg import tasks
-from jax_seg.data.readers import pictures
 from jax_seg.infer import ensemble, postprocess, sidecar
 from jax_seg.infer.files import predict_files
-from jax_seg.infer.inspection import inspect
 from jax_seg.infer.logits import foreground
 from jax_seg.runs import checkpoints, members, seen
 from jax_seg.runs.data_folders import data_folders
@@ -28,7 +26,6 @@ from jax_seg.system.commands import exit_status, report_errors
 from jax_seg.system.files import read_json, replacing
 from jax_seg.system.program import program
 from jax_seg.tasks import judged
-from jax_seg.tasks.kinds import IMAGES, VOLUMES
 
 
 def main(argv=None):
@@ -176,22 +173,17 @@ def _protect(arguments, networks, kind, found):
 
 
 def _inspection(kind, networks, on):
-    """(volume, array) -> facts of an input for its sidecar; for volumes they include `inspect`.
+    """(volume, array) -> facts of an input for its sidecar.
 
     Args:
       kind: `kinds.Kind`.
       networks: list of `members.Network`.
       on: {id: `JudgedOn`}: what an input is to the networks.
     """
-    if kind is IMAGES:
-        return lambda image, _: {"judged_on": on[image.id].as_json()}
     facts = [network.facts for network in networks]
-    grids = {(tuple(each["patch"]), each["overlap"]) for each in facts}
-    ranges = {(each["preprocessing"]["low"], each["preprocessing"]["high"]) for each in facts}
 
     def facts_of(volume, array):
-        found = inspect(volume.image, array, grids=grids, ranges=ranges)
-        return found | {"judged_on": on[volume.id].as_json()}
+        return kind.inspect(volume.image, array, facts) | {"judged_on": on[volume.id].as_json()}
 
     return facts_of
 
@@ -240,18 +232,18 @@ def _networks(arguments):
 
 def _decision(arguments, networks):
     """(Kind, (logits, image) -> prediction, facts): what the command line and the networks mean."""
-    kinds = {tasks.of_images(network.fields) for network in networks}
-    if kinds == {True, False}:
+    kind, *others = {tasks.kind_of_run(network.fields).PREDICTION for network in networks}
+    if others:
         raise ValueError(
             "Some members segment images, others volumes: name members of one kind only."
         )
-    if kinds == {True}:
+    if kind.as_map:
         for flag in ("threshold", "postprocess", "probabilities", "submission"):
             if getattr(arguments, flag):
                 raise ValueError(
                     f"--{flag} is for volumes: images become grey maps of the probability."
                 )
-        return IMAGES, lambda logits, _: pictures.as_map(np.asarray(jax.nn.sigmoid(logits))), {}
+        return kind, lambda logits, _: kind.as_map(logits), {}
     if arguments.postprocess:
         steps = None if arguments.postprocess == ["none"] else arguments.postprocess
     else:
@@ -260,7 +252,7 @@ def _decision(arguments, networks):
     if steps is None:
         threshold = _threshold(arguments, networks)
         return (
-            VOLUMES,
+            kind,
             lambda logits, _: np.asarray(foreground(logits, threshold), np.uint8),
             {"threshold": threshold},
         )
@@ -278,7 +270,7 @@ def _decision(arguments, networks):
     facts = {"postprocess": list(steps)}
     if first == "threshold":
         facts |= {"threshold": (postprocess.defaults(first) | parameters)["value"]}
-    return VOLUMES, decide, facts
+    return kind, decide, facts
 
 
 def _threshold(arguments, networks):

@@ -168,7 +168,7 @@ def _responsible(evidence, name, larger):
     fields = evidence.settings.task["augment"]
     on = [kind for kind in PROBABILITIES if fields.get(kind, 0.0)]
     if not on:
-        return "colour.probability" if evidence.of_images else "augment"
+        return "colour.probability" if "colour.probability" in evidence.fields else "augment"
     chosen = max([kind for kind in on if kind in kinds] or on, key=fields.get)
     others = {
         "gamma_inverted": "augment.gamma_range",

@@ -7,7 +7,7 @@ from scipy import fft
 
 from jax_seg.data import intensities
 from jax_seg.data.sampling import AXES
-from jax_seg.diagnosis.finding import Finding, Skipped
+from jax_seg.diagnosis.finding import Finding
 
 FEWEST = 8  # slices, to judge one by its neighbours
 UNUSUAL = 8.0  # standard deviations of the correlation of neighbours
@@ -41,8 +41,6 @@ class Broken(NamedTuple):
 
 def corrupt(evidence):
     """Findings of constant, repeated, shifted and noise slices, and of clipped values."""
-    if evidence.of_images:
-        raise Skipped("an image has no slices")
     examples = list({example.id: example for example in evidence.examples}.values())
     broken = [one for example in examples for one in broken_slices(example)]
     found = [_finding(broken, examples)] if broken else []

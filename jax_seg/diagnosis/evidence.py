@@ -10,13 +10,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jax_seg import models, tasks
-from jax_seg.data import labels
+from jax_seg import models
 from jax_seg.data.preprocess import stored as stored_preprocessing
 from jax_seg.diagnosis import crops
 from jax_seg.diagnosis.finding import Skipped
 from jax_seg.ops.classes import BACKGROUND, FOREGROUND
-from jax_seg.runs import checkpoints
+from jax_seg.runs import checkpoints, held_out
 from jax_seg.runs import run as opened
 from jax_seg.system import configuration
 from jax_seg.tasks import judged
@@ -101,11 +100,6 @@ class Evidence:
         """A field of the configuration by its dotted path."""
         return self.fields.get(path, default)
 
-    @property
-    def of_images(self):
-        """Whether the data are images, not volumes."""
-        return tasks.of_images(self.fields)
-
     @functools.cached_property
     def stage(self):
         """The `Stage` that the run starts with; of a run, that of its last epoch."""
@@ -175,20 +169,14 @@ class Evidence:
         return [example for example in self.examples if example.part == name]
 
     def _example(self, item, part):
-        if self.of_images:
-            image, label = self.settings.kind.read_pair(item, None)
-            start, shape = (0, 0, 0), image.shape
-            group, files = item.super_class or "", (item.image, item.mask)
-        else:
-            cache, table = self.task.train.cache, self.task.train.table
-            readers = cache.open(item.image), cache.open(item.label)
-            shape = readers[0].shape
+        def middle(shape):
             size = _cropped(shape, LARGEST[self.quick])
-            start = tuple(one.start for one in crops.middle(shape, size))
-            image = readers[0].read(start, size)
-            label = labels.encode(readers[1].read(start, size), table, item.label)
-            group, files = item.scroll_id or "", (item.image, item.label)
-        return Example(item.id, part, str(group), image, label, start, tuple(shape), *files)
+            return tuple(one.start for one in crops.middle(shape, size)), size
+
+        image, label, *rest = self.settings.kind.read_middle(item, self.task.train, middle)
+        start, shape, group = rest
+        _, *files = item[:3]
+        return Example(item.id, part, group, image, label, start, shape, *files)
 
     @functools.cached_property
     def samples(self):
@@ -300,12 +288,11 @@ class Evidence:
                     found.append((name, np.asarray(probability, np.float32), label, image))
             if found:
                 return found
-        if self.of_images:
-            raise Skipped("the run has not ended, so it holds no predictions")
-        network, found = self.programs.network, []
-        for volume, _, logits in self.task.segment(network, self.best.variables):
-            image, label = self.settings.kind.read_pair(volume, self.task.train.table)
-            found.append((volume.id, np.asarray(jax.nn.sigmoid(logits)), label, image))
+        network, kind, found = self.programs.network, self.settings.kind, []
+        table = held_out.table_of(self.fields)
+        for one, _, result in self.task.segment(network, self.best.variables):
+            image, label = kind.read_pair(one, table)
+            found.append((one.id, kind.probability_of(result), label, image))
             if len(found) >= MOST_VOLUMES[True]:
                 break
         return found

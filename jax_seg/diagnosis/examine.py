@@ -109,6 +109,8 @@ def examine(evidence, checks=None):
 
 def _not_now(check, evidence):
     """Why a check does not run, or ''."""
+    if why := check.not_for.get(evidence.settings.kind.NOUN):
+        return why
     if check.needs == "run" and not evidence.workdir:
         return "there is no run yet"
     if evidence.quick and not check.quick:

@@ -1,5 +1,7 @@
 """What a check reports, and the names of all causes."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 SEVERITIES = ("error", "warning", "note")
@@ -86,12 +88,14 @@ class Check(NamedTuple):
       find: evidence -> list of Finding; raises `Skipped` where it cannot judge.
       needs: 'data' where configuration and data suffice, 'run' where it needs what a run has left.
       quick: whether it takes at most a few seconds.
+      not_for: {'image' or 'volume': why data of that kind cannot have the causes}.
     """
 
     causes: tuple
     find: object
     needs: str = "data"
     quick: bool = False
+    not_for: Mapping = MappingProxyType({})
 
 
 class Skipped(Exception):

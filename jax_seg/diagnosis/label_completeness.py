@@ -81,7 +81,7 @@ def missing_share(score, label):
 
 def _without_a_value(evidence, examples, boxes, labels):
     """Yield (value, labels in which it is masked) of each value of background, if there are two."""
-    if evidence.of_images:
+    if "data.background" not in evidence.fields:  # masks have one value
         return
     volumes = [(example, stored_label(evidence, example)) for example in examples]
     values = values_of(volumes, BACKGROUND)

@@ -22,8 +22,6 @@ def unlabeled_as_foreground(evidence):
     Its voxels look like background, while the other values of data.foreground are told apart from
     it, and its regions are far thicker than theirs.
     """
-    if evidence.of_images:
-        raise Skipped("masks of images have no unlabelled pixels")
     voxels = appearance.VOXELS[evidence.quick]
     volumes = [
         (example, stored_label(evidence, example))
@@ -43,8 +41,6 @@ def unlabeled_as_foreground(evidence):
 
 def inconsistent(evidence):
     """Findings of volumes whose labels are thicker or thinner than all the others'."""
-    if evidence.of_images:
-        raise Skipped("objects in images have no common thickness")
     examples = [e for e in evidence.examples if np.count_nonzero(e.label == FOREGROUND)]
     examples = list({example.id: example for example in examples}.values())
     if len(examples) < FEWEST:
@@ -170,8 +166,18 @@ def _inconsistent(examples, measured, apart):
 
 
 CHECKS = (
-    Check(("labels.unlabeled_as_foreground",), unlabeled_as_foreground, quick=True),
+    Check(
+        ("labels.unlabeled_as_foreground",),
+        unlabeled_as_foreground,
+        quick=True,
+        not_for={"image": "masks of images have no unlabelled pixels"},
+    ),
     Check(("labels.swapped", "labels.misaligned"), alignment, quick=True),
-    Check(("labels.inconsistent",), inconsistent, quick=True),
+    Check(
+        ("labels.inconsistent",),
+        inconsistent,
+        quick=True,
+        not_for={"image": "objects in images have no common thickness"},
+    ),
     Check(("labels.incomplete",), incomplete),
 )

@@ -24,7 +24,7 @@ def leakage(evidence):
     copied = copies(training, validation)
     if copied:
         return [_copied(copied, validation)]
-    if not evidence.of_images and not evidence.field("data.group", ""):
+    if evidence.field("data.group") == "":
         return _scrolls(training, validation)
     return []
 

@@ -78,8 +78,8 @@ def _at_the_checkpoint(evidence, terms):
     except Skipped:
         return None
     for _, probability, label, _ in predicted:
-        if evidence.of_images:  # of one slice
-            label, probability = label.reshape(label.shape[-2:]), np.squeeze(probability)
+        if len(label) == 1:  # an image is one slice, and its losses are of two dimensions
+            label, probability = label[0], probability[0]
         if (cropped := crop(label)) is not None:
             p = np.clip(crop(label, np.float32(probability)), SMALLEST, 1 - SMALLEST)
             return pull(terms, ground_from([cropped]), logit(p)[None, ..., None])

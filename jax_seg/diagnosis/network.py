@@ -9,7 +9,7 @@ from flax import traverse_util
 from scipy.special import expit, logit
 
 from jax_seg.diagnosis import depth, first_answer, fitting, reach
-from jax_seg.diagnosis.evidence import finest, once
+from jax_seg.diagnosis.evidence import finest, has_both, once
 from jax_seg.diagnosis.finding import Check, Finding, Skipped
 from jax_seg.diagnosis.first_answer import GONE, loss_gradient
 from jax_seg.metrics.segmentation import counted
@@ -213,7 +213,11 @@ def _share_left(evidence, found, scale, offset):
 
 
 def find_twice(evidence):
-    """Stored probabilities that lie where a sigmoid sends probabilities, and nowhere else."""
+    """Stored probabilities that lie where a sigmoid sends probabilities, and nowhere else.
+
+    Without it they have to tell more than the share of foreground: answers that are all alike may
+    lie there by chance.
+    """
     if not evidence.run.probabilities:
         raise Skipped("the run has stored no probabilities")
     pairs = [
@@ -223,11 +227,11 @@ def find_twice(evidence):
     low, high = TWICE
     slack = 1e-3  # of float16 and of 8 bits
     inside = np.mean((p >= low - 4 * slack) & (p <= high + 4 * slack))
-    if inside < 1 or not 0 < np.mean(label == FOREGROUND) < 1:
+    if inside < 1 or not has_both(label):
         return []
-    once_only = np.clip(logit(p), 1e-3, 1 - 1e-3)
-    losses = [_cross_entropy(q, label == FOREGROUND) for q in (p, once_only)]
-    if losses[1] >= losses[0]:
+    foreground, once_only = label == FOREGROUND, np.clip(logit(p), 1e-3, 1 - 1e-3)
+    losses = [_cross_entropy(q, foreground) for q in (p, once_only)]
+    if losses[1] >= min(losses[0], _cross_entropy(foreground.mean(), foreground)):
         return []
     return [
         Finding(

@@ -261,5 +261,6 @@ CHECKS = (
             "optimizer.decay",
         ),
         moves_the_weights,
+        not_for={"image": "trying rates on a detector takes minutes"},
     ),
 )

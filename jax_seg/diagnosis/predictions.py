@@ -223,8 +223,6 @@ def find_seams(evidence):
     Where windows meet without overlap, each side is predicted without the other. The same planes,
     shifted at random along each axis of each volume, say what jumps they would show by chance.
     """
-    if evidence.of_images:
-        raise Skipped("images are predicted as a whole")
     patch, overlap = evidence.field("data.patch"), evidence.field("validate.overlap", 0.5)
     axes = []
     for _, probability, label, _ in held_out(evidence):
@@ -303,5 +301,10 @@ def _profiles(probability, label, axis):
 CHECKS = (
     Check(("postprocess.destructive",), find_destructive, quick=True),
     Check(("inference.threshold",), find_threshold, needs="run"),
-    Check(("inference.seams",), find_seams, needs="run"),
+    Check(
+        ("inference.seams",),
+        find_seams,
+        needs="run",
+        not_for={"image": "images are predicted as a whole"},
+    ),
 )

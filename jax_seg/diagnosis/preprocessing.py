@@ -6,7 +6,7 @@ from jax_seg.data import intensities
 from jax_seg.data.preprocess import fit_preprocessing, preprocess
 from jax_seg.data.readers import open_volume
 from jax_seg.data.sampling import read_patch
-from jax_seg.diagnosis.finding import Check, Finding, Skipped
+from jax_seg.diagnosis.finding import Check, Finding
 from jax_seg.diagnosis.sampling import NEARLY_ALL
 from jax_seg.ops.classes import FOREGROUND, MASKED
 
@@ -54,8 +54,6 @@ def saturated(evidence):
 
 def skew(evidence):
     """The path of a voxel in training against that in prediction."""
-    if evidence.of_images:
-        raise Skipped("images are normalised by fixed numbers")
     return [*_refitted(evidence), *_types(evidence), *_other_voxels(evidence)]
 
 
@@ -254,13 +252,18 @@ def _transform(evidence):
     fields = evidence.settings.task["augment"]
     kinds = ("brightness", "contrast", "noise", "blur", "low_resolution")
     chosen = max(kinds, key=lambda kind: fields.get(kind, 0.0))
-    if not fields.get(chosen) and evidence.of_images:
+    if not fields.get(chosen) and "colour.brightness" in evidence.fields:
         return "colour.brightness"
     return f"augment.{chosen}_range"
 
 
 CHECKS = (
     Check(("preprocess.saturated",), saturated, quick=True),
-    Check(("preprocess.skew",), skew, quick=True),
+    Check(
+        ("preprocess.skew",),
+        skew,
+        quick=True,
+        not_for={"image": "images are normalised by fixed numbers"},
+    ),
     Check(("preprocess.skew",), shifted),
 )

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from jax_seg.data.sampling import AXES
-from jax_seg.diagnosis.finding import Check, Finding, Skipped, listed
+from jax_seg.diagnosis.finding import Check, Finding, listed
 from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
 
 MOST = 0.5  # by the meaning of "most": of batches without foreground, of the voxels of a patch
@@ -31,20 +31,18 @@ def no_foreground(evidence):
     batches = least**size
     if batches <= MOST or least <= possible:
         return []
-    images, noun = evidence.of_images, evidence.task.samples
-    field = "data.kind" if images else "data.foreground_share"
+    noun = evidence.task.samples
     if evidence.field("data.balance_target"):
-        field, advice = (
-            "data.balance_target",
-            "Set data.balance_target to 0, or to the labels' own share of foreground.",
-        )
-    elif images:
-        advice = "Choose images that have an object."
-    else:
+        field = "data.balance_target"
+        advice = "Set data.balance_target to 0, or to the labels' own share of foreground."
+    elif "data.foreground_share" in evidence.fields:
+        field = "data.foreground_share"
         advice = (
             "Set data.foreground_share to 0.5, so that every second patch is placed to hold "
             "foreground."
         )
+    else:
+        field, advice = "data.kind", "Choose images that have an object."
     return [
         Finding(
             "sampling.no_foreground",
@@ -66,8 +64,6 @@ def no_foreground(evidence):
 
 def mostly_masked(evidence):
     """Labelled voxels within patches, against other volumes and against smaller patches."""
-    if evidence.of_images:
-        raise Skipped("images have no unlabelled pixels")
     if found := _one_class(evidence):
         return found
     sampler, samples = evidence.task.train, evidence.samples
@@ -77,8 +73,6 @@ def mostly_masked(evidence):
 
 def coverage(evidence):
     """Labelled voxels that no patch of the whole run reaches, by simulating its places."""
-    if evidence.of_images:
-        raise Skipped("every pass reads each image whole")
     sampler, epochs = evidence.task.train, evidence.settings.train["epochs"]
     count = epochs * sampler.patches_per_volume
     numbers = _spread(len(sampler.volumes), 8)
@@ -114,8 +108,6 @@ def coverage(evidence):
 
 def padding(evidence):
     """Voxels of patches that lie outside of the volumes, against the volumes' own size."""
-    if evidence.of_images:
-        raise Skipped("images are resized, not padded")
     sampler = evidence.task.train
     patch, shapes = np.array(sampler.patch), np.array([f.shape for f in sampler.fingerprints])
     padded = 1 - np.minimum(patch, shapes).prod(1) / patch.prod()
@@ -138,9 +130,9 @@ def padding(evidence):
 
 def _volumes_without_foreground(evidence):
     """Share of the training volumes in which no patch could hold foreground."""
-    if evidence.of_images:
-        return np.mean([not np.any(e.label == FOREGROUND) for e in evidence.part("training")])
-    return np.mean([not facts.counts[FOREGROUND] for facts in evidence.task.train.fingerprints])
+    if known := getattr(evidence.task.train, "fingerprints", None):
+        return np.mean([not facts.counts[FOREGROUND] for facts in known])
+    return np.mean([not np.any(e.label == FOREGROUND) for e in evidence.part("training")])
 
 
 def _one_class(evidence):
@@ -276,7 +268,22 @@ def _axes(name, shape):
 
 CHECKS = (
     Check(("sampling.no_foreground",), no_foreground, quick=True),
-    Check(("sampling.mostly_masked",), mostly_masked, quick=True),
-    Check(("sampling.coverage",), coverage, quick=True),
-    Check(("sampling.padding",), padding, quick=True),
+    Check(
+        ("sampling.mostly_masked",),
+        mostly_masked,
+        quick=True,
+        not_for={"image": "images have no unlabelled pixels"},
+    ),
+    Check(
+        ("sampling.coverage",),
+        coverage,
+        quick=True,
+        not_for={"image": "every pass reads each image whole"},
+    ),
+    Check(
+        ("sampling.padding",),
+        padding,
+        quick=True,
+        not_for={"image": "images are resized, not padded"},
+    ),
 )

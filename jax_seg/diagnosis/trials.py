@@ -79,10 +79,8 @@ def make_trials(evidence):
     """The `Trials` of a run's network, loss and optimizer; all share one program.
 
     Raises:
-      Skipped: an update takes too long, or the network is one of images.
+      Skipped: an update takes too long.
     """
-    if evidence.of_images:
-        raise Skipped("the networks of images take minutes to try rates with")
     begin, step = _make_step(evidence)
     batches, start = _batches(evidence), jax.device_get(evidence.fresh.params)
     knobs = evidence.settings.programs["optimizer"]

@@ -43,9 +43,9 @@ def find_noisy(evidence):
         Finding(
             "validation.noisy",
             "warning",
-            f"The {len(labels)} validation volumes hold {foreground} foreground voxels in all: "
-            f"predictions with errors of one rate at random places score a Dice between "
-            f"{scores.min():.3f} and {scores.max():.3f} there.",
+            f"The {len(labels)} validation {evidence.task.wholes} hold {foreground} foreground "
+            f"{evidence.settings.kind.POINT}s in all: predictions with errors of one rate at "
+            f"random places score a Dice between {scores.min():.3f} and {scores.max():.3f} there.",
             {
                 "spread_of_differences": spread,
                 "lowest_dice": float(scores.min()),
@@ -53,10 +53,16 @@ def find_noisy(evidence):
                 "foreground_voxels": foreground,
                 "difference_to_decide": DECIDED,
             },
-            "data.folds",
-            "Hold out more volumes with a smaller data.folds, or label more of them.",
+            *_more(evidence),
         )
     ]
+
+
+def _more(evidence):
+    """(field, advice) to hold out more."""
+    if "data.folds" in evidence.fields:
+        return "data.folds", "Hold out more volumes with a smaller data.folds, or label more."
+    return "data.validation_share", "Hold out more images with a larger data.validation_share."
 
 
 def _equally_good(labels, draws=12):
@@ -103,11 +109,10 @@ def _one_volume(evidence):
     return Finding(
         "validation.noisy",
         "warning",
-        f"Validation rests on one of {total} volumes, so its standard error is unknown and every "
-        "difference between epochs counts as real.",
+        f"Validation rests on one of {total} {evidence.task.wholes}, so its standard error is "
+        "unknown and every difference between epochs counts as real.",
         {"validation_volumes": 1, "volumes": total, "smallest_number_with_an_error": 2},
-        "data.folds",
-        "Hold out at least two volumes, with a smaller data.folds.",
+        *_more(evidence),
     )
 
 
@@ -185,7 +190,8 @@ def _odds(share):
 
 def _unlike_volumes(evidence):
     """Foreground of validation patches against that of their volumes, where patches choose."""
-    if evidence.of_images or evidence.field("validate.metric") != "loss":
+    by_loss = evidence.field("validate.metric") == "loss"
+    if not by_loss or evidence.task.samples == evidence.task.wholes:
         return []
     sampler = evidence.task.validation
     labels = [sampler[number]["label"] for number in range(PATCHES)]

@@ -25,8 +25,6 @@ def shift(evidence):
     examples = list({example.id: example for example in evidence.examples}.values())
     if len(examples) < FEWEST:
         raise Skipped(f"fewer than {FEWEST} volumes to compare")
-    if evidence.of_images:
-        raise Skipped("photographs differ in brightness")
     contrasts = np.array([contrast(one.image, one.label) for one in examples])
     inverted = np.flatnonzero(_inverted(contrasts))
     if len(inverted):
@@ -124,8 +122,6 @@ def _shifted_finding(examples, levels, distances, apart):
 
 def spacing(evidence):
     """Findings of depth that is coarser than patch and network assume."""
-    if evidence.of_images:
-        raise Skipped("images have no depth")
     volumes = [e for e in evidence.part("training")[:EXAMINED] if min(e.image.shape) >= 8]
     if not volumes:
         raise Skipped("no volume has eight slices")
@@ -199,7 +195,9 @@ def _place(examples, apart):
 
 CHECKS = (
     Check(("data.leakage",), leakage, quick=True),
-    Check(("data.corrupt",), corrupt, quick=True),
-    Check(("data.shift",), shift, quick=True),
-    Check(("data.spacing",), spacing, quick=True),
+    Check(("data.corrupt",), corrupt, quick=True, not_for={"image": "an image has no slices"}),
+    Check(
+        ("data.shift",), shift, quick=True, not_for={"image": "photographs differ in brightness"}
+    ),
+    Check(("data.spacing",), spacing, quick=True, not_for={"image": "images have no depth"}),
 )

@@ -8,7 +8,7 @@ series' own.
 from jax_seg.metrics import threshold
 from jax_seg.metrics.balance import class_balance
 from jax_seg.report import milestones
-from jax_seg.runs.run import confusions, noun
+from jax_seg.runs.run import confusions, noun, shared
 from jax_seg.tasks.judged import TRAINING
 
 WEIGHTS = ("", "swa", "ema")
@@ -134,7 +134,7 @@ def optimization(runs):
 
 def samples(runs):
     """What runs train on: 'images' where all of them are of images, else 'patches'."""
-    return "images" if all(run.of_images for run in runs) else "patches"
+    return shared("SAMPLES", runs, otherwise="patches")
 
 
 def foreground(runs):

@@ -202,7 +202,6 @@ def balance(runs, drawn):
         if not run.volumes:
             continue
         found, _ = judgement.balance_of(run)
-        point = "pixels" if run.of_images else "voxels"
         rows = [
             [
                 word(name),
@@ -210,7 +209,7 @@ def balance(runs, drawn):
                 *(number(f"{found['constants'][kind][predictor][key]:.4f}") for key in compared),
                 number(percent(found["constants"][kind][predictor]["foreground_predicted"])),
             ]
-            for kind, over in (("pooled", point), ("mean", f"{run.noun}s"))
+            for kind, over in (("pooled", f"{run.kind.POINT}s"), ("mean", f"{run.noun}s"))
             for predictor, name in {"model": "the model", **CONSTANTS}.items()
         ]
         heads = markup.word_heads("Predictor", "Averaged over")

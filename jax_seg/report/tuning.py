@@ -13,7 +13,7 @@ def thresholds(runs, drawn):
         f'<p class="missing">{escape(run.name)} has no threshold sweep, calibration or '
         f"post-processing{_how_to_tune(run)}</p>"
         for run in runs
-        if run.volumes and not run.tuned and not run.of_images
+        if run.volumes and not run.tuned and run.kind.TUNABLE
     )
     measured = "".join(
         f"<p>The curves of {escape(run.name)} are measured on {_volumes(run.tuned)}.</p>"

@@ -115,7 +115,9 @@ def _dice(run):
 def _of_one(run):
     if "raw" in run.scores:
         raw, on = run.scores["raw"], run.judged_on
-        noun = on.name(run.noun) if run.of_images else f"whole {on.name()}"
+        noun = on.name(run.noun)
+        if f"{run.noun}s" != run.kind.SAMPLES:  # scored in parts while it trained
+            noun = f"whole {noun}"
         count = len(run.volumes)
         volumes = {0: f"{noun}s", 1: f"one {noun}"}.get(count, f"{count} {noun}s")
         worth = {

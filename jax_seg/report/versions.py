@@ -81,7 +81,7 @@ def read_run(workdir, name, kind, honest):
     """
     workdir, run = Path(workdir), open_run(workdir)
     fields = run.fields
-    volumes = {volume.id: volume for volume in held_out.run_volumes(fields, workdir)}
+    volumes = held_out.labelled(fields, workdir)
     own = held_out.table_of(fields)
     counts, predicted, labelled, voxels = {}, 0, 0, 0
     for identifier in run.volumes:

@@ -8,7 +8,6 @@ from jax_seg.report import sprites
 from jax_seg.runs import run as opened
 
 SHOWN = 3  # volumes
-WORST_IMAGES = 6  # beside the median and the best
 PIXELS = 12e6  # of all slices together, to begin with
 CHARACTERS = 8.5e6  # that their pictures may take, which keeps the page below 10 MB
 FLATTEST = 5  # width of a slice by its height: a flatter one is stretched to be visible
@@ -50,7 +49,7 @@ def views(runs, pixels=PIXELS, characters=CHARACTERS):
 def choose(runs):
     """[(id, rank)] of the volumes to show: by mean Dice over the runs, of those with pictures.
 
-    Images take less space than volumes, so more of the worst are shown.
+    Of kinds that take little space, several of the worst are shown, beside the median and the best.
     """
     scores = {}
     for run in runs:
@@ -61,9 +60,10 @@ def choose(runs):
     if not judged:
         return [(name, "") for name in sorted(scores)[:SHOWN]]
     middle = judged[(len(judged) - 1) // 2]
-    if all(run.of_images for run in runs) and len(judged) > WORST_IMAGES + 1:
-        worst = [(name, f"worst, {k}") for k, name in enumerate(judged[:WORST_IMAGES], 1)]
-        middles = [(middle, "median")] if middle not in judged[:WORST_IMAGES] else []
+    count = min(run.kind.WORST for run in runs)
+    if 1 < count < len(judged) - 1:
+        worst = [(name, f"worst, {k}") for k, name in enumerate(judged[:count], 1)]
+        middles = [(middle, "median")] if middle not in judged[:count] else []
         return [*worst, *middles, (judged[-1], "best")]
     found = {"worst": judged[0], "median": middle, "best": judged[-1]}
     if len(judged) < 3:

@@ -10,45 +10,33 @@ from jax_seg.data.readers import check_pair, open_volume, read_volume, read_whol
 from jax_seg.tasks import judged
 
 
-def run_volumes(fields, workdir):
-    """All volumes of the data set of a run, including those it was trained on.
+def labelled(fields, workdir):
+    """All of the data set of a run, what it was trained on included: {id: `Volume` or `Example`}.
 
     Args:
       fields: every field of its configuration by its dotted path, of `configuration.flat`.
       workdir: its folder, where generated volumes lie.
 
-    Returns:
-      List of labelled `Volume`, sorted by id.
-
     Raises:
-      FileNotFoundError, ValueError: of `find_volumes`, or the run does not record its data.
+      FileNotFoundError, ValueError: the data are gone or damaged, or the run does not record them.
     """
     if "data.root" not in fields:
         raise ValueError(
             f"{workdir} does not record its training data: pass --images and --labels of volumes "
             "that it has not seen."
         )
-    refuse_images(fields, workdir)
     root = fields["data.root"]
     try:
         if fields["data.name"] == "synthetic":
             section = {k: fields[f"synthetic.{k}"] for k in ("volumes", "size", "seed")}
             root = dataset.write_synthetic(Path(workdir) / "data", **section)
-        return find_volumes(root, images=fields["data.images"], labels=fields["data.labels"])
+        folders = {name: fields.get(f"data.{name}", "") for name in ("images", "labels")}
+        return tasks.kind_of_run(fields).labelled(root, **folders)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"The data of {workdir} is no longer at data.root={root} ({error}): put it back, or "
             "pass --images and --labels."
         ) from error
-
-
-def refuse_images(fields, workdir):
-    """Raise a ValueError where the configuration is one of images."""
-    if tasks.of_images(fields):
-        raise ValueError(
-            f"{workdir} is a run on images, but this needs volumes: compare its stored scores with "
-            "jax_seg.compare, or score its maps with jax_seg.evaluate --camouflage."
-        )
 
 
 def refuse_seen(fields, workdir, on, pass_instead="--images and --labels"):
@@ -92,7 +80,8 @@ def held_out_volumes(network, images=None, labels=None):
             f"{workdir} does not record which volumes it held out: pass --images and --labels of "
             "volumes that it has not seen."
         )
-    volumes = {volume.id: volume for volume in run_volumes(fields, workdir)}
+    tasks.require_volumes(fields, workdir)
+    volumes = labelled(fields, workdir)
     # As the run stored them: a new split differs if volumes were added or removed.
     if missing := sorted(set(network.validation_ids) - volumes.keys()):
         raise FileNotFoundError(

@@ -153,22 +153,19 @@ def load(member, *, overlap=None, windows=None, device=None, programs=None):
         "trained_with": stored["code_version"],
         "preprocessing": stored["preprocessing"],
     }
-    segment, chosen = _kind(config).segmenter(
+    fields = configuration.flat(config)
+    segment, chosen = tasks.kind_of_run(fields).segmenter(
         network, config, overlap=overlap, windows=windows, name=member.workdir
     )
     best = member.checkpoint in ("", "best") and facts["weights"] == "raw"
     return Network(
         lambda image: segment(device.place(variables), image),
-        configuration.flat(config),
+        fields,
         facts | chosen,
         validation_ids=stored.get("split", {}).get("validation"),
         trained_on=judged.trained_on(stored),
         judged_on=judged.of_stored(stored)._replace(chose=(judged.CHECKPOINT,) * best),
     )
-
-
-def _kind(config):
-    return tasks.kind_of(config.data.get("name", "folder"))  # converted weights name no data
 
 
 def _network(stored, programs):
@@ -286,7 +283,7 @@ def label_table(networks):
 
 
 def _require_square_patch(network):
-    if tasks.of_images(network.fields):
+    if "data.patch" not in network.fields:  # resized to a square
         return
     height, width = network.fields["data.patch"][-2:]
     if height != width:

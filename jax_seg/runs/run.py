@@ -123,12 +123,7 @@ class Run:
     @property
     def kind(self):
         """The module of `tasks` for its kind of data."""
-        return tasks.kind_of(self.fields.get("data.name", "folder"))
-
-    @property
-    def of_images(self):
-        """Whether it was trained on images instead of volumes."""
-        return tasks.of_images(self.fields)
+        return tasks.kind_of_run(self.fields)
 
     @property
     def noun(self):
@@ -243,8 +238,14 @@ def read_volume(run, name):
 
 
 def noun(runs):
-    """What runs are scored on: 'image', or 'volume' if any of them is on volumes."""
-    return "image" if all(run.of_images for run in runs) else "volume"
+    """What runs are scored on: 'image', or 'volume' where they differ."""
+    return shared("NOUN", runs, otherwise="volume")
+
+
+def shared(name, runs, otherwise):
+    """A constant of the runs' kind of data, by its name in `tasks`; `otherwise` if they differ."""
+    found = {getattr(run.kind, name) for run in runs}
+    return found.pop() if len(found) == 1 else otherwise
 
 
 def _missing(run):

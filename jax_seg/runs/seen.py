@@ -4,7 +4,6 @@ import filecmp
 import warnings
 from pathlib import Path
 
-from jax_seg.data import images
 from jax_seg.runs import held_out
 from jax_seg.system.files import read_json
 from jax_seg.tasks import judged, sources
@@ -83,15 +82,12 @@ def outdated(path, choice):
 def _own_images(network):
     """{id: path} of the images of a network's data set; empty if they no longer exist."""
     try:
-        if network.fields.get("data.name") == "images":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the run has reported which images it skips
-                found = images.find_examples(network.fields["data.root"], kind="all")
-        else:
-            found = held_out.run_volumes(network.fields, network.facts["workdir"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the run has reported what it does not read
+            found = held_out.labelled(network.fields, network.facts["workdir"])
     except (FileNotFoundError, ValueError):
         return {}
-    return {one.id: one.image for one in found}
+    return {name: one.image for name, one in found.items()}
 
 
 def _same_file(one, other):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from jax_seg import tasks
 from jax_seg.data.folder import find_images
 from jax_seg.data.names import plain, require_two_folders
 from jax_seg.data.readers import open_volume, read_whole
@@ -55,7 +56,7 @@ def find(run, probabilities=None, labels=None, images=None):
         raise ValueError("--images requires --labels: name both folders, or neither.")
     if images:
         require_two_folders(images, labels)
-    held_out.refuse_images(fields, workdir)
+    tasks.require_volumes(fields, workdir)
     if not (fields or labels):
         raise FileNotFoundError(
             f"{workdir / 'config.json'} does not exist, so the labels are not known: name the "
@@ -102,7 +103,7 @@ def _labelled(fields, workdir, labels, images):
     """([Volume] with labels, ids of the volumes that must have a prediction)."""
     if not labels:
         # The run's other volumes were trained on, and have no prediction.
-        return held_out.run_volumes(fields, workdir), set()
+        return list(held_out.labelled(fields, workdir).values()), set()
     image_of = {v.id: v.image for v in find_images(images)} if images else {}
     found = [v._replace(label=v.image, image=image_of.get(v.id)) for v in find_images(labels)]
     return found, {volume.id for volume in found}

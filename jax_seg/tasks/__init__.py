@@ -1,7 +1,11 @@
 """Kinds of data: volumes and images. Each module holds everything that is specific to its kind.
 
 Each module has
-  NOUN                   'volume' or 'image', for messages
+  NOUN, POINT            'volume' and 'voxel', or 'image' and 'pixel', for messages
+  SAMPLES                what a training batch holds: 'patches' or 'images'
+  TUNABLE                whether `jax_seg.tune` chooses a threshold and post-processing
+  WORST                  how many of the worst results the page shows
+  PREDICTION             `kinds.Kind`: how inputs are read and predictions written
   FIELDS                 {section of the configuration: the fields that it uses, None for all}
   prepare(workdir, preprocessing, *, seed, **sections) -> `Task`
   sample_shape(data)     shape of one training sample's image, channels last
@@ -9,7 +13,9 @@ Each module has
   augmentation(preprocessing, **sections) -> (key, batch) -> batch
   labelled(root, images, labels) -> {id: volume or example with its label}
   read_pair(example, table) -> (image, encoded label), [D, H, W] each
+  read_middle(example, sampler, box_of) -> (image, label, first voxel, whole shape, group)
   read_probability(path) -> what `evaluate` wrote, [D, H, W]
+  probability_of(result) -> float32 [D, H, W], from the last of what `Task.segment` yields
   segmenter(network, config, ...) -> (variables, array as read) -> logits [D, H, W]
 """
 
@@ -18,9 +24,29 @@ from jax_seg.tasks import images, volumes
 KINDS = {"folder": volumes, "synthetic": volumes, "images": images}
 
 
-def of_images(fields):
-    """Whether a configuration, every field by its dotted path, is one of images."""
-    return fields.get("data.name") == "images"
+def kind_of_run(fields):
+    """The module of the kind of data of a run.
+
+    Args:
+      fields: every field of its configuration by its dotted path. Converted weights name no data:
+        they are of volumes.
+    """
+    return kind_of(fields.get("data.name", "folder"))
+
+
+def require_volumes(fields, workdir):
+    """Raise a ValueError unless a run is on volumes.
+
+    Args:
+      fields: of `kind_of_run`.
+      workdir: its folder, for the message.
+    """
+    kind = kind_of_run(fields)
+    if kind is not volumes:
+        raise ValueError(
+            f"{workdir} is a run on {kind.NOUN}s, but this needs volumes: compare its stored "
+            "scores with jax_seg.compare, or score its maps with jax_seg.evaluate --camouflage."
+        )
 
 
 def kind_of(name):

@@ -15,10 +15,13 @@ from jax_seg.data.preprocess import stored as stored_preprocessing
 from jax_seg.data.readers import pictures as files
 from jax_seg.metrics import camouflage, segmentation
 from jax_seg.system.files import write_json
-from jax_seg.tasks import sources
+from jax_seg.tasks import kinds, sources
 from jax_seg.tasks.task import Task, stored_scores
 
-NOUN = "image"
+NOUN, POINT, SAMPLES = "image", "pixel", "images"
+TUNABLE = False
+WORST = 6  # an image takes less space on the page than a volume
+PREDICTION = kinds.IMAGES
 FIELDS = {
     "data": (
         *("name", "root", "kind", "super_classes", "validation_share", "split_seed", "grouped"),
@@ -74,8 +77,8 @@ def prepare(workdir, preprocessing, *, seed, data, augment, colour, validate):
             checksums={one.id: checksums[one.id] for one in validation},
             pairs={one.id: (one.image, one.mask) for one in validation},
         ),
-        samples="images",
-        wholes="images",
+        samples=SAMPLES,
+        wholes=f"{NOUN}s",
         about=f"{len(training)} training and {len(validation)} validation images",
         remarks=[],
     )
@@ -114,9 +117,21 @@ def read_pair(example, _table):
     return image.mean(-1)[None], mask.astype(np.uint8)[None]
 
 
+def read_middle(example, _sampler, _box_of):
+    """(image, mask, (0, 0, 0), shape, super-class): as in `read_pair`, always whole."""
+    image, mask = read_pair(example, None)
+    return image, mask, (0, 0, 0), image.shape, example.super_class or ""
+
+
 def read_probability(path):
     """The probabilities [1, H, W] that `evaluate` wrote as a map."""
     return files.read_map(path)[None] / np.float32(255)
+
+
+def probability_of(result):
+    """The probabilities float32 [1, H, W] of (map, mask), the last that `segment_images` yields."""
+    found, _ = result
+    return found[None] / np.float32(255)
 
 
 def segmenter(network, config, *, overlap=None, windows=None, name=""):

@@ -5,10 +5,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from jax_seg.data import folder, images
 from jax_seg.data.readers import open_volume, pictures, read_whole
 from jax_seg.data.writers import write_tiff
+from jax_seg.infer.inspection import inspect
 from jax_seg.system import memory
 from jax_seg.system.outputs import written_by
 
@@ -26,6 +28,9 @@ class Kind(NamedTuple):
       suffix: suffix of the files that are written.
       name: its noun in the plural.
       certain: value of a prediction where the object is certain.
+      inspect: (path, array, facts of the networks) -> facts of the input for its sidecar.
+      as_map: logits -> prediction, if that is the probability itself; None if a threshold and
+        steps of post-processing decide.
     """
 
     find: Callable
@@ -34,6 +39,8 @@ class Kind(NamedTuple):
     suffix: str
     name: str
     certain: int
+    inspect: Callable
+    as_map: Callable | None = None
 
 
 def _read_volume(path):
@@ -52,11 +59,25 @@ def _write_mask(path, prediction):
     write_tiff(path, prediction, compression="lzw", origin=written_by("predict"))
 
 
+def _inspect_volume(path, array, networks):
+    grids = {(tuple(each["patch"]), each["overlap"]) for each in networks}
+    ranges = {(each["preprocessing"]["low"], each["preprocessing"]["high"]) for each in networks}
+    return inspect(path, array, grids=grids, ranges=ranges)
+
+
 def _write_map(path, prediction):
     pictures.write_map(path, prediction[0], origin=written_by("predict"))
 
 
-VOLUMES = Kind(folder.find_images, _read_volume, _write_mask, ".tif", "volumes", certain=1)
+VOLUMES = Kind(
+    find=folder.find_images,
+    read=_read_volume,
+    write=_write_mask,
+    suffix=".tif",
+    name="volumes",
+    certain=1,
+    inspect=_inspect_volume,
+)
 IMAGES = Kind(
     find=images.find_images,
     read=lambda path: pictures.read_image(path)[None],
@@ -64,4 +85,6 @@ IMAGES = Kind(
     suffix=".png",
     name="images",
     certain=255,
+    inspect=lambda path, array, networks: {},
+    as_map=lambda logits: pictures.as_map(np.asarray(jax.nn.sigmoid(logits))),
 )

@@ -20,10 +20,13 @@ from jax_seg.infer.sliding_window import predict_volume
 from jax_seg.metrics import segmentation
 from jax_seg.metrics.balance import class_balance, remarks, require_target
 from jax_seg.system.files import write_json
-from jax_seg.tasks import sources
+from jax_seg.tasks import kinds, sources
 from jax_seg.tasks.task import Task, stored_scores
 
-NOUN = "volume"
+NOUN, POINT, SAMPLES = "volume", "voxel", "patches"
+TUNABLE = True
+WORST = 1
+PREDICTION = kinds.VOLUMES
 FIELDS = {
     "data": (
         *("name", "root", "images", "labels", "background", "foreground", "ignore"),
@@ -82,8 +85,8 @@ def prepare(
             steps=postprocessing.after_threshold(postprocess["steps"], threshold),
             target=target,
         ),
-        samples="patches",
-        wholes="volumes",
+        samples=SAMPLES,
+        wholes=f"{NOUN}s",
         about=_about(found),
         remarks=found.remarks,
     )
@@ -163,9 +166,33 @@ def read_pair(volume, table):
     return read_volume(volume.image), encode(read_volume(volume.label), table, volume.label)
 
 
+def read_middle(volume, sampler, box_of):
+    """A part of a large volume, as training reads it.
+
+    Args:
+      volume: Volume.
+      sampler: `PatchSampler` that it belongs to.
+      box_of: shape -> (first voxel, size) of the part.
+
+    Returns:
+      (image [d, h, w] as stored, encoded label, first voxel, shape of the whole volume, name of its
+      scroll or '').
+    """
+    image, label = sampler.cache.open(volume.image), sampler.cache.open(volume.label)
+    start, size = box_of(image.shape)
+    encoded = encode(label.read(start, size), sampler.table, volume.label)
+    scroll = str(volume.scroll_id or "")
+    return image.read(start, size), encoded, start, tuple(image.shape), scroll
+
+
 def read_probability(path):
     """The probabilities [D, H, W] that `evaluate` wrote."""
     return read_volume(path)
+
+
+def probability_of(logits):
+    """The probabilities float32 [D, H, W] of what `segment_volumes` yields last."""
+    return np.asarray(jax.nn.sigmoid(logits))
 
 
 def segmenter(network, config, *, overlap=None, windows=None, name=""):

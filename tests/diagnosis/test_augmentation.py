@@ -12,7 +12,6 @@ from jax_seg.data.augment import augment
 from jax_seg.data.preprocess import Preprocessing
 from jax_seg.diagnosis import augmentation, preprocessing
 from jax_seg.diagnosis.evidence import Evidence
-from jax_seg.diagnosis.finding import Skipped
 from tests.conftest import tiny_config, write_volumes
 
 SIZE = 20
@@ -40,9 +39,9 @@ def evidence(plain, changed=None, **fields):
     return types.SimpleNamespace(
         augmented=(plain, plain if changed is None else changed),
         settings=types.SimpleNamespace(task={"augment": fields}),
+        fields={},
         task=types.SimpleNamespace(validation=[{"image": image} for image in stored]),
         preprocessing=PREPROCESSING,
-        of_images=False,
     )
 
 
@@ -196,8 +195,3 @@ def test_volumes_of_another_type(tmp_path):
     (found,) = preprocessing.skew(Evidence(tiny_config(root)))
     assert "volumes of uint16 (v1)" in found.says
     assert found.evidence["usual_high"] < 256 < found.evidence["high"]
-
-
-def test_images_are_normalised_by_fixed_numbers():
-    with pytest.raises(Skipped):
-        preprocessing.skew(types.SimpleNamespace(of_images=True))

@@ -12,6 +12,7 @@ from jax_seg.diagnosis.finding import CAUSES, SEVERITIES, Check, Finding, Skippe
 from jax_seg.runs.checkpoint_folder import PREFIX
 from jax_seg.system import configuration
 from jax_seg.system.files import write_json
+from jax_seg.tasks import images, volumes
 from tests.conftest import ROOT, tiny_config, write_volumes
 
 
@@ -19,9 +20,13 @@ def finding(name, severity="warning"):
     return Finding(name, severity, "It is so.", {"share": 0.5}, "data.patch", "Set another.")
 
 
-def evidence(workdir=None, quick=False):
+def evidence(workdir=None, quick=False, kind=volumes):
     return types.SimpleNamespace(
-        workdir=workdir, quick=quick, settings=None, task=None, programs=None
+        workdir=workdir,
+        quick=quick,
+        settings=types.SimpleNamespace(kind=kind),
+        task=None,
+        programs=None,
     )
 
 
@@ -71,6 +76,14 @@ def test_a_check_that_lacks_data_is_reported_as_skipped():
             "advice": "Set another.",
         }
     ]
+
+
+def test_images_are_spared_the_causes_that_only_volumes_can_have():
+    alone = [check for check in CHECKS if check.not_for]
+    report = examine(evidence(kind=images), alone)
+    assert report.skipped["data.spacing"] == "images have no depth"
+    assert len(report.skipped) > 10 and not report.checked and not report.failed
+    assert all(check.not_for.keys() == {images.NOUN} for check in alone)
 
 
 def test_a_quick_examination_leaves_slow_checks_out():

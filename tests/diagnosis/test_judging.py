@@ -45,7 +45,6 @@ def of_predictions(pairs, workdir="run", **fields):
     fields = defaults | fields
     return types.SimpleNamespace(
         workdir=Path(workdir),
-        of_images=False,
         holds_out=True,
         predictions=[(f"v{n}", p, label, None) for n, (p, label) in enumerate(pairs)],
         field=lambda path, default=None: fields.get(path, default),
@@ -320,7 +319,6 @@ def test_validation_volumes_with_more_foreground_than_any_other():
             holds_out=True,
             part=lambda name: part(name, parts[name]),
             field=lambda path, default=None: "dice",
-            of_images=False,
         )
 
     assert validation.find_unlike(evidence((0.12, 0.1))) == []

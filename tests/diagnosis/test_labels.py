@@ -21,7 +21,7 @@ def volumes():
     return [(image, label) for *_, image, label in synthetic.volumes(6, 40, seed=1)]
 
 
-def evidence(pairs, classes=(BACKGROUND, FOREGROUND, MASKED), quick=False, of_images=False):
+def evidence(pairs, classes=(BACKGROUND, FOREGROUND, MASKED), quick=False):
     """Fake evidence of (image, stored label) pairs; classes of the stored values 0, 1 and 2."""
     examples, stored = [], {}
     for number, (image, label) in enumerate(pairs):
@@ -39,8 +39,8 @@ def evidence(pairs, classes=(BACKGROUND, FOREGROUND, MASKED), quick=False, of_im
         examples=examples,
         part=lambda name: [example for example in examples if example.part == name],
         quick=quick,
-        of_images=of_images,
         task=SimpleNamespace(train=SimpleNamespace(cache=cache)),
+        fields={"data.background": (0,)},
         field=lambda path, default=None: default,
     )
 

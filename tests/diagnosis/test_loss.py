@@ -40,7 +40,6 @@ def evidence(weights, label=None, fields=None, predictions=None, **options):
         workdir="run" if predictions else None,
         epochs=[{"validation": {"loss": 0.9}}, {"validation": {"loss": 0.7}}],
         predictions=predictions,
-        of_images=False,
         field=lambda path, default=None: fields.get(path, default),
     )
 

@@ -130,6 +130,8 @@ def test_probabilities_after_two_sigmoids(generator):
     (finding,) = network.find_twice(predicted(1 / (1 + np.exp(-p)), label))
     assert (finding.name, finding.severity) == ("model.saturated", "error")
     assert finding.evidence["cross_entropy_without"] < finding.evidence["cross_entropy"]
+    alike = np.full(label.shape, 0.53)  # of an untrained network, say
+    assert not network.find_twice(predicted(alike, label))
 
 
 def shaped(patch, **fields):
@@ -163,7 +165,6 @@ def outlined(seed):
 def looking(radius, monkeypatch, examples):
     monkeypatch.setattr(reach, "sight", lambda _: radius)
     return types.SimpleNamespace(
-        of_images=False,
         task=types.SimpleNamespace(shape=(32, 32, 32, 1)),
         part=lambda name: examples,
         field=lambda path, default=None: 0,

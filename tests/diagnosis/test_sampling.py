@@ -9,7 +9,6 @@ from jax_seg.data.fingerprint import measure
 from jax_seg.data.labels import label_table
 from jax_seg.data.sampling import PatchSampler
 from jax_seg.diagnosis import sampling
-from jax_seg.diagnosis.finding import Skipped
 
 SIZE = 32
 
@@ -47,8 +46,8 @@ def evidence(labels, *, patch=16, epochs=4, patches=6, fields=None, **changes):
         task=types.SimpleNamespace(train=sampler, samples="patches", wholes="volumes"),
         samples={name: np.stack([one[name] for one in drawn]) for name in drawn[0]},
         settings=types.SimpleNamespace(batch=2, train={"epochs": epochs}),
-        of_images=False,
         quick=False,
+        fields={"data.foreground_share": 0.5},
         field=(fields or {}).get,
     )
 
@@ -158,20 +157,13 @@ def test_patches_larger_than_the_volumes():
     assert sampling.padding(evidence(sheets(), patch=36)) == []
 
 
-def test_images_are_skipped():
-    given = types.SimpleNamespace(of_images=True)
-    for check in (sampling.mostly_masked, sampling.coverage, sampling.padding):
-        with pytest.raises(Skipped):
-            check(given)
-
-
 def test_images_without_objects():
     label = np.zeros((12, 8, 8, 1), np.uint8)
     given = types.SimpleNamespace(
-        of_images=True,
+        fields={},
         samples={"label": label},
         settings=types.SimpleNamespace(batch=2),
-        task=types.SimpleNamespace(samples="images", wholes="images"),
+        task=types.SimpleNamespace(samples="images", wholes="images", train=None),
         part=lambda _: [types.SimpleNamespace(label=np.ones((1, 8, 8)))] * 3,
         field=lambda _: None,
     )

@@ -29,13 +29,12 @@ def healthy():
     return found
 
 
-def evidence(examples, quick=False, of_images=False, holds_out=True, **fields):
+def evidence(examples, quick=False, holds_out=True, **fields):
     fields = {"data.group": "scroll_id", "data.patch": (32, 32, 32), **fields}
     return SimpleNamespace(
         examples=examples,
         part=lambda name: [example for example in examples if example.part == name],
         quick=quick,
-        of_images=of_images,
         holds_out=holds_out,
         field=lambda path, default=None: fields.get(path, default),
     )
@@ -164,9 +163,3 @@ def test_thick_slices_are_found_where_the_network_ignores_them(healthy):
     assert found.evidence["planar_levels_that_fit"] == 2
     assert "model.planar_levels=2" in found.advice and "(16, 32, 32)" in found.advice
     assert volumes.spacing(evidence(sampled[1:], **{"model.planar_levels": 2})) == []
-
-
-def test_images_are_skipped(healthy):
-    for check in (corrupt, volumes.shift, volumes.spacing):
-        with pytest.raises(Skipped):
-            check(evidence(healthy, of_images=True))
