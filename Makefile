@@ -1,10 +1,11 @@
 # make demo: train, predict and score on generated volumes.   make test: check format and lint, run all tests.
+# make gpu: all figures of a graphics card in nine minutes.
 PYTHON ?= python3
 BIN := .venv/bin
 ENVIRONMENT := .venv/installed
 DEMO := runs/demo
 
-.PHONY: environment demo test format clean
+.PHONY: environment demo test gpu format clean
 
 environment: $(ENVIRONMENT)
 
@@ -28,6 +29,10 @@ test: environment
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
+
+gpu: environment
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cuda12]'
+	$(BIN)/python -m benchmarks.gpu --output runs/gpu
 
 format: environment
 	$(BIN)/ruff format .

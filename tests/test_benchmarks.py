@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from benchmarks import conv, input, timing, train_step
+from benchmarks import conv, gpu, input, own_step, timing, train_step
 
 
 def test_conv(capsys):
@@ -25,6 +25,31 @@ def test_input(capsys):
     assert input.main([f"--{name}={value}" for name, value in sizes.items()]) > 0
     lines = capsys.readouterr().out.splitlines()
     assert sum(re.search(r"^(loader|steps) .* \d+\.\d+$", line) is not None for line in lines) == 3
+
+
+def test_own_step(capsys):
+    fields = "--config.data.batch=1 --config.model.dtype=bfloat16 --config.average.swa_every=0"
+    own_step.main(f"--config configs/v6.py:demo --steps 1 {gpu.TINY} {fields}".split())
+    output = capsys.readouterr().out
+    assert "batch 1, bfloat16" in output and " GB foretold" in output
+    shares = [float(share) for share in re.findall(r"([\d.]+)% of the device's time", output)]
+    assert len(shares) == own_step.KERNELS and sum(shares) <= 100 and shares[0] > 0
+
+
+def test_the_figures_of_a_card_come_one_by_one(tmp_path, monkeypatch):
+    found = [
+        gpu.Benchmark("good", "Good", "-c print('figure')"),
+        gpu.Benchmark("broken", "Broken", "-c 1/0"),
+        gpu.Benchmark("long", "Long", "-c input()", None),
+        gpu.Benchmark("slow", "Slow", "-c __import__('time').sleep(600)"),
+        gpu.Benchmark("late", "Late", "-c print('never')"),
+    ]
+    monkeypatch.setattr(gpu, "LEAST", 0.0)
+    states = gpu.run(found, tmp_path, minutes=4 / 60, small=True)
+    assert states == {"good": "done", "broken": "failed", "slow": "ended", "late": "left out"}
+    page = (tmp_path / "README.md").read_text()
+    assert page.index("## Good") < page.index("figure") < page.index("ZeroDivisionError")
+    assert "never" not in page and "Long" not in page
 
 
 def test_inference_agrees_with_its_peer():

@@ -1,0 +1,171 @@
+"""All figures of a graphics card in nine minutes, the most telling first: `make gpu`.
+
+    python -m benchmarks.gpu --output FOLDER
+    python -m benchmarks.gpu --output FOLDER --small     rehearsal of two minutes, on a CPU too
+
+Each benchmark is a process of its own, and its output a file in the folder as soon as it ends;
+README.md there lists them all. One that fails, or for which no time is left, is named there too and
+ends no other. PyTorch and MONAI (extra 'bench') are the peers and left out where they are missing.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+MINUTES = 9.0
+LEAST = 10.0  # seconds that a benchmark needs to say anything
+
+
+class Benchmark(NamedTuple):
+    """A benchmark.
+
+    Attributes:
+      name: of its file.
+      title: what its figures are.
+      command: what follows `python`.
+      small: what follows that in a rehearsal; later flags replace earlier ones. None leaves the
+        benchmark out of it.
+    """
+
+    name: str
+    title: str
+    command: str
+    small: str | None = ""
+
+
+def _train_step(batch):
+    return Benchmark(
+        f"train_step_batch_{batch}",
+        f"Training step and inference of 32 filters on 128³, batch {batch}, beside PyTorch",
+        "-m benchmarks.train_step --filters 32 --size 128 --dtype bfloat16 --repeats 5 "
+        f"--batch {batch}",
+        "--small",
+    )
+
+
+TINY = "--config.data.patch=(16,16,16) --config.model.filters=2 --config.model.poolings=1"
+AT_ONCE = "--config.data.batch=8 --config.model.dtype=bfloat16"
+BENCHMARKS = (
+    Benchmark("machine", "Versions and card", "-m benchmarks.own_step"),
+    _train_step(8),
+    Benchmark(
+        "step_of_v6",
+        "The step of v6 as it trains, 128³, batch 8: time, memory and its largest kernels",
+        f"-m benchmarks.own_step --config configs/v6.py {AT_ONCE}",
+        f"--config configs/v6.py:demo --steps 1 --config.data.batch=1 {TINY}",
+    ),
+    Benchmark(
+        "step_of_detector",
+        "The step of the detector of camouflaged objects, batch 8",
+        f"-m benchmarks.own_step --config configs/cod10k.py {AT_ONCE}",
+        None,
+    ),
+    _train_step(2),
+    Benchmark(
+        "inference",
+        "Sliding windows beside MONAI's, in float32",
+        "-m benchmarks.inference --size 256 --patch 128 --filters 32",
+        "--size 24 --patch 16 --filters 2 --poolings 1 --repeats 1",
+    ),
+    _train_step(4),
+    _train_step(12),
+    Benchmark(
+        "largest_batch",
+        "Largest batch of v6 at 128³",
+        "launch.py --config configs/v6.py --find_batch --config.model.dtype=bfloat16",
+        None,
+    ),
+    Benchmark(
+        "input",
+        "Does the device wait for data? 128³, batch 8",
+        "-m benchmarks.input --patch 128 --batch 8 --filters 32",
+        "--volumes 2 --size 20 --patch 16 --batch 2 --filters 2 --poolings 1 --steps 2 "
+        "--repeats 1 --threads 1",
+    ),
+    Benchmark("losses", "Losses on 128³", "-m benchmarks.losses --size 128", "--size 16"),
+    Benchmark(
+        "startup",
+        "Seconds to the first update, without and with compiled programs on the disk",
+        "-m benchmarks.startup",
+        None,
+    ),
+)
+
+
+def run(benchmarks, folder, minutes=MINUTES, small=False):
+    """Run benchmarks in turn and record each as it ends.
+
+    Args:
+      benchmarks: of `Benchmark`.
+      folder: for a file of each and README.md.
+      minutes: for all; what does not fit is ended, and the rest left out.
+      small: rehearse.
+
+    Returns:
+      {name: 'done', 'failed', 'ended' or 'left out'}.
+    """
+    folder, end = Path(folder), time.monotonic() + 60 * minutes
+    folder.mkdir(parents=True, exist_ok=True)
+    states, seconds = {}, {}
+    for one in benchmarks:
+        if small and one.small is None:
+            continue
+        left, began = end - time.monotonic(), time.monotonic()
+        states[one.name] = "left out" if left < LEAST else _run(one, folder, left, small)
+        seconds[one.name] = time.monotonic() - began
+        _write_page(benchmarks, states, seconds, folder)
+        print(f"{one.name}: {states[one.name]} after {seconds[one.name]:.0f} s", flush=True)
+    return states
+
+
+def _run(benchmark, folder, limit, small):
+    words = f"{benchmark.command} {benchmark.small if small else ''}".split()
+    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    with (folder / f"{benchmark.name}.txt").open("w") as file:
+        print(f"python {' '.join(words)}\n", file=file, flush=True)
+        try:
+            process = subprocess.run(
+                [sys.executable, *words],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                timeout=limit,
+                env=environment,
+            )
+        except subprocess.TimeoutExpired:
+            return "ended"
+    return "failed" if process.returncode else "done"
+
+
+def _write_page(benchmarks, states, seconds, folder):
+    lines = ["# Figures of a graphics card", ""]
+    for one in benchmarks:
+        if state := states.get(one.name):
+            lines += [f"## {one.title}", "", f"{state} after {seconds[one.name]:.0f} s", ""]
+            file = folder / f"{one.name}.txt"
+            if file.exists():
+                lines += ["```", file.read_text(errors="replace").strip(), "```", ""]
+    (folder / "README.md").write_text("\n".join(lines))
+
+
+def main(argv=None):
+    """Run the command line; returns 1 if a benchmark failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", required=True, type=Path, help="folder for the figures")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="for all (default: 9)")
+    parser.add_argument("--only", nargs="+", choices=[b.name for b in BENCHMARKS], default=None)
+    parser.add_argument(
+        "--small", action="store_true", help="rehearsal: its timings are meaningless"
+    )
+    arguments = parser.parse_args(argv)
+    chosen = [b for b in BENCHMARKS if arguments.only is None or b.name in arguments.only]
+    states = run(chosen, arguments.output, arguments.minutes, arguments.small)
+    print(f"Figures: {arguments.output / 'README.md'}")
+    return int("failed" in states.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
