@@ -9,6 +9,7 @@ ends no other. PyTorch and MONAI (extra 'bench') are the peers and left out wher
 """
 
 import argparse
+import importlib.util
 import os
 import subprocess
 import sys
@@ -29,12 +30,14 @@ class Benchmark(NamedTuple):
       command: what follows `python`.
       small: what follows that in a rehearsal; later flags replace earlier ones. None leaves the
         benchmark out of it.
+      peer: package without which it cannot run.
     """
 
     name: str
     title: str
     command: str
     small: str | None = ""
+    peer: str = ""
 
 
 def _train_step(batch):
@@ -70,6 +73,7 @@ BENCHMARKS = (
         "Sliding windows beside MONAI's, in float32",
         "-m benchmarks.inference --size 256 --patch 128 --filters 32",
         "--size 24 --patch 16 --filters 2 --poolings 1 --repeats 1",
+        peer="monai",
     ),
     _train_step(4),
     _train_step(12),
@@ -106,7 +110,7 @@ def run(benchmarks, folder, minutes=MINUTES, small=False):
       small: rehearse.
 
     Returns:
-      {name: 'done', 'failed', 'ended' or 'left out'}.
+      {name: 'done', 'failed', 'ended', or 'left out …'}.
     """
     folder, end = Path(folder), time.monotonic() + 60 * minutes
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +119,12 @@ def run(benchmarks, folder, minutes=MINUTES, small=False):
         if small and one.small is None:
             continue
         left, began = end - time.monotonic(), time.monotonic()
-        states[one.name] = "left out" if left < LEAST else _run(one, folder, left, small)
+        if one.peer and not importlib.util.find_spec(one.peer):
+            states[one.name] = f"left out without {one.peer}"
+        elif left < LEAST:
+            states[one.name] = "left out for lack of time"
+        else:
+            states[one.name] = _run(one, folder, left, small)
         seconds[one.name] = time.monotonic() - began
         _write_page(benchmarks, states, seconds, folder)
         print(f"{one.name}: {states[one.name]} after {seconds[one.name]:.0f} s", flush=True)

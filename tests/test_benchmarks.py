@@ -41,12 +41,19 @@ def test_the_figures_of_a_card_come_one_by_one(tmp_path, monkeypatch):
         gpu.Benchmark("good", "Good", "-c print('figure')"),
         gpu.Benchmark("broken", "Broken", "-c 1/0"),
         gpu.Benchmark("long", "Long", "-c input()", None),
+        gpu.Benchmark("beside", "Beside a peer", "-c input()", peer="no_such_peer"),
         gpu.Benchmark("slow", "Slow", "-c __import__('time').sleep(600)"),
         gpu.Benchmark("late", "Late", "-c print('never')"),
     ]
     monkeypatch.setattr(gpu, "LEAST", 0.0)
     states = gpu.run(found, tmp_path, minutes=4 / 60, small=True)
-    assert states == {"good": "done", "broken": "failed", "slow": "ended", "late": "left out"}
+    assert states == {
+        "good": "done",
+        "broken": "failed",
+        "beside": "left out without no_such_peer",
+        "slow": "ended",
+        "late": "left out for lack of time",
+    }
     page = (tmp_path / "README.md").read_text()
     assert page.index("## Good") < page.index("figure") < page.index("ZeroDivisionError")
     assert "never" not in page and "Long" not in page
