@@ -118,8 +118,11 @@ class Rise(NamedTuple):
       best: index of that epoch.
       rose: validation loss of the later half of the epochs since, above the lowest.
       fell: training loss of the same, below that around the best epoch.
-      noise, train_noise: of the two losses.
+      noise, train_noise: of the two losses from epoch to epoch. Every epoch is judged on the same
+        patches, so what these have in common cancels.
+      learned: by how much the validation loss fell until the best epoch.
       gap: of validation over training loss, in the same epochs.
+      error: standard error of that gap over volumes.
     """
 
     best: int
@@ -127,17 +130,24 @@ class Rise(NamedTuple):
     fell: float
     noise: float
     train_noise: float
+    learned: float
     gap: float
+    error: float
 
     @property
     def clear(self):
-        """Whether the validation loss rose beyond its noise."""
-        return self.rose >= CLEAR * self.noise
+        """Whether the validation loss rose beyond its noise, by a good part of what was learned."""
+        return self.rose >= max(CLEAR * self.noise, STILL * self.learned)
+
+    @property
+    def diverges(self):
+        """Whether it did so, and the training loss did not fall either."""
+        return self.clear and self.fell < self.train_noise
 
     @property
     def overfits(self):
-        """Whether it did so while the training loss fell."""
-        return self.clear and self.fell >= self.train_noise
+        """Whether it did so while the training loss fell, far below that of any volume held out."""
+        return self.clear and self.fell >= self.train_noise and self.gap >= CLEAR * self.error
 
 
 def rise(found):
@@ -156,9 +166,11 @@ def rise(found):
         best,
         rose=float(losses[late].mean() - losses[best]),
         fell=float(train[max(best - 1, 0) : best + 2].mean() - train[late].mean()),
-        noise=float(max(found.error[late].mean(), scatter(losses))),
+        noise=scatter(losses),
         train_noise=scatter(train),
+        learned=float(losses[0] - losses[best]),
         gap=float((losses - train)[late].mean()),
+        error=float(found.error[late].mean()),
     )
 
 

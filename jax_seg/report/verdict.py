@@ -212,7 +212,7 @@ def _how_it_ended(found):
     if rise and rise.overfits:
         end = f", and has risen by {rise.rose:.3f} while the training loss kept falling"
         return "bad", f"{end}: the run overfits."
-    if rise and rise.clear:
+    if rise and rise.diverges:
         end = f", and {found.validation[-1]:.3f} at the end"
         return "bad", f"{end}; the training loss did not fall either."
     if fall.clear and fall.rate_share >= curves.ANNEALED:
