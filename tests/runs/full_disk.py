@@ -1,5 +1,6 @@
 """What a process of its own does with a disk that is full, as its terminal then shows it."""
 
+import itertools
 import shutil
 import sys
 import warnings
@@ -15,12 +16,13 @@ def with_limits(run):
     """Save under limits on the size of a file, waiting for it and not, and show what is raised."""
     startup.prepare()
     warnings.simplefilter("always", UserWarning)
-    for limit in (0, 10, 100, 300, 600, 1500):
-        for waits in (True, False):
-            manager = checkpoints.open_checkpoints(run, metric="loss", keep=2)
-            with files_of_at_most(limit):
-                _save(manager, waits)
-                manager.close()
+    cases = itertools.product((0, 10, 100, 300, 600, 1500), (True, False))
+    # Each with a step of its own: threads of the save before may still write.
+    for step, (limit, waits) in enumerate(cases, 4):
+        manager = checkpoints.open_checkpoints(run, metric="loss", keep=2)
+        with files_of_at_most(limit):
+            _save(manager, waits, step)
+            manager.close()
 
 
 def with_pages(run):
@@ -43,9 +45,9 @@ def with_pages(run):
     print("saved")
 
 
-def _save(manager, waits):
+def _save(manager, waits, step=4):
     try:
-        checkpoints.save(manager, state_of(4, 4), position(4) | {"about": "x" * 20_000})
+        checkpoints.save(manager, state_of(4, step), position(step) | {"about": "x" * 20_000})
         if waits:
             checkpoints.wait(manager)
     except OSError as error:
