@@ -187,7 +187,9 @@ def _inspection(kind, networks, on):
         return lambda image, _: {"judged_on": on[image.id].as_json()}
     facts = [network.facts for network in networks]
     grids = {(tuple(each["patch"]), each["overlap"]) for each in facts}
-    ranges = {(each["preprocessing"]["low"], each["preprocessing"]["high"]) for each in facts}
+    rules = [each["preprocessing"] for each in facts]
+    # A volume that is normalised by its own intensities has no range that it could miss.
+    ranges = {(rule["low"], rule["high"]) for rule in rules if "low" in rule}
 
     def facts_of(volume, array):
         found = inspect(volume.image, array, grids=grids, ranges=ranges)

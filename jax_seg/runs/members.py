@@ -154,7 +154,12 @@ def load(member, *, overlap=None, windows=None, device=None, programs=None):
         "preprocessing": stored["preprocessing"],
     }
     segment, chosen = _kind(config).segmenter(
-        network, config, overlap=overlap, windows=windows, name=member.workdir
+        network,
+        config,
+        preprocess.stored(stored["preprocessing"]),
+        overlap=overlap,
+        windows=windows,
+        name=member.workdir,
     )
     best = member.checkpoint in ("", "best") and facts["weights"] == "raw"
     return Network(
@@ -252,11 +257,13 @@ def load_together(texts, weights=None, *, overlap=None, windows=None, flips=(), 
         facts["rotations"] = True
         for network in networks:
             _require_square_patch(network)
+    averaged = [network.fields.get("validate.average", "probabilities") for network in networks]
     segment = functools.partial(
         ensemble.mean_logits,
         [network.segment for network in networks],
         weights=weights,
         orientations=ensemble.orientations_of(flips, rotations),
+        of=agreed("average", averaged, "combine imported networks with imported ones"),
     )
     return segment, networks, facts
 

@@ -119,7 +119,7 @@ def read_probability(path):
     return files.read_map(path)[None] / np.float32(255)
 
 
-def segmenter(network, config, *, overlap=None, windows=None, name=""):
+def segmenter(network, config, preprocessing, *, overlap=None, windows=None, name=""):
     """How a trained network segments an image at its own size.
 
     Args:
