@@ -109,14 +109,13 @@ def mean_logits(members, volume, *, weights=None, orientations=(UPRIGHT,), of="p
             return logits
         total = jnp.zeros(volume.shape[:3], jnp.float32) if total is None else total
         # Waiting keeps the next member's parameters off the device until this one is done.
-        term = logits if of == "logits" else jax.nn.sigmoid(logits)
-        total = _add(total, term, weight).block_until_ready()
+        total = _add(total, logits, weight, of).block_until_ready()
     return total if of == "logits" else _logits(total)
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _add(total, term, weight):
-    return total + weight * term
+@functools.partial(jax.jit, donate_argnums=0, static_argnums=3)
+def _add(total, logits, weight, of):
+    return total + weight * (logits if of == "logits" else jax.nn.sigmoid(logits))
 
 
 @functools.partial(jax.jit, donate_argnums=0)

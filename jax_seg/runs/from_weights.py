@@ -4,28 +4,48 @@ import contextlib
 import shutil
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import ml_collections
 import numpy as np
 
 from jax_seg.data import intensities
 from jax_seg.data.folder import find_images
-from jax_seg.data.preprocess import Preprocessing, fit_preprocessing
+from jax_seg.data.preprocess import PerVolume, Preprocessing, fit_preprocessing
 from jax_seg.data.readers import read_volume
 from jax_seg.runs import checkpoints
 from jax_seg.system import configuration
 from jax_seg.system.files import remove_unfinished_beside, unfinished, write_json
 
 
-def write_workdir(workdir, model, params, *, preprocessing, patch):
-    """Write a network as the folder of a run; it appears complete or not at all.
+class Imported(NamedTuple):
+    """A network that was trained elsewhere.
+
+    Attributes:
+      model: `unet.Model` or another of `models.MODELS`.
+      params: its parameters.
+      preprocessing: `Preprocessing` or `PerVolume` that the network was trained with.
+      patch: window size in voxels.
+      name: of the model in `models.MODELS`.
+      validate: what differs in the configuration's section of that name.
+      source: dict of JSON types about where the weights come from.
+    """
+
+    model: object
+    params: dict
+    preprocessing: Preprocessing | PerVolume
+    patch: tuple
+    name: str = "unet"
+    validate: dict = {}  # noqa: RUF012 (nothing writes to it)
+    source: dict | None = None
+
+
+def write_workdir(workdir, networks):
+    """Write networks as the folders of runs; they appear complete or not at all.
 
     Args:
       workdir: a folder that does not exist, or is empty.
-      model: `unet.Model`.
-      params: its parameters.
-      preprocessing: `Preprocessing` that the network was trained with.
-      patch: window size in voxels.
+      networks: {name of a subfolder: `Imported`}; '' is `workdir` itself.
 
     Raises:
       ValueError: the folder is not empty.
@@ -33,32 +53,41 @@ def write_workdir(workdir, model, params, *, preprocessing, patch):
     """
     workdir = Path(workdir)
     require_empty(workdir)
+    remove_unfinished_beside(workdir)
+    beside = unfinished(workdir, "")
+    try:
+        for name, network in networks.items():
+            _write(beside / name, network)
+        beside.replace(workdir)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _write(folder, network):
+    model = network.model
     fields = {field: getattr(model, field) for field in model.__dataclass_fields__}
     fields = {k: v for k, v in fields.items() if k not in ("parent", "name")}
+    validate = {"metric": "loss", "overlap": 0.5, "windows": 1, "threshold": 0.5}
     config = configuration.as_dict(
         ml_collections.ConfigDict(
             {
-                "model": {"name": "unet", **fields},
-                "data": {"patch": tuple(patch)},
-                "validate": {"metric": "loss", "overlap": 0.5, "windows": 1, "threshold": 0.5},
+                "model": {"name": network.name, **fields},
+                "data": {"patch": tuple(network.patch)},
+                "validate": validate | network.validate,
             }
         )
     )
     stored = {
         "epoch": 0,
         "config": config,
-        "preprocessing": preprocessing._asdict(),
+        "preprocessing": network.preprocessing._asdict(),
         "code_version": checkpoints.code_version(),
     }
-    remove_unfinished_beside(workdir)
-    beside = unfinished(workdir, "")
-    try:
-        write_json(beside / "config.json", config)
-        with contextlib.closing(checkpoints.open_checkpoints(beside, metric="loss")) as manager:
-            checkpoints.save_params(manager, params, stored)
-        beside.replace(workdir)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    if network.source:
+        stored["source"] = network.source
+    write_json(folder / "config.json", config)
+    with contextlib.closing(checkpoints.open_checkpoints(folder, metric="loss")) as manager:
+        checkpoints.save_params(manager, network.params, stored)
 
 
 def require_empty(workdir):
