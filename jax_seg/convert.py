@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from jax_seg import models
 from jax_seg.data import preprocess
 from jax_seg.infer.ensemble import AXES
-from jax_seg.runs import from_weights
+from jax_seg.runs import from_weights, members
 from jax_seg.system import outputs, startup
 from jax_seg.system.commands import exit_status
 from jax_seg.system.program import program
@@ -177,7 +178,7 @@ def _imported(fold, path):
         preprocess.stored(plan.intensities),
         plan.patch,
         name=NETWORKS[plan.network],
-        validate={"average": "logits", "padding": "zero"},
+        validate={"convention": members.NNUNET},
         source={
             "program": "nnU-Net",
             "checkpoint": str(path.absolute()),
@@ -186,6 +187,7 @@ def _imported(fold, path):
             "configuration": plan.configuration,
             "foreground": plan.foreground,
             "spacing": plan.spacing,
+            "head": jax.tree.map(np.ndarray.tolist, fold.head),
         },
     )
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from jax_seg import models, tasks
 from jax_seg.data import preprocess
-from jax_seg.infer import ensemble
+from jax_seg.infer import as_nnunet, ensemble
 from jax_seg.infer.network import make_network
 from jax_seg.runs import checkpoints, held_out
 from jax_seg.system import configuration
@@ -26,6 +26,8 @@ from jax_seg.system.files import existing, read_json
 from jax_seg.tasks import judged
 
 WEIGHTS = ("raw", "swa", "ema")
+NNUNET = "nnunet"
+"""`validate.convention` of an imported network, which predicts as nnU-Net does."""
 
 
 class Member(NamedTuple):
@@ -125,7 +127,15 @@ class Device:
         return self._placed
 
 
-def load(member, *, overlap=None, windows=None, device=None, programs=None):
+def load(
+    member,
+    *,
+    overlap=None,
+    windows=None,
+    device=None,
+    programs=None,
+    orientations=(ensemble.UPRIGHT,),
+):
     """Read a network.
 
     Its parameters stay in host memory, and on the device until another network's are
@@ -137,13 +147,14 @@ def load(member, *, overlap=None, windows=None, device=None, programs=None):
       device: `Device` that the networks of an ensemble share.
       programs: dict in which they share compiled programs, if configuration and preprocessing
         are the same.
+      orientations: over which a network of nnU-Net averages within each window.
 
     Raises:
       FileNotFoundError, ValueError: there is no such run, checkpoint or average.
     """
     variables, stored, step = read(member)
     config, device = configuration.from_dict(stored["config"]), device or Device()
-    network = _network(stored, {} if programs is None else programs)
+    programs = {} if programs is None else programs
     facts = {
         "workdir": str(Path(member.workdir).absolute()),
         "step": step,
@@ -153,14 +164,18 @@ def load(member, *, overlap=None, windows=None, device=None, programs=None):
         "trained_with": stored["code_version"],
         "preprocessing": stored["preprocessing"],
     }
-    segment, chosen = _kind(config).segmenter(
-        network,
-        config,
-        preprocess.stored(stored["preprocessing"]),
-        overlap=overlap,
-        windows=windows,
-        name=member.workdir,
-    )
+    rule = preprocess.stored(stored["preprocessing"])
+    if config.validate.get("convention") == NNUNET:
+        segment, chosen = _as_nnunet(stored, config, rule, programs, overlap, orientations)
+    else:
+        segment, chosen = _kind(config).segmenter(
+            _network(stored["config"]["model"], stored["preprocessing"], programs),
+            config,
+            rule,
+            overlap=overlap,
+            windows=windows,
+            name=member.workdir,
+        )
     best = member.checkpoint in ("", "best") and facts["weights"] == "raw"
     return Network(
         lambda image: segment(device.place(variables), image),
@@ -176,14 +191,31 @@ def _kind(config):
     return tasks.kind_of(config.data.get("name", "folder"))  # converted weights name no data
 
 
-def _network(stored, programs):
+def _network(model, preprocessing, programs):
     """The network of a stored configuration, compiled once for all of `programs`."""
-    model, preprocessing = stored["config"]["model"], stored["preprocessing"]
     key = json.dumps([model, preprocessing], sort_keys=True)
     if key not in programs:
         built = models.build(**configuration.from_dict(model))
         programs[key] = make_network(built, preprocess.stored(preprocessing))
     return programs[key]
+
+
+def _as_nnunet(stored, config, rule, programs, overlap, orientations):
+    """`segmenter` of a network that was imported from nnU-Net, with the head that it had there."""
+    head = jax.tree.map(np.float32, stored["source"]["head"], is_leaf=lambda v: isinstance(v, list))
+    fields = dict(configuration.from_dict(stored["config"]["model"]))
+    fields |= {"out_channels": len(head["bias"]), "deep_supervision": 0}
+    program = _network(fields, stored["preprocessing"], programs)
+    options = {
+        "patch": tuple(config.data.patch),
+        "overlap": config.validate.overlap if overlap is None else overlap,
+    }
+
+    def segment(variables, volume):
+        network = functools.partial(program, {"params": {**variables["params"], "output": head}})
+        return as_nnunet.segment_volume(network, volume, rule, **options, orientations=orientations)
+
+    return segment, options | {"patch": list(options["patch"])}
 
 
 def _digest(variables):
@@ -245,7 +277,8 @@ def load_together(texts, weights=None, *, overlap=None, windows=None, flips=(), 
     """
     members = [text if isinstance(text, Member) else parse(text) for text in texts]
     weights = ensemble.normalised(weights, len(members))
-    shared = {"device": Device(), "programs": {}}
+    orientations = ensemble.orientations_of(flips, rotations)
+    shared = {"device": Device(), "programs": {}, "orientations": orientations}
     networks = [load(member, overlap=overlap, windows=windows, **shared) for member in members]
     facts = dict(networks[0].facts)
     if len(networks) > 1:
@@ -257,13 +290,18 @@ def load_together(texts, weights=None, *, overlap=None, windows=None, flips=(), 
         facts["rotations"] = True
         for network in networks:
             _require_square_patch(network)
-    averaged = [network.fields.get("validate.average", "probabilities") for network in networks]
+    imported = agreed(
+        "way of averaging",
+        [network.fields.get("validate.convention", "probabilities") for network in networks],
+        "combine networks of nnU-Net with others of it",
+    )
     segment = functools.partial(
         ensemble.mean_logits,
         [network.segment for network in networks],
         weights=weights,
-        orientations=ensemble.orientations_of(flips, rotations),
-        of=agreed("average", averaged, "combine imported networks with imported ones"),
+        # nnU-Net turns each window, which `load` has seen to.
+        orientations=(ensemble.UPRIGHT,) if imported == NNUNET else orientations,
+        of="logits" if imported == NNUNET else "probabilities",
     )
     return segment, networks, facts
 

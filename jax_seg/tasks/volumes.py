@@ -187,7 +187,6 @@ def segmenter(network, config, preprocessing, *, overlap=None, windows=None, nam
         "patch": config.data.patch,
         "overlap": overlap,
         "batch": config.validate.windows if windows is None else windows,
-        "padding": config.validate.get("padding", "edge"),  # imported networks name another
     }
 
     def segment(variables, volume):

@@ -30,7 +30,8 @@ class Fold(NamedTuple):
     Attributes:
       name: of its folder, as 'fold_0'.
       plan: `Plan`.
-      params: float32 parameters of the plan's model.
+      params: float32 parameters of the plan's model, which has one logit.
+      head: the last layer with all logits of nnU-Net's network: 'kernel' [C, K] and 'bias' [K].
       trainer: class that trained it.
       epoch: number of epochs that it was trained for.
       mirrored: axes of the stored volume along which nnU-Net averages over flips.
@@ -40,6 +41,7 @@ class Fold(NamedTuple):
     name: str
     plan: Plan
     params: dict
+    head: dict
     trainer: str
     epoch: int
     mirrored: tuple
@@ -107,6 +109,7 @@ def read_fold(path):
     arguments = beside.get("init_args") or {}
     plan = read_plan(path.parent.parent, arguments.get("configuration", "3d_fullres"))
     arrays, unused = _canonical(path, arrays)
+    head = _head(path, arrays, plan)
     arrays, more = _folded(path, arrays, plan)
     model = models.build(NETWORKS[plan.network], **plan.fields)
     x = jnp.zeros((1, *model.smallest_input(), 1))
@@ -129,6 +132,7 @@ def read_fold(path):
         path.parent.name,
         plan,
         params,
+        head,
         trainer,
         int(beside.get("current_epoch") or 0),
         tuple(sorted(plan.axes.index(axis + flat) for axis in allowed)),
@@ -153,6 +157,21 @@ def _canonical(path, arrays):
         else:
             copies.append(name)
     return kept, copies
+
+
+def _head(path, arrays, plan):
+    """The last layer as it is; ValueError where there is none."""
+    name = f"decoder.seg_layers.{plan.fields['poolings'] - 1}"
+    try:
+        kernel, bias = arrays[f"{name}.weight"], arrays[f"{name}.bias"]
+    except KeyError as error:
+        raise ValueError(
+            f"{path} has no tensor {error}, so it does not fit the {plan.network} of plans.json."
+        ) from error
+    return {
+        "kernel": np.asarray(kernel, np.float32).reshape(kernel.shape[:2]).T,
+        "bias": np.asarray(bias, np.float32),
+    }
 
 
 def _folded(path, arrays, plan):
