@@ -43,8 +43,8 @@ class ResidualLevel(nn.Module):
 class Model(nn.Module):
     """Residual-encoder U-Net: x [B, D, H, W, in_channels] -> float32 logits [B, D, H, W, out].
 
-    102,354,913 parameters with nnU-Net's six levels in three dimensions, `features`
-    (32, 64, 128, 256, 320, 320) and affine norms.
+    102,348,193 parameters with nnU-Net's six levels in three dimensions, `features`
+    (32, 64, 128, 256, 320, 320).
 
     Attributes: of `unet.Model`, but `convolutions` counts residual blocks, () for 1, 3, 4, 6, 6, …,
       and () for `decoder_convolutions` is 1.

@@ -13,9 +13,9 @@ from jax_seg.data import intensities
 from jax_seg.data.folder import find_images
 from jax_seg.data.preprocess import PerVolume, Preprocessing, fit_preprocessing
 from jax_seg.data.readers import read_volume
-from jax_seg.runs import checkpoints
+from jax_seg.runs import checkpoints, members
 from jax_seg.system import configuration
-from jax_seg.system.files import remove_unfinished_beside, unfinished, write_json
+from jax_seg.system.files import read_json, remove_unfinished_beside, unfinished, write_json
 
 
 class Imported(NamedTuple):
@@ -74,6 +74,7 @@ def _write(folder, network):
                 "model": {"name": network.name, **fields},
                 "data": {"patch": tuple(network.patch)},
                 "validate": validate | network.validate,
+                **_rule_section(network.preprocessing),
             }
         )
     )
@@ -88,6 +89,46 @@ def _write(folder, network):
     write_json(folder / "config.json", config)
     with contextlib.closing(checkpoints.open_checkpoints(folder, metric="loss")) as manager:
         checkpoints.save_params(manager, network.params, stored)
+
+
+def _rule_section(preprocessing):
+    """The section `preprocess` that makes a run normalise like this; {} where none does."""
+    if not isinstance(preprocessing, PerVolume):
+        return {}
+    return {"preprocess": {"per_volume": True, **preprocessing._asdict()}}
+
+
+def inherit(config, defaults):
+    """Complete the configuration of a run that starts from an imported network.
+
+    The fields of `model` and `preprocess` and data.patch that the configuration leaves at their
+    defaults become those of the network, so that its weights fit and see what they were trained on.
+
+    Args:
+      config: ConfigDict, changed in place.
+      defaults: ConfigDict with the default of every field.
+
+    Returns:
+      A sentence that names what was set; '' where train.start_from names no imported network.
+    """
+    source = config.train.start_from
+    path = Path(members.parse(source).workdir, "config.json") if source else None
+    if path is None or not path.is_file():
+        return ""
+    stored = configuration.from_dict(read_json(path))
+    if "train" in stored:  # a run of this project, whose configuration is repeated on purpose
+        return ""
+    known, given = configuration.flat(stored), configuration.flat(config)
+    usual, changed = configuration.flat(defaults), {}
+    for field, value in known.items():
+        inherited = field.startswith(("model.", "preprocess.")) or field == "data.patch"
+        if inherited and given.get(field, value) == usual.get(field) != value:
+            changed[field] = value
+    config.update_from_flattened_dict(changed)
+    if not changed:
+        return ""
+    words = ", ".join(f"{field}={value}" for field, value in changed.items())
+    return f"Taken from {source}, since the configuration leaves them at their defaults: {words}."
 
 
 def require_empty(workdir):

@@ -220,8 +220,8 @@ def _intensities(plans, stored, path):
     if scheme in PER_VOLUME:
         return {
             "name": PER_VOLUME[scheme],
-            "low_percentile": 0,
-            "high_percentile": 100,
+            "low_percentile": 0.0,
+            "high_percentile": 100.0,
             "region": "nonzero" if masked and scheme == "ZScoreNormalization" else "box",
         }
     if scheme == CLIPPED:

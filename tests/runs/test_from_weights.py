@@ -19,9 +19,8 @@ def parameters():
 
 def write(workdir):
     model = Model(filters=2, poolings=0)
-    from_weights.write_workdir(
-        workdir, model, parameters(), preprocessing=PREPROCESSING, patch=(16, 16, 16)
-    )
+    network = from_weights.Imported(model, parameters(), PREPROCESSING, patch=(16, 16, 16))
+    from_weights.write_workdir(workdir, {"": network})
 
 
 def test_what_is_written_is_read_back(tmp_path):
