@@ -113,14 +113,17 @@ def prepare(
         preprocessing=preprocessing,
         numbers=_numbers(used, cache, preprocessing, threads) if own else None,
         # Volumes that differ by a factor are what a normalisation of each is for.
-        remarks=[]
-        if own
-        else intensities.remarks(
-            {v.id: facts[v.id].intensities for v in train},
-            {v.id: facts[v.id].intensities for v in validation},
-            preprocessing.low,
-            preprocessing.high,
-        ),
+        remarks=[] if own else _remarks(train, validation, facts, preprocessing),
+    )
+
+
+def _remarks(train, validation, facts, preprocessing):
+    """Sentences on unusual intensities, see `intensities.remarks`."""
+    return intensities.remarks(
+        {v.id: facts[v.id].intensities for v in train},
+        {v.id: facts[v.id].intensities for v in validation},
+        preprocessing.low,
+        preprocessing.high,
     )
 
 

@@ -37,11 +37,11 @@ def window_starts(length, window, overlap):
 def gaussian_profile(window):
     """Weight of each voxel along one axis of a window: a Gaussian of sigma window / 8.
 
-    As in nnU-Net (Isensee et al. 2021), whose Gaussian is centred on voxel window // 2. The weight
-    of a voxel is the product over the axes.
+    As in nnU-Net (Isensee et al. 2021), from which the weight of the borders, kept above zero, is
+    taken too. The weight of a voxel is the product over the axes.
     """
-    positions = np.arange(window) - window // 2
-    return np.exp(-0.5 * (positions / (window / 8)) ** 2).astype(np.float32)
+    positions = np.arange(window) - (window - 1) / 2
+    return np.maximum(np.exp(-0.5 * (positions / (window / 8)) ** 2), 1e-3).astype(np.float32)
 
 
 def predict_volume(network, volume, *, patch, overlap=0.5, batch=1):
