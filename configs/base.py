@@ -110,7 +110,7 @@ def _augment():
 def _model():
     """The network: see `jax_seg/models/unet.py`."""
     model = ml_collections.ConfigDict()
-    model.name = "unet"  # or 'residual_unet'
+    model.name = "unet"  # or 'residual_unet', see configs/residual_m.py
     model.filters = 32  # channels of the finest level
     model.poolings = 4  # resolution levels below the finest
     model.in_channels = 1
@@ -119,7 +119,7 @@ def _model():
     # Finest levels without pooling along depth: one per factor 2 of spacing.
     model.planar_levels = 0
     # Per level, finest first; () for the default.
-    model.features = ()  # channels; () doubles filters
+    model.features = ()  # channels, beginning with filters; () doubles them
     model.kernels = ()  # sizes, as ((1, 3, 3), (3, 3, 3)); () for 3
     model.strides = ()  # from the level above, as ((1, 1, 1), (1, 2, 2)); () for 2
     model.convolutions = ()  # of the encoder: () for 2, or residual blocks, () for 1, 3, 4, 6, 6, …

@@ -215,6 +215,11 @@ def _advice(names, fold):
         f"  python -m jax_seg.predict --workdir {' '.join(names)}{flags} --input IMAGES --output "
         "FOLDER",
     ]
+    lines += [
+        "Train it further on your volumes:",
+        f"  python launch.py --config configs/nnunet.py --config.train.start_from={names[0]} "
+        "--config.schedule.learning_rate=1e-3 --config.data.root=FOLDER",
+    ]
     if fold.plan.spacing:
         spacing = " × ".join(f"{number:g}" for number in fold.plan.spacing)
         lines.append(f"It was trained on volumes with a spacing of {spacing} (z, y, x).")

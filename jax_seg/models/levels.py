@@ -136,6 +136,11 @@ def _check_per_level(model):
             and min(given, default=1) < 1
         ):
             raise ValueError(f"model.{name} is {given}; give numbers of 1 or more.")
+    if model.features and model.features[0] != model.filters:
+        raise ValueError(
+            f"model.features begins with {model.features[0]}, but model.filters is "
+            f"{model.filters}; give the finest level's channels in both."
+        )
     for name in ("kernels", "strides"):
         given = getattr(model, name)
         if given and model.planar_levels:

@@ -25,7 +25,7 @@ class Model(nn.Module):
       planar_levels: number of finest levels that do not change depth: kernels 1×3×3, pooling and
         upsampling 1×2×2, as nnU-Net plans for voxels that are deeper than wide (Isensee et al.
         2021). One such level for each factor of 2 between the spacings, at most `poolings`.
-      features: channels of each level, finest first; () doubles `filters`.
+      features: channels of each level, finest first, beginning with `filters`; () doubles them.
       kernels: size of each level's kernels, as ((1, 3, 3), (3, 3, 3), …); () for 3 voxels, or as
         `planar_levels` says.
       strides: of each level from the one above, beginning with (1, 1, 1); () for 2.
