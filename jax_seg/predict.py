@@ -35,8 +35,8 @@ def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog=program("predict"),
-        description="Segment volumes (as uint8 TIFF, 1 is foreground) or images (as PNG, 255 means "
-        "probability 1) with trained models.",
+        description="Segment volumes (as uint8, 1 is foreground, in TIFF; of NIfTI, NRRD and "
+        "MRC in the same format) or images (as PNG, 255 means probability 1) with trained models.",
     )
     chosen = parser.add_mutually_exclusive_group(required=True)
     chosen.add_argument(
@@ -136,7 +136,7 @@ def _predict(arguments):
         settings=settings,
         probabilities=arguments.probabilities,
     )
-    passed = done + len(errors)
+    passed, suffix = done + len(errors), {v.id: kind.suffix(v.image) for v in found}
     for name, result in results:
         passed += 1
         if isinstance(result, Exception):
@@ -144,7 +144,7 @@ def _predict(arguments):
         else:
             trained_on = on[name].volumes == judged.TRAINING
             mark = on[name].suffix(kind.name.removesuffix("s")) if trained_on else ""
-            _report(f"[{passed}/{len(found)}] {output / name}{kind.suffix}", result, mark)
+            _report(f"[{passed}/{len(found)}] {output / name}{suffix[name]}", result, mark)
     if passed < len(found):
         print(f"{len(found) - passed} {kind.name} were not predicted.", file=sys.stderr)
     sentences = [f"{name}: {error}" for name, error in errors.items()]
@@ -152,7 +152,7 @@ def _predict(arguments):
     if arguments.submission and errors:
         print(f"{arguments.submission} is not written: it would be incomplete.", file=sys.stderr)
     elif arguments.submission:
-        _write_submission(arguments.submission, output, [v.id for v in found])
+        _write_submission(arguments.submission, output, [v.id + suffix[v.id] for v in found])
         print(f"Submission: {arguments.submission} ({len(found)} volumes)")
     return status
 
@@ -167,7 +167,7 @@ def _protect(arguments, networks, kind, found):
     names = [
         name
         for image in found
-        for name in sidecar.files_of(image.id, kind.suffix, arguments.probabilities)
+        for name in sidecar.files_of(image.id, kind.suffix(image.image), arguments.probabilities)
     ]
     written = [arguments.output / name for name in names]
     written += [sidecar.path_of(arguments.output, image.id) for image in found]
@@ -212,7 +212,7 @@ def _write_submission(path, output, names):
     with replacing(path) as beside, zipfile.ZipFile(beside, "w") as archive:
         archive.comment = outputs.written_by("predict").encode()
         for name in names:
-            archive.write(output / f"{name}.tif", f"{name}.tif")
+            archive.write(output / name, name)
 
 
 def _networks(arguments):

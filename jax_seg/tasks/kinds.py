@@ -8,7 +8,7 @@ import jax
 
 from jax_seg.data import folder, images
 from jax_seg.data.readers import open_volume, pictures, read_whole
-from jax_seg.data.writers import write_tiff
+from jax_seg.data.write_like import suffix_like, write_like
 from jax_seg.system import memory
 from jax_seg.system.outputs import written_by
 
@@ -22,8 +22,8 @@ class Kind(NamedTuple):
     Attributes:
       find: list of paths -> list of items with an 'id' and the path 'image'.
       read: path -> array, [D, H, W] or [1, H, W, 3].
-      write: (path, prediction [D, H, W]).
-      suffix: suffix of the files that are written.
+      write: (path, prediction [D, H, W], path of the input).
+      suffix: path of the input -> suffix of the file that is written for it.
       name: its noun in the plural.
       certain: value of a prediction where the object is certain.
     """
@@ -31,7 +31,7 @@ class Kind(NamedTuple):
     find: Callable
     read: Callable
     write: Callable
-    suffix: str
+    suffix: Callable
     name: str
     certain: int
 
@@ -48,20 +48,20 @@ def _read_volume(path):
     return read_whole(reader)
 
 
-def _write_mask(path, prediction):
-    write_tiff(path, prediction, compression="lzw", origin=written_by("predict"))
+def _write_mask(path, prediction, source):
+    write_like(path, prediction, source, origin=written_by("predict"))
 
 
-def _write_map(path, prediction):
+def _write_map(path, prediction, _):
     pictures.write_map(path, prediction[0], origin=written_by("predict"))
 
 
-VOLUMES = Kind(folder.find_images, _read_volume, _write_mask, ".tif", "volumes", certain=1)
+VOLUMES = Kind(folder.find_images, _read_volume, _write_mask, suffix_like, "volumes", certain=1)
 IMAGES = Kind(
     find=images.find_images,
     read=lambda path: pictures.read_image(path)[None],
     write=_write_map,
-    suffix=".png",
+    suffix=lambda _: ".png",
     name="images",
     certain=255,
 )
