@@ -19,7 +19,7 @@ from jax_seg import tasks
 from jax_seg.data.readers import pictures
 from jax_seg.infer import ensemble, postprocess, sidecar
 from jax_seg.infer.files import predict_files
-from jax_seg.infer.inspection import inspect
+from jax_seg.infer.inspection import inspect, other_spacing
 from jax_seg.infer.logits import foreground
 from jax_seg.runs import checkpoints, members, seen
 from jax_seg.runs.data_folders import data_folders
@@ -191,8 +191,12 @@ def _inspection(kind, networks, on):
     # A volume that is normalised by its own intensities has no range that it could miss.
     ranges = {(rule["low"], rule["high"]) for rule in rules if "low" in rule}
 
+    spacings = {tuple(each.get("trained_spacing") or ()) for each in facts}
+
     def facts_of(volume, array):
         found = inspect(volume.image, array, grids=grids, ranges=ranges)
+        sentences = {other_spacing(volume.image, spacing) for spacing in spacings}
+        found["warnings"] += sorted(sentences - {""})
         return found | {"judged_on": on[volume.id].as_json()}
 
     return facts_of

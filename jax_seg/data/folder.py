@@ -141,8 +141,8 @@ def _volumes_in(path):
     if not found:
         held = f" in place of {', '.join(child.name for child in rest[:5])}" if rest else ""
         raise FileNotFoundError(
-            f"{path} holds no volume: put .tif, .tiff, .zarr or .ome.zarr volumes there{held}, or "
-            ".nii, .nii.gz, .nrrd, .mrc, .h5 or .n5, or name another folder."
+            f"{path} holds no volume: put .tif, .zarr, .nii.gz, .nrrd, .mrc, .h5 or .n5 volumes "
+            f"there{held}, or name another folder."
         )
     warn_of_rest(path, rest, {_id(child) for child in found}, "volumes")
     return found

@@ -1,6 +1,7 @@
 """Check a volume against the networks that segment it: windows and intensities."""
 
 from jax_seg.data import intensities
+from jax_seg.data.readers import open_volume, spacing
 from jax_seg.infer.sliding_window import count_empty
 
 
@@ -25,3 +26,23 @@ def inspect(name, image, *, grids, ranges):
         "empty_windows": sum(empty for empty, _ in counts),
         "warnings": sorted(sentences - {""}),
     }
+
+
+def other_spacing(path, trained):
+    """A sentence where a volume is not of the spacing that an imported network was trained on.
+
+    Args:
+      path: of the volume.
+      trained: (z, y, x) that nnU-Net resampled its training volumes to; None where it did not.
+
+    Returns:
+      The sentence; '' where the spacings agree, or one of them is not known.
+    """
+    found = trained and spacing.as_nnunet(path, open_volume(path).spacing)
+    if not found or not spacing.differ(found, trained):
+        return ""
+    here, there = (" × ".join(f"{number:.3g}" for number in three) for three in (found, trained))
+    return (
+        f"{path} has a voxel spacing of {here} (z, y, x), but the network was trained at {there}, "
+        "to which nnU-Net would resample it: resample the volume for the same result."
+    )

@@ -52,7 +52,8 @@ class Network(NamedTuple):
         for images, image uint8 [1, H, W, 3] -> logits [1, H, W].
       fields: every field of its run's configuration by its dotted path.
       facts: what identifies it: workdir, step, epoch, weights, their digest, trained_with (code
-        version), preprocessing, and for volumes patch and overlap.
+        version), preprocessing, and for volumes patch and overlap; of networks imported from
+        nnU-Net also trained_spacing.
       validation_ids: ids of the volumes or images that its run held out; None if not recorded.
       trained_on: ids of those that its weights were trained on; None if not recorded.
       judged_on: `JudgedOn` of what its run held out.
@@ -164,6 +165,8 @@ def load(
         "trained_with": stored["code_version"],
         "preprocessing": stored["preprocessing"],
     }
+    if spacing := stored.get("source", {}).get("spacing"):
+        facts["trained_spacing"] = spacing
     rule = preprocess.stored(stored["preprocessing"])
     if config.validate.get("convention") == NNUNET:
         segment, chosen = _as_nnunet(stored, config, rule, programs, overlap, orientations)

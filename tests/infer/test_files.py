@@ -100,7 +100,7 @@ def test_an_output_that_cannot_be_written_ends_it_once(found, tmp_path):
         segmented.append(int(image.max()))
         return jnp.zeros(image.shape)
 
-    def full(path, prediction):
+    def full(path, prediction, source):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     results = predict(found[:1] * 5, tmp_path / "out", segment, VOLUMES._replace(write=full))
