@@ -53,7 +53,7 @@ def main(argv):
         config_flags.get_config_filename(flags.FLAGS["config"])
     )
     try:
-        if sentence := from_weights.inherit(config, default_of(config)):
+        if sentence := from_weights.inherit(config, default_of(config), workdir):
             print(sentence)
         if FIND_BATCH.value:
             largest = find_batch.find_batch(config, cards.CARDS.get(FOR.value))

@@ -19,6 +19,7 @@ from jax_seg.infer.ensemble import AXES
 from jax_seg.runs import from_weights, members
 from jax_seg.system import outputs, startup
 from jax_seg.system.commands import exit_status
+from jax_seg.system.files import existing
 from jax_seg.system.program import program
 from jax_seg.weights import nnunet, unet
 from jax_seg.weights.nnunet_plans import NETWORKS
@@ -73,7 +74,7 @@ def main(argv=None):
 
 def _convert(arguments):
     inputs = [Path(arguments.images)] if arguments.images else []
-    folder = nnunet.is_model_folder(arguments.source)
+    folder = nnunet.is_model_folder(existing(arguments.source))
     if arguments.source.is_dir():
         inputs.append(arguments.source)
     outputs.require_apart(arguments.workdir, inside=inputs, flag="WORKDIR")
@@ -167,7 +168,11 @@ def convert_folder(source, workdir, *, folds=(), checkpoint="final"):
     }
     from_weights.write_workdir(workdir, networks)
     names = [str(Path(workdir) / name) for name in networks]
-    return "\n".join([*map(_describe, names, read), *_advice(names, read[0])])
+    lines = [*map(_describe, names, read), *_advice(names, read[0])]
+    absent = [name for name in nnunet.USUAL if name not in paths]
+    if not folds and "fold_all" not in paths and absent:
+        lines.insert(len(names), f"{source} has no {', '.join(absent)}; nnU-Net averages all five.")
+    return "\n".join(lines)
 
 
 def _imported(fold, path):

@@ -98,7 +98,7 @@ def _rule_section(preprocessing):
     return {"preprocess": {"per_volume": True, **preprocessing._asdict()}}
 
 
-def inherit(config, defaults):
+def inherit(config, defaults, workdir):
     """Complete the configuration of a run that starts from an imported network.
 
     The fields of `model` and `preprocess` and data.patch that the configuration leaves at their
@@ -107,16 +107,20 @@ def inherit(config, defaults):
     Args:
       config: ConfigDict, changed in place.
       defaults: ConfigDict with the default of every field.
+      workdir: of the run, which repeats what it inherited where the network has moved since.
 
     Returns:
       A sentence that names what was set; '' where train.start_from names no imported network.
     """
     source = config.train.start_from
-    path = Path(members.parse(source).workdir, "config.json") if source else None
-    if path is None or not path.is_file():
+    if not source:
         return ""
-    stored = configuration.from_dict(read_json(path))
-    if "train" in stored:  # a run of this project, whose configuration is repeated on purpose
+    stored = _stored_config(members.parse(source).workdir)
+    if not stored:  # moved since
+        stored = _stored_config(workdir)
+        if not stored or stored.train.start_from != source:
+            return ""
+    elif "train" in stored:  # a run of this project: its network is named on purpose
         return ""
     known, given = configuration.flat(stored), configuration.flat(config)
     usual, changed = configuration.flat(defaults), {}
@@ -129,6 +133,12 @@ def inherit(config, defaults):
         return ""
     words = ", ".join(f"{field}={value}" for field, value in changed.items())
     return f"Taken from {source}, since the configuration leaves them at their defaults: {words}."
+
+
+def _stored_config(workdir):
+    """The configuration of a run, {} where there is none."""
+    path = Path(workdir, "config.json")
+    return configuration.from_dict(read_json(path)) if path.is_file() else {}
 
 
 def require_empty(workdir):

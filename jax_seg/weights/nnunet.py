@@ -22,6 +22,7 @@ from jax_seg.weights.torch_checkpoint import read_checkpoint
 from jax_seg.weights.unet import channels_last
 
 CHECKPOINTS = ("final", "best")
+USUAL = tuple(f"fold_{number}" for number in range(5))  # that nnU-Net trains and predicts with
 
 
 class Fold(NamedTuple):

@@ -23,7 +23,7 @@ def test_windows_and_warnings_over_all_networks():
 def test_another_spacing_than_that_of_an_imported_network(tmp_path):
     """Of TIFF as the JSON file beside it says, of NRRD in millimetres."""
     path = tmp_path / "case_0000.tif"
-    tifffile.imwrite(path, np.zeros((2, 3, 4), np.uint8))
+    tifffile.imwrite(path, np.zeros((5, 6, 7), np.uint8))
     assert other_spacing(path, (45, 4.6, 4.6)) == ""
     (tmp_path / "case.json").write_text('{"spacing": [30.0, 4.6, 4.6]}')
     assert other_spacing(path, (30, 4.6, 4.6)) == "" == other_spacing(path, ())

@@ -32,7 +32,7 @@ def configured(root, source):
 
 def test_an_imported_network_improves(volumes_folder, imported, tmp_path):
     config = configured(volumes_folder, imported)
-    sentence = from_weights.inherit(config, base.get_config())
+    sentence = from_weights.inherit(config, base.get_config(), "absent")
     assert "model.name=residual_unet" in sentence and "preprocess.per_volume=True" in sentence
     assert config.data.patch == (16, 24, 4) and config.preprocess.region == "box"
     training.run(config, tmp_path / "run")
@@ -51,10 +51,11 @@ def test_what_is_set_is_not_inherited(volumes_folder, imported):
     config = configured(volumes_folder, imported)
     config.data.patch, config.preprocess.name = (16, 16, 16), "percentile"
     config.preprocess.low_percentile, config.model.dtype = 2.0, "bfloat16"
-    sentence = from_weights.inherit(config, base.get_config())
+    sentence = from_weights.inherit(config, base.get_config(), "absent")
     assert "data.patch" not in sentence and config.data.patch == (16, 16, 16)
     assert config.preprocess.low_percentile == 2.0 and config.model.dtype == "bfloat16"
     assert config.model.features == (4, 4, 8)
-    assert from_weights.inherit(config, base.get_config()) == ""
-    config.train.start_from = ""
-    assert from_weights.inherit(config, base.get_config()) == ""
+    assert from_weights.inherit(config, base.get_config(), "absent") == ""
+    for source in ("", "/moved"):
+        config.train.start_from = source
+        assert from_weights.inherit(config, base.get_config(), "absent") == ""

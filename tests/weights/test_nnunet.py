@@ -187,6 +187,7 @@ def test_folds(tmp_path, capsys):
     assert convert.main([str(folder), str(tmp_path / "both")]) == 0
     told = capsys.readouterr().out
     assert f"--workdir {tmp_path / 'both' / 'fold_0'} {tmp_path / 'both' / 'fold_3'}" in told
+    assert "has no fold_1, fold_2, fold_4" in told
     _, networks, _ = members.load_together(
         [str(tmp_path / "both" / f"fold_{number}") for number in (0, 3)]
     )
