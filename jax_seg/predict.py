@@ -19,7 +19,7 @@ from jax_seg import tasks
 from jax_seg.data.readers import pictures
 from jax_seg.infer import ensemble, postprocess, sidecar
 from jax_seg.infer.files import predict_files
-from jax_seg.infer.inspection import inspect, other_spacing
+from jax_seg.infer.inspection import inspect, other_spacing, spacing_as_nnunet
 from jax_seg.infer.logits import foreground
 from jax_seg.runs import checkpoints, members, seen
 from jax_seg.runs.data_folders import data_folders
@@ -128,7 +128,7 @@ def _predict(arguments):
         outputs.require_folder(output)
     results = predict_files(
         kind,
-        segment,
+        _at_its_spacing(segment, networks),
         decide,
         _inspection(kind, networks, on),
         to_do,
@@ -155,6 +155,13 @@ def _predict(arguments):
         _write_submission(arguments.submission, output, [v.id + suffix[v.id] for v in found])
         print(f"Submission: {arguments.submission} ({len(found)} volumes)")
     return status
+
+
+def _at_its_spacing(segment, networks):
+    """`segment` as `predict_files` calls it: networks of nnU-Net are given the volume's spacing."""
+    if not any("trained_spacing" in network.facts for network in networks):
+        return lambda _, image: segment(image)
+    return lambda volume, image: segment(image, spacing=spacing_as_nnunet(volume.image))
 
 
 def _protect(arguments, networks, kind, found):

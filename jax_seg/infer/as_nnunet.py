@@ -1,6 +1,7 @@
 """Segment a volume exactly as nnU-Net does, for networks imported from it.
 
-nnU-Net (Isensee et al. 2021, version 2) differs from `sliding_window` in four ways. It averages
+nnU-Net (Isensee et al. 2021, version 2) differs from `sliding_window` in five ways. It resamples a
+volume to the spacing that the network was trained on. It averages
 logits, over flips within each window and over folds, where this project averages probabilities. A
 volume smaller than the window is extended by what normalises to 0. And it keeps sums of weighted
 logits of every class, and sums of weights, in half precision: near the volume's edges, where no
@@ -15,36 +16,49 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jax_seg.data.preprocess import PerVolume, measure
+from jax_seg.data.preprocess import PerVolume, Preprocessing, measure, preprocess
+from jax_seg.data.readers.spacing import differ
 from jax_seg.infer.ensemble import PLANE, turn_back
+from jax_seg.infer.resample import new_shape, resample
 from jax_seg.infer.sliding_window import window_starts
 from jax_seg.infer.volume import within
 
 PEAK = 10.0  # nnU-Net's largest weight in a window
+NORMALISED = Preprocessing(-3e38, 3e38, 0.0, 1.0)  # of a volume that is normalised already
 
 
-def segment_volume(network, volume, preprocessing, *, patch, overlap, orientations):
+def segment_volume(
+    network, volume, preprocessing, *, patch, overlap, orientations, spacing=None, trained=None
+):
     """The logits of a whole volume.
 
     Args:
       network: [1, *patch, 1] as stored, own -> float32 logits [1, *patch, K], of
-        `network.make_network` with its variables; K as many as nnU-Net's network has.
+        `network.make_network` with its variables and a `PerVolume`; K as many as nnU-Net's network
+        has.
       volume: [D, H, W] as stored.
       preprocessing: `Preprocessing` or `PerVolume`.
       patch: window in voxels.
       overlap: of `window_starts`.
       orientations: of `ensemble.orientations_of`, over which each window's logits are averaged.
+      spacing: (z, y, x) of the volume; None where it is not known.
+      trained: the spacing that the network was trained on, in the same unit, or None. A volume of
+        another is resampled to it, and its logits back.
 
     Returns:
       float32 [D, H, W] on the device: the foreground's logit, less the background's where the
       network has one.
     """
-    numbers, box, own = preprocessing, (slice(None),) * 3, None
+    numbers, box = preprocessing, (slice(None),) * 3
     if isinstance(preprocessing, PerVolume):
         numbers, box = measure(volume, preprocessing)
-        own = np.array(numbers, np.float32)
-    inside = np.asarray(volume)[box]
+    inside = original = np.asarray(volume)[box]
     zero = 0.0 if getattr(preprocessing, "region", "") == "nonzero" else numbers.shift
+    if resampled := bool(spacing and trained and differ(spacing, trained)):
+        shape = new_shape(inside.shape, spacing, trained)
+        inside = np.asarray(preprocess(inside, as_rule(preprocessing), np.array(numbers)))
+        inside, numbers, zero = resample(inside, shape, spacing, trained, 3), NORMALISED, 0.0
+    own = np.array(numbers, np.float32)
     padded, before = _padded(inside, patch, zero)
     starts = [window_starts(n, p, overlap) for n, p in zip(padded.shape, patch, strict=True)]
     weights, voxels = jnp.asarray(_weights(tuple(patch))), jnp.asarray(padded)
@@ -60,7 +74,17 @@ def segment_volume(network, volume, preprocessing, *, patch, overlap, orientatio
         sums = _add(*sums, logits, weights, np.array(start, np.int32))
     logits = _divided(*sums)
     ends = (slice(b, b + n) for b, n in zip(before, inside.shape, strict=True))
-    return within(logits[tuple(ends)], box, volume.shape)
+    logits = logits[tuple(ends)]
+    if resampled:
+        logits = jnp.asarray(resample(np.asarray(logits), original.shape, trained, spacing, 1))
+    return within(logits, box, volume.shape)
+
+
+def as_rule(preprocessing):
+    """A `PerVolume` for the network, so that it takes its numbers as an argument in any case."""
+    if isinstance(preprocessing, PerVolume):
+        return preprocessing
+    return PerVolume("zscore", 0.0, 100.0, "all")
 
 
 @functools.partial(jax.jit, static_argnums=1)

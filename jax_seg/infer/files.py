@@ -30,7 +30,7 @@ def predict_files(kind, segment, decide, inspect, found, output, *, settings, pr
 
     Args:
       kind: `kinds.Kind`.
-      segment: array as read -> logits [D, H, W] on the device.
+      segment: (one of `found`, array as read) -> logits [D, H, W] on the device.
       decide: (logits, array) -> uint8 [D, H, W].
       inspect: (one of `found`, array) -> dict of JSON types about the input, for the sidecar.
       found: list of what `kind.find` gives.
@@ -71,7 +71,7 @@ def predict_files(kind, segment, decide, inspect, found, output, *, settings, pr
             try:
                 about, image = reading.pop(0).result()
                 started = time.monotonic()
-                logits = segment(image).block_until_ready()
+                logits = segment(volume, image).block_until_ready()
                 task = pool.submit(finish, volume, about, image, logits, started)
                 writing.append((volume.id, task))
             except FAILURES as error:

@@ -28,6 +28,11 @@ def inspect(name, image, *, grids, ranges):
     }
 
 
+def spacing_as_nnunet(path):
+    """The spacing (z, y, x) of a volume as nnU-Net reads it, see `spacing.as_nnunet`."""
+    return spacing.as_nnunet(path, open_volume(path).spacing)
+
+
 def other_spacing(path, trained):
     """A sentence where a volume is not of the spacing that an imported network was trained on.
 
@@ -38,11 +43,11 @@ def other_spacing(path, trained):
     Returns:
       The sentence; '' where the spacings agree, or one of them is not known.
     """
-    found = trained and spacing.as_nnunet(path, open_volume(path).spacing)
+    found = trained and spacing_as_nnunet(path)
     if not found or not spacing.differ(found, trained):
         return ""
     here, there = (" × ".join(f"{number:.3g}" for number in three) for three in (found, trained))
     return (
-        f"{path} has a voxel spacing of {here} (z, y, x), but the network was trained at {there}, "
-        "to which nnU-Net would resample it: resample the volume for the same result."
+        f"{path} has a voxel spacing of {here} (z, y, x) and is resampled to {there}, on which the "
+        "network was trained."
     )

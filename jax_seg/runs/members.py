@@ -181,7 +181,7 @@ def load(
         )
     best = member.checkpoint in ("", "best") and facts["weights"] == "raw"
     return Network(
-        lambda image: segment(device.place(variables), image),
+        lambda image, **known: segment(device.place(variables), image, **known),
         configuration.flat(config),
         facts | chosen,
         validation_ids=stored.get("split", {}).get("validation"),
@@ -208,15 +208,23 @@ def _as_nnunet(stored, config, rule, programs, overlap, orientations):
     head = jax.tree.map(np.float32, stored["source"]["head"], is_leaf=lambda v: isinstance(v, list))
     fields = dict(configuration.from_dict(stored["config"]["model"]))
     fields |= {"out_channels": len(head["bias"]), "deep_supervision": 0}
-    program = _network(fields, stored["preprocessing"], programs)
+    program = _network(fields, as_nnunet.as_rule(rule)._asdict(), programs)
     options = {
         "patch": tuple(config.data.patch),
         "overlap": config.validate.overlap if overlap is None else overlap,
     }
 
-    def segment(variables, volume):
+    def segment(variables, volume, spacing=None):
         network = functools.partial(program, {"params": {**variables["params"], "output": head}})
-        return as_nnunet.segment_volume(network, volume, rule, **options, orientations=orientations)
+        return as_nnunet.segment_volume(
+            network,
+            volume,
+            rule,
+            **options,
+            orientations=orientations,
+            spacing=spacing,
+            trained=stored["source"]["spacing"],
+        )
 
     return segment, options | {"patch": list(options["patch"])}
 
@@ -273,7 +281,8 @@ def load_together(texts, weights=None, *, overlap=None, windows=None, flips=(), 
 
     Returns:
       (volume [D, H, W] -> logits [D, H, W], list of Network, dict of JSON types that records
-      what was averaged, and how).
+      what was averaged, and how). Networks of nnU-Net take the volume's spacing as a second
+      argument, see `as_nnunet.segment_volume`.
 
     Raises:
       FileNotFoundError, ValueError: of `load`, or weights or rotations that do not fit.
@@ -298,14 +307,15 @@ def load_together(texts, weights=None, *, overlap=None, windows=None, flips=(), 
         [network.fields.get("validate.convention", "probabilities") for network in networks],
         "combine networks of nnU-Net with others of it",
     )
-    segment = functools.partial(
-        ensemble.mean_logits,
-        [network.segment for network in networks],
-        weights=weights,
-        # nnU-Net turns each window, which `load` has seen to.
-        orientations=(ensemble.UPRIGHT,) if imported == NNUNET else orientations,
-        of="logits" if imported == NNUNET else "probabilities",
-    )
+    if imported != NNUNET:
+        each = [network.segment for network in networks]
+        average = functools.partial(ensemble.mean_logits, each, weights=weights)
+        return functools.partial(average, orientations=orientations), networks, facts
+
+    def segment(volume, spacing=None):  # it turns each window, which `load` has seen to
+        each = [functools.partial(network.segment, spacing=spacing) for network in networks]
+        return ensemble.mean_logits(each, volume, weights=weights, of="logits")
+
     return segment, networks, facts
 
 

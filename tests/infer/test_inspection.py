@@ -28,7 +28,7 @@ def test_another_spacing_than_that_of_an_imported_network(tmp_path):
     (tmp_path / "case.json").write_text('{"spacing": [30.0, 4.6, 4.6]}')
     assert other_spacing(path, (30, 4.6, 4.6)) == "" == other_spacing(path, ())
     sentence = other_spacing(path, (45, 4.6, 4.6))
-    assert "30 × 4.6 × 4.6" in sentence and "trained at 45 × 4.6 × 4.6" in sentence
+    assert "30 × 4.6 × 4.6" in sentence and "resampled to 45 × 4.6 × 4.6" in sentence
     header = {"space directions": np.eye(3) * 2, "space dimension": 3, "space origin": np.zeros(3)}
     nrrd.write(str(tmp_path / "a.nrrd"), np.zeros((4, 3, 2), np.uint8), header)
     assert other_spacing(tmp_path / "a.nrrd", (2, 2, 2)) == ""
