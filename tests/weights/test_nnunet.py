@@ -69,10 +69,10 @@ def membrane(tmp_path_factory):
     return workdir
 
 
-def assert_predicted(workdir, volume, expected, flips=()):
+def assert_predicted(segment, volume, expected, spacing=None):
     """Probabilities to 1e-3 everywhere and 1e-4 in the mean, and the mask that follows."""
-    segment, _, _ = members.load_together([str(workdir)], flips=flips)
-    probability = np.asarray(jax.nn.sigmoid(segment(volume)))
+    expected = expected.astype(np.float32)
+    probability = np.asarray(jax.nn.sigmoid(segment(volume, spacing=spacing)))
     error = np.abs(probability - expected)
     assert error.max() < 1e-3 and error.mean() < 1e-4
     sure = np.abs(expected - 0.5) > 1e-3
@@ -80,9 +80,30 @@ def assert_predicted(workdir, volume, expected, flips=()):
 
 
 def test_prediction_is_that_of_nnunet(membrane):
+    """Of a volume, of one of another spacing, and of a masked one smaller than the window."""
+    segment, _, _ = members.load_together([str(membrane)])
     volume = tifffile.imread(FOLDERS / "membrane" / "crop_0000.tif")
-    expected = np.load(FOLDERS / "membrane" / "expected.npz")["probability"].astype(np.float32)
-    assert_predicted(membrane, volume, expected)
+    expected = np.load(FOLDERS / "membrane" / "expected.npz")["probability"]
+    assert_predicted(segment, volume, expected, spacing=(45.0, 4.6, 4.6))
+    golden = np.load(FOLDERS / "predictions.npz")
+    for name, spacing in (("resampled", (36.0, 6.9, 5.06)), ("masked", None)):
+        assert_predicted(segment, golden[f"{name}_volume"], golden[f"{name}_probability"], spacing)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "spacing", "flips"),
+    [
+        ("flat", "flat", None, ("height", "width")),  # slices, and the numbers of CTNormalization
+        ("turned", "turned", (1.5, 1.0, 1.4), ()),  # turned axes, and another spacing
+        ("within_mask", "membrane", None, ()),  # statistics of the voxels within the mask
+    ],
+)
+def test_prediction_of_other_plans_is_that_of_nnunet(tmp_path, name, folder, spacing, flips):
+    masked = {"use_mask_for_norm": [True]} if name == "within_mask" else {}
+    convert.convert_folder(edited(folder, tmp_path, configuration=masked), tmp_path / "run")
+    segment, _, _ = members.load_together([str(tmp_path / "run")], flips=flips)
+    golden = np.load(FOLDERS / "predictions.npz")
+    assert_predicted(segment, golden[f"{name}_volume"], golden[f"{name}_probability"], spacing)
 
 
 def test_residual_prediction_over_flips_is_that_of_nnunet(tmp_path):
@@ -92,7 +113,10 @@ def test_residual_prediction_over_flips_is_that_of_nnunet(tmp_path):
     convert.convert_folder(folder, tmp_path / "run")
     volume = tifffile.imread(folder / "input" / "hippo_0000.tif")
     expected = np.load(folder / "expected" / "hippo_mirrored.npz")["probabilities"][1]
-    assert_predicted(tmp_path / "run", volume, expected, flips=("depth", "height", "width"))
+    segment, _, _ = members.load_together(
+        [str(tmp_path / "run")], flips=("depth", "height", "width")
+    )
+    assert_predicted(segment, volume, expected)
 
 
 def test_what_is_stored(membrane):
@@ -104,16 +128,17 @@ def test_what_is_stored(membrane):
     assert stored["config"]["data"]["patch"] == [16, 64, 64]
 
 
-def edited(folder, tmp_path, *, plans=None, dataset=None, architecture=None):
+def edited(folder, tmp_path, *, plans=None, dataset=None, architecture=None, configuration=None):
     """A copy of a model folder with entries of its files changed."""
     copy = tmp_path / "model"
     shutil.copytree(FOLDERS / folder, copy)
     for name, change in (("plans", plans), ("dataset", dataset)):
         content = json.loads((copy / f"{name}.json").read_text())
         content |= change or {}
-        if name == "plans" and architecture:
-            (configuration,) = content["configurations"].values()
-            configuration["architecture"] |= architecture
+        if name == "plans" and (architecture or configuration):
+            (stored,) = content["configurations"].values()
+            stored["architecture"] |= architecture or {}
+            stored |= configuration or {}
         (copy / f"{name}.json").write_text(json.dumps(content))
     return copy
 
