@@ -41,6 +41,7 @@ def main(argv):
         raise app.UsageError("--for names a card for --find_batch: add that flag, or remove --for.")
     # Imported late because JAX takes seconds to start.
     from jax_seg.diagnosis.attending import Doctor
+    from jax_seg.runs import from_weights
     from jax_seg.system import startup
     from jax_seg.training import cross_validation, find_batch
     from jax_seg.training import run as training
@@ -53,6 +54,8 @@ def main(argv):
         config_flags.get_config_filename(flags.FLAGS["config"])
     )
     try:
+        if sentence := from_weights.inherit(config, default_of(config), workdir):
+            print(sentence)
         if FIND_BATCH.value:
             largest = find_batch.find_batch(config, cards.CARDS.get(FOR.value))
             rematerialised = (

@@ -1,6 +1,7 @@
-"""Training step and inference of the 3-D U-Net: ours beside PyTorch, with the same layers.
+"""Training step and inference of the 3-D U-Nets: ours beside PyTorch, with the same layers.
 
     python -m benchmarks.train_step                 16 filters on 48³ and 32 on 64³, three minutes
+    python -m benchmarks.train_step --model residual_unet       beside nnU-Net's own, ten minutes
     python -m benchmarks.train_step --filters 32 --size 128 --batch 2 --dtype bfloat16     on a GPU
     python -m benchmarks.train_step --small         a smoke test of half a minute
 
@@ -10,7 +11,8 @@ memory, and the share of a floor: the time of as many operations, of the direct 
 at the speed of a large matrix product. Winograd's form needs fewer, so on a CPU it can pass 1.
 
 On a CPU ours also runs with XLA's own convolution, on a GPU PyTorch also compiled. PyTorch needs
-the extra 'bench' and is skipped without it.
+the extra 'bench' and is skipped without it. The residual network's peer is that of nnU-Net's
+package dynamic-network-architectures, channels doubled up to ten times the filters.
 """
 
 import argparse
@@ -26,8 +28,8 @@ import optax
 
 import jax_seg.ops.conv as convolution
 from benchmarks.timing import alternate
+from jax_seg.models import residual_unet, unet
 from jax_seg.models.forward import forward
-from jax_seg.models.unet import Model
 
 try:
     import torch
@@ -36,9 +38,52 @@ try:
 except ImportError:
     torch = None
 
+WIDEST = 10  # times the filters of the finest level: 320 for 32, as nnU-Net limits it
 
-def network_operations(filters, poolings, size, batch):
+
+def residual_features(filters, poolings):
+    """Channels of each level of the residual network."""
+    return tuple(min(filters << level, WIDEST * filters) for level in range(poolings + 1))
+
+
+def build(name, filters, poolings, dtype):
+    """Our network of a name."""
+    if name == "unet":
+        return unet.Model(filters=filters, poolings=poolings, dtype=dtype)
+    features = residual_features(filters, poolings)
+    return residual_unet.Model(filters=filters, poolings=poolings, features=features, dtype=dtype)
+
+
+def build_torch(name, filters, poolings):
+    """The same network in PyTorch."""
+    if name == "unet":
+        return UNet(filters, poolings)
+    from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+
+    levels = poolings + 1
+    blocks = [residual_unet.BLOCKS[min(n, len(residual_unet.BLOCKS) - 1)] for n in range(levels)]
+    return ResidualEncoderUNet(
+        1,
+        levels,
+        residual_features(filters, poolings),
+        torch.nn.Conv3d,
+        3,
+        [1] + [2] * poolings,
+        blocks,
+        1,
+        1,
+        conv_bias=True,
+        norm_op=torch.nn.InstanceNorm3d,
+        norm_op_kwargs={"eps": 1e-5, "affine": True},
+        nonlin=torch.nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True},
+    )
+
+
+def network_operations(name, filters, poolings, size, batch):
     """Multiplications and additions of one inference's convolutions, in their direct form."""
+    if name == "residual_unet":
+        return residual_operations(filters, poolings, size, batch)
     total, before = 0, 1
     for level in range(poolings + 1):
         features, voxels = filters << level, batch * (size >> level) ** 3
@@ -47,6 +92,21 @@ def network_operations(filters, poolings, size, batch):
             decoder = 27 * voxels * features * (2 * features + features)
             total += decoder + voxels * features * 2 * features  # and its transposed convolution
         before = features
+    return 2 * (total + batch * size**3 * filters)
+
+
+def residual_operations(filters, poolings, size, batch):
+    """`network_operations` of the residual network."""
+    features = residual_features(filters, poolings)
+    total, before = 27 * batch * size**3 * filters, filters  # the stem
+    for level, width in enumerate(features):
+        voxels = batch * (size >> level) ** 3
+        blocks = residual_unet.BLOCKS[min(level, len(residual_unet.BLOCKS) - 1)]
+        total += 27 * voxels * width * (before + (2 * blocks - 1) * width)
+        total += voxels * before * width * (before != width)
+        if level < poolings:
+            total += 27 * voxels * width * 2 * width + voxels * features[level + 1] * width
+        before = width
     return 2 * (total + batch * size**3 * filters)
 
 
@@ -59,9 +119,9 @@ def matmul_speed(dtype, repeats):
     return 2 * side**3 / alternate(call, repeats)["product"]
 
 
-def jax_contestant(x, label, filters, poolings, dtype):
+def jax_contestant(x, label, name, filters, poolings, dtype):
     """(training call, inference call, bytes of the training program)."""
-    model = Model(filters=filters, poolings=poolings, dtype=dtype)
+    model = build(name, filters, poolings, dtype)
     optimizer = optax.sgd(1e-3, momentum=0.9)
     generator = np.random.default_rng(0)  # the model's own initialisation compiles for seconds
     variables = jax.tree.map(
@@ -96,7 +156,7 @@ def jax_contestant(x, label, filters, poolings, dtype):
     return train, inference, used.temp_size_in_bytes + used.argument_size_in_bytes
 
 
-def torch_contestant(x, label, filters, poolings, dtype, compiled=False):
+def torch_contestant(x, label, name, filters, poolings, dtype, compiled=False):
     """As `jax_contestant`; the bytes are the peak of a step on a GPU, nan on a CPU."""
     device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
 
@@ -105,7 +165,8 @@ def torch_contestant(x, label, filters, poolings, dtype, compiled=False):
         return array.to(device, memory_format=torch.channels_last_3d)
 
     x, label = tensor(x), tensor(label)
-    network = UNet(filters, poolings).to(device, memory_format=torch.channels_last_3d)
+    network = build_torch(name, filters, poolings)
+    network = network.to(device, memory_format=torch.channels_last_3d)
     optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9)
     run = torch.compile(network) if compiled else network
     loss_of = torch.nn.functional.binary_cross_entropy_with_logits
@@ -144,7 +205,10 @@ def contestants(x, label, *network):
     on_gpu = jax.default_backend() == "gpu"
     if not on_gpu:
         jax.clear_caches()  # a traced convolution keeps its form
-        with mock.patch.object(convolution, "cpu_form", lambda x, kernel: convolution.XLA):
+        with (
+            mock.patch.object(convolution, "cpu_form", lambda x, kernel: convolution.XLA),
+            mock.patch.object(convolution, "strided_form", lambda *_: None),
+        ):
             result["XLA's own"] = jax_contestant(x, label, *network)
         jax.clear_caches()
     if torch is not None:
@@ -157,6 +221,7 @@ def contestants(x, label, *network):
 def main(argv=None):
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=("unet", "residual_unet"), default="unet")
     parser.add_argument(
         "--filters", type=int, help="filters of the finest level (default: both cases)"
     )
@@ -180,7 +245,7 @@ def main(argv=None):
 
     speed = matmul_speed(arguments.dtype, arguments.repeats)
     print(
-        f"{jax.default_backend()}, {arguments.dtype}, batch {arguments.batch}, "
+        f"{arguments.model}, {jax.default_backend()}, {arguments.dtype}, batch {arguments.batch}, "
         f"median of {arguments.repeats} runs; matrix product {speed / 1e12:.2f} TFLOP/s\n"
     )
     print(
@@ -193,11 +258,12 @@ def main(argv=None):
         shape = (arguments.batch, size, size, size, 1)
         x = jnp.asarray(generator.standard_normal(shape, np.float32))
         label = (x > 0).astype(jnp.float32)
-        peers = contestants(x, label, filters, arguments.poolings, arguments.dtype)
+        network = arguments.model, filters, arguments.poolings
+        peers = contestants(x, label, *network, arguments.dtype)
         train = alternate({name: peer[0] for name, peer in peers.items()}, arguments.repeats)
         infer = alternate({name: peer[1] for name, peer in peers.items()}, arguments.repeats)
         # A training step has two gradients where inference has one product.
-        operations = 3 * network_operations(filters, arguments.poolings, size, arguments.batch)
+        operations = 3 * network_operations(*network, size, arguments.batch)
         for name, (_, _, memory) in peers.items():
             print(
                 f"| {f'{filters}, {size}³':13} | {name:16} "

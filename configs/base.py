@@ -74,6 +74,10 @@ def _preprocess():
     preprocess.name = "percentile"  # to [0, 1]; 'zscore' to mean 0 and standard deviation 1
     preprocess.low_percentile = 0.5  # clipped below, percent
     preprocess.high_percentile = 99.5  # clipped above, percent
+    preprocess.per_volume = False  # fit to each volume by itself, for scanners that differ
+    # With per_volume, the voxels that count: 'all', 'box' those in the smallest box that holds all
+    # that are not zero, 'nonzero' those that are not zero, which stays 0.
+    preprocess.region = "all"
     return preprocess
 
 
@@ -104,9 +108,9 @@ def _augment():
 
 
 def _model():
-    """The U-Net."""
+    """The network: see `jax_seg/models/unet.py`."""
     model = ml_collections.ConfigDict()
-    model.name = "unet"
+    model.name = "unet"  # or 'residual_unet', see configs/residual_m.py
     model.filters = 32  # channels of the finest level
     model.poolings = 4  # resolution levels below the finest
     model.in_channels = 1
@@ -114,6 +118,15 @@ def _model():
     model.dimensions = 3
     # Finest levels without pooling along depth: one per factor 2 of spacing.
     model.planar_levels = 0
+    # Per level, finest first; () for the default.
+    model.features = ()  # channels, beginning with filters; () doubles them
+    model.kernels = ()  # sizes, as ((1, 3, 3), (3, 3, 3)); () for 3
+    model.strides = ()  # from the level above, as ((1, 1, 1), (1, 2, 2)); () for 2
+    model.convolutions = ()  # of the encoder: () for 2, or residual blocks, () for 1, 3, 4, 6, 6, …
+    model.decoder_convolutions = ()  # () for 2, or 1 of residual_unet
+    model.downsample = "max"  # pooling; or 'stride', of a level's first convolution
+    model.affine = False  # a gain and an offset per channel in the norms
+    model.slope = 0.01  # of the leaky ReLUs for negative values
     model.dtype = "float32"  # compute type; 'bfloat16' is faster on recent GPUs
     model.deep_supervision = 0  # extra heads on coarser levels
     model.foreground_prior = 0.5  # share of foreground that the first logits express

@@ -18,6 +18,7 @@ import numpy as np
 from jax_seg import tasks
 from jax_seg.infer import ensemble, postprocess, sidecar
 from jax_seg.infer.files import predict_files
+from jax_seg.infer.inspection import spacing_as_nnunet
 from jax_seg.infer.logits import foreground
 from jax_seg.runs import checkpoints, members, seen
 from jax_seg.runs.data_folders import data_folders
@@ -32,8 +33,8 @@ def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog=program("predict"),
-        description="Segment volumes (as uint8 TIFF, 1 is foreground) or images (as PNG, 255 means "
-        "probability 1) with trained models.",
+        description="Segment volumes (as uint8, 1 is foreground, in TIFF; of NIfTI, NRRD and "
+        "MRC in the same format) or images (as PNG, 255 means probability 1) with trained models.",
     )
     chosen = parser.add_mutually_exclusive_group(required=True)
     chosen.add_argument(
@@ -125,7 +126,7 @@ def _predict(arguments):
         outputs.require_folder(output)
     results = predict_files(
         kind,
-        segment,
+        _at_its_spacing(segment, networks),
         decide,
         _inspection(kind, networks, on),
         to_do,
@@ -133,7 +134,7 @@ def _predict(arguments):
         settings=settings,
         probabilities=arguments.probabilities,
     )
-    passed = done + len(errors)
+    passed, suffix = done + len(errors), {v.id: kind.suffix(v.image) for v in found}
     for name, result in results:
         passed += 1
         if isinstance(result, Exception):
@@ -141,7 +142,7 @@ def _predict(arguments):
         else:
             trained_on = on[name].volumes == judged.TRAINING
             mark = on[name].suffix(kind.name.removesuffix("s")) if trained_on else ""
-            _report(f"[{passed}/{len(found)}] {output / name}{kind.suffix}", result, mark)
+            _report(f"[{passed}/{len(found)}] {output / name}{suffix[name]}", result, mark)
     if passed < len(found):
         print(f"{len(found) - passed} {kind.name} were not predicted.", file=sys.stderr)
     sentences = [f"{name}: {error}" for name, error in errors.items()]
@@ -149,9 +150,16 @@ def _predict(arguments):
     if arguments.submission and errors:
         print(f"{arguments.submission} is not written: it would be incomplete.", file=sys.stderr)
     elif arguments.submission:
-        _write_submission(arguments.submission, output, [v.id for v in found])
+        _write_submission(arguments.submission, output, [v.id + suffix[v.id] for v in found])
         print(f"Submission: {arguments.submission} ({len(found)} volumes)")
     return status
+
+
+def _at_its_spacing(segment, networks):
+    """`segment` as `predict_files` calls it: networks of nnU-Net are given the volume's spacing."""
+    if not any("trained_spacing" in network.facts for network in networks):
+        return lambda _, image: segment(image)
+    return lambda volume, image: segment(image, spacing=spacing_as_nnunet(volume.image))
 
 
 def _protect(arguments, networks, kind, found):
@@ -164,7 +172,7 @@ def _protect(arguments, networks, kind, found):
     names = [
         name
         for image in found
-        for name in sidecar.files_of(image.id, kind.suffix, arguments.probabilities)
+        for name in sidecar.files_of(image.id, kind.suffix(image.image), arguments.probabilities)
     ]
     written = [arguments.output / name for name in names]
     written += [sidecar.path_of(arguments.output, image.id) for image in found]
@@ -202,7 +210,7 @@ def _write_submission(path, output, names):
     with replacing(path) as beside, zipfile.ZipFile(beside, "w") as archive:
         archive.comment = outputs.written_by("predict").encode()
         for name in names:
-            archive.write(output / f"{name}.tif", f"{name}.tif")
+            archive.write(output / name, name)
 
 
 def _networks(arguments):

@@ -72,7 +72,7 @@ def test_operations_of_a_network_by_hand():
     # 2 filters, 1 pooling, 4³: encoder 1→2→2 and decoder 4→2→2 on 64 voxels, bottleneck 2→4→4 and
     # the transposed convolution 4→2 on 8 (8·8·4·2 products), output 2→1.
     products = 27 * 64 * (2 + 4 + 8 + 4) + 27 * 8 * (8 + 16) + 8 * 8 * 4 * 2 + 64 * 2
-    assert train_step.network_operations(2, 1, 4, 1) == 2 * products
+    assert train_step.network_operations("unet", 2, 1, 4, 1) == 2 * products
 
 
 def test_alternate_takes_turns_and_skips_the_first_of_each(monkeypatch):
@@ -82,3 +82,12 @@ def test_alternate_takes_turns_and_skips_the_first_of_each(monkeypatch):
     calls = {name: lambda name=name: order.append(name) for name in "ab"}
     assert timing.alternate(calls, 2) == {"a": 1, "b": 1}
     assert "".join(order) == "aabbaabb"
+
+
+def test_operations_of_a_residual_network_by_hand():
+    """A stem, blocks of 2 and 4 channels, one decoder convolution; 64 and 8 voxels."""
+    fine = 27 * 64 * (2 + 2 * 2 * 2)  # the stem, and one block
+    coarse = 27 * 8 * (2 * 4 + 5 * 4 * 4) + 8 * 2 * 4  # three blocks, the first projects
+    decoder = 8 * 4 * 2 * 8 + 27 * 64 * 4 * 2
+    products = fine + coarse + decoder + 64 * 2
+    assert train_step.network_operations("residual_unet", 2, 1, 4, 1) == 2 * products

@@ -18,6 +18,7 @@ from jax_seg.data.readers import is_zarr, open_volume
 from jax_seg.data.readers.contract import block_slices
 from jax_seg.system.files import (
     ABANDONED_SECONDS,
+    container,
     existing,
     refuse_address,
     stamp,
@@ -194,6 +195,7 @@ def _version(path):
     A folder's own time does not change when one of its files is rewritten, so each slice is
     checked; the chunks of a Zarr folder need no check, because Zarr is never cached here.
     """
+    path, _ = container(path)
     if path.is_dir() and not is_zarr(path):
         return tuple(stamp(path)[1:])
     status = path.stat()

@@ -1,6 +1,7 @@
 """A folder of labelled volumes made ready: split, decoded, measured, with its preprocessing."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 from jax_seg.data import cache as volume_cache
 from jax_seg.data import folder, folds, intensities, labels, synthetic
 from jax_seg.data.fingerprint import fingerprint
-from jax_seg.data.preprocess import Preprocessing, fit_preprocessing
+from jax_seg.data.preprocess import PerVolume, Preprocessing, fit_preprocessing, measure
 from jax_seg.data.readers import check_pair, open_volume
 from jax_seg.system.files import existing, remove_unfinished
 
@@ -23,7 +24,8 @@ class Dataset(NamedTuple):
       cache: opens their files.
       table: of `labels.label_table`.
       dtype: of the images, uint8 when all of them are, else float32.
-      preprocessing: `Preprocessing`, fitted to the training volumes.
+      preprocessing: `Preprocessing`, fitted to the training volumes, or `PerVolume`.
+      numbers: {id: `Preprocessing`} of each volume under `PerVolume`, else None.
       remarks: sentences on unusual intensities.
     """
 
@@ -34,7 +36,8 @@ class Dataset(NamedTuple):
     cache: object
     table: labels.LabelTable
     dtype: np.dtype
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | PerVolume
+    numbers: dict | None
     remarks: list
 
 
@@ -98,6 +101,7 @@ def prepare(
             f"No training volume of {root} has a voxel of data.foreground {tuple(foreground)}; "
             "correct data.foreground."
         )
+    own = isinstance(preprocessing, PerVolume)
     return Dataset(
         train=train,
         validation=validation,
@@ -107,13 +111,31 @@ def prepare(
         table=table,
         dtype=sample_type(volume.image for volume in used),
         preprocessing=preprocessing,
-        remarks=intensities.remarks(
-            {v.id: facts[v.id].intensities for v in train},
-            {v.id: facts[v.id].intensities for v in validation},
-            preprocessing.low,
-            preprocessing.high,
-        ),
+        numbers=_numbers(used, cache, preprocessing, threads) if own else None,
+        # Volumes that differ by a factor are what a normalisation of each is for.
+        remarks=[] if own else _remarks(train, validation, facts, preprocessing),
     )
+
+
+def _remarks(train, validation, facts, preprocessing):
+    """Sentences on unusual intensities, see `intensities.remarks`."""
+    return intensities.remarks(
+        {v.id: facts[v.id].intensities for v in train},
+        {v.id: facts[v.id].intensities for v in validation},
+        preprocessing.low,
+        preprocessing.high,
+    )
+
+
+def _numbers(volumes, cache, rule, threads):
+    """{id: `Preprocessing`} of each volume by itself."""
+
+    def one(volume):
+        reader = cache.open(volume.image)
+        return measure(reader.read((0, 0, 0), reader.shape), rule)[0]
+
+    with ThreadPoolExecutor(threads) as pool:
+        return dict(zip([v.id for v in volumes], pool.map(one, volumes), strict=True))
 
 
 def _split(found, *, fold, fold_count, group, seed):

@@ -19,10 +19,13 @@ from jax_seg.data.names import (
 )
 from jax_seg.data.readers import recognised
 from jax_seg.data.table import read_scrolls
-from jax_seg.system.files import existing
+from jax_seg.system.files import container, existing
 
+NNUNET = ("imagesTr", "imagesTs")  # folders of nnU-Net's names
 LAYOUTS = (("train_images", "train_labels"), ("imagesTr", "labelsTr"), ("images", "labels"))
-_EXTENSION = re.compile(r"(\.ome)?\.(tiff?|zarr)$", re.IGNORECASE)
+_EXTENSION = re.compile(
+    r"(\.ome)?\.(tiff?|zarr|nii|nii\.gz|nrrd|mrc|rec|h5|hdf5|n5)$", re.IGNORECASE
+)
 _OTHER_FILES = re.compile(r"\b(?:FileName|MetadataFile)\s*=\s*[\"']([^\"']+)")  # in OME's XML
 
 
@@ -138,8 +141,8 @@ def _volumes_in(path):
     if not found:
         held = f" in place of {', '.join(child.name for child in rest[:5])}" if rest else ""
         raise FileNotFoundError(
-            f"{path} holds no volume: put .tif, .tiff, .zarr or .ome.zarr volumes there{held}, or "
-            "name another folder."
+            f"{path} holds no volume: put .tif, .zarr, .nii.gz, .nrrd, .mrc, .h5 or .n5 volumes "
+            f"there{held}, or name another folder."
         )
     warn_of_rest(path, rest, {_id(child) for child in found}, "volumes")
     return found
@@ -157,7 +160,21 @@ def _by_id(paths):
             f"{' and '.join(map(str, same))}: keep one file per id."
         )
     _refuse_parts(paths)
+    _refuse_channels(paths)
     return dict(zip(ids, paths, strict=True))
+
+
+def _refuse_channels(paths):
+    """Raise a ValueError where nnU-Net's names, ID_0000 and ID_0001, give a volume two channels."""
+    names = {path.parent / _EXTENSION.sub("", path.name) for path in paths}
+    for name in sorted(names):
+        second = name.with_name(f"{name.name.removesuffix('_0000')}_0001")
+        if file_name(name.parent) in NNUNET and second != name and second in names:
+            raise ValueError(
+                f"{name.parent} has {name.name} and {second.name}, two channels of one volume in "
+                "nnU-Net's naming: only volumes of one channel are read, so move the others "
+                "elsewhere."
+            )
 
 
 def _refuse_parts(paths):
@@ -188,5 +205,8 @@ def _files_of(path):
 
 
 def _id(path):
-    id = _EXTENSION.sub("", file_name(path)).strip()
-    return id.removesuffix("_0000") if file_name(path.parent) in ("imagesTr", "imagesTs") else id
+    file, dataset = container(path)
+    id = _EXTENSION.sub("", file_name(file)).strip()
+    if dataset:  # several volumes of one file have different names
+        id += dataset.rstrip("/").replace("/", "_")
+    return id.removesuffix("_0000") if file_name(path.parent) in NNUNET else id

@@ -9,7 +9,7 @@ SHOWN = 5  # names in a sentence
 _OF_DESKTOPS = ("thumbs.db", "desktop.ini")
 _OF_PREDICT = "probabilities"  # a folder beside the masks
 _EXTENSION = re.compile(
-    r"(\.ome)?\.(tiff?|zarr|nii|nii\.gz|nrrd|mha|h5|hdf5|npy|png|jpe?g|bmp|webp)$"
+    r"(\.ome)?\.(tiff?|zarr|nii|nii\.gz|nrrd|mrc|rec|mha|h5|hdf5|n5|npy|png|jpe?g|bmp|webp)$"
 )
 
 

@@ -31,6 +31,7 @@ class PatchSampler:
         of four places drawn, the closest is kept. 0 keeps the first.
       dtype: of the returned images.
       seed: of every draw.
+      numbers: list of `Preprocessing`, one per volume, where each is normalised by its own.
 
     Raises:
       ValueError: a value out of range, naming the field.
@@ -46,6 +47,7 @@ class PatchSampler:
     balance_target: float
     dtype: np.dtype
     seed: int
+    numbers: list | None = None
 
     def __post_init__(self):
         check_patch(self.patch)
@@ -64,16 +66,20 @@ class PatchSampler:
     def __getitem__(self, index):
         """Patch `index` >= 0: {'image': [*patch, 1], 'label': uint8 [*patch, 1], 'volume': int32}.
 
-        Labels are encoded as in `ops.classes`; voxels outside of the volume are MASKED.
+        Labels are encoded as in `ops.classes`; voxels outside of the volume are MASKED. With
+        `numbers`, those of its volume are added: 'own', float32 [4].
         """
         number, corner = self.place(index)
         reader = self.cache.open(self.volumes[number].image)
         image = read_patch(reader, corner, self.patch, outside="edge")
-        return {
+        sample = {
             "image": image.astype(self.dtype, copy=False)[..., None],
             "label": self._label(number, corner)[..., None],
             "volume": np.int32(number),
         }
+        if self.numbers:
+            sample["own"] = np.array(self.numbers[number], np.float32)
+        return sample
 
     def place(self, index):
         """(number of its volume, [3] first corner) of patch `index`."""

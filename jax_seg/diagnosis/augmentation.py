@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from jax_seg.data.augment import PROBABILITIES, augment
 from jax_seg.data.preprocess import preprocess
-from jax_seg.diagnosis.evidence import once
+from jax_seg.diagnosis.evidence import once, stacked
 from jax_seg.diagnosis.finding import Check, Finding, Skipped
 from jax_seg.diagnosis.sampling import NEARLY_ALL, lower_bound
 from jax_seg.ops.components import connected, sizes_of
@@ -181,8 +181,8 @@ def _responsible(evidence, name, larger):
 def _validation(evidence, count):
     """float32 [M, *spatial, C] of the first validation samples, at most `count`."""
     sampler = evidence.task.validation
-    drawn = [sampler[number]["image"] for number in range(min(count, 4 * len(sampler)))]
-    return np.asarray(preprocess(np.stack(drawn), evidence.preprocessing))
+    drawn = stacked([sampler[number] for number in range(min(count, 4 * len(sampler)))])
+    return np.asarray(preprocess(drawn["image"], evidence.preprocessing, drawn.get("own")))
 
 
 def _moves(evidence):

@@ -182,15 +182,13 @@ class Evidence:
     def samples(self):
         """The first training samples: {'image' [N, *shape], 'label' [N, *spatial, 1], 'volume'}."""
         count = min(SAMPLES[self.quick], 4 * len(self.task.train))
-        drawn = [self.task.train[number] for number in range(count)]
-        return {name: np.stack([one[name] for one in drawn]) for name in drawn[0]}
+        return stacked([self.task.train[number] for number in range(count)])
 
     def batch(self, number=0):
         """A batch of the run without augmentation, normalised: 'image', 'label' and 'mask'."""
         size = self.settings.batch
         drawn = [self.task.train[number * size + index] for index in range(size)]
-        batch = {name: np.stack([one[name] for one in drawn]) for name in ("image", "label")}
-        return jax.device_get(normalised(batch, self.preprocessing))
+        return jax.device_get(normalised(stacked(drawn), self.preprocessing))
 
     @functools.cached_property
     def augmented(self):
@@ -199,7 +197,7 @@ class Evidence:
         Either is {'image', 'label', 'mask'}, as in `batch`.
         """
         count = max(8, AUGMENTED // int(np.prod(self.task.shape[:-1])))
-        drawn = {name: self.samples[name][:count] for name in ("image", "label")}
+        drawn = {name: values[:count] for name, values in self.samples.items()}
         plain = jax.device_get(normalised(drawn, self.preprocessing))
         return plain, jax.device_get(once(self.task.augment)(jax.random.key(0), plain))
 
@@ -344,6 +342,11 @@ def by_epoch(events):
 def once(function):
     """A function that is called once: compiling it takes much longer than running it."""
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def stacked(samples):
+    """{name: array, the samples' axis first} of a list of samples as drawn."""
+    return {name: np.stack([one[name] for one in samples]) for name in samples[0]}
 
 
 def finest(output):

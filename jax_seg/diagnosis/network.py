@@ -44,7 +44,7 @@ def answers(evidence):
     """`Answers` of the best checkpoint."""
     variables = evidence.best.variables
     count = max(2, min(LOOKED_AT, MOST // int(np.prod(evidence.task.shape[:-1]))))
-    drawn = {name: evidence.samples[name][:count] for name in ("image", "label")}
+    drawn = {name: values[:count] for name, values in evidence.samples.items()}
     batch = jax.device_get(normalised(drawn, evidence.preprocessing))
     if not batch["image"].std(axis=0).any():
         raise Skipped("all samples are equal once they are normalised")

@@ -3,10 +3,10 @@
 import numpy as np
 
 from jax_seg.data import intensities
-from jax_seg.data.preprocess import fit_preprocessing, preprocess
+from jax_seg.data.preprocess import PerVolume, fit_preprocessing, preprocess
 from jax_seg.data.readers import open_volume
 from jax_seg.data.sampling import read_patch
-from jax_seg.diagnosis.finding import Check, Finding
+from jax_seg.diagnosis.finding import Check, Finding, Skipped
 from jax_seg.diagnosis.sampling import NEARLY_ALL
 from jax_seg.ops.classes import FOREGROUND, MASKED
 
@@ -22,6 +22,8 @@ SAME = 1e-4  # of the normalised range: rounding
 
 def saturated(evidence):
     """Voxels that normalisation clips, and what they told about the label."""
+    if isinstance(evidence.preprocessing, PerVolume):
+        raise Skipped("each volume is normalised by its own intensities")
     low, high = evidence.preprocessing[:2]
     facts = {e.id: _clipping(e, low, high) for e in evidence.part("training")}
     clipped = {name: one["clipped"] for name, one in facts.items()}
@@ -54,6 +56,8 @@ def saturated(evidence):
 
 def skew(evidence):
     """The path of a voxel in training against that in prediction."""
+    if isinstance(evidence.preprocessing, PerVolume):
+        raise Skipped("each volume is normalised by its own intensities")
     return [*_refitted(evidence), *_types(evidence), *_other_voxels(evidence)]
 
 

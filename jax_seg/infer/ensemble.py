@@ -10,6 +10,7 @@ import numpy as np
 
 AXES = {"depth": 0, "height": 1, "width": 2}
 PLANE = (1, 2)  # height and width
+AVERAGED = ("probabilities", "logits")
 
 
 class Orientation(NamedTuple):
@@ -75,7 +76,7 @@ def normalised(weights, count):
     return [w / sum(weights) for w in weights]
 
 
-def mean_logits(members, volume, *, weights=None, orientations=(UPRIGHT,)):
+def mean_logits(members, volume, *, weights=None, orientations=(UPRIGHT,), of="probabilities"):
     """Logits of the weighted mean of the members' probabilities over all orientations.
 
     One running sum is kept, whatever the number of members and orientations. Weights of zero cost
@@ -86,6 +87,7 @@ def mean_logits(members, volume, *, weights=None, orientations=(UPRIGHT,)):
       volume: [D, H, W] array, or [D, H, W, C].
       weights: of `normalised`; None weighs the members equally.
       orientations: of `orientations_of`.
+      of: one of AVERAGED: 'logits' averages these, as nnU-Net does.
 
     Returns:
       float32 [D, H, W] on the device.
@@ -107,13 +109,13 @@ def mean_logits(members, volume, *, weights=None, orientations=(UPRIGHT,)):
             return logits
         total = jnp.zeros(volume.shape[:3], jnp.float32) if total is None else total
         # Waiting keeps the next member's parameters off the device until this one is done.
-        total = _add(total, logits, weight).block_until_ready()
-    return _logits(total)
+        total = _add(total, logits, weight, of).block_until_ready()
+    return total if of == "logits" else _logits(total)
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _add(total, logits, weight):
-    return total + weight * jax.nn.sigmoid(logits)
+@functools.partial(jax.jit, donate_argnums=0, static_argnums=3)
+def _add(total, logits, weight, of):
+    return total + weight * (logits if of == "logits" else jax.nn.sigmoid(logits))
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -23,13 +23,14 @@ class Unwritable(OSError):
 def predict_files(kind, segment, decide, inspect, found, output, *, settings, probabilities):
     """Segment files one after another, reading the next and writing the last in the background.
 
-    For a volume it writes `output/<id>.tif` (uint8 0 or 1, LZW, the input's shape), with
+    For a volume it writes `output/<id>.tif` (uint8 0 or 1, LZW, the input's shape; of NIfTI, NRRD
+    and MRC in the input's format), with
     `probabilities` also `output/probabilities/<id>.tif` (float16); for an image `output/<id>.png`
     (8 bits, 255 where the object is certain); and last `output/<id>.json`, the sidecar.
 
     Args:
       kind: `kinds.Kind`.
-      segment: array as read -> logits [D, H, W] on the device.
+      segment: (one of `found`, array as read) -> logits [D, H, W] on the device.
       decide: (logits, array) -> uint8 [D, H, W].
       inspect: (one of `found`, array) -> dict of JSON types about the input, for the sidecar.
       found: list of what `kind.find` gives.
@@ -59,7 +60,7 @@ def predict_files(kind, segment, decide, inspect, found, output, *, settings, pr
             **about,
             **settings,
         }
-        return _write(kind, output, volume.id, prediction, maps, facts)
+        return _write(kind, output, volume, prediction, maps, facts)
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         reading = [pool.submit(read, found[0])] if found else []
@@ -70,7 +71,7 @@ def predict_files(kind, segment, decide, inspect, found, output, *, settings, pr
             try:
                 about, image = reading.pop(0).result()
                 started = time.monotonic()
-                logits = segment(image).block_until_ready()
+                logits = segment(volume, image).block_until_ready()
                 task = pool.submit(finish, volume, about, image, logits, started)
                 writing.append((volume.id, task))
             except FAILURES as error:
@@ -84,13 +85,14 @@ def predict_files(kind, segment, decide, inspect, found, output, *, settings, pr
             yield _result(*waiting)
 
 
-def _write(kind, output, name, prediction, maps, facts):
+def _write(kind, output, volume, prediction, maps, facts):
     """Write the files of one prediction; returns the sidecar's content."""
-    files = sidecar.files_of(name, kind.suffix, maps is not None)
+    name = volume.id
+    files = sidecar.files_of(name, kind.suffix(volume.image), maps is not None)
     try:
         # First, so that a kill in between leaves no sidecar that describes other files.
         sidecar.path_of(output, name).unlink(missing_ok=True)
-        kind.write(output / files[0], prediction)
+        kind.write(output / files[0], prediction, volume.image)
         if maps is not None:
             origin = written_by("predict")
             write_tiff(output / files[1], maps, compression="zlib", origin=origin)

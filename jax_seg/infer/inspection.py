@@ -1,6 +1,7 @@
 """Check a volume against the networks that segment it: windows and intensities."""
 
 from jax_seg.data import intensities
+from jax_seg.data.readers import open_volume, spacing
 from jax_seg.infer.sliding_window import count_empty
 
 
@@ -25,3 +26,28 @@ def inspect(name, image, *, grids, ranges):
         "empty_windows": sum(empty for empty, _ in counts),
         "warnings": sorted(sentences - {""}),
     }
+
+
+def spacing_as_nnunet(path):
+    """The spacing (z, y, x) of a volume as nnU-Net reads it, see `spacing.as_nnunet`."""
+    return spacing.as_nnunet(path, open_volume(path).spacing)
+
+
+def other_spacing(path, trained):
+    """A sentence where a volume is not of the spacing that an imported network was trained on.
+
+    Args:
+      path: of the volume.
+      trained: (z, y, x) that nnU-Net resampled its training volumes to; None where it did not.
+
+    Returns:
+      The sentence; '' where the spacings agree, or one of them is not known.
+    """
+    found = trained and spacing_as_nnunet(path)
+    if not found or not spacing.differ(found, trained):
+        return ""
+    here, there = (" × ".join(f"{number:.3g}" for number in three) for three in (found, trained))
+    return (
+        f"{path} has a voxel spacing of {here} (z, y, x) and is resampled to {there}, on which the "
+        "network was trained."
+    )

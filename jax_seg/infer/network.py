@@ -7,11 +7,14 @@ from jax_seg.models.forward import forward
 
 
 def make_network(model, preprocessing):
-    """(variables, image [B, *spatial, C] as stored) -> float32 logits [B, *spatial, 1], jitted."""
+    """(variables, image [B, *spatial, C] as stored) -> float32 logits [B, *spatial, 1], jitted.
+
+    Under `PerVolume` it takes a third argument, `own` of `preprocess`.
+    """
 
     @jax.jit
-    def network(variables, image):
-        logits, _, _ = forward(model, variables, preprocess(image, preprocessing))
+    def network(variables, image, own=None):
+        logits, _, _ = forward(model, variables, preprocess(image, preprocessing, own))
         return logits[0] if isinstance(logits, tuple) else logits
 
     return network

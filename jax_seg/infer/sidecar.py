@@ -78,7 +78,7 @@ def unfinished(found, output, suffix, settings, probabilities):
     Args:
       found: what has an 'id' and the path 'image'.
       output: folder of the predictions; existing ones come from this command (`is_own`).
-      suffix: of the masks or maps.
+      suffix: path of an image -> suffix of its mask or map.
       settings: those of a new prediction.
       probabilities: whether they are wanted besides the masks.
 
@@ -91,7 +91,7 @@ def unfinished(found, output, suffix, settings, probabilities):
         if not (made := _read(path_of(output, volume.id))):
             to_do.append(volume)
             continue
-        wanted = files_of(volume.id, suffix, probabilities)
+        wanted = files_of(volume.id, suffix(volume.image), probabilities)
         changed = changes(made, settings)
         if made.get("image_stamp") != stamp(volume.image):
             changed.append("image")

@@ -5,9 +5,13 @@ network with gates returns those and a dict of its gates' outputs. A network wit
 norm has `batch_momentum`, the share of the running statistics that an update keeps.
 """
 
-from jax_seg.models import camouflage, unet
+from jax_seg.models import camouflage, residual_unet, unet
 
-MODELS = {"unet": unet.Model, "camouflage": camouflage.Model}
+MODELS = {
+    "unet": unet.Model,
+    "residual_unet": residual_unet.Model,
+    "camouflage": camouflage.Model,
+}
 
 
 def build(name, **fields):

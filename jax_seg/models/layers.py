@@ -1,4 +1,4 @@
-"""Layers of the U-Nets: double convolution, pooling, upsampling, and the 1×1(×1) output.
+"""Layers of the U-Nets: convolutions, residual blocks, pooling, upsampling, the 1×1(×1) output.
 
 Every layer works on two or three spatial axes, channels last. Shape names show the 3-D case.
 Parameters are float32; `dtype` is the compute type.
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jax_seg.ops.conv import conv
-from jax_seg.ops.norm import instance_norm_leaky_relu
+from jax_seg.ops.norm import affine_norm, instance_norm_leaky_relu
 
 
 def uniform(fan_in):
@@ -26,56 +26,128 @@ def uniform(fan_in):
     )
 
 
-def extent(length, x_BDHWC, planar):
-    """Size of a kernel or window: `length` along each axis, but 1 along depth where `planar`."""
-    rank = x_BDHWC.ndim - 2
-    return (1,) * planar + (length,) * (rank - planar)
-
-
 class ConvInstanceNorm(nn.Module):
-    """3×3(×3) convolution, instance norm without affine parameters, leaky ReLU 0.01.
+    """Convolution, instance norm, leaky ReLU.
 
-    1×3×3 where `planar`.
+    Attributes:
+      features: channels of the result.
+      dtype: compute type.
+      kernel: its size, odd numbers; () for 3 voxels along each axis.
+      stride: along each axis; () for 1.
+      slope: of the leaky ReLU for negative values; 1 is no activation.
+      affine: whether the norm has a gain and an offset per channel.
+      bias: whether the convolution has one. The norm subtracts each channel's mean, and with it any
+        constant, so adding it would waste a pass over memory. It stays a parameter: the network has
+        the published parameter count, and imported weights stay complete.
     """
 
     features: int
     dtype: str = "float32"
-    planar: bool = False
+    kernel: tuple = ()
+    stride: tuple = ()
+    slope: float = 0.01
+    affine: bool = False
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x_BDHWC):
-        size, channels = extent(3, x_BDHWC, self.planar), x_BDHWC.shape[-1]
+        size, channels = self.kernel or (3,) * (x_BDHWC.ndim - 2), x_BDHWC.shape[-1]
         initialiser = uniform(prod(size) * channels)
         kernel = self.param("kernel", initialiser, (*size, channels, self.features))
-        # The norm subtracts each channel's mean, and with it any constant, so adding the bias would
-        # waste a pass over memory. It stays a parameter: the network has the published parameter
-        # count, and imported weights stay complete.
-        self.param("bias", initialiser, (self.features,))
-        x_BDHWK = conv(x_BDHWC.astype(self.dtype), kernel.astype(self.dtype))
-        return instance_norm_leaky_relu(x_BDHWK, slope=0.01, epsilon=1e-5)
+        if self.bias:
+            self.param("bias", initialiser, (self.features,))
+        x_BDHWK = conv(x_BDHWC.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        if not self.affine:
+            return instance_norm_leaky_relu(x_BDHWK, slope=self.slope, epsilon=1e-5)
+        gain = self.param("gain", nn.initializers.ones, (self.features,))
+        offset = self.param("offset", nn.initializers.zeros, (self.features,))
+        return affine_norm(x_BDHWK, gain, offset, self.slope, 1e-5)
 
 
 class UNetLevel(nn.Module):
-    """The channels of all inputs together, then two normalised convolutions: one U-Net level."""
+    """The channels of all inputs together, then normalised convolutions: one U-Net level.
+
+    Attributes:
+      features, dtype, kernel, slope, affine: of `ConvInstanceNorm`.
+      convolutions: how many.
+      stride: of the first one; () for 1.
+    """
 
     features: int
     dtype: str = "float32"
-    planar: bool = False
+    kernel: tuple = ()
+    convolutions: int = 2
+    stride: tuple = ()
+    slope: float = 0.01
+    affine: bool = False
 
     @nn.compact
     def __call__(self, *inputs):
         x_BDHWC = jnp.concatenate(inputs, axis=-1)
-        for index in range(2):
-            x_BDHWC = ConvInstanceNorm(
-                self.features, self.dtype, self.planar, name=f"conv_{index}"
-            )(x_BDHWC)
+        for index in range(self.convolutions):
+            layer = ConvInstanceNorm(
+                self.features,
+                self.dtype,
+                self.kernel,
+                () if index else self.stride,
+                self.slope,
+                self.affine,
+                name=f"conv_{index}",
+            )
+            x_BDHWC = layer(x_BDHWC)
         return x_BDHWC
 
 
-class Upsample(nn.Module):
-    """Transposed convolution of size 2 and stride 2, with bias: twice each spatial size.
+class ResidualBlock(nn.Module):
+    """Two normalised convolutions whose result is added to the input, then leaky ReLU.
 
-    Where `planar`, size and stride are 1×2×2.
+    Block D of He et al. 2019 ("Bag of tricks for image classification", figure 2) with instance
+    norm, as nnU-Net's residual encoder has it: where it strides, the input is averaged over windows
+    of the stride, and where the channels change, projected by a normalised 1×1×1 convolution.
+
+    Attributes: of `ConvInstanceNorm`; the stride is that of the first convolution.
+    """
+
+    features: int
+    dtype: str = "float32"
+    kernel: tuple = ()
+    stride: tuple = ()
+    slope: float = 0.01
+    affine: bool = False
+
+    @nn.compact
+    def __call__(self, x_BDHWC):
+        rank, options = x_BDHWC.ndim - 2, {"affine": self.affine}
+        first = ConvInstanceNorm(
+            self.features,
+            self.dtype,
+            self.kernel,
+            self.stride,
+            self.slope,
+            **options,
+            name="conv_0",
+        )
+        second = ConvInstanceNorm(
+            self.features, self.dtype, self.kernel, slope=1.0, **options, name="conv_1"
+        )
+        y_BDHWK = second(first(x_BDHWC))
+        x_BDHWC = mean_pool(x_BDHWC, self.stride).astype(self.dtype)
+        if x_BDHWC.shape[-1] != self.features:
+            ones = (1,) * rank
+            skip = ConvInstanceNorm(
+                self.features, self.dtype, ones, slope=1.0, **options, bias=False, name="skip"
+            )
+            x_BDHWC = skip(x_BDHWC)
+        return jax.nn.leaky_relu(x_BDHWC + y_BDHWK, self.slope)
+
+
+class Upsample(nn.Module):
+    """Transposed convolution whose size is its stride, with bias: larger by that factor.
+
+    Attributes:
+      features: channels of the result.
+      dtype: compute type.
+      stride: factor along each axis; () for 2.
 
     The windows do not overlap, so it is one matrix product and a depth-to-space, exactly. Kernel
     [2, 2(, 2), C, K]: entry [i, j, k] makes the output voxel (2d + i, 2h + j, 2w + k).
@@ -83,12 +155,13 @@ class Upsample(nn.Module):
 
     features: int
     dtype: str = "float32"
-    planar: bool = False
+    stride: tuple = ()
 
     @nn.compact
     def __call__(self, x_BDHWC):
         batch, *spatial, channels = x_BDHWC.shape
-        rank, size = len(spatial), extent(2, x_BDHWC, self.planar)
+        rank = len(spatial)
+        size = self.stride or (2,) * rank
         # PyTorch counts a transposed convolution's fan in over its output channels.
         initialiser = uniform(prod(size) * self.features)
         kernel = self.param("kernel", initialiser, (*size, channels, self.features))
@@ -125,18 +198,31 @@ def pointwise(features, fan_in, name, foreground_prior=0.5):
     )
 
 
-def max_pool(x_BDHWC, planar=False):
-    """Maximum over 2×2(×2) windows of stride 2, or 1×2×2 where `planar`; even spatial sizes.
+def max_pool(x_BDHWC, stride=()):
+    """Maximum over windows of `stride`, () for 2 voxels along each axis; sizes are multiples of it.
 
     Where several voxels of a window hold its maximum, the gradient is shared equally among them.
     """
-    batch, *spatial, channels = x_BDHWC.shape
     # A window reduction's gradient is a select-and-scatter, 3-4× slower than this on a CPU.
-    windows = extent(2, x_BDHWC, planar)
+    windows, within = _windows(x_BDHWC, stride)
+    return windows.max(within)
+
+
+def mean_pool(x_BDHWC, stride=()):
+    """Mean over windows of `stride`, in float32; () for none."""
+    if set(stride) <= {1}:
+        return x_BDHWC
+    windows, within = _windows(x_BDHWC, stride)
+    return windows.astype(jnp.float32).mean(within)
+
+
+def _windows(x_BDHWC, stride):
+    """x with each axis split into windows, and the axes within the windows."""
+    batch, *spatial, channels = x_BDHWC.shape
+    stride = stride or (2,) * len(spatial)
     pairs = [
         part
-        for length, size in zip(spatial, windows, strict=True)
+        for length, size in zip(spatial, stride, strict=True)
         for part in (length // size, size)
     ]
-    windows = x_BDHWC.reshape(batch, *pairs, channels)
-    return windows.max(axis=tuple(range(2, 2 * len(spatial) + 1, 2)))
+    return x_BDHWC.reshape(batch, *pairs, channels), tuple(range(2, 2 * len(spatial) + 1, 2))

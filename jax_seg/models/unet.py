@@ -6,28 +6,37 @@ transposed convolution halves the channels, the skip is appended, two normalised
 
 from flax import linen as nn
 
+from jax_seg.models import levels
 from jax_seg.models.layers import UNetLevel, Upsample, max_pool, pointwise
-
-MOST_POOLINGS = 12  # 4096 voxels along an axis become one
 
 
 class Model(nn.Module):
     """U-Net: x [B, D, H, W, in_channels] -> float32 logits [B, D, H, W, out_channels].
 
-    22,575,329 parameters in three dimensions with 32 filters and 4 poolings.
+    22,575,329 parameters in three dimensions with 32 filters and 4 poolings. With
+    downsample='stride' and affine=True it is nnU-Net's plain network (Isensee et al. 2021).
 
     Attributes:
-      filters: channels of the finest level.
-      poolings: number of times the resolution halves.
+      filters: channels of the finest level; each other level has twice those of the one above.
+      poolings: number of levels below the finest.
       in_channels: channels of the input.
       out_channels: channels of the logits.
       dimensions: 3 for [B, D, H, W, C], 2 for [B, H, W, C].
       planar_levels: number of finest levels that do not change depth: kernels 1×3×3, pooling and
         upsampling 1×2×2, as nnU-Net plans for voxels that are deeper than wide (Isensee et al.
         2021). One such level for each factor of 2 between the spacings, at most `poolings`.
+      features: channels of each level, finest first, beginning with `filters`; () doubles them.
+      kernels: size of each level's kernels, as ((1, 3, 3), (3, 3, 3), …); () for 3 voxels, or as
+        `planar_levels` says.
+      strides: of each level from the one above, beginning with (1, 1, 1); () for 2.
+      convolutions: of each level of the encoder; () for 2.
+      decoder_convolutions: of each level of the decoder, finest first, one fewer; () for 2.
+      downsample: 'max' pools, 'stride' strides the first convolution of a level.
+      affine: whether the norms have a gain and an offset per channel.
+      slope: of the leaky ReLUs for negative values.
       dtype: compute type, 'float32' or 'bfloat16'; parameters, norms and logits are float32.
-      deep_supervision: number of extra heads, on the decoder levels 1/2, 1/4, … of the input's
-        size; when positive the result is a tuple of logits, finest first.
+      deep_supervision: number of extra heads, on the decoder levels below the finest; when positive
+        the result is a tuple of logits, finest first.
       foreground_prior: share of foreground that the first logits express, `layers.pointwise`.
       rematerialise: keep only the input of each level for the backward pass and recompute the
         level: less memory for about a third more computation (Chen et al. 2016).
@@ -39,6 +48,14 @@ class Model(nn.Module):
     out_channels: int = 1
     dimensions: int = 3
     planar_levels: int = 0
+    features: tuple = ()
+    kernels: tuple = ()
+    strides: tuple = ()
+    convolutions: tuple = ()
+    decoder_convolutions: tuple = ()
+    downsample: str = "max"
+    affine: bool = False
+    slope: float = 0.01
     dtype: str = "float32"
     deep_supervision: int = 0
     foreground_prior: float = 0.5
@@ -50,78 +67,73 @@ class Model(nn.Module):
 
         `train` makes no difference: nothing here is random or keeps statistics.
         """
-        self._check(x_BDHWC.shape)
+        plan = self._levels()
+        levels.check_input(self, x_BDHWC.shape, self.smallest_input())
         Level = nn.remat(UNetLevel) if self.rematerialise else UNetLevel
-
         skips = []
-        for level in range(self.poolings):
-            planar = level < self.planar_levels
-            encoder = Level(self.filters << level, self.dtype, planar, name=f"encoder_{level}")
+        for number, level in enumerate(plan):
+            stride = level.stride if number else ()
+            if number and self.downsample == "max":
+                x_BDHWC, stride = max_pool(x_BDHWC, stride), ()
+            encoder = Level(
+                level.features,
+                self.dtype,
+                level.kernel,
+                level.convolutions,
+                stride,
+                self.slope,
+                self.affine,
+                name=encoder_name(number, self.poolings),
+            )
             x_BDHWC = encoder(x_BDHWC)
             skips.append(x_BDHWC)
-            x_BDHWC = max_pool(x_BDHWC, planar)
-        x_BDHWC = Level(self.filters << self.poolings, self.dtype, name="bottleneck")(x_BDHWC)
-
-        def head(fan_in, name):
-            return pointwise(self.out_channels, fan_in, name, self.foreground_prior)
-
-        coarser = []
-        for index, skip_BDHWC in enumerate(reversed(skips)):
-            level = self.poolings - 1 - index
-            features, planar = self.filters << level, level < self.planar_levels
-            x_BDHWC = Upsample(features, self.dtype, planar, name=f"up_{index}")(x_BDHWC)
-            decoder = Level(features, self.dtype, planar, name=f"decoder_{index}")
-            x_BDHWC = decoder(x_BDHWC, skip_BDHWC)
-            if 1 <= level <= self.deep_supervision:
-                coarser.insert(0, head(features, f"head_{level}")(x_BDHWC))
-        logits_BDHW1 = head(self.filters, "output")(x_BDHWC)
-        return (logits_BDHW1, *coarser) if self.deep_supervision else logits_BDHW1
-
-    def _check(self, shape):
-        self._check_fields()
-        expected = ", ".join("BDHW" if self.dimensions == 3 else "BHW")
-        if len(shape) != self.dimensions + 2:
-            raise ValueError(
-                f"model.dimensions is {self.dimensions}, but the U-Net's input has shape {shape}; "
-                f"give it [{expected}, {self.in_channels}], or change the field."
-            )
-        if shape[-1] != self.in_channels:
-            raise ValueError(
-                f"model.in_channels is {self.in_channels}, but the U-Net's input has shape "
-                f"{shape}; give it [{expected}, {self.in_channels}], or change the field."
-            )
-        divisors = self.smallest_input()
-        if any(not size or size % d for size, d in zip(shape[1:-1], divisors, strict=True)):
-            raise ValueError(
-                f"The U-Net's input has spatial sizes {shape[1:-1]}, but {self.poolings} poolings "
-                f"need multiples of {divisors}; change data.patch (of images data.side), or lower "
-                "model.poolings."
-            )
-
-    def _check_fields(self):
-        if self.dimensions not in (2, 3):
-            raise ValueError(f"model.dimensions is {self.dimensions}; set it to 2 or 3.")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"model.dtype is '{self.dtype}'; set it to 'float32' or 'bfloat16'.")
-        for name in ("filters", "in_channels", "out_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} is {getattr(self, name)}; set it to 1 or more.")
-        if not 0 <= self.poolings <= MOST_POOLINGS:
-            raise ValueError(
-                f"model.poolings is {self.poolings}; set it from 0 to {MOST_POOLINGS}."
-            )
-        if not 0 <= self.planar_levels <= (self.poolings if self.dimensions == 3 else 0):
-            raise ValueError(
-                f"model.planar_levels is {self.planar_levels}; set it from 0 to model.poolings in "
-                "three dimensions, and to 0 in two."
-            )
-        if not 0 <= self.deep_supervision < max(self.poolings, 1):
-            raise ValueError(
-                f"model.deep_supervision is {self.deep_supervision}, but {self.poolings} poolings "
-                f"leave {max(self.poolings - 1, 0)} coarser decoder levels; lower it."
-            )
+        return decode(self, skips, plan)
 
     def smallest_input(self):
         """The spatial sizes, in voxels, whose multiples the network takes."""
-        size = 2**self.poolings
-        return (size // 2**self.planar_levels, size, size)[-self.dimensions :]
+        return levels.smallest_input(self._levels())
+
+    def _levels(self):
+        return levels.of_model(self, convolutions=lambda _: 2, decoder_convolutions=2)
+
+
+def encoder_name(number, poolings):
+    """The name of an encoder level's parameters."""
+    return "bottleneck" if number == poolings else f"encoder_{number}"
+
+
+def decode(model, skips, plan):
+    """The decoder of a U-Net, called within its `__call__`.
+
+    Args:
+      model: with the fields of `Model`.
+      skips: [B, *spatial, features] of each level, finest first.
+      plan: list of `levels.Level`.
+
+    Returns:
+      The logits, see `Model`.
+    """
+    Level = nn.remat(UNetLevel) if model.rematerialise else UNetLevel
+
+    def head(fan_in, name):
+        return pointwise(model.out_channels, fan_in, name, model.foreground_prior)
+
+    x_BDHWC, coarser = skips[-1], []
+    for index in range(model.poolings):
+        number = model.poolings - 1 - index
+        level = plan[number]
+        up = Upsample(level.features, model.dtype, plan[number + 1].stride, name=f"up_{index}")
+        decoder = Level(
+            level.features,
+            model.dtype,
+            level.kernel,
+            level.decoder_convolutions,
+            slope=model.slope,
+            affine=model.affine,
+            name=f"decoder_{index}",
+        )
+        x_BDHWC = decoder(up(x_BDHWC), skips[number])
+        if 1 <= number <= model.deep_supervision:
+            coarser.insert(0, head(level.features, f"head_{number}")(x_BDHWC))
+    logits_BDHW1 = head(plan[0].features, "output")(x_BDHWC)
+    return (logits_BDHW1, *coarser) if model.deep_supervision else logits_BDHW1

@@ -32,9 +32,9 @@ class Form(NamedTuple):
     kernel_gradient: Callable
 
 
-@jax.jit
-def conv(x, kernel):
-    """Convolve with 'same' padding and stride 1.
+@functools.partial(jax.jit, static_argnums=2)
+def conv(x, kernel, strides=()):
+    """Convolve with 'same' padding.
 
     On a CPU the result and both gradients agree with the direct form to a few 1e-6 of their size,
     and bfloat16 is computed in float32 and rounded once.
@@ -42,47 +42,70 @@ def conv(x, kernel):
     Args:
       x: [B, *spatial, C], two or three spatial axes.
       kernel: [*size, C, K], odd sizes, in the compute type of `x`.
+      strides: voxels from one output to the next along each axis; () for 1. The first output lies
+        on the first voxel, so with stride 2 and an even length the last voxel has none.
 
     Returns:
-      [B, *spatial, K] in the type of `x`.
+      [B, *spatial, K] in the type of `x`; with strides, the spatial sizes divided by them, rounded
+      up.
     """
-    if x.ndim == 5 and kernel.shape[0] == 1 < kernel.shape[1]:  # slices are a batch of images
-        images = _conv(x.reshape(-1, *x.shape[2:]), kernel[0])
-        return images.reshape(*x.shape[:4], -1)
-    return _conv(x, kernel)
+    strides = tuple(strides) or (1,) * (x.ndim - 2)
+    planar = x.ndim == 5 and kernel.shape[0] == 1 < kernel.shape[1] and strides[0] == 1
+    if planar:  # slices are a batch of images
+        images = _conv(x.reshape(-1, *x.shape[2:]), kernel[0], strides[1:])
+        return images.reshape(*x.shape[:2], *images.shape[1:])
+    return _conv(x, kernel, strides)
 
 
-@jax.custom_vjp
-def _conv(x, kernel):
-    return _by_platform("convolve", x, kernel)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x, kernel, strides):
+    return _by_platform("convolve", strides, x, kernel)
 
 
-def _conv_forward(x, kernel):
-    return _conv(x, kernel), (x, kernel)
+def _conv_forward(x, kernel, strides):
+    return _conv(x, kernel, strides), (x, kernel)
 
 
-def _conv_backward(saved, gradient):
+def _conv_backward(strides, saved, gradient):
     return (
-        _by_platform("input_gradient", *saved, gradient),
-        _by_platform("kernel_gradient", *saved, gradient),
+        _by_platform("input_gradient", strides, *saved, gradient),
+        _by_platform("kernel_gradient", strides, *saved, gradient),
     )
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
 
 
-@functools.partial(jax.jit, static_argnums=0)  # layers of one shape are traced once
-def _by_platform(step, *arrays):
-    flat = arrays[0].ndim == 4
+@functools.partial(jax.jit, static_argnums=(0, 1))  # layers of one shape are traced once
+def _by_platform(step, strides, *arrays):
+    flat, dense = arrays[0].ndim == 4, set(strides) == {1}
+    own = XLA if dense else _transposed(functools.partial(_xla, strides=strides))
 
     def on_cpu(*arrays):
-        function = getattr((image_form if flat else cpu_form)(*arrays[:2]), step)
-        if not flat or function is getattr(XLA, step):
+        if dense:
+            form = (image_form if flat else cpu_form)(*arrays[:2])
+        else:
+            form = strided_form(*arrays[:2], strides) or own
+        function = getattr(form, step)
+        if not flat or function is getattr(own, step):
             return function(*arrays)
         # A batch of images is a volume whose slices do not see each other.
         return function(*(array[None] for array in arrays))[0]
 
-    return lax.platform_dependent(*arrays, cpu=on_cpu, default=getattr(XLA, step))
+    return lax.platform_dependent(*arrays, cpu=on_cpu, default=getattr(own, step))
+
+
+def strided_form(x, kernel, strides):
+    """The form on a CPU with strides: a product with patches, None for XLA's own.
+
+    Winograd's would compute every output of stride 1. XLA's own is as poor as without strides.
+    """
+    outputs = prod((n - 1) // stride + 1 for n, stride in zip(x.shape[1:-1], strides, strict=True))
+    if x.dtype not in (jnp.float32, jnp.bfloat16) or len(x) * outputs * kernel.size < SMALL:
+        return None
+    in_depth = (1,) * (5 - x.ndim)  # a batch of images is the depth of one volume
+    options = {"strides": (*in_depth, *strides)}
+    return Form(*(functools.partial(function, **options) for function in PATCHES))
 
 
 def cpu_form(x, kernel):
@@ -115,12 +138,14 @@ def image_form(x, kernel):
     return NARROW if form is WINOGRAD and x.shape[-1] <= 16 else form
 
 
-def _xla(x, kernel):
+def _xla(x, kernel, strides=None):
     spatial = "DHW"[-(x.ndim - 2) :]
     numbers = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
-    return lax.conv_general_dilated(
-        x, kernel, (1,) * (x.ndim - 2), "SAME", dimension_numbers=numbers
-    )
+    # Not 'SAME', which with strides depends on whether the length is even.
+    around = [(size // 2, size // 2) for size in kernel.shape[:-2]]
+    padding = "SAME" if strides is None else around
+    strides = strides or (1,) * (x.ndim - 2)
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers)
 
 
 def _pointwise(x, kernel):

@@ -1,4 +1,7 @@
-"""Instance normalisation and leaky ReLU as one operation, computed in float32."""
+"""Instance normalisation and leaky ReLU as one operation, computed in float32.
+
+Without scale and bias of its own, or with them (`affine_norm`).
+"""
 
 import functools
 
@@ -66,11 +69,14 @@ def _backward(slope, epsilon, saved, gradient):
     """With n the normalised x and g its gradient: scale · (g - mean(g) - n · mean(g · n))."""
     y, scale = saved
     y32 = y.astype(jnp.float32)
-    axes = _spatial_axes(y)
     g = gradient.astype(jnp.float32) * jnp.where(y32 >= 0, 1.0, slope)
     n = y32 * jnp.where(y32 >= 0, 1.0, 1 / slope)
+    return (_of_input(n, scale, g, _spatial_axes(y)).astype(y.dtype),)
+
+
+def _of_input(n, scale, g, axes):
     along = (g * n).mean(axes, keepdims=True)
-    return ((scale * (g - g.mean(axes, keepdims=True) - n * along)).astype(y.dtype),)
+    return scale * (g - g.mean(axes, keepdims=True) - n * along)
 
 
 def _spatial_axes(x):
@@ -78,3 +84,45 @@ def _spatial_axes(x):
 
 
 _normalise.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def affine_norm(x, gain, offset, slope=1.0, epsilon=1e-5):
+    """leaky_relu(gain · (x - mean) / sqrt(variance + epsilon) + offset).
+
+    As `instance_norm_leaky_relu`, with a gain and an offset per channel; a slope of 1 is no
+    activation. The backward pass keeps the normalised x in the type of `x`: with a gain the
+    function cannot be inverted, since a gain may be 0.
+
+    Args:
+      x: [B, *spatial, C].
+      gain, offset: [C] float32.
+      slope, epsilon: see `instance_norm_leaky_relu`; any slope.
+
+    Returns:
+      As `x`, in its type.
+    """
+    return _affine_forward(x, gain, offset, slope, epsilon)[0]
+
+
+def _affine_forward(x, gain, offset, slope, epsilon):
+    x32 = x.astype(jnp.float32)
+    mean, variance = _statistics(x32, _spatial_axes(x))
+    scale = jax.lax.rsqrt(variance + epsilon)
+    n = (x32 - mean) * scale
+    y = jax.nn.leaky_relu(gain * n + offset, slope).astype(x.dtype)
+    return y, (n.astype(x.dtype), scale, gain, offset)
+
+
+def _affine_backward(slope, epsilon, saved, gradient):
+    n, scale, gain, offset = saved
+    axes, n32 = _spatial_axes(n), n.astype(jnp.float32)
+    g = gradient.astype(jnp.float32) * jnp.where(gain * n32 + offset >= 0, 1.0, slope)
+    return (
+        _of_input(n32, scale, gain * g, axes).astype(n.dtype),
+        (g * n32).sum((0, *axes)),
+        g.sum((0, *axes)),
+    )
+
+
+affine_norm.defvjp(_affine_forward, _affine_backward)

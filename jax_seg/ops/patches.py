@@ -5,6 +5,7 @@ deepest levels, whose kernel outweighs its voxels and is read here once, as it i
 gathered block by block and stay in cache: a whole volume's would cost more than the product.
 """
 
+import itertools
 from math import prod
 
 import jax
@@ -15,30 +16,35 @@ BLOCK_BYTES = 4 << 20  # of a block's patches: written once, read once
 FEW_CHANNELS = 8  # below this, copying a voxel's channels at a time is slow
 
 
-def convolve(x, kernel):
-    """'Same' convolution: x [B, D, H, W, C], kernel [*size, C, K] -> [B, D, H, W, K]."""
-    slices, starts = _blocks(x.shape, kernel.shape)
+def convolve(x, kernel, strides=(1, 1, 1)):
+    """'Same' convolution: x [B, D, H, W, C], kernel [*size, C, K] -> [B, D, H, W, K].
+
+    With strides, every so many voxels along each axis, the first included.
+    """
+    y = jnp.zeros((len(x), *output_size(x, strides), kernel.shape[4]), x.dtype)
+    slices, starts = _blocks(y.shape, kernel.shape)
+    halo = (slices - 1) * strides[0] + kernel.shape[0]
     padded = _pad(x, kernel.shape)
 
     def block_step(y, start):
-        block = _product(_read(padded, start, slices + kernel.shape[0] - 1), kernel)
+        block = _product(_read(padded, start * strides[0], halo), kernel, strides)
         block = block.astype(y.dtype).reshape(len(y), slices, *y.shape[2:])
         return lax.dynamic_update_slice_in_dim(y, block, start, 1), None
 
-    return _scan(block_step, jnp.zeros((*x.shape[:4], kernel.shape[4]), x.dtype), starts)
+    return _scan(block_step, y, starts)
 
 
-def input_gradient(x, kernel, gradient):
+def input_gradient(x, kernel, gradient, strides=(1, 1, 1)):
     """Gradient of `convolve` with respect to x: that of the patches, added where they came from."""
-    slices, starts = _blocks(x.shape, kernel.shape)
-    halo = slices + kernel.shape[0] - 1
+    slices, starts = _blocks(gradient.shape, kernel.shape)
+    halo = (slices - 1) * strides[0] + kernel.shape[0]
     padded = _pad(jnp.zeros(x.shape, jnp.float32), kernel.shape)
-    scatter = jax.linear_transpose(lambda block: _product(block, kernel), padded[:, :halo])
+    scatter = jax.linear_transpose(lambda block: _product(block, kernel, strides), padded[:, :halo])
 
     def block_step(total, start):
         (block,) = scatter(_read(gradient, start, slices).reshape(-1, kernel.shape[4]))
-        block += lax.dynamic_slice_in_dim(total, start, halo, 1)
-        return lax.dynamic_update_slice_in_dim(total, block, start, 1), None
+        block += lax.dynamic_slice_in_dim(total, start * strides[0], halo, 1)
+        return lax.dynamic_update_slice_in_dim(total, block, start * strides[0], 1), None
 
     total = _scan(block_step, padded, starts)
     inner = (
@@ -48,14 +54,16 @@ def input_gradient(x, kernel, gradient):
     return total[:, *inner].astype(x.dtype)
 
 
-def kernel_gradient(x, kernel, gradient):
+def kernel_gradient(x, kernel, gradient, strides=(1, 1, 1)):
     """Gradient of `convolve` with respect to the kernel: patchesᵀ · gradient, over all blocks."""
-    slices, starts = _blocks(x.shape, kernel.shape)
+    slices, starts = _blocks(gradient.shape, kernel.shape)
     padded = _pad(x, kernel.shape)
     size, K = kernel.shape[:3], kernel.shape[4]
+    halo = (slices - 1) * strides[0] + size[0]
 
     def block_step(total, start):
-        patches, values_axis = _patches(_read(padded, start, slices + size[0] - 1), size)
+        read = _read(padded, start * strides[0], halo)
+        patches, values_axis = _patches(read, size, strides)
         block = _read(gradient, start, slices).reshape(-1, K)
         return total + lax.dot_general(patches, block, (((1 - values_axis,), (0,)), ((), ()))), None
 
@@ -63,26 +71,32 @@ def kernel_gradient(x, kernel, gradient):
     return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _product(block, kernel):
+def output_size(x, strides):
+    """The spatial size of the output of `convolve`."""
+    return tuple((n - 1) // stride + 1 for n, stride in zip(x.shape[1:4], strides, strict=True))
+
+
+def _product(block, kernel, strides):
     """Block of slices with its halo -> its part of the output, float32 [voxels, K]."""
-    patches, values_axis = _patches(block, kernel.shape[:3])
+    patches, values_axis = _patches(block, kernel.shape[:3], strides)
     kernel = kernel.astype(jnp.float32).reshape(-1, kernel.shape[4])
     return lax.dot_general(patches, kernel, (((values_axis,), (0,)), ((), ())))
 
 
-def _patches(block, size):
+def _patches(block, size, strides):
     """Matrix of the patches of [B, D, H, W, C], and its axis that counts a patch's values.
 
     What is copied in one piece is a voxel's channels, or, where they are few, a row of voxels.
     """
-    D, H, W = (length - s + 1 for length, s in zip(block.shape[1:4], size, strict=True))
     C = block.shape[4]
-    taps = [
-        block[:, i : i + D, j : j + H, k : k + W]
-        for i in range(size[0])
-        for j in range(size[1])
-        for k in range(size[2])
-    ]
+    reach = [length - s + 1 for length, s in zip(block.shape[1:4], size, strict=True)]
+    taps = []
+    for corner in itertools.product(*map(range, size)):
+        inside = (
+            slice(first, first + length, stride)
+            for first, length, stride in zip(corner, reach, strides, strict=True)
+        )
+        taps.append(block[:, *inside])
     if C < FEW_CHANNELS:
         return jnp.stack([jnp.moveaxis(tap, -1, 0) for tap in taps]).reshape(len(taps) * C, -1), 0
     return jnp.concatenate(taps, axis=-1).reshape(-1, len(taps) * C), 1
@@ -97,7 +111,7 @@ def _read(x, start, slices):
 
 
 def _blocks(shape, kernel_shape):
-    """Slices per block, a divisor of the depth, and the first slice of every block.
+    """Slices per block of an output of `shape`, a divisor of the depth, and each block's first one.
 
     Every block reads the whole kernel, so its patches may be as large.
     """

@@ -4,28 +4,48 @@ import contextlib
 import shutil
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import ml_collections
 import numpy as np
 
 from jax_seg.data import intensities
 from jax_seg.data.folder import find_images
-from jax_seg.data.preprocess import Preprocessing, fit_preprocessing
+from jax_seg.data.preprocess import PerVolume, Preprocessing, fit_preprocessing
 from jax_seg.data.readers import read_volume
-from jax_seg.runs import checkpoints
+from jax_seg.runs import checkpoints, members
 from jax_seg.system import configuration
-from jax_seg.system.files import remove_unfinished_beside, unfinished, write_json
+from jax_seg.system.files import read_json, remove_unfinished_beside, unfinished, write_json
 
 
-def write_workdir(workdir, model, params, *, preprocessing, patch):
-    """Write a network as the folder of a run; it appears complete or not at all.
+class Imported(NamedTuple):
+    """A network that was trained elsewhere.
+
+    Attributes:
+      model: `unet.Model` or another of `models.MODELS`.
+      params: its parameters.
+      preprocessing: `Preprocessing` or `PerVolume` that the network was trained with.
+      patch: window size in voxels.
+      name: of the model in `models.MODELS`.
+      validate: what differs in the configuration's section of that name.
+      source: dict of JSON types about where the weights come from.
+    """
+
+    model: object
+    params: dict
+    preprocessing: Preprocessing | PerVolume
+    patch: tuple
+    name: str = "unet"
+    validate: dict = {}  # noqa: RUF012 (nothing writes to it)
+    source: dict | None = None
+
+
+def write_workdir(workdir, networks):
+    """Write networks as the folders of runs; they appear complete or not at all.
 
     Args:
       workdir: a folder that does not exist, or is empty.
-      model: `unet.Model`.
-      params: its parameters.
-      preprocessing: `Preprocessing` that the network was trained with.
-      patch: window size in voxels.
+      networks: {name of a subfolder: `Imported`}; '' is `workdir` itself.
 
     Raises:
       ValueError: the folder is not empty.
@@ -33,32 +53,92 @@ def write_workdir(workdir, model, params, *, preprocessing, patch):
     """
     workdir = Path(workdir)
     require_empty(workdir)
+    remove_unfinished_beside(workdir)
+    beside = unfinished(workdir, "")
+    try:
+        for name, network in networks.items():
+            _write(beside / name, network)
+        beside.replace(workdir)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _write(folder, network):
+    model = network.model
     fields = {field: getattr(model, field) for field in model.__dataclass_fields__}
     fields = {k: v for k, v in fields.items() if k not in ("parent", "name")}
+    validate = {"metric": "loss", "overlap": 0.5, "windows": 1, "threshold": 0.5}
     config = configuration.as_dict(
         ml_collections.ConfigDict(
             {
-                "model": {"name": "unet", **fields},
-                "data": {"patch": tuple(patch)},
-                "validate": {"metric": "loss", "overlap": 0.5, "windows": 1, "threshold": 0.5},
+                "model": {"name": network.name, **fields},
+                "data": {"patch": tuple(network.patch)},
+                "validate": validate | network.validate,
+                **_rule_section(network.preprocessing),
             }
         )
     )
     stored = {
         "epoch": 0,
         "config": config,
-        "preprocessing": preprocessing._asdict(),
+        "preprocessing": network.preprocessing._asdict(),
         "code_version": checkpoints.code_version(),
     }
-    remove_unfinished_beside(workdir)
-    beside = unfinished(workdir, "")
-    try:
-        write_json(beside / "config.json", config)
-        with contextlib.closing(checkpoints.open_checkpoints(beside, metric="loss")) as manager:
-            checkpoints.save_params(manager, params, stored)
-        beside.replace(workdir)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    if network.source:
+        stored["source"] = network.source
+    write_json(folder / "config.json", config)
+    with contextlib.closing(checkpoints.open_checkpoints(folder, metric="loss")) as manager:
+        checkpoints.save_params(manager, network.params, stored)
+
+
+def _rule_section(preprocessing):
+    """The section `preprocess` that makes a run normalise like this; {} where none does."""
+    if not isinstance(preprocessing, PerVolume):
+        return {}
+    return {"preprocess": {"per_volume": True, **preprocessing._asdict()}}
+
+
+def inherit(config, defaults, workdir):
+    """Complete the configuration of a run that starts from an imported network.
+
+    The fields of `model` and `preprocess` and data.patch that the configuration leaves at their
+    defaults become those of the network, so that its weights fit and see what they were trained on.
+
+    Args:
+      config: ConfigDict, changed in place.
+      defaults: ConfigDict with the default of every field.
+      workdir: of the run, which repeats what it inherited where the network has moved since.
+
+    Returns:
+      A sentence that names what was set; '' where train.start_from names no imported network.
+    """
+    source = config.train.start_from
+    if not source:
+        return ""
+    stored = _stored_config(members.parse(source).workdir)
+    if not stored:  # moved since
+        stored = _stored_config(workdir)
+        if not stored or stored.train.start_from != source:
+            return ""
+    elif "train" in stored:  # a run of this project: its network is named on purpose
+        return ""
+    known, given = configuration.flat(stored), configuration.flat(config)
+    usual, changed = configuration.flat(defaults), {}
+    for field, value in known.items():
+        inherited = field.startswith(("model.", "preprocess.")) or field == "data.patch"
+        if inherited and given.get(field, value) == usual.get(field) != value:
+            changed[field] = value
+    config.update_from_flattened_dict(changed)
+    if not changed:
+        return ""
+    words = ", ".join(f"{field}={value}" for field, value in changed.items())
+    return f"Taken from {source}, since the configuration leaves them at their defaults: {words}."
+
+
+def _stored_config(workdir):
+    """The configuration of a run, {} where there is none."""
+    path = Path(workdir, "config.json")
+    return configuration.from_dict(read_json(path)) if path.is_file() else {}
 
 
 def require_empty(workdir):

@@ -18,7 +18,7 @@ import numpy as np
 
 from jax_seg import models, tasks
 from jax_seg.data import preprocess
-from jax_seg.infer import ensemble
+from jax_seg.infer import as_nnunet, ensemble
 from jax_seg.infer.network import make_network
 from jax_seg.runs import checkpoints, held_out
 from jax_seg.system import configuration
@@ -26,6 +26,8 @@ from jax_seg.system.files import existing, read_json
 from jax_seg.tasks import judged
 
 WEIGHTS = ("raw", "swa", "ema")
+NNUNET = "nnunet"
+"""`validate.convention` of an imported network, which predicts as nnU-Net does."""
 
 
 class Member(NamedTuple):
@@ -50,7 +52,8 @@ class Network(NamedTuple):
         for images, image uint8 [1, H, W, 3] -> logits [1, H, W].
       fields: every field of its run's configuration by its dotted path.
       facts: what identifies it: workdir, step, epoch, weights, their digest, trained_with (code
-        version), preprocessing, and for volumes patch and overlap.
+        version), preprocessing, and for volumes patch and overlap; of networks imported from
+        nnU-Net also trained_spacing.
       validation_ids: ids of the volumes or images that its run held out; None if not recorded.
       trained_on: ids of those that its weights were trained on; None if not recorded.
       judged_on: `JudgedOn` of what its run held out.
@@ -125,7 +128,15 @@ class Device:
         return self._placed
 
 
-def load(member, *, overlap=None, windows=None, device=None, programs=None):
+def load(
+    member,
+    *,
+    overlap=None,
+    windows=None,
+    device=None,
+    programs=None,
+    orientations=(ensemble.UPRIGHT,),
+):
     """Read a network.
 
     Its parameters stay in host memory, and on the device until another network's are
@@ -137,13 +148,14 @@ def load(member, *, overlap=None, windows=None, device=None, programs=None):
       device: `Device` that the networks of an ensemble share.
       programs: dict in which they share compiled programs, if configuration and preprocessing
         are the same.
+      orientations: over which a network of nnU-Net averages within each window.
 
     Raises:
       FileNotFoundError, ValueError: there is no such run, checkpoint or average.
     """
     variables, stored, step = read(member)
     config, device = configuration.from_dict(stored["config"]), device or Device()
-    network = _network(stored, {} if programs is None else programs)
+    programs = {} if programs is None else programs
     facts = {
         "workdir": str(Path(member.workdir).absolute()),
         "step": step,
@@ -153,13 +165,23 @@ def load(member, *, overlap=None, windows=None, device=None, programs=None):
         "trained_with": stored["code_version"],
         "preprocessing": stored["preprocessing"],
     }
-    fields = configuration.flat(config)
-    segment, chosen = tasks.kind_of_run(fields).segmenter(
-        network, config, overlap=overlap, windows=windows, name=member.workdir
-    )
+    if spacing := stored.get("source", {}).get("spacing"):
+        facts["trained_spacing"] = spacing
+    fields, rule = configuration.flat(config), preprocess.stored(stored["preprocessing"])
+    if config.validate.get("convention") == NNUNET:
+        segment, chosen = _as_nnunet(stored, config, rule, programs, overlap, orientations)
+    else:
+        segment, chosen = tasks.kind_of_run(fields).segmenter(
+            _network(stored["config"]["model"], stored["preprocessing"], programs),
+            config,
+            rule,
+            overlap=overlap,
+            windows=windows,
+            name=member.workdir,
+        )
     best = member.checkpoint in ("", "best") and facts["weights"] == "raw"
     return Network(
-        lambda image: segment(device.place(variables), image),
+        lambda image, **known: segment(device.place(variables), image, **known),
         fields,
         facts | chosen,
         validation_ids=stored.get("split", {}).get("validation"),
@@ -168,14 +190,39 @@ def load(member, *, overlap=None, windows=None, device=None, programs=None):
     )
 
 
-def _network(stored, programs):
+def _network(model, preprocessing, programs):
     """The network of a stored configuration, compiled once for all of `programs`."""
-    model, preprocessing = stored["config"]["model"], stored["preprocessing"]
     key = json.dumps([model, preprocessing], sort_keys=True)
     if key not in programs:
         built = models.build(**configuration.from_dict(model))
         programs[key] = make_network(built, preprocess.stored(preprocessing))
     return programs[key]
+
+
+def _as_nnunet(stored, config, rule, programs, overlap, orientations):
+    """`segmenter` of a network that was imported from nnU-Net, with the head that it had there."""
+    head = jax.tree.map(np.float32, stored["source"]["head"], is_leaf=lambda v: isinstance(v, list))
+    fields = dict(configuration.from_dict(stored["config"]["model"]))
+    fields |= {"out_channels": len(head["bias"]), "deep_supervision": 0}
+    program = _network(fields, as_nnunet.as_rule(rule)._asdict(), programs)
+    options = {
+        "patch": tuple(config.data.patch),
+        "overlap": config.validate.overlap if overlap is None else overlap,
+    }
+
+    def segment(variables, volume, spacing=None):
+        network = functools.partial(program, {"params": {**variables["params"], "output": head}})
+        return as_nnunet.segment_volume(
+            network,
+            volume,
+            rule,
+            **options,
+            orientations=orientations,
+            spacing=spacing,
+            trained=stored["source"]["spacing"],
+        )
+
+    return segment, options | {"patch": list(options["patch"])}
 
 
 def _digest(variables):
@@ -230,14 +277,16 @@ def load_together(texts, weights=None, *, overlap=None, windows=None, flips=(), 
 
     Returns:
       (volume [D, H, W] -> logits [D, H, W], list of Network, dict of JSON types that records
-      what was averaged, and how).
+      what was averaged, and how). Networks of nnU-Net take the volume's spacing as a second
+      argument, see `as_nnunet.segment_volume`.
 
     Raises:
       FileNotFoundError, ValueError: of `load`, or weights or rotations that do not fit.
     """
     members = [text if isinstance(text, Member) else parse(text) for text in texts]
     weights = ensemble.normalised(weights, len(members))
-    shared = {"device": Device(), "programs": {}}
+    orientations = ensemble.orientations_of(flips, rotations)
+    shared = {"device": Device(), "programs": {}, "orientations": orientations}
     networks = [load(member, overlap=overlap, windows=windows, **shared) for member in members]
     facts = dict(networks[0].facts)
     if len(networks) > 1:
@@ -249,12 +298,20 @@ def load_together(texts, weights=None, *, overlap=None, windows=None, flips=(), 
         facts["rotations"] = True
         for network in networks:
             _require_square_patch(network)
-    segment = functools.partial(
-        ensemble.mean_logits,
-        [network.segment for network in networks],
-        weights=weights,
-        orientations=ensemble.orientations_of(flips, rotations),
+    imported = agreed(
+        "way of averaging",
+        [network.fields.get("validate.convention", "probabilities") for network in networks],
+        "combine networks of nnU-Net with others of it",
     )
+    if imported != NNUNET:
+        each = [network.segment for network in networks]
+        average = functools.partial(ensemble.mean_logits, each, weights=weights)
+        return functools.partial(average, orientations=orientations), networks, facts
+
+    def segment(volume, spacing=None):  # it turns each window, which `load` has seen to
+        each = [functools.partial(network.segment, spacing=spacing) for network in networks]
+        return ensemble.mean_logits(each, volume, weights=weights, of="logits")
+
     return segment, networks, facts
 
 

@@ -230,11 +230,17 @@ def existing(path, field=""):
       ValueError: it is the address of a server or an object store.
     """
     path = Path(path)
-    if not path.exists():
+    if not container(path)[0].exists():
         refuse_address(path)
         named = f"{field} is {path}, which" if field else path
         raise FileNotFoundError(f"{named} does not exist: check the path.")
     return path
+
+
+def container(path):
+    """(the file or folder, name of a dataset in it) of 'FILE.h5:/DATASET'; '' without a dataset."""
+    found = re.fullmatch(r"(.+\.(?:h5|hdf5|n5)):(/.*)", str(path), re.IGNORECASE)
+    return (Path(found[1]), found[2]) if found else (Path(path), "")
 
 
 def refuse_address(path):
@@ -253,7 +259,7 @@ def refuse_address(path):
 
 def stamp(path):
     """[files, bytes, newest time in nanoseconds] of a file or folder; differs after a change."""
-    path = Path(path)
+    path, _ = container(path)
     files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
     status = [file.stat() for file in files]
     return [

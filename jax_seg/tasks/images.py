@@ -134,7 +134,7 @@ def probability_of(result):
     return found[None] / np.float32(255)
 
 
-def segmenter(network, config, *, overlap=None, windows=None, name=""):
+def segmenter(network, config, preprocessing, *, overlap=None, windows=None, name=""):
     """How a trained network segments an image at its own size.
 
     Args:

@@ -9,8 +9,8 @@ import numpy as np
 
 from jax_seg.data import folder, images
 from jax_seg.data.readers import open_volume, pictures, read_whole
-from jax_seg.data.writers import write_tiff
-from jax_seg.infer.inspection import inspect
+from jax_seg.data.write_like import suffix_like, write_like
+from jax_seg.infer.inspection import inspect, other_spacing
 from jax_seg.system import memory
 from jax_seg.system.outputs import written_by
 
@@ -24,8 +24,8 @@ class Kind(NamedTuple):
     Attributes:
       find: list of paths -> list of items with an 'id' and the path 'image'.
       read: path -> array, [D, H, W] or [1, H, W, 3].
-      write: (path, prediction [D, H, W]).
-      suffix: suffix of the files that are written.
+      write: (path, prediction [D, H, W], path of the input).
+      suffix: path of the input -> suffix of the file that is written for it.
       name: its noun in the plural.
       certain: value of a prediction where the object is certain.
       inspect: (path, array, facts of the networks) -> facts of the input for its sidecar.
@@ -36,7 +36,7 @@ class Kind(NamedTuple):
     find: Callable
     read: Callable
     write: Callable
-    suffix: str
+    suffix: Callable
     name: str
     certain: int
     inspect: Callable
@@ -55,17 +55,22 @@ def _read_volume(path):
     return read_whole(reader)
 
 
-def _write_mask(path, prediction):
-    write_tiff(path, prediction, compression="lzw", origin=written_by("predict"))
+def _write_mask(path, prediction, source):
+    write_like(path, prediction, source, origin=written_by("predict"))
 
 
 def _inspect_volume(path, array, networks):
     grids = {(tuple(each["patch"]), each["overlap"]) for each in networks}
-    ranges = {(each["preprocessing"]["low"], each["preprocessing"]["high"]) for each in networks}
-    return inspect(path, array, grids=grids, ranges=ranges)
+    rules = [each["preprocessing"] for each in networks]
+    # A volume that is normalised by its own intensities has no range that it could miss.
+    ranges = {(rule["low"], rule["high"]) for rule in rules if "low" in rule}
+    found = inspect(path, array, grids=grids, ranges=ranges)
+    spacings = {tuple(each.get("trained_spacing") or ()) for each in networks}
+    sentences = {other_spacing(path, spacing) for spacing in spacings}
+    return found | {"warnings": found["warnings"] + sorted(sentences - {""})}
 
 
-def _write_map(path, prediction):
+def _write_map(path, prediction, _):
     pictures.write_map(path, prediction[0], origin=written_by("predict"))
 
 
@@ -73,7 +78,7 @@ VOLUMES = Kind(
     find=folder.find_images,
     read=_read_volume,
     write=_write_mask,
-    suffix=".tif",
+    suffix=suffix_like,
     name="volumes",
     certain=1,
     inspect=_inspect_volume,
@@ -82,7 +87,7 @@ IMAGES = Kind(
     find=images.find_images,
     read=lambda path: pictures.read_image(path)[None],
     write=_write_map,
-    suffix=".png",
+    suffix=lambda _: ".png",
     name="images",
     certain=255,
     inspect=lambda path, array, networks: {},

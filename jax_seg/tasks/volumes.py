@@ -16,7 +16,7 @@ from jax_seg.data.sampling import PatchSampler, check_patch
 from jax_seg.data.writers import write_tiff
 from jax_seg.infer import postprocess as postprocessing
 from jax_seg.infer.logits import foreground
-from jax_seg.infer.sliding_window import predict_volume
+from jax_seg.infer.volume import segment_volume
 from jax_seg.metrics import segmentation
 from jax_seg.metrics.balance import class_balance, remarks, require_target
 from jax_seg.system.files import write_json
@@ -195,12 +195,13 @@ def probability_of(logits):
     return np.asarray(jax.nn.sigmoid(logits))
 
 
-def segmenter(network, config, *, overlap=None, windows=None, name=""):
+def segmenter(network, config, preprocessing, *, overlap=None, windows=None, name=""):
     """How a trained network segments a volume of any size.
 
     Args:
       network: of `network.make_network`.
       config: ConfigDict of the run.
+      preprocessing: `Preprocessing` or `PerVolume` of the network.
       overlap, windows: of `predict_volume`; None takes the run's.
       name: of the run, for messages.
 
@@ -216,7 +217,9 @@ def segmenter(network, config, *, overlap=None, windows=None, name=""):
     }
 
     def segment(variables, volume):
-        return predict_volume(functools.partial(network, variables), volume, **options)
+        return segment_volume(
+            functools.partial(network, variables), volume, preprocessing, **options
+        )
 
     return segment, {"patch": list(config.data.patch), "overlap": overlap}
 
@@ -237,9 +240,10 @@ def segment_volumes(network, variables, *, data, patch, overlap, windows, thresh
     """
     for volume in data.validation:
         image, label = read_encoded(volume, data.cache, data.table)
-        logits = predict_volume(
+        logits = segment_volume(
             functools.partial(network, variables),
             image,
+            data.preprocessing,
             patch=patch,
             overlap=overlap,
             batch=windows,
@@ -344,6 +348,7 @@ def _sampler(found, part, data, patches_per_volume, seed):
         balance_target=data["balance_target"],
         dtype=found.dtype,
         seed=seed,
+        numbers=found.numbers and [found.numbers[v.id] for v in getattr(found, part)],
     )
 
 

@@ -229,7 +229,7 @@ def _all_finite(tree):
 def normalised(batch, preprocessing):
     """A batch as drawn, with its image normalised and its label split into label and mask."""
     return {
-        "image": preprocess(batch["image"], preprocessing),
+        "image": preprocess(batch["image"], preprocessing, batch.get("own")),
         "label": (batch["label"] == FOREGROUND).astype(jnp.float32),
         "mask": (batch["label"] != MASKED).astype(jnp.float32),
     }

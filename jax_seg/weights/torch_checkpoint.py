@@ -28,6 +28,10 @@ STORAGE_DTYPES = {
 }
 
 
+STATE_DICTS = ("model_state_dict", "state_dict", "network_weights", "model")
+"""Names under which a checkpoint keeps its state dict."""
+
+
 class Storage(NamedTuple):
     """The raw numbers behind one or more tensors: their PyTorch type and their file's name."""
 
@@ -86,8 +90,7 @@ def read_state_dict(path):
 
     Args:
       path: a file that `torch.save` wrote in its zip format (PyTorch 1.6 and later): a state dict,
-        or a dict with one under 'model_state_dict', 'state_dict' or 'model'. Other content is
-        skipped, never executed.
+        or a dict with one under a name of `STATE_DICTS`. Other content is skipped, never executed.
 
     Returns:
       {name: array}; the prefix 'module.' of data-parallel training is removed.
@@ -95,6 +98,19 @@ def read_state_dict(path):
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: the file is damaged, of the old format, or holds no state dict.
+    """
+    return read_checkpoint(path)[0]
+
+
+def read_checkpoint(path):
+    """The tensors of a PyTorch checkpoint and the plain values beside them.
+
+    Args:
+      path: see `read_state_dict`, as are the errors.
+
+    Returns:
+      ({name: array}, {name: value}): what `read_state_dict` returns, and the checkpoint's other
+      entries that are text, numbers, or lists and dicts. What else these hold is inert.
     """
     path = Path(path)
     with path.open("rb") as file:
@@ -104,12 +120,19 @@ def read_state_dict(path):
     try:
         with zipfile.ZipFile(path) as archive:
             root, content = _unpickled(path, archive)
-            arrays = _arrays(path, archive, root, _state_of(path, content))
+            state = _state_of(path, content)
+            arrays = _arrays(path, archive, root, state)
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} is damaged ({error}); copy or download it again.") from error
     if all(name.startswith("module.") for name in arrays):
         arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
-    return arrays
+    beside = {} if state is content else content
+    plain = (str, int, float, bool, list, tuple, dict, type(None))
+    return arrays, {
+        name: value
+        for name, value in beside.items()
+        if value is not state and isinstance(value, plain)
+    }
 
 
 def _unpickled(path, archive):
@@ -133,7 +156,7 @@ def _unpickled(path, archive):
 def _state_of(path, content):
     """The state dict in a checkpoint's content: {name: Tensor}."""
     state = content
-    for key in ("model_state_dict", "state_dict", "model"):
+    for key in STATE_DICTS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             state = content[key]
             break

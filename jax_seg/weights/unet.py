@@ -43,8 +43,8 @@ def from_torch(path):
         arrays,
         shapes,
         name_of=_torch_name,
-        channels_last=lambda name, array, _: _channels_last(
-            array, transposed=name.startswith("upconvs.")
+        channels_last=lambda name, array, axes: channels_last(
+            array, transposed=name.startswith("upconvs."), pointwise=axes == 2
         ),
         what=f"a U-Net of {model.filters} filters and {model.poolings} poolings",
     )
@@ -65,10 +65,19 @@ def _torch_name(tree_path):
     return name
 
 
-def _channels_last(array, transposed):
-    """[K, C, *size], or [C, K, *size] of a transposed convolution, as [*size, C, K]."""
+def channels_last(array, *, transposed, pointwise):
+    """A kernel in the order of axes of Flax.
+
+    Args:
+      array: [K, C, *size], or [C, K, *size] of a transposed convolution; others stay as they are.
+      transposed: whether it is of a transposed convolution.
+      pointwise: give [C, K] of a kernel of a single voxel.
+
+    Returns:
+      [*size, C, K].
+    """
     if array.ndim < 2:
         return array
     array = np.moveaxis(array, (0, 1), (-2, -1) if transposed else (-1, -2))
-    pointwise = all(size == 1 for size in array.shape[:-2])
-    return array.reshape(array.shape[-2:]) if pointwise else array
+    single = all(size == 1 for size in array.shape[:-2])
+    return array.reshape(array.shape[-2:]) if pointwise and single else array

@@ -199,25 +199,23 @@ def no_warnings():
 def test_what_is_not_read_is_counted_and_named(tmp_path):
     touch(tmp_path, "images/a.tif", "labels/a.tif", "images/.DS_Store", "images/a.json")
     find_volumes(tmp_path)  # a.json says how predict made a.tif
-    touch(tmp_path, "images/b.nii.gz", "images/c.h5", "images/d.zarr.zip", "images/b.json")
+    touch(tmp_path, "images/b.mha", "images/c.npy", "images/d.zarr.zip", "images/b.json")
     touch(tmp_path, *(f"images/scroll/{number:05}.tif" for number in range(3)))
     names = r"images holds 5 entries that are not read as volumes"
-    with pytest.warns(
-        UserWarning, match=rf"{names} \(b.json, b.nii.gz, c.h5, d.zarr.zip, scroll\)"
-    ):
+    with pytest.warns(UserWarning, match=rf"{names} \(b.json, b.mha, c.npy, d.zarr.zip, scroll\)"):
         assert ids(find_volumes(tmp_path)) == ["a"]
     with pytest.warns(UserWarning, match=names):
         assert ids(find_images(tmp_path / "images")) == ["a"]
-    touch(tmp_path, "images/e.txt", "labels/b.h5")
+    touch(tmp_path, "images/e.txt", "labels/b.npy")
     with pytest.warns(UserWarning) as caught:
         find_volumes(tmp_path)
     assert "holds 6 entries" in str(caught[0].message) and "…)" in str(caught[0].message)
-    assert "labels holds 1 entry that is not read as volumes (b.h5)" in str(caught[1].message)
+    assert "labels holds 1 entry that is not read as volumes (b.npy)" in str(caught[1].message)
 
 
 def test_an_empty_folder_names_what_it_holds(tmp_path):
-    touch(tmp_path, "images/a.nii.gz", "labels/a.tif")
-    with pytest.raises(FileNotFoundError, match=r"volumes there in place of a\.nii\.gz, or name"):
+    touch(tmp_path, "images/a.mha", "labels/a.tif")
+    with pytest.raises(FileNotFoundError, match=r"volumes there in place of a\.mha, or name"):
         find_volumes(tmp_path)
 
 

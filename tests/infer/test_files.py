@@ -36,7 +36,7 @@ def predict(found, output, segment=lambda image: jnp.zeros(image.shape), kind=VO
     """{id: sidecar or error}, as far as it came."""
     results = predict_files(
         kind,
-        segment,
+        lambda _, image: segment(image),
         lambda logits, image: np.asarray(image, np.uint8),
         lambda volume, image: {"brightest": int(image.max())},
         found,
@@ -100,7 +100,7 @@ def test_an_output_that_cannot_be_written_ends_it_once(found, tmp_path):
         segmented.append(int(image.max()))
         return jnp.zeros(image.shape)
 
-    def full(path, prediction):
+    def full(path, prediction, source):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     results = predict(found[:1] * 5, tmp_path / "out", segment, VOLUMES._replace(write=full))
@@ -139,7 +139,7 @@ def test_maps_of_images_carry_the_mark_too(tmp_path):
     Image.fromarray(image).save(tmp_path / "in" / "a.png")
     results = predict_files(
         IMAGES,
-        lambda image: jnp.zeros(image.shape[:3]),
+        lambda _, image: jnp.zeros(image.shape[:3]),
         lambda logits, image: image[..., 0],
         lambda example, image: {},
         IMAGES.find([tmp_path / "in"]),

@@ -70,7 +70,9 @@ def made(tmp_path):
 def status(made, probabilities=True, **settings):
     """'to do', 'finished', or the error."""
     image, output = made
-    to_do, errors = sidecar.unfinished([image], output, ".tif", SETTINGS | settings, probabilities)
+    to_do, errors = sidecar.unfinished(
+        [image], output, lambda _: ".tif", SETTINGS | settings, probabilities
+    )
     return "to do" if to_do else str(errors.get("a", "finished"))
 
 

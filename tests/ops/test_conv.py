@@ -58,6 +58,30 @@ def test_form_equals_xla(monkeypatch, form, shape, size, features, block, part):
     assert_close(everything(form, *given), everything(XLA, *given))
 
 
+@pytest.mark.parametrize(
+    ("shape", "size", "strides"),
+    [
+        ((2, 6, 8, 5, 3), (3, 3, 3), (2, 2, 2)),
+        ((1, 5, 6, 8, 9), (1, 3, 3), (1, 2, 2)),
+        ((1, 6, 9, 4, 9), (3, 3, 1), (3, 2, 1)),
+        ((3, 8, 7, 9), (3, 3), (2, 2)),
+    ],
+)
+def test_strides_take_every_so_many_of_the_outputs(monkeypatch, shape, size, strides):
+    """Either form, in one block and in many: values and gradients."""
+    x, kernel, _ = arrays(shape, size, 4)
+    every = (slice(None), *(slice(None, None, stride) for stride in strides))
+    expected, expected_pull = jax.vjp(lambda *of: XLA.convolve(*of)[every], x, kernel)
+    gradient = jnp.asarray(np.random.default_rng(1).standard_normal(expected.shape), jnp.float32)
+    for small, block in ((15_000_000, None), (0, None), (0, 1)):
+        monkeypatch.setattr("jax_seg.ops.conv.SMALL", small)
+        if block:
+            monkeypatch.setattr(patches, "BLOCK_BYTES", block)
+        jax.clear_caches()  # a traced convolution keeps its form
+        actual, pull = jax.vjp(lambda *of: conv(*of, strides), x, kernel)
+        assert_close((actual, pull(gradient)), (expected, expected_pull(gradient)))
+
+
 def test_blocks_cover_the_volume_as_the_cases_intend(monkeypatch):
     def blocks(shape, features, size=(3, 3, 3)):
         return winograd._blocks(shape, features, winograd.choose_tiles(shape[1:4], size), size)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_seg.ops.norm import instance_norm_leaky_relu
+from jax_seg.ops.norm import affine_norm, instance_norm_leaky_relu
 
 
 def plain(x, slope, epsilon):
@@ -89,3 +89,26 @@ def test_shifting_and_scaling_the_input_has_no_gradient():
 def test_slope_must_be_positive():
     with pytest.raises(ValueError, match="slope"):
         instance_norm_leaky_relu(jnp.zeros((1, 2, 2, 1)), slope=0.0)
+
+
+def test_affine_hand_worked():
+    x = jnp.array([1.0, 3.0, 5.0, 7.0]).reshape(1, 2, 2, 1)  # mean 4, variance 5
+    y = affine_norm(x, jnp.array([2.0]), jnp.array([-1.0]), 0.1, 4.0).ravel()
+    np.testing.assert_allclose(y, [-0.3, -1 / 6, -1 / 30, 1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("slope", [0.01, 1.0])
+def test_affine_equals_the_plain_formula(slope):
+    """Values and all three gradients, a gain of zero included."""
+    shape = (2, 3, 4, 5, 3)
+    x, gradient = 3 * random(shape) + 2, random(shape, 1)
+    gain, offset = jnp.array([0.0, -1.5, 0.7]), jnp.array([0.3, 0.2, -1.0])
+
+    def written(x, gain, offset):
+        return jax.nn.leaky_relu(gain * plain(x, 1.0, 1e-3) + offset, slope)
+
+    y, pull = jax.vjp(lambda *of: affine_norm(*of, slope, 1e-3), x, gain, offset)
+    expected, expected_pull = jax.vjp(written, x, gain, offset)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    for actual, wanted in zip(pull(gradient), expected_pull(gradient), strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-4)

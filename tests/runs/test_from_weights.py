@@ -9,6 +9,7 @@ from jax_seg import models
 from jax_seg.data.preprocess import Preprocessing
 from jax_seg.models.unet import Model
 from jax_seg.runs import checkpoints, from_weights
+from jax_seg.system import configuration
 
 PREPROCESSING = Preprocessing(0.0, 255.0, 0.0, 1 / 255)
 
@@ -19,9 +20,8 @@ def parameters():
 
 def write(workdir):
     model = Model(filters=2, poolings=0)
-    from_weights.write_workdir(
-        workdir, model, parameters(), preprocessing=PREPROCESSING, patch=(16, 16, 16)
-    )
+    network = from_weights.Imported(model, parameters(), PREPROCESSING, patch=(16, 16, 16))
+    from_weights.write_workdir(workdir, {"": network})
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -30,7 +30,8 @@ def test_what_is_written_is_read_back(tmp_path):
     variables, stored, step = checkpoints.read_variables(tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, variables["params"], parameters())
     assert step == 0 and stored["preprocessing"] == PREPROCESSING._asdict()
-    assert models.build(**stored["config"]["model"]) == Model(filters=2, poolings=0)
+    fields = configuration.from_dict(stored["config"]["model"])
+    assert models.build(**fields) == Model(filters=2, poolings=0)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     with pytest.raises(ValueError, match="run is not empty"):
         write(tmp_path / "run")

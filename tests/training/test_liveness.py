@@ -73,6 +73,8 @@ CHANGES = {
     "preprocess.name": ("zscore", {}),
     "preprocess.low_percentile": (5.0, {}),
     "preprocess.high_percentile": (90.0, {}),
+    "preprocess.per_volume": (True, {}),
+    "preprocess.region": ("nonzero", {"preprocess.per_volume": True}),
     "augment.rotate_degrees": ((-5.0, 5.0), {"augment.rotate": 0.5}),
     "augment.scale_range": ((0.9, 1.1), {"augment.scale": 0.5}),
     "augment.in_plane_only": (True, {}),
@@ -89,6 +91,14 @@ CHANGES = {
     "model.out_channels": (2, {}),
     "model.dimensions": (2, {}),
     "model.planar_levels": (1, {}),
+    "model.features": ((2, 3), {}),
+    "model.kernels": (((1, 3, 3), (3, 3, 3)), {}),
+    "model.strides": (((1, 1, 1), (1, 2, 2)), {}),
+    "model.convolutions": ((1, 2), {}),
+    "model.decoder_convolutions": ((1,), {}),
+    "model.downsample": ("stride", {}),
+    "model.affine": (True, {}),
+    "model.slope": (0.2, {}),
     "model.dtype": ("bfloat16", {}),
     "model.deep_supervision": (1, {"model.poolings": 2}),
     "model.foreground_prior": (0.1, {}),
@@ -236,9 +246,9 @@ def traced_only(real, seen):
         share = np.asarray(batch["label"] == 1).reshape(len(batch["label"]), -1).mean(1)
         return {name: share for name in ("loss", *weights)}
 
-    def network(variables, image):
-        once(real.network, variables, image)
-        seen["calls"].append(digest(image))
+    def network(variables, image, own=None):
+        once(real.network, variables, image, own)
+        seen["calls"].append(digest(image, own))
         return (image[..., :1].astype(np.float32) - 130) / 20
 
     return real._replace(

@@ -1,4 +1,4 @@
-"""Read one 3-D volume: TIFF stacks, folders of slices, Zarr and OME-Zarr, behind one contract.
+"""Read one 3-D volume behind one contract: TIFF, slices, Zarr, NIfTI, NRRD, MRC, HDF5, N5.
 
 A reader has
 - `path`, `shape` (D, H, W) and `dtype`: what `read` gives;
@@ -21,14 +21,31 @@ import warnings
 from pathlib import Path
 
 from jax_seg.data.readers import spacing
+from jax_seg.data.readers.hdf5 import Hdf5Reader, N5Reader
+from jax_seg.data.readers.mrc import MrcReader
+from jax_seg.data.readers.nifti import NiftiReader
+from jax_seg.data.readers.nrrd import NrrdReader
 from jax_seg.data.readers.slices import SlicesReader, is_folder_of_slices
 from jax_seg.data.readers.tiff import TiffReader
 from jax_seg.data.readers.zarr import ZarrReader
 from jax_seg.data.readers.zarr_metadata import is_zarr
 from jax_seg.system import memory
-from jax_seg.system.files import existing
+from jax_seg.system.files import container, existing
 
-_NAMED_AS_VOLUME = re.compile(r"\.(tiff?|zarr)$", re.IGNORECASE)
+OF_LIBRARIES = {  # formats whose libraries are the extra 'formats'
+    ".nii": NiftiReader,
+    ".nii.gz": NiftiReader,
+    ".nrrd": NrrdReader,
+    ".mrc": MrcReader,
+    ".rec": MrcReader,
+    ".h5": Hdf5Reader,
+    ".hdf5": Hdf5Reader,
+    ".n5": N5Reader,
+}
+_NAMED_AS_VOLUME = re.compile(
+    rf"\.(tiff?|zarr|{'|'.join(name[1:].replace('.', '[.]') for name in OF_LIBRARIES)})$",
+    re.IGNORECASE,
+)
 
 
 def open_volume(path):
@@ -40,7 +57,9 @@ def open_volume(path):
     Args:
         path: a TIFF (any compression, BigTIFF, ImageJ, OME); a folder with a Zarr v2 or v3 array,
             an OME-Zarr image, of which the finest level is read, or a Zarr group with one of these;
-            or a folder of TIFF slices whose names differ in one number.
+            a folder of TIFF slices whose names differ in one number; a NIfTI, NRRD or MRC file; or
+            a dataset of an HDF5 file or N5 folder, FILE.h5:/DATASET, or FILE.h5 alone where it
+            holds one.
 
     Returns:
         A reader. `shape` is (D, H, W); `dtype` is what `read` returns: the file's own in native
@@ -54,7 +73,9 @@ def open_volume(path):
             from `read` too, when voxels cannot be decoded or are NaN or infinite.
     """
     path = existing(path)
-    if not path.is_dir():
+    if kind := OF_LIBRARIES.get(extension(path)):
+        reader = kind(path)
+    elif not path.is_dir():
         reader = TiffReader(path)
     elif is_zarr(path):
         reader = ZarrReader(path)
@@ -72,17 +93,23 @@ def open_volume(path):
     return reader
 
 
+def extension(path):
+    """The extension of OF_LIBRARIES that a path has, in lower case, else ''."""
+    name = container(path)[0].name.lower()
+    return next((end for end in sorted(OF_LIBRARIES, key=len)[::-1] if name.endswith(end)), "")
+
+
 def recognised(path):
     """Whether an existing file or folder is one volume, for `open_volume` to open or reject.
 
     It decides by names, by the metadata files of Zarr and by the header of one slice, and decodes
-    nothing. True for any name ending in .tif, .tiff or .zarr, damaged files included, so that
-    opening can report the fault; for folders of a Zarr array or group of any other name; and for
-    folders of numbered 2-D TIFF slices, gaps in the numbers included. False for all else, folders
-    of volumes among it.
+    nothing. True for any name ending in .tif, .tiff, .zarr or an extension of OF_LIBRARIES, damaged
+    files included, so that opening can report the fault; for folders of a Zarr array or group of
+    any other name; and for folders of numbered 2-D TIFF slices, gaps in the numbers included. False
+    for all else, folders of volumes among it.
     """
     path = Path(path)
-    if _NAMED_AS_VOLUME.search(path.name):
+    if _NAMED_AS_VOLUME.search(container(path)[0].name):
         return True
     return path.is_dir() and (is_zarr(path) or is_folder_of_slices(path))
 

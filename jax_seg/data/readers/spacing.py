@@ -2,6 +2,9 @@
 
 import math
 import xml.etree.ElementTree
+from pathlib import Path
+
+from jax_seg.system.files import read_json
 
 _MICROMETRES = {
     "pm": 1e-6,
@@ -59,6 +62,33 @@ def of_tiff(tiff):
     if tiff.is_ome:
         return _of_ome(tiff.ome_metadata)
     return None
+
+
+def as_nnunet(path, micrometres):
+    """The spacing of a volume as nnU-Net reads it; None where it would find none.
+
+    Args:
+        path: of the volume. Of CASE.tif or CASE_0000.tif, nnU-Net reads the field spacing of
+            CASE.json beside it, in any unit; NIfTI and NRRD count millimetres.
+        micrometres: the spacing of its reader.
+
+    Raises:
+        ValueError: the JSON file is damaged.
+    """
+    path = Path(path)
+    if path.suffix.lower() in (".tif", ".tiff"):
+        beside = path.with_name(f"{path.stem.removesuffix('_0000')}.json")
+        found = read_json(beside) if beside.is_file() else {}
+        numbers = found.get("spacing") if isinstance(found, dict) else None
+        return in_micrometres(numbers, [""] * 3) if numbers and len(numbers) == 3 else None
+    if path.name.lower().endswith((".nii", ".nii.gz", ".nrrd")) and micrometres:
+        return tuple(number / 1000 for number in micrometres)
+    return None
+
+
+def differ(one, other):
+    """Whether two spacings differ by more than 1 % along an axis."""
+    return any(abs(a - b) > 0.01 * b for a, b in zip(one, other, strict=True))
 
 
 def anisotropic(spacing):

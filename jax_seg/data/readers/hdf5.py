@@ -1,0 +1,137 @@
+"""Datasets of HDF5 files, by h5py, and of N5 folders, by tensorstore."""
+
+import json
+import math
+from pathlib import Path
+
+import tensorstore
+
+from jax_seg.data.readers import spacing
+from jax_seg.data.readers.axes import find_axes
+from jax_seg.data.readers.contract import block_slices, damaged, decoded_dtype, finished
+from jax_seg.data.readers.library import library
+from jax_seg.system.files import container
+
+
+class Hdf5Reader:
+    """One dataset of an HDF5 file; reopened at every read, so that it holds no file and pickles."""
+
+    random_access = True
+
+    def __init__(self, path):
+        """Opens FILE.h5:/DATASET, or FILE.h5 where it holds one volume."""
+        self.path = Path(path)
+        with _file(self.path) as file:
+            self._name = container(self.path)[1] or _only(self.path, _volumes(file))
+            if self._name not in file or not hasattr(file[self._name], "shape"):
+                raise ValueError(
+                    f"{self.path} names no dataset of the file, which holds "
+                    f"{', '.join(_volumes(file)) or 'no volume'}: choose one of these."
+                )
+            dataset = file[self._name]
+            self._axes = find_axes(path, dataset.shape, [axis.label for axis in dataset.dims])
+            self.shape = tuple(dataset.shape[axis] for axis in self._axes.zyx)
+            self.dtype = decoded_dtype(path, dataset.dtype)
+            lengths = dataset.attrs.get("element_size_um")  # of ilastik and ImageJ
+        self.spacing, self.notes = None, ()
+        if lengths is not None and len(lengths) == 3:
+            self.spacing = spacing.in_micrometres([float(n) for n in lengths], ["um"] * 3)
+
+    def __reduce__(self):
+        return Hdf5Reader, (self.path,)
+
+    def read(self, start, size):
+        """The voxels [start, start + size), each (d, h, w) triples: [D, H, W]."""
+        index = self._axes.index(block_slices(self, start, size))
+        try:
+            with _file(self.path) as file:
+                voxels = file[self._name][index]
+        except OSError as error:
+            raise damaged(self.path, error) from error
+        return finished(self, self._axes.to_zyx(voxels), start)
+
+
+class N5Reader:
+    """One dataset of an N5 folder, whose axes are stored as x, y, z."""
+
+    random_access = True
+
+    def __init__(self, path):
+        """Opens FOLDER.n5:/DATASET, or FOLDER.n5 where it holds one volume."""
+        self.path = Path(path)
+        folder, name = container(self.path)
+        found = [
+            "/" + str(one.parent.relative_to(folder)) if one.parent != folder else "/"
+            for one in sorted(folder.rglob("attributes.json"))
+            if "dimensions" in _attributes(one)
+        ]
+        name = name or _only(self.path, found)
+        if name not in found:
+            raise ValueError(
+                f"{self.path} names no dataset of the folder, which holds "
+                f"{', '.join(found) or 'no volume'}: choose one of these."
+            )
+        self._folder = folder / name.strip("/")
+        about = _attributes(self._folder / "attributes.json")
+        shape = about["dimensions"][::-1]
+        self._axes = find_axes(path, shape, [*about.get("axes", ())][::-1])
+        self.shape = tuple(shape[axis] for axis in self._axes.zyx)
+        self.dtype = decoded_dtype(path, about["dataType"])
+        self.spacing, self.notes = None, ()
+        resolution = about.get("pixelResolution") or {}
+        lengths = about.get("resolution") or resolution.get("dimensions")
+        if lengths and len(lengths) == len(shape):
+            units = about.get("units") or [resolution.get("unit", "")] * len(shape)
+            self.spacing = spacing.in_micrometres(
+                *([values[::-1][axis] for axis in self._axes.zyx] for values in (lengths, units))
+            )
+
+    def __reduce__(self):
+        return N5Reader, (self.path,)
+
+    def read(self, start, size):
+        """The voxels [start, start + size), each (d, h, w) triples: [D, H, W]."""
+        index = self._axes.index(block_slices(self, start, size))
+        spec = {"driver": "n5", "kvstore": {"driver": "file", "path": str(self._folder.absolute())}}
+        try:
+            store = tensorstore.open(spec, open=True, read=True).result()
+            voxels = store[index[::-1]].read().result()
+        except Exception as error:  # each codec has its own
+            raise damaged(self.path, error) from error
+        return finished(self, self._axes.to_zyx(voxels.T), start)
+
+
+def _file(path):
+    try:
+        return library("h5py", path).File(container(path)[0], "r")
+    except OSError as error:
+        raise damaged(path, error) from error
+
+
+def _volumes(file):
+    """The names of the datasets of an HDF5 file that may be volumes."""
+    found = []
+
+    def look(name, item):
+        if hasattr(item, "shape") and len(item.shape) >= 3 and math.prod(item.shape):
+            found.append(f"/{name}")
+
+    file.visititems(look)
+    return found
+
+
+def _only(path, names):
+    if len(names) != 1:
+        raise ValueError(
+            f"{path} holds {', '.join(names) or 'no volume'}: name one volume as "
+            f"{path}:{names[0] if names else '/DATASET'}."
+        )
+    return names[0]
+
+
+def _attributes(path):
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise damaged(path, error) from error
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,136 @@
+"""Segment a volume exactly as nnU-Net does, for networks imported from it.
+
+nnU-Net (Isensee et al. 2021, version 2) differs from `sliding_window` in five ways. It resamples a
+volume to the spacing that the network was trained on. It averages
+logits, over flips within each window and over folds, where this project averages probabilities. A
+volume smaller than the window is extended by what normalises to 0. And it keeps sums of weighted
+logits of every class, and sums of weights, in half precision: near the volume's edges, where no
+window has much weight, its probabilities are rounded by as much as 0.2.
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jax_seg.data.preprocess import PerVolume, Preprocessing, measure, preprocess
+from jax_seg.data.readers.spacing import differ
+from jax_seg.infer.ensemble import PLANE, turn_back
+from jax_seg.infer.resample import new_shape, resample
+from jax_seg.infer.sliding_window import window_starts
+from jax_seg.infer.volume import within
+
+PEAK = 10.0  # nnU-Net's largest weight in a window
+NORMALISED = Preprocessing(-3e38, 3e38, 0.0, 1.0)  # of a volume that is normalised already
+
+
+def segment_volume(
+    network, volume, preprocessing, *, patch, overlap, orientations, spacing=None, trained=None
+):
+    """The logits of a whole volume.
+
+    Args:
+      network: [1, *patch, 1] as stored, own -> float32 logits [1, *patch, K], of
+        `network.make_network` with its variables and a `PerVolume`; K as many as nnU-Net's network
+        has.
+      volume: [D, H, W] as stored.
+      preprocessing: `Preprocessing` or `PerVolume`.
+      patch: window in voxels.
+      overlap: of `window_starts`.
+      orientations: of `ensemble.orientations_of`, over which each window's logits are averaged.
+      spacing: (z, y, x) of the volume; None where it is not known.
+      trained: the spacing that the network was trained on, in the same unit, or None. A volume of
+        another is resampled to it, and its logits back.
+
+    Returns:
+      float32 [D, H, W] on the device: the foreground's logit, less the background's where the
+      network has one.
+    """
+    numbers, box = preprocessing, (slice(None),) * 3
+    if isinstance(preprocessing, PerVolume):
+        numbers, box = measure(volume, preprocessing)
+    inside = original = np.asarray(volume)[box]
+    zero = 0.0 if getattr(preprocessing, "region", "") == "nonzero" else numbers.shift
+    if resampled := bool(spacing and trained and differ(spacing, trained)):
+        shape = new_shape(inside.shape, spacing, trained)
+        inside = np.asarray(preprocess(inside, as_rule(preprocessing), np.array(numbers)))
+        inside, numbers, zero = resample(inside, shape, spacing, trained, 3), NORMALISED, 0.0
+    own = np.array(numbers, np.float32)
+    padded, before = _padded(inside, patch, zero)
+    starts = [window_starts(n, p, overlap) for n, p in zip(padded.shape, patch, strict=True)]
+    weights, voxels = jnp.asarray(_weights(tuple(patch))), jnp.asarray(padded)
+    sums = None
+    for start in itertools.product(*starts):
+        window, logits = lax.dynamic_slice(voxels, start, patch), 0.0
+        for orientation in orientations:
+            turned = _turned(window, orientation)[None, ..., None]
+            logits += turn_back(network(turned, own)[0], orientation) / len(orientations)
+        if sums is None:
+            shape = (*padded.shape, logits.shape[-1])
+            sums = jnp.zeros(shape, jnp.float16), jnp.zeros(padded.shape, jnp.float16)
+        sums = _add(*sums, logits, weights, np.array(start, np.int32))
+    logits = _divided(*sums)
+    ends = (slice(b, b + n) for b, n in zip(before, inside.shape, strict=True))
+    logits = logits[tuple(ends)]
+    if resampled:
+        logits = jnp.asarray(resample(np.asarray(logits), original.shape, trained, spacing, 1))
+    return within(logits, box, volume.shape)
+
+
+def as_rule(preprocessing):
+    """A `PerVolume` for the network, so that it takes its numbers as an argument in any case."""
+    if isinstance(preprocessing, PerVolume):
+        return preprocessing
+    return PerVolume("zscore", 0.0, 100.0, "all")
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _turned(window, orientation):
+    """`ensemble.turn` on the device."""
+    return jnp.rot90(jnp.flip(window, orientation.flips), orientation.turns, PLANE)
+
+
+def _padded(volume, patch, value):
+    """(the volume at least as large as a patch, voxels added before it along each axis)."""
+    room = [max(p - n, 0) for n, p in zip(volume.shape, patch, strict=True)]
+    if not any(room):
+        return volume.astype(np.float32) if volume.dtype.itemsize > 4 else volume, (0, 0, 0)
+    widths = [(r // 2, r - r // 2) for r in room]
+    padded = np.pad(volume.astype(np.float32), widths, constant_values=value)
+    return padded, tuple(before for before, _ in widths)
+
+
+def _weights(patch):
+    """A window's weights in half precision, [*patch]; those that vanish become the smallest."""
+    profiles = []
+    for length in patch:  # Gaussians of sigma length / 8, centred on a voxel
+        distances = (np.arange(length) - length // 2) / (length / 8)
+        profiles.append(np.exp(-0.5 * np.square(distances)))
+    weights = np.einsum("i,j,k->ijk", *profiles)
+    weights = (PEAK * weights / weights.max()).astype(np.float16)
+    return np.where(weights == 0, weights[weights > 0].min(), weights)
+
+
+@jax.jit
+def _add(logit_sums, weight_sums, logits, weights, start):
+    """Each sum with a window added, computed in float32 and rounded to half precision."""
+    weighted = logits * weights.astype(jnp.float32)[..., None]
+    corner = (*start, 0)
+    here = lax.dynamic_slice(logit_sums, corner, logits.shape).astype(jnp.float32) + weighted
+    there = lax.dynamic_slice(weight_sums, start, weights.shape).astype(jnp.float32)
+    return (
+        lax.dynamic_update_slice(logit_sums, here.astype(jnp.float16), corner),
+        lax.dynamic_update_slice(
+            weight_sums, (there + weights.astype(jnp.float32)).astype(jnp.float16), start
+        ),
+    )
+
+
+@jax.jit
+def _divided(logit_sums, weight_sums):
+    mean = logit_sums.astype(jnp.float32) / weight_sums.astype(jnp.float32)[..., None]
+    mean = lax.reduce_precision(mean, exponent_bits=5, mantissa_bits=10)  # as half precision does
+    return mean[..., -1] - mean[..., 0] if mean.shape[-1] == 2 else mean[..., 0]

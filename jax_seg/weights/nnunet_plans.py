@@ -1,0 +1,241 @@
+"""What the plans.json and dataset.json of an nnU-Net model folder say, in this project's terms.
+
+nnU-Net v2 stores a network as the name of a class and its arguments ('architecture'), or, before
+version 2.5, as fields of the configuration. Whatever would change the result and is not known here
+is refused by name.
+"""
+
+from typing import NamedTuple
+
+from jax_seg.system.files import existing, read_json
+
+PLAIN, RESIDUAL = "PlainConvUNet", "ResidualEncoderUNet"
+NETWORKS = {PLAIN: "unet", RESIDUAL: "residual_unet"}
+BLOCKS = {PLAIN: "n_conv_per_stage", RESIDUAL: "n_blocks_per_stage"}
+CLIPPED = "CTNormalization"
+FIXED = {"NoNormalization": (0.0, 1.0), "RGBTo01Normalization": (0.0, 1 / 255)}
+PER_VOLUME = {"ZScoreNormalization": "zscore", "RescaleTo01Normalization": "percentile"}
+
+
+class Plan(NamedTuple):
+    """A configuration of an nnU-Net model folder.
+
+    Attributes:
+      configuration: its name, as '3d_fullres'.
+      network: class of the network, PLAIN or RESIDUAL.
+      fields: of the model of that name in `NETWORKS`, whose axes are those of the stored volume.
+      axes: for each axis of the stored volume, the axis of the network's tensors that it becomes:
+        nnU-Net may transpose volumes, and its 2-D networks see slices.
+      bias: whether convolutions have a bias.
+      heads: number of channels of the logits: 2 for a softmax over background and foreground, 1 for
+        a region of its own.
+      patch: window in voxels of the stored volume.
+      spacing: (z, y, x) of the volumes that it was trained on, in the data set's units; None of the
+        slices of a 2-D configuration.
+      intensities: `Preprocessing` as a dict, or that of `PerVolume`.
+      foreground: name of the class.
+    """
+
+    configuration: str
+    network: str
+    fields: dict
+    axes: tuple
+    bias: bool
+    heads: int
+    patch: tuple
+    spacing: tuple | None
+    intensities: dict
+    foreground: str
+
+
+def read_plan(folder, configuration):
+    """The `Plan` of a configuration.
+
+    Args:
+      folder: with plans.json and dataset.json, a Path.
+      configuration: its name.
+
+    Raises:
+      FileNotFoundError: a file is missing.
+      ValueError: it is damaged, or describes what this project has not.
+    """
+    path, dataset_path = (existing(folder / name) for name in ("plans.json", "dataset.json"))
+    plans, dataset = read_json(path), read_json(dataset_path)
+    try:
+        foreground, heads = _foreground(dataset, dataset_path)
+        stored = _inherited(plans["configurations"], configuration, path)
+        network, arguments = _architecture(stored, path)
+        flat = len(stored["patch_size"]) == 2
+        forward = plans.get("transpose_forward", (0, 1, 2))
+        axes = tuple(forward.index(axis) for axis in range(3))
+        fields, bias = _fields(network, arguments, axes, flat, path)
+        patch = _on_axes(stored["patch_size"], axes, flat)
+        spacing = None if flat else tuple(float(stored["spacing"][axis]) for axis in axes)
+        intensities = _intensities(plans, stored, path)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(
+            f"{path} or {dataset_path.name} beside it lacks an entry or has one of another kind "
+            f"({type(error).__name__}: {error}); copy nnU-Net's model folder again."
+        ) from error
+    return Plan(
+        configuration,
+        network,
+        fields,
+        axes,
+        bias,
+        heads,
+        patch,
+        spacing,
+        intensities,
+        foreground,
+    )
+
+
+def _foreground(dataset, path):
+    """(name of the foreground, channels of the logits); ValueError for more than one of either."""
+    channels = dataset.get("channel_names") or dataset["modality"]
+    if len(channels) != 1:
+        raise ValueError(
+            f"{path} names {len(channels)} input channels ({', '.join(channels.values())}); only "
+            "networks of one channel can be imported."
+        )
+    labels = {name: value for name, value in dataset["labels"].items() if name != "ignore"}
+    classes = {name: value for name, value in labels.items() if name != "background"}
+    if len(classes) != 1:
+        raise ValueError(
+            f"{path} names {len(classes)} classes beside the background ({', '.join(classes)}); "
+            "only networks with one foreground class can be imported."
+        )
+    ((name, value),) = classes.items()
+    regions = "regions_class_order" in dataset or isinstance(value, list | tuple)
+    return name, 1 if regions else 2
+
+
+def _inherited(configurations, name, path):
+    """A configuration with what it inherits."""
+    if name not in configurations:
+        raise ValueError(
+            f"{path} has no configuration '{name}', which the checkpoint names; it has "
+            f"{', '.join(configurations)}."
+        )
+    found, seen = dict(configurations[name]), {name}
+    while (parent := found.pop("inherits_from", None)) and parent not in seen:
+        seen.add(parent)
+        found = {**configurations[parent], **found}
+    if found.get("previous_stage"):
+        raise ValueError(
+            f"{path}: configuration '{name}' is the second stage of a cascade: its network takes "
+            f"the prediction of '{found['previous_stage']}' as input. Import a model folder of "
+            "3d_fullres, 3d_lowres or 2d."
+        )
+    return found
+
+
+def _architecture(stored, path):
+    """(class of the network, its arguments) of a configuration of either version of the format."""
+    if "architecture" in stored:
+        name = stored["architecture"]["network_class_name"].rpartition(".")[2]
+        arguments = dict(stored["architecture"]["arch_kwargs"])
+    else:
+        name, depths = stored["UNet_class_name"], stored["n_conv_per_stage_encoder"]
+        base, most = stored["UNet_base_num_features"], stored["unet_max_num_features"]
+        arguments = {
+            "n_stages": len(depths),
+            "features_per_stage": [min(base * 2**stage, most) for stage in range(len(depths))],
+            "kernel_sizes": stored["conv_kernel_sizes"],
+            "strides": stored["pool_op_kernel_sizes"],
+            BLOCKS.get(name, "n_conv_per_stage"): depths,
+            "n_conv_per_stage_decoder": stored["n_conv_per_stage_decoder"],
+            "conv_bias": True,
+        }
+    if name not in NETWORKS:
+        raise ValueError(
+            f"{path}: the network is a {name}, which cannot be imported; {PLAIN} and {RESIDUAL} "
+            "can."
+        )
+    return name, arguments
+
+
+def _fields(network, arguments, axes, flat, path):
+    """(fields of the model, whether convolutions have a bias)."""
+    left = dict(arguments)
+    stages = left.pop("n_stages")
+    features = _per_stage(left.pop("features_per_stage"), stages)
+    kernels = _per_stage(left.pop("kernel_sizes"), stages)
+    strides = _per_stage(left.pop("strides"), stages)
+    blocks = _per_stage(left.pop(BLOCKS[network]), stages)
+    decoder = _per_stage(left.pop("n_conv_per_stage_decoder"), stages - 1)
+    bias = left.pop("conv_bias", False)
+    slope = (left.pop("nonlin_kwargs", None) or {}).get("negative_slope", 0.01)
+    known = {
+        "conv_op": (f"torch.nn.modules.conv.Conv{2 if flat else 3}d",),
+        "norm_op": tuple(f"torch.nn.modules.instancenorm.InstanceNorm{n}d" for n in (2, 3)),
+        "norm_op_kwargs": ({"eps": 1e-5, "affine": True},),
+        "nonlin": ("torch.nn.LeakyReLU", "torch.nn.modules.activation.LeakyReLU"),
+        "deep_supervision": (True, False),
+        "stem_channels": (None, features[0]),
+    }
+    for name, value in left.items():
+        if value and value not in known.get(name, ()):
+            raise ValueError(
+                f"{path}: the {network} has {name} = {value}, which cannot be imported; networks "
+                "as nnU-Net plans them can."
+            )
+    poolings = stages - 1
+    return {
+        "filters": features[0],
+        "poolings": poolings,
+        "features": tuple(features),
+        "kernels": tuple(_on_axes(kernel, axes, flat) for kernel in kernels),
+        "strides": tuple(_on_axes(stride, axes, flat) for stride in strides),
+        "convolutions": tuple(blocks),
+        "decoder_convolutions": tuple(reversed(decoder)),
+        "downsample": "stride",
+        "affine": True,
+        "slope": slope,
+        # nnU-Net weighs its levels by 1, 1/2, 1/4, … and the coarsest by 0, so its head is unused.
+        "deep_supervision": max(poolings - 2, 0),
+    }, bias
+
+
+def _per_stage(value, count):
+    """One value for each stage, of a list or of one for all."""
+    values = list(value) if isinstance(value, list | tuple) else [value] * count
+    if len(values) != count:
+        raise TypeError(f"{len(values)} entries for {count} stages")
+    return values
+
+
+def _on_axes(sizes, axes, flat):
+    """Sizes along the network's axes as sizes along the stored volume's axes."""
+    if not isinstance(sizes, list | tuple):
+        sizes = [sizes] * (2 if flat else 3)
+    sizes = [1, *sizes] if flat else sizes
+    return tuple(int(sizes[axis]) for axis in axes)
+
+
+def _intensities(plans, stored, path):
+    """The fields of `Preprocessing` or of `PerVolume` for the one channel."""
+    (scheme,), (masked,) = stored["normalization_schemes"], stored["use_mask_for_norm"]
+    if scheme in PER_VOLUME:
+        return {
+            "name": PER_VOLUME[scheme],
+            "low_percentile": 0.0,
+            "high_percentile": 100.0,
+            "region": "nonzero" if masked and scheme == "ZScoreNormalization" else "box",
+        }
+    if scheme == CLIPPED:
+        facts = plans["foreground_intensity_properties_per_channel"]["0"]
+        return {
+            "low": facts["percentile_00_5"],
+            "high": facts["percentile_99_5"],
+            "shift": facts["mean"],
+            "scale": 1 / max(facts["std"], 1e-8),
+        }
+    if scheme in FIXED:
+        shift, scale = FIXED[scheme]
+        return {"low": -3e38, "high": 3e38, "shift": shift, "scale": scale}
+    raise ValueError(
+        f"{path}: intensities are normalised by {scheme}, which cannot be imported; "
+        f"{', '.join([*PER_VOLUME, CLIPPED, *FIXED])} can."
+    )

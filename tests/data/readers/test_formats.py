@@ -1,0 +1,183 @@
+"""NIfTI, NRRD, MRC, HDF5 and N5: written by their own libraries, read, and written back."""
+
+import pickle
+import sys
+
+import h5py
+import mrcfile
+import nibabel
+import nrrd
+import numpy as np
+import pytest
+import tensorstore
+
+from jax_seg.data.cache import Cache
+from jax_seg.data.folder import find_images
+from jax_seg.data.readers import open_volume, read_volume
+from jax_seg.data.write_like import suffix_like, write_like
+from jax_seg.system import outputs
+
+SHAPE = (3, 4, 5)  # depth, height, width
+VOXELS = np.random.default_rng(0).integers(0, 100, SHAPE).astype(np.int16)
+AFFINE = np.diag([-0.5, 0.25, 2.0, 1.0])
+AFFINE[:3, 3] = 7, 8, 9
+
+
+def write_nifti(path):
+    image = nibabel.Nifti1Image(VOXELS.T, AFFINE)
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, path)
+
+
+def write_nrrd(path):
+    header = {
+        "space": "left-posterior-superior",
+        "space directions": np.diag([0.5, 0.25, 2.0]),
+        "space origin": [1.0, 2.0, 3.0],
+        "space units": ["mm", "mm", "mm"],
+    }
+    nrrd.write(str(path), VOXELS, header, index_order="C")
+
+
+def write_mrc(path):
+    with mrcfile.new(path, VOXELS) as file:
+        file.voxel_size = (5e6, 2.5e6, 2e7)  # x, y, z in ångström
+        file.header.origin = (1, 2, 3)
+
+
+def write_h5(path):
+    with h5py.File(path, "w") as file:
+        dataset = file.create_dataset("volumes/raw", data=VOXELS, chunks=(2, 2, 2))
+        dataset.attrs["element_size_um"] = (2000.0, 250.0, 500.0)
+
+
+def write_n5(path):
+    spec = {
+        "driver": "n5",
+        "kvstore": {"driver": "file", "path": str(path / "raw")},
+        "metadata": {
+            "dimensions": SHAPE[::-1],
+            "blockSize": [2, 2, 2],
+            "dataType": "int16",
+            "compression": {"type": "gzip"},
+            "resolution": [500, 250, 2000],
+            "units": ["um", "um", "um"],
+        },
+        "create": True,
+    }
+    tensorstore.open(spec).result().write(VOXELS.T).result()
+
+
+FORMATS = {
+    "a.nii": write_nifti,
+    "a.nii.gz": write_nifti,
+    "a.nrrd": write_nrrd,
+    "a.mrc": write_mrc,
+    "a.h5": write_h5,
+    "a.n5": write_n5,
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_voxels_spacing_and_blocks(tmp_path, name):
+    path = tmp_path / name
+    FORMATS[name](path)
+    (volume,) = find_images(tmp_path)
+    assert (volume.id, volume.image) == ("a", path)
+    with pytest.warns(match="have a voxel spacing of 2000 × 250 × 500"):
+        reader = open_volume(path)
+    assert reader.shape == SHAPE and reader.dtype == np.int16
+    assert reader.spacing == pytest.approx((2000, 250, 500))
+    for one in (reader, pickle.loads(pickle.dumps(reader))):
+        block = one.read((1, 0, 2), (2, 3, 3))
+        np.testing.assert_array_equal(block, VOXELS[1:, :3, 2:])
+        assert block.dtype == np.int16
+    cached = Cache(tmp_path / "cache", 2**20).open(path)
+    np.testing.assert_array_equal(cached.read((0, 0, 0), SHAPE), VOXELS)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mrc", "a.h5"])
+def test_a_mask_lies_where_its_input_does(tmp_path, name):
+    source = tmp_path / name
+    FORMATS[name](source)
+    mask = (VOXELS > 50).astype(np.uint8)
+    path = tmp_path / f"mask{suffix_like(source)}"
+    write_like(path, mask, source, outputs.written_by("predict"))
+    assert path.suffix == {"a.nii.gz": ".gz", "a.h5": ".tif"}.get(name, source.suffix)
+    np.testing.assert_array_equal(read_volume(path), mask)
+    assert outputs.is_own(path, "predict") and not outputs.is_own(source, "predict")
+    assert not list(tmp_path.glob(".*"))
+    if "nii" in name:
+        image = nibabel.load(path)
+        np.testing.assert_array_equal(image.affine, AFFINE)
+        assert image.get_data_dtype() == np.uint8 and image.header.get_xyzt_units()[0] == "mm"
+    if path.suffix == ".nrrd":
+        header = nrrd.read_header(str(path))
+        np.testing.assert_array_equal(header["space directions"], np.diag([0.5, 0.25, 2.0]))
+        np.testing.assert_array_equal(header["space origin"], [1, 2, 3])
+    if name == "a.mrc":
+        with mrcfile.open(path) as file:
+            assert file.voxel_size.tolist() == (5e6, 2.5e6, 2e7)
+            assert file.header.origin.tolist() == (1, 2, 3)
+
+
+def test_scaled_nifti_and_turned_mrc(tmp_path):
+    image = nibabel.Nifti1Image(VOXELS.T[..., None], AFFINE)  # one time point
+    image.header.set_slope_inter(2, 10)
+    image.header.set_data_dtype(np.int16)
+    nibabel.save(image, tmp_path / "scaled.nii")
+    stored = np.asarray(nibabel.load(tmp_path / "scaled.nii").dataobj)[..., 0].T
+    reader = open_volume(tmp_path / "scaled.nii")
+    assert reader.dtype == np.float32
+    np.testing.assert_allclose(reader.read((0, 0, 0), SHAPE), stored)
+    write_like(tmp_path / "mask.nii", (VOXELS > 50).astype(np.uint8), reader.path, "us")
+    np.testing.assert_array_equal(read_volume(tmp_path / "mask.nii"), VOXELS > 50)
+    with mrcfile.new(tmp_path / "turned.mrc", VOXELS) as file:  # its columns are z
+        file.header.mapc, file.header.mapr, file.header.maps = 3, 2, 1
+    np.testing.assert_array_equal(read_volume(tmp_path / "turned.mrc"), VOXELS.T)
+
+
+@pytest.mark.parametrize("ending", ["h5", "n5"])
+def test_datasets_are_named_behind_the_file(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    FORMATS[path.name](path)
+    if ending == "h5":
+        with h5py.File(path, "a") as file:
+            file["label"] = VOXELS > 50
+    named = f"{path}:/volumes/raw" if ending == "h5" else f"{path}:/raw"
+    (volume,) = find_images(named)
+    assert volume.id == ("a_volumes_raw" if ending == "h5" else "a_raw")
+    np.testing.assert_array_equal(read_volume(volume.image), VOXELS)
+    cached = Cache(tmp_path / "cache", 2**20).open(volume.image)
+    np.testing.assert_array_equal(cached.read((0, 0, 0), SHAPE), VOXELS)
+    if ending == "h5":
+        with pytest.raises(ValueError, match=r"holds /label, /volumes/raw: name one volume as"):
+            open_volume(path)
+    with pytest.raises(ValueError, match=r"names no dataset of the .*: choose one"):
+        open_volume(f"{path}:/absent")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        open_volume(tmp_path / f"b.{ending}:/raw")
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mrc", "a.h5"])
+def test_damaged_files_and_missing_libraries_are_one_sentence(tmp_path, monkeypatch, name):
+    path = tmp_path / name
+    FORMATS[name](path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+    with pytest.raises(ValueError, match=f"{name} could not be decoded"):
+        read_volume(path)
+    packages = {"nii": "nibabel", "gz": "nibabel", "nrrd": "nrrd", "mrc": "mrcfile", "h5": "h5py"}
+    package = packages[name.rpartition(".")[2]]
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=r"needs the package .*pip install 'jax-seg\[formats\]'"):
+        open_volume(path)
+
+
+def test_channels_of_nnunet_are_refused(tmp_path):
+    (tmp_path / "imagesTs").mkdir()
+    for channel in (0, 1):
+        write_nifti(tmp_path / "imagesTs" / f"case_000{channel}.nii.gz")
+    with pytest.raises(ValueError, match="case_0000 and case_0001, two channels of one volume"):
+        find_images(tmp_path / "imagesTs")
+    (tmp_path / "imagesTs" / "case_0001.nii.gz").unlink()
+    assert [volume.id for volume in find_images(tmp_path / "imagesTs")] == ["case"]

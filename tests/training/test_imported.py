@@ -1,0 +1,61 @@
+"""Training from the weights of an nnU-Net network."""
+
+import numpy as np
+import pytest
+
+from configs import base
+from jax_seg import convert
+from jax_seg.runs import from_weights, members
+from jax_seg.runs.events import read_events
+from jax_seg.training import run as training
+from tests.conftest import GOLDEN, tiny_config
+
+FOLDER = GOLDEN / "nnunet" / "turned"
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("imported") / "network"
+    convert.convert_folder(FOLDER, workdir)
+    return workdir
+
+
+def configured(root, source):
+    config = tiny_config(root)
+    defaults = base.get_config()
+    config.model, config.data.patch = defaults.model, defaults.data.patch
+    config.train.update(start_from=str(source), epochs=2)
+    config.schedule.learning_rate = 0.2
+    config.augment.rotate90 = 0.0  # no two axes of its window are equal
+    return config
+
+
+def test_an_imported_network_improves(volumes_folder, imported, tmp_path):
+    config = configured(volumes_folder, imported)
+    sentence = from_weights.inherit(config, base.get_config(), "absent")
+    assert "model.name=residual_unet" in sentence and "preprocess.per_volume=True" in sentence
+    assert config.data.patch == (16, 24, 4) and config.preprocess.region == "box"
+    training.run(config, tmp_path / "run")
+    judged = [event for event in read_events(tmp_path / "run") if event["kind"] == "validation"]
+    losses = [event["loss"] for event in judged]
+    assert losses[-1] < 0.9 * losses[0]
+    # Its windows are blended as in any run: it is no longer nnU-Net's.
+    segment, (network,), _ = members.load_together([str(tmp_path / "run")])
+    assert network.facts["preprocessing"]["region"] == "box"
+    volume = np.random.default_rng(0).normal(80, 12, (18, 20, 22)).astype(np.float32)
+    dim, bright = (np.asarray(segment(factor * volume)) for factor in (1, 20))
+    np.testing.assert_allclose(dim, bright, atol=1e-3)
+
+
+def test_what_is_set_is_not_inherited(volumes_folder, imported):
+    config = configured(volumes_folder, imported)
+    config.data.patch, config.preprocess.name = (16, 16, 16), "percentile"
+    config.preprocess.low_percentile, config.model.dtype = 2.0, "bfloat16"
+    sentence = from_weights.inherit(config, base.get_config(), "absent")
+    assert "data.patch" not in sentence and config.data.patch == (16, 16, 16)
+    assert config.preprocess.low_percentile == 2.0 and config.model.dtype == "bfloat16"
+    assert config.model.features == (4, 4, 8)
+    assert from_weights.inherit(config, base.get_config(), "absent") == ""
+    for source in ("", "/moved"):
+        config.train.start_from = source
+        assert from_weights.inherit(config, base.get_config(), "absent") == ""

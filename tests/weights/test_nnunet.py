@@ -1,0 +1,253 @@
+"""Networks of nnU-Net against what PyTorch and nnU-Net itself computed, and folders to refuse."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tifffile
+
+from jax_seg import convert, models
+from jax_seg.data import preprocess
+from jax_seg.runs import checkpoints, members
+from jax_seg.weights import nnunet
+from jax_seg.weights.nnunet_plans import NETWORKS, read_plan
+from tests.conftest import GOLDEN, ROOT
+from tests.torch_files import state_dict, torch_save
+
+FOLDERS = GOLDEN / "nnunet"
+SHARED = ROOT.parent / "shared" / "golden" / "nnunet"
+
+
+def fold_of(folder):
+    ((_, path),) = nnunet.find_folds(folder).items()
+    return nnunet.read_fold(path)
+
+
+@pytest.mark.parametrize("name", ["flat", "turned"])
+def test_logits_are_those_of_pytorch(name):
+    """A 2-D network as slices of a volume, and a residual one whose axes nnU-Net had turned."""
+    fold, expected = fold_of(FOLDERS / name), np.load(FOLDERS / name / "logits.npz")
+    model = models.build(NETWORKS[fold.plan.network], **fold.plan.fields)
+    x = expected["x"][None, ..., None]
+    if name == "flat":
+        assert fold.plan.patch == (1, 16, 24) and model.kernels[0] == (1, 3, 3)
+        assert fold.mirrored == (1, 2) and fold.plan.spacing is None
+        x = np.moveaxis(x, 1, 0)  # slices are windows of their own
+        logits, coarser = (np.moveaxis(y, 1, 0) for y in model.apply({"params": fold.params}, x))
+        assert coarser.shape == (1, 2, 8, 12, 1)
+    else:
+        assert fold.plan.patch == (16, 24, 4) and fold.plan.spacing == (1.0, 1.0, 3.0)
+        assert model.kernels[0] == (3, 3, 1) and fold.mirrored == (0, 1, 2)
+        logits = model.apply({"params": fold.params}, x)
+    np.testing.assert_allclose(np.asarray(logits)[0, ..., 0], expected["logits"], atol=2e-5)
+
+
+def test_every_tensor_is_used_or_named():
+    """Parameters and the tensors left out are all that the file holds."""
+    folder = FOLDERS / "turned"
+    fold = fold_of(folder)
+    arrays, _ = nnunet.read_checkpoint(folder / "fold_0" / "checkpoint_final.pth")
+    used = arrays.keys() - set(fold.unused)
+    own = sum(arrays[name].size for name in used)
+    folded = 4 + 1  # two logits of 4 channels became one; convolutions without bias have zeros
+    biases = sum(
+        a.size
+        for path, a in jax.tree_util.tree_leaves_with_path(fold.params)
+        if path[-1].key == "bias" and not np.asarray(a).any()
+    )
+    assert sum(leaf.size for leaf in jax.tree.leaves(fold.params)) == own - folded + biases
+    assert "decoder.seg_layers.0.weight" in fold.unused
+    assert "decoder.encoder.stem.convs.0.conv.weight" in fold.unused
+
+
+@pytest.fixture(scope="module")
+def membrane(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("nnunet") / "membrane"
+    print(convert.convert_folder(FOLDERS / "membrane", workdir))
+    return workdir
+
+
+def assert_predicted(segment, volume, expected, spacing=None):
+    """Probabilities to 1e-3 everywhere and 1e-4 in the mean, and the mask that follows."""
+    expected = expected.astype(np.float32)
+    probability = np.asarray(jax.nn.sigmoid(segment(volume, spacing=spacing)))
+    error = np.abs(probability - expected)
+    assert error.max() < 1e-3 and error.mean() < 1e-4
+    sure = np.abs(expected - 0.5) > 1e-3
+    assert ((probability > 0.5) == (expected > 0.5))[sure].all()
+
+
+def test_prediction_is_that_of_nnunet(membrane):
+    """Of a volume, of one of another spacing, and of a masked one smaller than the window."""
+    segment, _, _ = members.load_together([str(membrane)])
+    volume = tifffile.imread(FOLDERS / "membrane" / "crop_0000.tif")
+    expected = np.load(FOLDERS / "membrane" / "expected.npz")["probability"]
+    assert_predicted(segment, volume, expected, spacing=(45.0, 4.6, 4.6))
+    golden = np.load(FOLDERS / "predictions.npz")
+    for name, spacing in (("resampled", (36.0, 6.9, 5.06)), ("masked", None)):
+        assert_predicted(segment, golden[f"{name}_volume"], golden[f"{name}_probability"], spacing)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "spacing", "flips"),
+    [
+        ("flat", "flat", None, ("height", "width")),  # slices, and the numbers of CTNormalization
+        ("turned", "turned", (1.5, 1.0, 1.4), ()),  # turned axes, and another spacing
+        ("within_mask", "membrane", None, ()),  # statistics of the voxels within the mask
+    ],
+)
+def test_prediction_of_other_plans_is_that_of_nnunet(tmp_path, name, folder, spacing, flips):
+    masked = {"use_mask_for_norm": [True]} if name == "within_mask" else {}
+    convert.convert_folder(edited(folder, tmp_path, configuration=masked), tmp_path / "run")
+    segment, _, _ = members.load_together([str(tmp_path / "run")], flips=flips)
+    golden = np.load(FOLDERS / "predictions.npz")
+    assert_predicted(segment, golden[f"{name}_volume"], golden[f"{name}_probability"], spacing)
+
+
+def test_residual_prediction_over_flips_is_that_of_nnunet(tmp_path):
+    folder = SHARED / "hippocampus_residual"
+    if not folder.is_dir():
+        pytest.skip("../shared, which holds nnU-Net's own predictions, is not there")
+    convert.convert_folder(folder, tmp_path / "run")
+    volume = tifffile.imread(folder / "input" / "hippo_0000.tif")
+    expected = np.load(folder / "expected" / "hippo_mirrored.npz")["probabilities"][1]
+    segment, _, _ = members.load_together(
+        [str(tmp_path / "run")], flips=("depth", "height", "width")
+    )
+    assert_predicted(segment, volume, expected)
+
+
+def test_what_is_stored(membrane):
+    _, stored, step = checkpoints.read_variables(membrane)
+    rule = preprocess.stored(stored["preprocessing"])
+    assert rule == preprocess.PerVolume("zscore", 0, 100, "box") and step == 0
+    assert stored["source"]["spacing"] == [45.0, 4.6, 4.6]
+    assert stored["source"]["trainer"] == "nnUNetTrainerMinutes"
+    assert stored["config"]["data"]["patch"] == [16, 64, 64]
+
+
+def edited(folder, tmp_path, *, plans=None, dataset=None, architecture=None, configuration=None):
+    """A copy of a model folder with entries of its files changed."""
+    copy = tmp_path / "model"
+    shutil.copytree(FOLDERS / folder, copy)
+    for name, change in (("plans", plans), ("dataset", dataset)):
+        content = json.loads((copy / f"{name}.json").read_text())
+        content |= change or {}
+        if name == "plans" and (architecture or configuration):
+            (stored,) = content["configurations"].values()
+            stored["architecture"] |= architecture or {}
+            stored |= configuration or {}
+        (copy / f"{name}.json").write_text(json.dumps(content))
+    return copy
+
+
+def refused(folder, tmp_path, capsys, *flags):
+    """The sentence with which the command refuses a folder; nothing is left."""
+    assert convert.main([str(folder), str(tmp_path / "run"), *flags]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("Error: ") and told.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+    return told
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"dataset": {"labels": {"background": 0, "a": 1, "b": 2}}}, "2 classes .* (a, b)"),
+        ({"dataset": {"channel_names": {"0": "T1", "1": "T2"}}}, "2 input channels (T1, T2)"),
+        (
+            {"architecture": {"network_class_name": "mamba.UMambaBot"}},
+            "the network is a UMambaBot, which cannot be imported",
+        ),
+        ({"plans": {"configurations": {}}}, "no configuration '2d'"),
+        (
+            {"plans": {"configurations": {"2d": {"previous_stage": "3d_lowres"}}}},
+            "second stage of a cascade",
+        ),
+        ({"plans": {"configurations": {"2d": {"patch_size": [16, 24]}}}}, "lacks an entry"),
+    ],
+)
+def test_folders_that_are_refused(tmp_path, capsys, change, named):
+    told = refused(edited("flat", tmp_path, **change), tmp_path, capsys)
+    first, _, second = named.partition(" .* ")
+    assert first in told and second in told
+
+
+def test_a_network_that_the_plans_do_not_describe_is_refused(tmp_path, capsys):
+    folder = edited("flat", tmp_path)
+    arrays, beside = nnunet.read_checkpoint(folder / "fold_0" / "checkpoint_final.pth")
+    arrays["mamba.A_log"] = np.ones(3, np.float32)
+    beside = {"init_args": {"configuration": "2d"}, "trainer_name": "nnUNetTrainerUMamba"}
+    torch_save(
+        folder / "fold_0" / "checkpoint_final.pth",
+        {"network_weights": state_dict(arrays), **beside},
+    )
+    told = refused(folder, tmp_path, capsys)
+    assert "nnUNetTrainerUMamba" in told and "unexpected mamba.A_log" in told
+
+
+def test_half_precision_weights_are_read_and_copies_must_agree(tmp_path, capsys):
+    folder = edited("flat", tmp_path)
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    exact = fold_of(folder).params
+    arrays, _ = nnunet.read_checkpoint(path)
+    halved = {name: array.astype(np.float16) for name, array in arrays.items()}
+    content = {"network_weights": state_dict(halved), "init_args": {"configuration": "2d"}}
+    torch_save(path, content)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-3),
+        fold_of(folder).params,
+        exact,
+    )
+    halved["decoder.encoder.stages.0.0.convs.0.conv.bias"] += 1
+    torch_save(path, content | {"network_weights": state_dict(halved)})
+    assert "should be one and differ" in refused(folder, tmp_path, capsys)
+
+
+def test_folds(tmp_path, capsys):
+    folder = edited("flat", tmp_path)
+    shutil.copytree(folder / "fold_0", folder / "fold_3")
+    assert convert.main([str(folder), str(tmp_path / "both")]) == 0
+    told = capsys.readouterr().out
+    assert f"--workdir {tmp_path / 'both' / 'fold_0'} {tmp_path / 'both' / 'fold_3'}" in told
+    assert "has no fold_1, fold_2, fold_4" in told
+    _, networks, _ = members.load_together(
+        [str(tmp_path / "both" / f"fold_{number}") for number in (0, 3)]
+    )
+    assert [network.facts["patch"] for network in networks] == [[1, 16, 24]] * 2
+    assert "no fold_1" in refused(folder, tmp_path, capsys, "--folds", "1")
+    assert "has no checkpoint_best.pth" in refused(folder, tmp_path, capsys, "--checkpoint", "best")
+    (folder / "fold_3").rename(folder / "fold_all")
+    assert "choose with --folds" in refused(folder, tmp_path, capsys)
+    shutil.rmtree(folder / "fold_0")
+    shutil.rmtree(folder / "fold_all")
+    assert "no folder fold_0" in refused(folder, tmp_path, capsys)
+    assert "--patch is for weights files" in refused(
+        folder, tmp_path, capsys, "--patch", "1", "16", "16"
+    )
+    (folder / "plans.json").unlink()
+    assert "holds no plans.json" in refused(folder, tmp_path, capsys)
+
+
+def test_plans_of_older_versions_mean_the_same(tmp_path):
+    """Before version 2.5 the network was described by fields of the configuration."""
+    folder = edited("turned", tmp_path)
+    content = json.loads((folder / "plans.json").read_text())
+    new = content["configurations"]["3d_fullres"]
+    arguments = new.pop("architecture")["arch_kwargs"]
+    old = {
+        "UNet_class_name": "ResidualEncoderUNet",
+        "UNet_base_num_features": 4,
+        "unet_max_num_features": 8,
+        "conv_kernel_sizes": arguments["kernel_sizes"],
+        "pool_op_kernel_sizes": arguments["strides"],
+        "n_conv_per_stage_encoder": arguments["n_blocks_per_stage"],
+        "n_conv_per_stage_decoder": arguments["n_conv_per_stage_decoder"],
+    }
+    content["configurations"] = {"base": new | old, "3d_fullres": {"inherits_from": "base"}}
+    (folder / "plans.json").write_text(json.dumps(content))
+    before, now = (read_plan(f, "3d_fullres") for f in (FOLDERS / "turned", folder))
+    same = {"filters": 4, "features": (4, 8, 8)}
+    assert now == before._replace(fields=before.fields | same, bias=True)
