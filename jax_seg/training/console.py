@@ -105,15 +105,12 @@ def progress(iterable, description, total, done=0):
     )
 
 
-def opening(workdir, state, epoch, about):
+def opening(workdir, state, epoch, about, devices):
     """The opening line: what is trained, where, and on what data (`about`)."""
     parameters = sum(p.size for p in jax.tree.leaves(state.params))
     where = f"resumes in epoch {epoch} at step {int(state.step)}" if state.step else "starts"
-    device = jax.devices()[0]
-    return (
-        f"{workdir} {where}: {parameters:,} parameters on {device.platform} "
-        f"({device.device_kind}), {about}"
-    )
+    kind = f"{jax.devices()[0].platform} ({jax.devices()[0].device_kind})"
+    return f"{workdir} {where}: {parameters:,} parameters on {devices.words(kind)}, {about}"
 
 
 def judged_on(on, wholes):

@@ -93,11 +93,13 @@ def train_epoch(run, stage, state, progress):
         start=progress.drawn + progress.batches * samples,
         count=updates - progress.batches,
         threads=settings.threads,
+        devices=settings.devices,
     )
+    on_devices = pipeline.on_device(batches, settings.devices)
     started, done_before = time.monotonic(), progress.batches
     step, waiting = int(state.step), None  # an update's metrics are fetched while the next one runs
     for arrays, volumes in console.progress(
-        pipeline.on_device(batches), f"Epoch {progress.epoch}", updates, progress.batches
+        on_devices, f"Epoch {progress.epoch}", updates, progress.batches
     ):
         state, metrics = run.programs.train_step(state, arrays, knobs, stage.accumulate)
         _record(run, stage, state, progress, waiting)

@@ -51,6 +51,7 @@ def _averages(run, state, progress):
                 run.data.train,
                 batch=run.settings.batch,
                 threads=run.settings.threads,
+                devices=run.settings.devices,
             )
     return averages, averaged
 
@@ -64,6 +65,7 @@ def _judge_patches(run, stage, state, progress, name, variables):
         weights=stage.loss_weights,
         batch=run.settings.batch,
         threads=run.settings.threads,
+        devices=run.settings.devices,
     )
     which = _suffix(name)
     run.journal.event(f"validation{which}", **_at(run, state, progress), **metrics)

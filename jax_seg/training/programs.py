@@ -11,6 +11,7 @@ from jax_seg import losses, models
 from jax_seg.infer.network import make_network
 from jax_seg.losses import GATE_TERMS
 from jax_seg.models.forward import forward
+from jax_seg.system.devices import ONE, compiled, divided, each_on_its_own, shared
 from jax_seg.training import optimizers
 from jax_seg.training import state as train_state
 from jax_seg.training.step import (
@@ -55,6 +56,7 @@ def build(
     shape,
     preprocessing,
     augment,
+    devices=ONE,
 ):
     """The programs of a run; they compile when first called.
 
@@ -68,6 +70,7 @@ def build(
       ema_decay, gradient_noise: of `step.make_train_step`.
       seed: of the parameters and of every draw.
       shape, preprocessing, augment: of a `Task`.
+      devices: `devices.Devices` that share every batch.
 
     Raises:
       ValueError: a field has an unsuitable value.
@@ -85,6 +88,9 @@ def build(
 
     _require_gates(network, jax.eval_shape(fresh_state), image, terms)
     objective = weighted_losses(terms, **loss)
+    augment = each_on_its_own(augment, devices)
+    divide = functools.partial(divided, devices=devices)
+    divide_parts = functools.partial(divided, devices=devices, first_axis=1)
     train_step = make_train_step(
         network,
         update,
@@ -96,14 +102,17 @@ def build(
         clip_norm=optimizer["clip_norm"],
         ema_decay=ema_decay,
         gradient_noise=gradient_noise,
+        divide=divide_parts,
     )
+    evaluate = make_patch_evaluation(network, objective, preprocessing, divide)
+    batch_stats_of = make_statistics_pass(network, preprocessing, key, divide)
     return Programs(
         fresh_state,
-        train_step,
-        evaluate=make_patch_evaluation(network, objective, preprocessing),
-        network=make_network(network, preprocessing),
-        batch_stats_of=make_statistics_pass(network, preprocessing, key),
-        locate=make_locator(network, augment, preprocessing, key),
+        compiled(train_step, devices, donate=0, static="accumulate"),
+        evaluate=compiled(evaluate, devices),
+        network=shared(make_network(network, preprocessing), devices),
+        batch_stats_of=compiled(batch_stats_of, devices),
+        locate=make_locator(network, augment, preprocessing, key, divide_parts),
     )
 
 

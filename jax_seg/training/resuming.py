@@ -12,6 +12,7 @@ MAY_DIFFER = (
     "data.cache",
     "data.cache_gb",
     "checkpoint",
+    "devices",
 )
 
 

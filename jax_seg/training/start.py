@@ -89,6 +89,7 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
         shape=data.shape,
         preprocessing=data.preprocessing,
         augment=data.augment,
+        devices=settings.devices,
     )
     to_store = {
         "config": as_dict,
@@ -117,9 +118,9 @@ def begin(run, progress):
     elif train.get("start_encoder"):
         state = start_encoder(state, train["start_encoder"])
     progress.epoch = _first_epoch(run.settings.plan, train["start_stage"])
-    # A restored array is committed to a device. A fresh one must be too, or a resumed run would
+    # A restored array is committed to its devices. A fresh one must be too, or a resumed run would
     # compile its programs again.
-    state = jax.device_put(state, jax.local_devices()[0])
+    state = run.settings.devices.replicate(state)
     _announce(run, state, progress)
     return state
 
@@ -135,10 +136,10 @@ def restore(run, progress):
 
 
 def restore_state(run, step):
-    """(`TrainState`, dict beside it) of a checkpoint, on this device."""
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    """(`TrainState`, dict beside it) of a checkpoint, on the devices of the run."""
+    sharding = run.settings.devices.replicated
     abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         jax.eval_shape(run.programs.fresh_state),
     )
     return checkpoints.restore(run.checkpoints, abstract, step)
@@ -146,7 +147,8 @@ def restore_state(run, step):
 
 def _announce(run, state, progress):
     run.journal.open(progress.epoch, int(state.step))
-    run.journal.say(console.opening(run.workdir, state, progress.epoch, run.data.about))
+    devices = run.settings.devices
+    run.journal.say(console.opening(run.workdir, state, progress.epoch, run.data.about, devices))
     if run.stored and (warning := resuming.changed_data(run.stored, run.data)):
         run.journal.warn(f"Warning: {warning}")
     for remark in run.data.remarks:
