@@ -41,8 +41,9 @@ def add_weight_noise(run, state, progress):
     )
     if std and not progress.batches:
         key = jax.random.fold_in(random_key(run.settings.seed + 1), progress.epoch)
-        noisy = optimizers.add_noise(key, state.params, std, noise["patterns"])
-        state = state._replace(params=noisy)
+        devices = run.settings.devices
+        noisy = optimizers.add_noise(key, devices.here(state.params), std, noise["patterns"])
+        state = state._replace(params=devices.replicate(noisy))
     return state, std
 
 
@@ -106,7 +107,8 @@ def train_epoch(run, stage, state, progress):
         step += 1
         progress.batches += 1
         waiting = Update(step, metrics, arrays, volumes)
-        if run.stop_asked() or run.clock.save_is_due(settings.save_seconds):
+        run.asked.renew()
+        if run.asked.stop() or run.asked.save():
             _record(run, stage, state, progress, waiting)
             waiting = None
             stop_if_asked(run, state, progress)

@@ -1,7 +1,6 @@
 """The loss on fixed validation patches, and batch norm statistics for averaged weights."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jax_seg.data import pipeline
@@ -54,9 +53,9 @@ def measure_statistics(batch_stats_of, variables, sampler, *, batch, threads, de
     Returns:
       `variables` with new 'batch_stats'.
     """
-    total, count = jax.tree.map(jnp.zeros_like, variables["batch_stats"]), 0
+    found = []
     options = {"batch": batch, "threads": threads, "devices": devices}
     for patches, _ in pipeline.first_epoch(sampler, **options):
-        total = jax.tree.map(jnp.add, total, batch_stats_of(variables, patches["image"]))
-        count += 1
-    return variables | {"batch_stats": jax.tree.map(lambda leaf: leaf / count, total)}
+        found.append(batch_stats_of(variables, patches["image"]))
+    mean = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *found)
+    return variables | {"batch_stats": mean}
