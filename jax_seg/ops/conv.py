@@ -3,7 +3,8 @@
 XLA's own 3-D convolution reaches a fraction of a CPU's matrix-product speed, and its gradient with
 respect to the kernel less. Accelerators have good ones. So the form is chosen when the program is
 lowered, and one traced program runs everywhere. The fastest form for each shape was measured with
-`python -m benchmarks.conv`; results are in BUILD.md.
+`python -m benchmarks.conv`; results are in BUILD.md. Where devices share the depth of a volume it
+is the compiler's own on a CPU too, for that it knows how to divide.
 """
 
 import functools
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jax_seg.ops import patches, winograd
+from jax_seg.system.devices import depth_is_divided
 
 SMALL = 15_000_000  # multiplications; below, every form is fast and XLA's compiles fastest
 
@@ -76,7 +78,8 @@ def _by_platform(step, *arrays):
     flat = arrays[0].ndim == 4
 
     def on_cpu(*arrays):
-        function = getattr((image_form if flat else cpu_form)(*arrays[:2]), step)
+        form = XLA if depth_is_divided() else (image_form if flat else cpu_form)(*arrays[:2])
+        function = getattr(form, step)
         if not flat or function is getattr(XLA, step):
             return function(*arrays)
         # A batch of images is a volume whose slices do not see each other.

@@ -45,6 +45,11 @@ class Devices(NamedTuple):
         return self.process == 0
 
     @property
+    def depth(self):
+        """Devices that share the depth of a patch."""
+        return 1 if self.mesh is None else self.mesh.shape[DEPTH]
+
+    @property
     def replicated(self):
         """The sharding of what every device holds whole."""
         if self.mesh is None:
@@ -64,18 +69,17 @@ class Devices(NamedTuple):
         if self.processes == 1:
             return self
         own = [one for one in self.mesh.devices.flat if one.process_index == self.process]
-        return Devices(_mesh(own, self.mesh.shape[DEPTH]))
+        return Devices(_mesh(own, self.depth))
 
     def words(self, kind):
         """'gpu (H100)', or '8 × gpu (H100) in 2 processes, 2 sharing each patch'."""
         if self.single:
             return kind
-        depth = self.mesh.shape[DEPTH]
         return "".join(
             [
                 f"{self.mesh.size} × {kind}",
                 f" in {self.processes} processes" if self.processes > 1 else "",
-                f", {depth} sharing each patch" if depth > 1 else "",
+                f", {self.depth} sharing each patch" if self.depth > 1 else "",
             ]
         )
 
@@ -97,6 +101,14 @@ class Devices(NamedTuple):
             return jax.make_array_from_callback(values.shape, self.replicated, values.__getitem__)
 
         return jax.tree.map(everywhere, tree)
+
+    def abstract(self, tree, sharding):
+        """The shapes and types of a tree whose arrays lie as `sharding` says."""
+        if self.single:
+            return tree
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+        )
 
     def here(self, tree):
         """A tree that every device holds whole, as arrays of this process's devices alone."""
@@ -150,14 +162,13 @@ def require_divisible(devices, batches, depth=None):
     Raises:
       ValueError: naming the field, and what divides it.
     """
-    data, space = (devices.mesh.shape[axis] for axis in (SAMPLES, DEPTH))
+    data, space = devices.size, devices.depth
     for field, batch in batches.items():
         if batch % data:
-            fitting = _divisors(batch)
             raise ValueError(
                 f"{field} is {batch}, which cannot be divided over {data} devices: set it to a "
-                f"multiple of {data}, or devices.count so that {fitting} of them share the "
-                f"samples."
+                f"multiple of {data}, or devices.count so that {_divisors(batch)} of them share "
+                "the samples."
             )
     if space > 1 and (depth is None or depth % space):
         what = f"data.patch is {depth} voxels deep" if depth else "these data have no depth"
@@ -171,8 +182,14 @@ def compiled(function, devices, donate=(), static=()):
     """A jitted function whose results every device holds whole; unchanged for one device."""
     if devices.single:
         return function
+
+    @functools.wraps(function)
+    def over_the_mesh(*arguments, **options):
+        with jax.sharding.use_abstract_mesh(devices.mesh.abstract_mesh):
+            return function(*arguments, **options)
+
     return jax.jit(
-        function,
+        over_the_mesh,
         donate_argnums=donate,
         static_argnames=static,
         out_shardings=devices.replicated,
@@ -187,10 +204,12 @@ def shared(network, devices):
     if devices.single:
         return network
     local = devices.local
+    if local.single:
+        return network
 
-    @functools.partial(jax.jit, out_shardings=local.replicated)
-    def divided_network(variables, image):
-        return network(variables, divided(image, local))
+    divided_network = compiled(
+        lambda variables, image: network(variables, divided(image, local)), local
+    )
 
     def call(variables, image):
         missing = -len(image) % local.size
@@ -206,7 +225,7 @@ def divided(batch, devices, first_axis=0):
     if devices.single:
         return batch
     axes = [None] * first_axis + [SAMPLES]
-    if devices.mesh.shape[DEPTH] > 1:
+    if devices.depth > 1:
         axes.append(DEPTH)
     sharding = NamedSharding(devices.mesh, PartitionSpec(*axes))
     return jax.lax.with_sharding_constraint(batch, sharding)
@@ -224,6 +243,11 @@ def each_on_its_own(transform, devices):
         out_specs=by_sample,
         check_vma=False,
     )
+
+
+def depth_is_divided():
+    """Whether what is being traced is for devices that share the depth of a patch."""
+    return jax.sharding.get_abstract_mesh().shape.get(DEPTH, 1) > 1
 
 
 def sample_keys(key, count):

@@ -78,6 +78,8 @@ def build(
     models.check_fields(model, shape)
     network, key = models.build(**model), random_key(seed)
     image = jnp.zeros((1, *shape), jnp.float32)
+    if devices.depth > 1:
+        _require_whole_parts(network, key, shape, devices.depth)
     shapes = jax.eval_shape(network.init, key, image)["params"]
     part_of = optimizers.label_parameters(shapes, patterns)
     update = optimizers.make_optimizer(**optimizer, part_of=part_of)
@@ -114,6 +116,19 @@ def build(
         batch_stats_of=compiled(batch_stats_of, devices),
         locate=make_locator(network, augment, preprocessing, key, divide_parts),
     )
+
+
+def _require_whole_parts(network, key, shape, space):
+    """ValueError unless the part of a patch that a device holds fits the network's poolings."""
+    part = (1, shape[0] // space, *shape[1:])
+    try:
+        jax.eval_shape(network.init, key, jnp.zeros(part, jnp.float32))
+    except ValueError as error:
+        raise ValueError(
+            f"devices.space is {space}, so each device holds {part[1]} of the {shape[0]} voxels of "
+            f"a patch's depth, which does not fit the network: make data.patch deeper, or lower "
+            "devices.space or model.poolings."
+        ) from error
 
 
 def weighted_losses(terms, *, level_weights, **options):
