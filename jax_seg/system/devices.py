@@ -156,14 +156,14 @@ def require_divisible(devices, batches, depth=None):
 
     Args:
       devices: `Devices`.
-      batches: {field: samples of a batch}.
+      batches: list of (field, samples of a batch).
       depth: of a patch in voxels; None without one.
 
     Raises:
       ValueError: naming the field, and what divides it.
     """
     data, space = devices.size, devices.depth
-    for field, batch in batches.items():
+    for field, batch in batches:
         if batch % data:
             raise ValueError(
                 f"{field} is {batch}, which cannot be divided over {data} devices: set it to a "

@@ -143,11 +143,12 @@ def _check_averages(settings):
 
 
 def _check_devices(settings, read):
-    batches = {"data.batch": settings.batch}
-    batches |= {f"data.random_batch's {size}": size for size in read.data.random_batch}
-    for name, stage in read.section("stages").items():
-        if stage.get("batch"):
-            batches[f"stages.{name}.batch"] = stage["batch"]
+    batches = [("data.batch", settings.batch)]
+    batches += [("data.random_batch", size) for size in read.data.random_batch]
+    batches += [
+        (f"stages.{name}.batch", stage.get("batch") or settings.batch)
+        for name, stage in read.section("stages").items()
+    ]
     shape = settings.kind.sample_shape(settings.task["data"])
     require_divisible(settings.devices, batches, shape[0] if len(shape) == 4 else None)
 

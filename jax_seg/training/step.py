@@ -74,8 +74,7 @@ def make_train_step(
         (total, (terms, batch_stats)), gradients = _mean_over_parts(
             functools.partial(differentiate, state.params),
             _dropout_keys(step_key, accumulate),
-            batch,
-            divide,
+            *(batch, divide),
         )
         gradients = optimizers.zero_frozen(gradients, part_of, knobs["learning_rates"])
         gradient_norm = optimizers.global_norm(gradients)
@@ -83,8 +82,7 @@ def make_train_step(
 
         rates, noisy = knobs["learning_rates"], gradients
         if gradient_noise:
-            std = jnp.sqrt(gradient_noise / (1.0 + state.step) ** 0.55)
-            noisy = optimizers.add_noise(jax.random.fold_in(step_key, 1), gradients, std)
+            noisy = _noisy(step_key, gradients, gradient_noise, state.step)
             noisy = optimizers.zero_frozen(noisy, part_of, rates)
         updated = _updated(optimizer, part_of, ema_decay, state, noisy, batch_stats, rates)
         # Not lax.cond: on a GPU the host would wait for its predicate, hence for the whole step.
@@ -96,6 +94,12 @@ def make_train_step(
         return state._replace(finite=finite), metrics
 
     return train_step
+
+
+def _noisy(step_key, gradients, eta, step):
+    """Gradients with the noise of `make_train_step`."""
+    std = jnp.sqrt(eta / (1.0 + step) ** 0.55)
+    return optimizers.add_noise(jax.random.fold_in(step_key, 1), gradients, std)
 
 
 def _updated(optimizer, part_of, ema_decay, state, gradients, batch_stats, learning_rates):
