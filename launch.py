@@ -30,6 +30,11 @@ DOCTOR = flags.DEFINE_enum(
     ["on", "strict", "off"],
     "Examine data and configuration before a new run; 'strict' stops at an error.",
 )
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, where a cluster does not say so by itself."
+)
+PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: number of this process.")
+PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: number of processes.")
 flags.mark_flag_as_required("config")
 
 
@@ -40,13 +45,19 @@ def main(argv):
     if FOR.value and not FIND_BATCH.value:
         raise app.UsageError("--for names a card for --find_batch: add that flag, or remove --for.")
     # Imported late because JAX takes seconds to start.
+    import jax
+
     from jax_seg.diagnosis.attending import Doctor
     from jax_seg.runs import from_weights
-    from jax_seg.system import startup
+    from jax_seg.system import processes, startup
     from jax_seg.training import cross_validation, find_batch
     from jax_seg.training import run as training
 
     startup.prepare()
+    try:
+        processes.connect(COORDINATOR.value, PROCESS.value, PROCESSES.value)
+    except ValueError as error:
+        sys.exit(f"Error: {error}")
     config = CONFIG.value
     folds = config.data.get("fold") == "all"
     run = cross_validation.run if folds else training.run
@@ -66,9 +77,14 @@ def main(argv):
             doctor = None if DOCTOR.value == "off" else Doctor(strict=DOCTOR.value == "strict")
             run(config, workdir, defaults=default_of(config), doctor=doctor)
     except training.Stopped as stopped:
-        print(stopped)
+        if processes.leads():
+            print(stopped)
     except (training.Diverged, ValueError, OSError) as error:
-        sys.exit(f"Error: {error}")
+        processes.end(error)
+    except jax.errors.JaxRuntimeError as error:
+        if not processes.is_lost(error):
+            raise
+        processes.end(error)
 
 
 def default_of(config):

@@ -29,6 +29,7 @@ def get_config():
     config.validate = _validate()
     config.postprocess = _postprocess()
     config.checkpoint = _checkpoint()
+    config.devices = _devices()
     return config.lock()
 
 
@@ -263,7 +264,7 @@ def _validate():
     validate.patches_per_volume = 1  # fixed patches
     validate.volumes_every = 10  # epochs between evaluations of whole volumes; 0 for the last only
     validate.overlap = 0.5  # overlap of neighbouring windows, a share
-    validate.windows = 1  # windows per call of the network
+    validate.windows = 1  # windows per call of the network, on each device
     validate.threshold = 0.5  # threshold on the probability
     validate.background_target = ()  # (lowest, highest) share to report on; () for the labels' own
     return validate
@@ -282,6 +283,14 @@ def _checkpoint():
     checkpoint.keep = 1  # latest checkpoints to keep besides the best
     checkpoint.minutes = 10.0  # minutes between saves within an epoch; 0 saves after epochs only
     return checkpoint
+
+
+def _devices():
+    """The devices that share the work. The global batch is data.batch, however many there are."""
+    devices = ml_collections.ConfigDict()
+    devices.count = 0  # devices of each process, the first of them; 0 for all
+    devices.space = 1  # devices that share the depth of a patch; the others share the batch
+    return devices
 
 
 def add_stage(

@@ -3,7 +3,8 @@
 Samples are visited one after another (`lax.map`) and every transform sits behind a `lax.cond`, so
 that a sample pays only for what it draws; a map over all samples at once would compute every
 transform for every sample and discard most of them. One patch fills a device by itself. A loop over
-a sharded batch gathers it on every device: over a mesh, call `augment` inside `jax.shard_map`.
+a sharded batch gathers it on every device: over a mesh, call `augment` by `each_on_its_own` of
+`system.devices`.
 """
 
 import itertools
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax, random
 
 from jax_seg.data import warp
+from jax_seg.system.devices import sample_keys
 from jax_seg.system.names import did_you_mean
 
 # The transforms after `flip`, in their order; each has a probability per sample of that name.
@@ -97,7 +99,7 @@ def augment(key, batch, *, flip=0.0, in_plane_only=False, **fields):
                 sample = step(random.fold_in(key, index), sample)
         return sample
 
-    return lax.map(augment_sample, (random.split(key, len(batch["image"])), batch))
+    return lax.map(augment_sample, (sample_keys(key, len(batch["image"])), batch))
 
 
 def _steps(flips, probabilities, ranges, shape, in_plane_only):

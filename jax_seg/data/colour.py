@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_seg.system.devices import sample_keys
+
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # luma of ITU-R BT.601
 # Luma and two axes of colour (YIQ): a change of hue is a turn about the first.
 _AXES = np.array([GREY, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
@@ -44,13 +46,17 @@ def jitter(key, image, *, preprocessing, probability, brightness, contrast, satu
     span = np.float32(preprocessing.high - preprocessing.low)
     shift, scale = np.float32(preprocessing.shift), np.float32(preprocessing.scale)
 
-    def one(key, image):
+    def draw(key):
         keys = jax.random.split(key, 5)
         factors = {
             name: jax.random.uniform(k, (), minval=1 - amount, maxval=1 + amount)
             for k, (name, amount) in zip(keys, amounts.items(), strict=False)
         }
         angle = 2 * np.pi * jax.random.uniform(keys[3], (), minval=-hue, maxval=hue)
+        return factors, angle, jax.random.bernoulli(keys[4], probability)
+
+    def one(drawn, image):
+        factors, angle, applies = drawn
         rgb = (image / scale + shift - preprocessing.low) / span
         rgb = (rgb * factors["brightness"]).clip(0, 1)
         mean = _product(rgb, GREY).mean()
@@ -59,9 +65,11 @@ def jitter(key, image, *, preprocessing, probability, brightness, contrast, satu
         rgb = (grey + (rgb - grey) * factors["saturation"]).clip(0, 1)
         rgb = _product(rgb, _turn(angle).T).clip(0, 1)
         changed = (rgb * span + preprocessing.low - shift) * scale
-        return jnp.where(jax.random.bernoulli(keys[4], probability), changed, image)
+        return jnp.where(applies, changed, image)
 
-    return jax.vmap(one)(jax.random.split(key, len(image)), image)
+    # Not a vmap: with the keys of a run, what a sample draws would depend on the others.
+    drawn = jax.lax.map(draw, sample_keys(key, len(image)))
+    return jax.vmap(one)(drawn, image)
 
 
 def _turn(angle):

@@ -1,6 +1,7 @@
 """Facts about each volume for training, measured once: shape, counts, intensities, places."""
 
 import hashlib
+import math
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from jax_seg.ops.classes import FOREGROUND, MASKED
 from jax_seg.system.files import replacing, stamp, writing
 
 COORDINATES = 20_000  # sampled per class and volume: places where patches may be centred
+SLAB = 2**26  # voxels looked at together: a larger volume is never in memory as a whole
 
 
 class Fingerprint(NamedTuple):
@@ -38,7 +40,7 @@ class Fingerprint(NamedTuple):
 
 
 def measure(image, label, seed=0):
-    """Measure one volume.
+    """Measure one volume that is in memory.
 
     Args:
       image: [D, H, W], any real dtype.
@@ -48,37 +50,155 @@ def measure(image, label, seed=0):
     Returns:
       Fingerprint.
     """
+    image, label = np.asarray(image), np.asarray(label)
+    return _measure(label.shape, lambda first, last: (image[first:last], label[first:last]), seed)
+
+
+class _Scan(NamedTuple):
+    """What one pass over the sections of a volume finds; saved after each slab.
+
+    Attributes:
+      done: [] sections that have been looked at.
+      counts: [3] voxels of each kind so far.
+      found: [4, D] voxels of each of `_WANTED` in every section.
+      intensities: [SAMPLE or fewer] of the sampled voxels so far.
+      checksums: [2] so far.
+    """
+
+    done: np.ndarray
+    counts: np.ndarray
+    found: np.ndarray
+    intensities: np.ndarray
+    checksums: np.ndarray
+
+
+_WANTED = (
+    lambda image, label: (label != MASKED) & (image != 0),
+    lambda image, label: label != MASKED,
+    lambda image, label: (label == FOREGROUND) & (image != 0),
+    lambda image, label: label == FOREGROUND,
+)
+"""Places for patches: (image, label) -> bool. Of a class, those with input, then all of them."""
+
+
+def _measure(shape, read, seed=0, partial=None):
+    """Measure a volume slab by slab: it may be larger than memory.
+
+    Args:
+      shape: (D, H, W).
+      read: (first, last) section -> (image, encoded label) of these sections.
+      seed: of the samples.
+      partial: file that keeps how far the first pass has come; None for none.
+
+    Returns:
+      Fingerprint.
+    """
     generator = np.random.Generator(np.random.Philox(seed))
-
-    label, image = np.asarray(label), np.asarray(image)
-    seen = np.where(image != 0, label, MASKED)
-
-    def places(condition):
-        chosen = random_places(seen, condition, COORDINATES, generator)
-        if not chosen.size:
-            chosen = random_places(label, condition, COORDINATES, generator)
-        return np.stack(np.unravel_index(chosen, label.shape), -1).astype(np.int32)
-
-    if image.size <= SAMPLE:
-        voxels = np.arange(image.size)
-    else:  # with replacement: a permutation would cost eight times the volume's memory
-        voxels = np.sort(generator.integers(0, image.size, SAMPLE))
+    size = math.prod(shape)
+    # With replacement: a permutation would cost eight times the volume's memory.
+    drawn = np.arange(size) if size <= SAMPLE else generator.integers(0, size, SAMPLE)
+    voxels = np.sort(drawn)
+    scan = _scanned(shape, read, voxels, partial)
+    wanted, ranks = [], []
+    for of_class in (0, 2):
+        for which in (of_class, of_class + 1):
+            chosen = _ranks(int(scan.found[which].sum()), COORDINATES, generator)
+            if chosen.size:
+                break
+        wanted.append(which)
+        ranks.append(chosen)
+    labelled, foreground = _located(shape, read, scan.found, wanted, ranks)
     return Fingerprint(
-        shape=np.array(label.shape),
-        counts=np.array(labels.count(label)),
-        intensities=image.reshape(-1)[voxels].astype(np.float32),
-        checksums=np.array([_checksum(image), _checksum(label)], np.uint32),
-        labelled=places(lambda section: section != MASKED),
-        foreground=places(lambda section: section == FOREGROUND),
+        shape=np.array(shape),
+        counts=scan.counts,
+        intensities=scan.intensities,
+        checksums=scan.checksums,
+        labelled=labelled,
+        foreground=foreground,
     )
 
 
-def _checksum(voxels):
-    """CRC-32 of an array [D, H, W], slice by slice: it may be larger than memory."""
-    checksum = 0
+def _scanned(shape, read, voxels, partial):
+    """The `_Scan` of a volume, taken up where an earlier start has left it in `partial`."""
+    depth, page = shape[0], math.prod(shape[1:])
+    scan = partial and partial.exists() and _stored(partial, _Scan)
+    scan = scan or _Scan(
+        done=np.array(0),
+        counts=np.zeros(3, np.int64),
+        found=np.zeros((len(_WANTED), depth), np.int64),
+        intensities=np.zeros(len(voxels), np.float32),
+        checksums=np.zeros(2, np.uint32),
+    )
+    for first, last in _slabs(shape, int(scan.done)):
+        image, label = read(first, last)
+        here = slice(*np.searchsorted(voxels, (first * page, last * page)))
+        scan.intensities[here] = image.reshape(-1)[voxels[here] - first * page]
+        for number, condition in enumerate(_WANTED):
+            scan.found[number, first:last] = [
+                np.count_nonzero(condition(*section)) for section in zip(image, label, strict=True)
+            ]
+        checksums = [_checksum(*pair) for pair in zip((image, label), scan.checksums, strict=True)]
+        scan = scan._replace(
+            done=np.array(last),
+            counts=scan.counts + labels.count(label),
+            checksums=np.array(checksums, np.uint32),
+        )
+        if partial and last < depth:
+            with replacing(partial) as beside:
+                np.savez_compressed(beside, **scan._asdict())
+    return scan
+
+
+def _located(shape, read, found, wanted, ranks):
+    """Coordinates of the voxels with these ranks among those that meet each wanted condition."""
+    places = [[np.zeros((0, 3), np.int32)] for _ in wanted]
+    ends = [np.cumsum(found[which]) for which in wanted]
+    for first, last in _slabs(shape):
+        before = [end[first - 1] if first else 0 for end in ends]
+        spans = [
+            np.searchsorted(chosen, (start, end[last - 1]))
+            for chosen, start, end in zip(ranks, before, ends, strict=True)
+        ]
+        if all(start == stop for start, stop in spans):
+            continue
+        image, label = read(first, last)
+        for number, (start, stop) in enumerate(spans):
+            here, condition = ranks[number][start:stop] - before[number], _WANTED[wanted[number]]
+            flat = _nth(zip(image, label, strict=True), condition, here)
+            one = np.stack(np.unravel_index(flat, label.shape), -1).astype(np.int32)
+            places[number].append(one + np.array([first, 0, 0], np.int32))
+    return [np.concatenate(one) for one in places]
+
+
+def _slabs(shape, start=0):
+    """(first, last) sections of the slabs of a volume, from section `start`."""
+    sections = max(SLAB // math.prod(shape[1:]), 1)
+    return [(n, min(n + sections, shape[0])) for n in range(start, shape[0], sections)]
+
+
+def _checksum(voxels, checksum):
+    """CRC-32 of an array [D, H, W], slice by slice, continued from that of the slices before."""
     for section in voxels:
-        checksum = zlib.crc32(np.ascontiguousarray(section), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(section), int(checksum))
     return checksum
+
+
+def _ranks(total, count, generator):
+    """Sorted numbers below `total`, all of them or `count` drawn without replacement."""
+    if total <= count:
+        return np.arange(total)
+    return np.sort(generator.choice(total, count, replace=False, shuffle=False))
+
+
+def _nth(sections, condition, ranks):
+    """Flat indices of the voxels of these ranks, sorted, among those that meet a condition."""
+    chosen, offset = [np.zeros(0, np.int64)], 0
+    for number, section in enumerate(sections):
+        flat = np.flatnonzero(condition(*section))
+        here = ranks[slice(*np.searchsorted(ranks, (offset, offset + flat.size)))] - offset
+        chosen.append(number * section[0].size + flat[here])
+        offset += flat.size
+    return np.concatenate(chosen)
 
 
 def random_places(label, condition, count, generator):
@@ -92,19 +212,8 @@ def random_places(label, condition, count, generator):
       count: number of voxels to draw.
       generator: numpy.random.Generator.
     """
-    found = np.array([np.count_nonzero(condition(section)) for section in label])
-    total, ends = found.sum(), np.cumsum(found)
-    if total <= count:
-        ranks = np.arange(total)
-    else:
-        ranks = np.sort(generator.choice(total, count, replace=False, shuffle=False))
-    chosen = []
-    for number, section in enumerate(label):
-        here = ranks[np.searchsorted(ranks, ends[number] - found[number]) :]
-        here = here[: np.searchsorted(here, ends[number])] - (ends[number] - found[number])
-        if here.size:
-            chosen.append(number * section.size + np.flatnonzero(condition(section))[here])
-    return np.concatenate([*chosen, np.zeros(0, np.int64)])
+    total = sum(np.count_nonzero(condition(section)) for section in label)
+    return _nth(zip(label), condition, _ranks(total, count, generator))
 
 
 def fingerprint(volumes, cache, table, directory, threads):
@@ -129,10 +238,11 @@ def fingerprint(volumes, cache, table, directory, threads):
 
     def one(volume):
         stored = directory / f"{volume.id}-{_identity(volume, table)}.npz"
-        if stored.exists() and (known := _stored(stored)) is not None:
+        if stored.exists() and (known := _stored(stored, Fingerprint)) is not None:
             return known
-        image, label = read_pair(volume, cache, table)
-        result = measure(image, label)
+        partial = stored.with_suffix(".partial.npz")
+        image, label = cache.open(volume.image), cache.open(volume.label)
+        result = _measure(label.shape, _reader_of_slabs(image, label, table), partial=partial)
         if not len(result.labelled):
             raise ValueError(
                 f"{volume.label} has no labelled voxel: every value is in data.ignore; remove the "
@@ -140,17 +250,28 @@ def fingerprint(volumes, cache, table, directory, threads):
             )
         with replacing(stored) as beside:
             np.savez_compressed(beside, **result._asdict())
+        partial.unlink(missing_ok=True)
         return result
 
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(one, volumes))
 
 
-def _stored(path):
-    """The Fingerprint in a file; None where it is damaged and has to be measured again."""
+def _reader_of_slabs(image, label, table):
+    """(first, last) section -> (image, encoded label), from a pair of readers."""
+
+    def read(first, last):
+        block = (first, 0, 0), (last - first, *label.shape[1:])
+        return image.read(*block), labels.encode(label.read(*block), table, label.path)
+
+    return read
+
+
+def _stored(path, kind):
+    """The NamedTuple in a file; None where it is damaged and has to be measured again."""
     try:
         with path.open("rb") as file, np.load(file) as arrays:
-            return Fingerprint(**arrays)
+            return kind(**arrays)
     except (ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error):
         return None
 

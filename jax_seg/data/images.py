@@ -198,17 +198,22 @@ class ImageSampler:
     def __len__(self):
         return len(self.examples) * self.passes
 
+    def volume_of(self, index):
+        """The number of the example that image `index` is; nothing is read."""
+        number_of_pass, number = divmod(int(index), len(self.examples))
+        if self.shuffled:
+            key = np.array([self.seed, number_of_pass], np.uint64)
+            generator = np.random.Generator(np.random.Philox(key=key))
+            number = int(generator.permutation(len(self.examples))[number])
+        return number
+
     def __getitem__(self, index):
         """Image `index` >= 0: a dict.
 
         'image' is uint8 [side, side, 3], 'label' uint8 [side, side, 1] of 0 background and 1
         object, 'volume' the int32 number of the example.
         """
-        number_of_pass, number = divmod(int(index), len(self.examples))
-        if self.shuffled:
-            key = np.array([self.seed, number_of_pass], np.uint64)
-            generator = np.random.Generator(np.random.Philox(key=key))
-            number = generator.permutation(len(self.examples))[number]
+        number = self.volume_of(index)
         image, label = self._resized(number)
         return {"image": image, "label": label, "volume": np.int32(number)}
 

@@ -81,11 +81,15 @@ class PatchSampler:
             sample["own"] = np.array(self.numbers[number], np.float32)
         return sample
 
-    def place(self, index):
-        """(number of its volume, [3] first corner) of patch `index`."""
+    def volume_of(self, index):
+        """The number of the volume that patch `index` is of; nothing is read."""
         epoch, position = divmod(int(index), len(self))
         order = self._generator(1, epoch).permutation(len(self))
-        number = int(order[position] % len(self.volumes))
+        return int(order[position] % len(self.volumes))
+
+    def place(self, index):
+        """(number of its volume, [3] first corner) of patch `index`."""
+        number = self.volume_of(index)
         return number, self.draw_place(number, self._generator(0, index))
 
     def draw_place(self, number, generator):

@@ -29,11 +29,11 @@ class Doctor(NamedTuple):
         Raises:
           ValueError: an error was found, and `strict` is on.
         """
-        evidence = Evidence(
-            configuration.from_dict(run.to_store["config"]),
-            quick=True,
-            given={"settings": run.settings, "task": run.data, "programs": run.programs},
-        )
+        given = {"settings": run.settings, "task": run.data}
+        if run.settings.devices.processes == 1:  # else the others would have to run them too
+            given["programs"] = run.programs
+        config = configuration.from_dict(run.to_store["config"])
+        evidence = Evidence(config, quick=True, given=given)
         report = examine(evidence)
         store(report, run.workdir)
         for finding in report.findings:

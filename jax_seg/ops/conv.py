@@ -3,7 +3,8 @@
 XLA's own 3-D convolution reaches a fraction of a CPU's matrix-product speed, and its gradient with
 respect to the kernel less. Accelerators have good ones. So the form is chosen when the program is
 lowered, and one traced program runs everywhere. The fastest form for each shape was measured with
-`python -m benchmarks.conv`; results are in BUILD.md.
+`python -m benchmarks.conv`; results are in BUILD.md. Where devices share the depth of a volume it
+is the compiler's own on a CPU too, for that it knows how to divide.
 """
 
 import functools
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jax_seg.ops import patches, winograd
+from jax_seg.system.devices import depth_is_divided
 
 SMALL = 15_000_000  # multiplications; below, every form is fast and XLA's compiles fastest
 
@@ -82,7 +84,9 @@ def _by_platform(step, strides, *arrays):
     own = XLA if dense else _transposed(functools.partial(_xla, strides=strides))
 
     def on_cpu(*arrays):
-        if dense:
+        if depth_is_divided():
+            form = own
+        elif dense:
             form = (image_form if flat else cpu_form)(*arrays[:2])
         else:
             form = strided_form(*arrays[:2], strides) or own

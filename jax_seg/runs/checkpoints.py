@@ -21,6 +21,7 @@ from jax_seg.runs.checkpoint_folder import (
     goodness_by,
     seal,
 )
+from jax_seg.system import processes
 from jax_seg.system.files import read_json, refuse_address
 
 AVERAGES = {"swa": "--config.average.swa_every=5", "ema": "--config.average.ema_decay=0.999"}
@@ -58,8 +59,10 @@ def open_checkpoints(workdir, *, metric, keep=1, pinned=lambda: None, read_only=
         )
     if read_only:
         return Checkpoints(folder, metric)
-    clean(folder)
-    Checkpoints(folder, metric).set_damaged_aside()
+    with processes.lead_first("checkpoints"):
+        if processes.leads():
+            clean(folder)
+            Checkpoints(folder, metric).set_damaged_aside()
     return Checkpoints(folder, metric, _manager(folder, metric, keep, pinned))
 
 
@@ -137,7 +140,9 @@ def wait(checkpoints):
     with checkpoints.writing():
         checkpoints.manager.wait_until_finished()
         checkpoints.manager.check_for_errors()
-    seal(checkpoints.directory)
+    if processes.leads():
+        seal(checkpoints.directory)
+    processes.wait_for_all("sealed")
 
 
 def restore(checkpoints, abstract_state, step):

@@ -20,25 +20,33 @@ from jax_seg.tasks import judged
 class Journal:
     """Reports a run: lines on the terminal and in `log.txt`, events in files."""
 
-    def __init__(self, workdir):
-        """A journal of the run in `workdir`; nothing is opened or changed yet."""
-        self._workdir, self._log, self._events = workdir, None, None
+    def __init__(self, workdir, silent=False):
+        """A journal of the run in `workdir`; nothing is opened or changed yet, and if silent never.
+
+        One process of a run keeps its journal.
+        """
+        self._workdir, self._silent = workdir, silent
+        self._log, self._events = None, None
 
     def open(self, epoch, step):
         """Open the log and the events of a run at `epoch` and `step`."""
-        self._log, self._events = open_log(self._workdir), Events(self._workdir, epoch, step)
+        if not self._silent:
+            self._log, self._events = open_log(self._workdir), Events(self._workdir, epoch, step)
 
     def say(self, line):
         """Log a line."""
-        self._log.info(line)
+        if not self._silent:
+            self._log.info(line)
 
     def warn(self, line):
         """Log a line as a warning."""
-        self._log.warning(line)
+        if not self._silent:
+            self._log.warning(line)
 
     def event(self, kind, **metrics):
         """Write an event, see `Events.write`."""
-        self._events.write(kind, **metrics)
+        if not self._silent:
+            self._events.write(kind, **metrics)
 
     def close(self):
         """Close whatever is open."""
@@ -105,15 +113,12 @@ def progress(iterable, description, total, done=0):
     )
 
 
-def opening(workdir, state, epoch, about):
+def opening(workdir, state, epoch, about, devices):
     """The opening line: what is trained, where, and on what data (`about`)."""
     parameters = sum(p.size for p in jax.tree.leaves(state.params))
     where = f"resumes in epoch {epoch} at step {int(state.step)}" if state.step else "starts"
-    device = jax.devices()[0]
-    return (
-        f"{workdir} {where}: {parameters:,} parameters on {device.platform} "
-        f"({device.device_kind}), {about}"
-    )
+    kind = f"{jax.devices()[0].platform} ({jax.devices()[0].device_kind})"
+    return f"{workdir} {where}: {parameters:,} parameters on {devices.words(kind)}, {about}"
 
 
 def judged_on(on, wholes):

@@ -1,10 +1,12 @@
 """Cross-validation: train one run per fold, which holds that fold out, and summarise them."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 
 from jax_seg.runs.workdir import require_summary, require_workdir
+from jax_seg.system import processes
 from jax_seg.system.files import locked, read_json, remove_unfinished_beside, write_json
 from jax_seg.tasks import judged
 from jax_seg.training import run as training
@@ -31,23 +33,34 @@ def run(config, workdir, defaults=None, doctor=None):
     require_workdir(workdir, config)
     workdir = Path(workdir)
     require_summary(workdir / "summary.json")
-    with locked(workdir):
-        remove_unfinished_beside(workdir / "summary.json")
-        return _run(config, workdir, defaults, doctor)
+    with locked(workdir) if processes.leads() else contextlib.nullcontext():
+        if processes.leads():
+            remove_unfinished_beside(workdir / "summary.json")
+        folds, volumes = _run(config, workdir, defaults, doctor)
+        if processes.leads():
+            _summarise(folds, volumes, workdir)
+        return summarise(list(folds.values()))
 
 
 def _run(config, workdir, defaults, doctor):
+    """({fold: its scores}, {volume: its scores}) of all folds, trained one after another."""
     folds = {}
     for fold in range(config.data.folds):
         one = config.copy_and_resolve_references()
         one.data.fold = str(fold)
         one.data.cache = one.data.cache or str(workdir / "cache")  # decoded once for all folds
         name = f"fold_{fold}"
-        print(f"Fold {fold} of {config.data.folds}: {workdir / name}", flush=True)
+        if processes.leads():
+            print(f"Fold {fold} of {config.data.folds}: {workdir / name}", flush=True)
         folds[name] = training.run(one, workdir / name, defaults, doctor)
     volumes = {}
     for name in folds:
         volumes |= read_json(workdir / name / "validation" / "scores.json")["volumes"]
+    return folds, volumes
+
+
+def _summarise(folds, volumes, workdir):
+    """Write `summary.json` and print it."""
     summary = summarise(list(folds.values()))
     parts = {name: judged.read(scores) for name, scores in folds.items()}
     on = judged.weakest(parts.values())
@@ -59,7 +72,6 @@ def _run(config, workdir, defaults, doctor):
         print(f"Each fold is scored on its {on.name()}s{on.choices}.")
     for score, values in summary.items():
         print(f"{score:22} {values['mean']:.4f} ± {values['std']:.4f} over {len(folds)} folds")
-    return summary
 
 
 def summarise(folds):

@@ -41,8 +41,9 @@ def add_weight_noise(run, state, progress):
     )
     if std and not progress.batches:
         key = jax.random.fold_in(random_key(run.settings.seed + 1), progress.epoch)
-        noisy = optimizers.add_noise(key, state.params, std, noise["patterns"])
-        state = state._replace(params=noisy)
+        devices = run.settings.devices
+        noisy = optimizers.add_noise(key, devices.here(state.params), std, noise["patterns"])
+        state = state._replace(params=devices.replicate(noisy))
     return state, std
 
 
@@ -93,18 +94,21 @@ def train_epoch(run, stage, state, progress):
         start=progress.drawn + progress.batches * samples,
         count=updates - progress.batches,
         threads=settings.threads,
+        devices=settings.devices,
     )
+    on_devices = pipeline.on_device(batches, settings.devices)
     started, done_before = time.monotonic(), progress.batches
     step, waiting = int(state.step), None  # an update's metrics are fetched while the next one runs
     for arrays, volumes in console.progress(
-        pipeline.on_device(batches), f"Epoch {progress.epoch}", updates, progress.batches
+        on_devices, f"Epoch {progress.epoch}", updates, progress.batches
     ):
         state, metrics = run.programs.train_step(state, arrays, knobs, stage.accumulate)
         _record(run, stage, state, progress, waiting)
         step += 1
         progress.batches += 1
         waiting = Update(step, metrics, arrays, volumes)
-        if run.stop_asked() or run.clock.save_is_due(settings.save_seconds):
+        run.asked.renew()
+        if run.asked.stop() or run.asked.save():
             _record(run, stage, state, progress, waiting)
             waiting = None
             stop_if_asked(run, state, progress)

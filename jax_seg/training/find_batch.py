@@ -12,14 +12,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_seg.data.preprocess import Preprocessing
 from jax_seg.system import cards, startup
+from jax_seg.system.devices import ONE, arrange
 from jax_seg.training import programs
 from jax_seg.training.settings import read_settings
 
 
-def abstract_programs(config):
+def abstract_programs(config, devices=ONE):
     """{name: (jitted function, its arguments as shapes and types)}, without the data.
 
-    The training step and the network's inference of a ConfigDict: 'train' and 'predict'.
+    The training step and the network's inference of a ConfigDict: 'train' and 'predict'. The
+    arguments of the training step say which of the `devices` hold them.
     """
     settings = read_settings(config)
     kind, task, plan = settings.kind, settings.task, settings.plan
@@ -29,6 +31,7 @@ def abstract_programs(config):
         shape=shape,
         preprocessing=preprocessing,
         augment=kind.augmentation(preprocessing, **task),
+        devices=devices,
     )
 
     def images(count):
@@ -45,8 +48,9 @@ def abstract_programs(config):
         "loss_weights": dict.fromkeys(plan[0].loss_weights, one),
     }
     state = jax.eval_shape(compiled.fresh_state)
+    placed = devices.abstract(state, devices.replicated), devices.abstract(batch, devices.samples)
     return {
-        "train": (compiled.train_step, (state, batch, knobs, plan[0].accumulate)),
+        "train": (compiled.train_step, (*placed, knobs, plan[0].accumulate)),
         "predict": (compiled.network, (state.variables, images(settings.batch))),
     }
 
@@ -95,12 +99,13 @@ def compile_for(card, function, *arguments):
 
 
 def step_bytes(config, card=None):
-    """Bytes that a training step of the configuration holds on the device, as compiled.
+    """Bytes that a training step of the configuration holds on each device, as compiled.
 
     Weights, optimizer state, the batches of one update and all intermediate results, as reported by
     the compiler: of the device at hand, or of a `cards.Card`.
     """
-    step, arguments = abstract_programs(config)["train"]
+    devices = ONE if card else read_settings(config).devices
+    step, arguments = abstract_programs(config, devices)["train"]
     compiled = compile_for(card, step, *arguments) if card else step.lower(*arguments).compile()
     memory = compiled.memory_analysis()
     return (
@@ -114,6 +119,8 @@ def step_bytes(config, card=None):
 def find_batch(config, card=None, report=print):
     """Double the batch while the training step fits, with and without rematerialisation.
 
+    The batch of a run is shared by the devices that `config.devices` chooses.
+
     Args:
       config: ConfigDict; data.batch and, if the network has it, model.rematerialise are varied.
       card: `cards.Card` that need not be there; None for the device at hand.
@@ -124,11 +131,14 @@ def find_batch(config, card=None, report=print):
     """
     if card:  # a plugin that has looked for its device in vain compiles for none
         jax.config.update("jax_platforms", "cpu")
+        config = config.copy_and_resolve_references()
+        config.devices.update(count=1, space=1)
     limit_bytes = card_bytes(card) if card else device_bytes()
+    smallest = arrange(**config.devices).size
     report(f"{'batch':>6} {'rematerialise':>14} {'GiB':>8}   of {limit_bytes / 2**30:.1f} GiB")
     largest = {}
     for rematerialise in (False, True) if "rematerialise" in config.model else (False,):
-        batch, largest[rematerialise] = 1, 0
+        batch, largest[rematerialise] = smallest, 0
         while True:
             tried = config.copy_and_resolve_references()
             tried.data.batch = batch

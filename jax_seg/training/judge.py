@@ -1,6 +1,9 @@
 """After an epoch: judge weights and averages on the validation part, then decide what follows."""
 
+import jax
+
 from jax_seg.metrics import segmentation
+from jax_seg.system import processes
 from jax_seg.training import console, plateau, schedule, stages
 from jax_seg.training.averaging import swa_update
 from jax_seg.training.epoch import epochs_of_swa
@@ -51,6 +54,7 @@ def _averages(run, state, progress):
                 run.data.train,
                 batch=run.settings.batch,
                 threads=run.settings.threads,
+                devices=run.settings.devices,
             )
     return averages, averaged
 
@@ -64,6 +68,7 @@ def _judge_patches(run, stage, state, progress, name, variables):
         weights=stage.loss_weights,
         batch=run.settings.batch,
         threads=run.settings.threads,
+        devices=run.settings.devices,
     )
     which = _suffix(name)
     run.journal.event(f"validation{which}", **_at(run, state, progress), **metrics)
@@ -75,12 +80,16 @@ def _judge_patches(run, stage, state, progress, name, variables):
 
 
 def _judge_wholes(run, state, progress, name, variables):
-    """Pooled scores of the whole validation part."""
-    total = segmentation.Confusion()
-    for _, counts, _ in run.data.segment(run.programs.network, variables):
-        total += counts
-        stop_if_asked(run, state, progress)
-    scores, which = segmentation.scores(total), _suffix(name)
+    """Pooled scores of the whole validation part; process 0 segments it."""
+    total, scores = segmentation.Confusion(), None
+    if processes.leads():
+        here = run.settings.devices.here(variables)
+        for _, counts, _ in run.data.segment(run.programs.network, here):
+            total += counts
+            if jax.process_count() == 1:  # else all would have to stop here
+                stop_if_asked(run, state, progress)
+        scores = segmentation.scores(total)
+    scores, which = processes.from_lead(scores), _suffix(name)
     run.journal.event(f"volumes{which}", **_at(run, state, progress), **scores)
     run.journal.say(
         f"Epoch {progress.epoch} {run.data.wholes.capitalize()}{which} - "

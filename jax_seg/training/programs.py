@@ -11,6 +11,7 @@ from jax_seg import losses, models
 from jax_seg.infer.network import make_network
 from jax_seg.losses import GATE_TERMS
 from jax_seg.models.forward import forward
+from jax_seg.system.devices import ONE, compiled, divided, each_on_its_own, shared
 from jax_seg.training import optimizers
 from jax_seg.training import state as train_state
 from jax_seg.training.step import (
@@ -55,6 +56,7 @@ def build(
     shape,
     preprocessing,
     augment,
+    devices=ONE,
 ):
     """The programs of a run; they compile when first called.
 
@@ -68,6 +70,7 @@ def build(
       ema_decay, gradient_noise: of `step.make_train_step`.
       seed: of the parameters and of every draw.
       shape, preprocessing, augment: of a `Task`.
+      devices: `devices.Devices` that share every batch.
 
     Raises:
       ValueError: a field has an unsuitable value.
@@ -75,6 +78,8 @@ def build(
     models.check_fields(model, shape)
     network, key = models.build(**model), random_key(seed)
     image = jnp.zeros((1, *shape), jnp.float32)
+    if devices.depth > 1:
+        _require_whole_parts(network, key, shape, devices.depth)
     shapes = jax.eval_shape(network.init, key, image)["params"]
     part_of = optimizers.label_parameters(shapes, patterns)
     update = optimizers.make_optimizer(**optimizer, part_of=part_of)
@@ -85,6 +90,9 @@ def build(
 
     _require_gates(network, jax.eval_shape(fresh_state), image, terms)
     objective = weighted_losses(terms, **loss)
+    augment = each_on_its_own(augment, devices)
+    divide = functools.partial(divided, devices=devices)
+    divide_parts = functools.partial(divided, devices=devices, first_axis=1)
     train_step = make_train_step(
         network,
         update,
@@ -96,15 +104,31 @@ def build(
         clip_norm=optimizer["clip_norm"],
         ema_decay=ema_decay,
         gradient_noise=gradient_noise,
+        divide=divide_parts,
     )
+    evaluate = make_patch_evaluation(network, objective, preprocessing, divide)
+    batch_stats_of = make_statistics_pass(network, preprocessing, key, divide)
     return Programs(
         fresh_state,
-        train_step,
-        evaluate=make_patch_evaluation(network, objective, preprocessing),
-        network=make_network(network, preprocessing),
-        batch_stats_of=make_statistics_pass(network, preprocessing, key),
-        locate=make_locator(network, augment, preprocessing, key),
+        compiled(train_step, devices, donate=0, static="accumulate"),
+        evaluate=compiled(evaluate, devices),
+        network=shared(make_network(network, preprocessing), devices),
+        batch_stats_of=compiled(batch_stats_of, devices),
+        locate=make_locator(network, augment, preprocessing, key, divide_parts),
     )
+
+
+def _require_whole_parts(network, key, shape, space):
+    """ValueError unless the part of a patch that a device holds fits the network's poolings."""
+    part = (1, shape[0] // space, *shape[1:])
+    try:
+        jax.eval_shape(network.init, key, jnp.zeros(part, jnp.float32))
+    except ValueError as error:
+        raise ValueError(
+            f"devices.space is {space}, so each device holds {part[1]} of the {shape[0]} voxels of "
+            f"a patch's depth, which does not fit the network: make data.patch deeper, or lower "
+            "devices.space or model.poolings."
+        ) from error
 
 
 def weighted_losses(terms, *, level_weights, **options):

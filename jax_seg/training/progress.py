@@ -78,7 +78,7 @@ def save(run, state, progress, metrics=None):
 
 def stop_if_asked(run, state, progress):
     """Save and raise `Stopped` if a signal has asked for it."""
-    if signal := run.stop_asked():
+    if signal := run.asked.stop():
         save(run, state, progress)
         checkpoints.wait(run.checkpoints)
         raise Stopped(

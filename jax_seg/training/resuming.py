@@ -1,6 +1,6 @@
 """Checks on resuming: what may change between starts of a run, and what is refused."""
 
-from jax_seg.system import configuration
+from jax_seg.system import configuration, processes
 from jax_seg.tasks import sources
 
 # A resumed run may differ in these: they change how long or where it runs, not what it computes.
@@ -12,6 +12,7 @@ MAY_DIFFER = (
     "data.cache",
     "data.cache_gb",
     "checkpoint",
+    "devices",
 )
 
 
@@ -40,6 +41,19 @@ def stored_run(checkpoints, config, workdir, defaults=None):
             "another --workdir, or undo the change to resume that run."
         )
     return stored
+
+
+def require_same_start(config, workdir):
+    """Refuse processes of one run that were started differently; one process passes.
+
+    Raises:
+      ValueError: they have another configuration, workdir or code.
+    """
+    fields = configuration.flat(configuration.as_dict(config))
+    of_the_machine = {name for name in MAY_DIFFER if name.startswith("data.")}
+    facts = {name: value for name, value in fields.items() if name not in of_the_machine}
+    facts |= {"--workdir": str(workdir), "code": processes.code()}
+    processes.require_same(facts, "start the same command of the same version everywhere")
 
 
 def prolonged(before, now):

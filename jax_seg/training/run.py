@@ -1,15 +1,18 @@
 """A training run in order: prepare, restore or begin, train and judge each epoch, finish."""
 
 import contextlib
+import dataclasses
 from pathlib import Path
 
 from jax_seg.runs import checkpoints
 from jax_seg.runs.events import read_events
 from jax_seg.runs.workdir import require_workdir
+from jax_seg.system import processes
 from jax_seg.system.files import locked, remove_unfinished
 from jax_seg.system.stop import stop_signal
 from jax_seg.tasks.judged import CHECKPOINT
-from jax_seg.training import stages
+from jax_seg.training import resuming, stages
+from jax_seg.training.agreement import Agreement
 from jax_seg.training.epoch import Diverged as Diverged
 from jax_seg.training.epoch import size_of, train_epoch
 from jax_seg.training.judge import decide, judge
@@ -39,26 +42,36 @@ def run(config, workdir, defaults=None, doctor=None):
       Stopped: SIGTERM or SIGINT arrived; the state is saved.
     """
     workdir, progress = Path(workdir), Progress()
+    resuming.require_same_start(config, workdir)
     require_workdir(workdir, config)
     with contextlib.ExitStack() as cleanup:
-        cleanup.enter_context(locked(workdir))
-        remove_unfinished(workdir)
+        if processes.leads():
+            cleanup.enter_context(locked(workdir))
+            remove_unfinished(workdir)
         run = prepare(config, workdir, progress, defaults=defaults, cleanup=cleanup)
         state = restore(run, progress) if run.stored else begin(run, progress)
+        doctor = doctor if processes.leads() else None
         if doctor and not run.stored:
             doctor.before(run)
         with stop_signal() as stop_asked:
-            run = run._replace(stop_asked=stop_asked)
+            run = run._replace(asked=_agreement(run, stop_asked))
             while not _is_over(run, progress):
                 stage = stages.at(run.settings.plan, progress.epoch)
                 state = _return_to_best(run, state, progress)
                 state, trained = train_epoch(run, stage, state, progress)
                 state, judged = judge(run, stage, state, progress, trained)
                 decide(run, stage, state, progress, trained, judged["raw"])
+                progress.restore(processes.from_lead(dataclasses.asdict(progress)))
                 if doctor:
                     doctor.after_epoch(run, state, progress)
                 _end_epoch(run, stage, state, progress, judged["raw"])
         return _finish(run, state, progress)
+
+
+def _agreement(run, stop_asked):
+    """The `Agreement` of a run, with the handler of signals in place."""
+    every = run.settings.save_seconds
+    return Agreement(run.settings.devices, stop_asked, lambda: run.clock.save_is_due(every))
 
 
 def _is_over(run, progress):
@@ -91,7 +104,7 @@ def _return_to_best(run, state, progress):
 
 def _end_epoch(run, stage, state, progress, metrics):
     """Advance to the next epoch and save."""
-    progress.seconds += run.clock.count()
+    progress.seconds += processes.from_lead(run.clock.count())
     if _time_is_up(run, progress):
         run.journal.say(f"Epoch {progress.epoch} is the last: train.minutes have passed")
     _, samples, updates = size_of(run, stage, progress.epoch)
@@ -102,8 +115,6 @@ def _end_epoch(run, stage, state, progress, metrics):
 
 def _finish(run, state, progress):
     """Score the best raw weights and the last averages on the whole validation part, and draw."""
-    from jax_seg.report import plots  # Matplotlib takes half a second to start
-
     checkpoints.wait(run.checkpoints)
     best = run.checkpoints.resolve("best")
     best_state, _ = restore_state(run, best)
@@ -111,6 +122,16 @@ def _finish(run, state, progress):
     for name, average in state.averages.items():
         if name != "swa" or progress.averaged:
             weights[name] = int(state.step), average
+    scores = _score(run, weights) if processes.leads() else None
+    return processes.from_lead(scores)
+
+
+def _score(run, weights):
+    """The scores of the raw weights among {name: (step, variables)}, which are all written."""
+    from jax_seg.report import plots  # Matplotlib takes half a second to start
+
+    here = run.settings.devices.here
+    weights = {name: (step, here(variables)) for name, (step, variables) in weights.items()}
     scores = run.data.evaluate(
         weights,
         lambda variables: run.data.segment(run.programs.network, variables),

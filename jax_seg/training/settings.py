@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from jax_seg import tasks
 from jax_seg.system.configuration import Reader
+from jax_seg.system.devices import Devices, arrange, require_divisible
 from jax_seg.training import plateau, schedule, stages
 
 
@@ -27,6 +28,7 @@ class Settings(NamedTuple):
       volumes_every: epochs between evaluations of the whole validation part.
       keep: number of latest checkpoints to keep.
       save_seconds: between saves within an epoch; 0 for none.
+      devices: `devices.Devices` that share the work.
     """
 
     kind: ModuleType
@@ -45,6 +47,7 @@ class Settings(NamedTuple):
     volumes_every: int
     keep: int
     save_seconds: float
+    devices: Devices
 
 
 def read_settings(config):
@@ -55,9 +58,10 @@ def read_settings(config):
     """
     read = Reader(config)
     kind, plan = tasks.kind_of(read.data.name), read_plan(read)
+    devices = arrange(**read.section("devices"))
     settings = Settings(
         kind=kind,
-        task={"seed": read.seed, **read.pick(kind.FIELDS)},
+        task=_per_call({"seed": read.seed, **read.pick(kind.FIELDS)}, devices),
         plan=plan,
         programs=read_programs(read, terms=tuple(plan[0].loss_weights)),
         batch=read.data.batch,
@@ -72,13 +76,22 @@ def read_settings(config):
         volumes_every=read.validate.volumes_every,
         keep=read.checkpoint.keep,
         save_seconds=60 * read.checkpoint.minutes,
+        devices=devices,
     )
     if settings.seed < 0:
         raise ValueError(f"seed is {settings.seed}; set it to 0 or more.")
     _check_averages(settings)
     _check_start(settings)
+    _check_devices(settings, read)
     read.refuse_unread()
     return settings
+
+
+def _per_call(task, devices):
+    """The arguments of a task, with windows for every device of this process in each call."""
+    if "windows" in task["validate"]:
+        task["validate"]["windows"] *= devices.local.size
+    return task
 
 
 def read_plan(read):
@@ -127,6 +140,17 @@ def _check_averages(settings):
         )
     if not 0 <= average["ema_decay"] < 1:
         raise ValueError(f"average.ema_decay is {average['ema_decay']}; set it in [0, 1).")
+
+
+def _check_devices(settings, read):
+    batches = [("data.batch", settings.batch)]
+    batches += [("data.random_batch", size) for size in read.data.random_batch]
+    batches += [
+        (f"stages.{name}.batch", stage.get("batch") or settings.batch)
+        for name, stage in read.section("stages").items()
+    ]
+    shape = settings.kind.sample_shape(settings.task["data"])
+    require_divisible(settings.devices, batches, shape[0] if len(shape) == 4 else None)
 
 
 def _check_start(settings):

@@ -1,6 +1,5 @@
 """How a run starts: fresh, from another network's weights, or from its last checkpoint."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,11 +8,12 @@ import jax.numpy as jnp
 
 from jax_seg.models import camouflage, trees
 from jax_seg.runs import checkpoints, members
-from jax_seg.system import configuration
+from jax_seg.system import configuration, processes
 from jax_seg.system.files import write_json
 from jax_seg.tasks import judged
 from jax_seg.tasks.task import Task
 from jax_seg.training import console, programs, resuming
+from jax_seg.training.agreement import Agreement
 from jax_seg.training.progress import Clock
 from jax_seg.training.settings import Settings, read_settings
 from jax_seg.weights.timm import from_timm
@@ -33,7 +33,7 @@ class Run(NamedTuple):
       judged_on: `JudgedOn` of the validation part.
       journal: `console.Journal`, which writes its log and events.
       clock: `Clock`.
-      stop_asked: () -> name of the signal that asked the run to stop, or None.
+      asked: `Agreement` on whether to stop or save; set once signals are handled.
     """
 
     workdir: Path
@@ -46,7 +46,7 @@ class Run(NamedTuple):
     judged_on: judged.JudgedOn
     journal: console.Journal
     clock: Clock
-    stop_asked: Callable = lambda: None
+    asked: Agreement | None = None
 
 
 def prepare(config, workdir, progress, *, defaults, cleanup):
@@ -74,10 +74,12 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
     )
     cleanup.callback(saved.close)  # waits for a save under way, however the run ends
     stored = resuming.stored_run(saved, config, workdir, defaults)
-    with console.collected_warnings() as notes:
+    with processes.lead_first("data"), console.collected_warnings() as notes:
         data = settings.kind.prepare(workdir, stored and stored["preprocessing"], **settings.task)
     data = data._replace(remarks=[*notes, *data.remarks])
     split = {"training": data.train_ids, "validation": data.validation_ids}
+    facts = {"split of the data": split, "data": data.checksums}
+    processes.require_same(facts, "give every process the same data")
     if stored is not None:
         resuming.check_split(stored, split, config.data.root, workdir)
     source = settings.train["start_from"]
@@ -89,6 +91,7 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
         shape=data.shape,
         preprocessing=data.preprocessing,
         augment=data.augment,
+        devices=settings.devices,
     )
     to_store = {
         "config": as_dict,
@@ -99,8 +102,9 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
         "judged_on": on.as_json(),
         "code_version": checkpoints.code_version(),
     }
-    write_json(workdir / "config.json", as_dict)
-    journal, clock = console.Journal(workdir), Clock()
+    if processes.leads():
+        write_json(workdir / "config.json", as_dict)
+    journal, clock = console.Journal(workdir, silent=not processes.leads()), Clock()
     cleanup.callback(journal.close)
     return Run(workdir, settings, data, compiled, saved, stored, to_store, on, journal, clock)
 
@@ -117,9 +121,9 @@ def begin(run, progress):
     elif train.get("start_encoder"):
         state = start_encoder(state, train["start_encoder"])
     progress.epoch = _first_epoch(run.settings.plan, train["start_stage"])
-    # A restored array is committed to a device. A fresh one must be too, or a resumed run would
+    # A restored array is committed to its devices. A fresh one must be too, or a resumed run would
     # compile its programs again.
-    state = jax.device_put(state, jax.local_devices()[0])
+    state = run.settings.devices.replicate(state)
     _announce(run, state, progress)
     return state
 
@@ -135,10 +139,10 @@ def restore(run, progress):
 
 
 def restore_state(run, step):
-    """(`TrainState`, dict beside it) of a checkpoint, on this device."""
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    """(`TrainState`, dict beside it) of a checkpoint, on the devices of the run."""
+    sharding = run.settings.devices.replicated
     abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         jax.eval_shape(run.programs.fresh_state),
     )
     return checkpoints.restore(run.checkpoints, abstract, step)
@@ -146,7 +150,8 @@ def restore_state(run, step):
 
 def _announce(run, state, progress):
     run.journal.open(progress.epoch, int(state.step))
-    run.journal.say(console.opening(run.workdir, state, progress.epoch, run.data.about))
+    devices = run.settings.devices
+    run.journal.say(console.opening(run.workdir, state, progress.epoch, run.data.about, devices))
     if run.stored and (warning := resuming.changed_data(run.stored, run.data)):
         run.journal.warn(f"Warning: {warning}")
     for remark in run.data.remarks:

@@ -26,6 +26,7 @@ def make_train_step(
     clip_norm=0.0,
     ema_decay=0.0,
     gradient_noise=0.0,
+    divide=lambda parts: parts,
 ):
     """The training step: (state, batch, knobs, accumulate=1) -> (state, metrics).
 
@@ -42,6 +43,7 @@ def make_train_step(
       ema_decay: of the average 'ema', when the state keeps one.
       gradient_noise: η of Neelakantan et al. 2015, whose noise has the standard deviation
         √(η / (1 + step)^0.55); 0 for none.
+      divide: what is done to the parts [accumulate, B, …] of a batch before they pass.
 
     Returns:
       The step. `batch` is {'image': stored dtype [B, *spatial, C], 'label': uint8 [B, *spatial, 1],
@@ -72,7 +74,7 @@ def make_train_step(
         (total, (terms, batch_stats)), gradients = _mean_over_parts(
             functools.partial(differentiate, state.params),
             _dropout_keys(step_key, accumulate),
-            batch,
+            *(batch, divide),
         )
         gradients = optimizers.zero_frozen(gradients, part_of, knobs["learning_rates"])
         gradient_norm = optimizers.global_norm(gradients)
@@ -80,8 +82,7 @@ def make_train_step(
 
         rates, noisy = knobs["learning_rates"], gradients
         if gradient_noise:
-            std = jnp.sqrt(gradient_noise / (1.0 + state.step) ** 0.55)
-            noisy = optimizers.add_noise(jax.random.fold_in(step_key, 1), gradients, std)
+            noisy = _noisy(step_key, gradients, gradient_noise, state.step)
             noisy = optimizers.zero_frozen(noisy, part_of, rates)
         updated = _updated(optimizer, part_of, ema_decay, state, noisy, batch_stats, rates)
         # Not lax.cond: on a GPU the host would wait for its predicate, hence for the whole step.
@@ -93,6 +94,12 @@ def make_train_step(
         return state._replace(finite=finite), metrics
 
     return train_step
+
+
+def _noisy(step_key, gradients, eta, step):
+    """Gradients with the noise of `make_train_step`."""
+    std = jnp.sqrt(eta / (1.0 + step) ** 0.55)
+    return optimizers.add_noise(jax.random.fold_in(step_key, 1), gradients, std)
 
 
 def _updated(optimizer, part_of, ema_decay, state, gradients, batch_stats, learning_rates):
@@ -122,12 +129,12 @@ def _scalars(gates):
     }
 
 
-def _mean_over_parts(f, keys, batch):
+def _mean_over_parts(f, keys, batch, divide):
     """Mean of the trees f(key, part) over as many equal parts of a batch, one after another."""
     count = len(keys)
+    parts = divide(jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch))
     if count == 1:
-        return f(keys[0], batch)
-    parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+        return f(keys[0], jax.tree.map(lambda x: x[0], parts))
     zeros = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
         jax.eval_shape(f, keys[0], jax.tree.map(lambda x: x[0], parts)),
@@ -138,15 +145,16 @@ def _mean_over_parts(f, keys, batch):
     return jax.tree.map(lambda x: x / count, total)
 
 
-def make_patch_evaluation(model, loss, preprocessing):
+def make_patch_evaluation(model, loss, preprocessing, divide=lambda batch: batch):
     """(variables, batch, weights) -> {'loss': [B], name: [B], …}: each patch's own loss, jitted.
 
-    Values of the gates, which are of the whole batch, are repeated for each patch.
+    Values of the gates, which are of the whole batch, are repeated for each patch. `divide` is
+    what is done to the batch first.
     """
 
     @jax.jit
     def evaluate(variables, batch, weights):
-        batch = normalised(batch, preprocessing)
+        batch = normalised(divide(batch), preprocessing)
         logits, gates, _ = forward(model, variables, batch["image"])
 
         def one(logits, label, mask):
@@ -159,28 +167,28 @@ def make_patch_evaluation(model, loss, preprocessing):
     return evaluate
 
 
-def make_statistics_pass(model, preprocessing, key):
+def make_statistics_pass(model, preprocessing, key, divide=lambda image: image):
     """(variables, image as stored) -> batch norm statistics of this batch alone, jitted.
 
     From zero, an update leaves 1 - momentum of the batch's own statistics; the momentum is the
-    network's.
+    network's. `divide` is what is done to the images first.
     """
 
     @jax.jit
     def batch_stats_of(variables, image):
         zero = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
-        image = preprocess(image, preprocessing)
+        image = preprocess(divide(image), preprocessing)
         updated = forward(model, variables | {"batch_stats": zero}, image, key)[2]
         return jax.tree.map(lambda leaf: leaf / (1 - model.batch_momentum), updated)
 
     return batch_stats_of
 
 
-def make_locator(model, augment, preprocessing, key):
+def make_locator(model, augment, preprocessing, key, divide=lambda parts: parts):
     """(state, batch, accumulate=1) -> names of the layers with non-finite results.
 
     In the order of computation. For a batch that `train_step` has refused: augmentation, division
-    into parts and dropout repeat exactly what it did.
+    into parts (`divide` is its own) and dropout repeat exactly what it did.
     """
 
     @functools.partial(jax.jit, static_argnames="accumulate")
@@ -203,7 +211,7 @@ def make_locator(model, augment, preprocessing, key):
                 finite=jnp.stack([_all_finite(values) for values in results.values()]),
             )
 
-        return _mean_over_parts(look, _dropout_keys(step_key, accumulate), batch)
+        return _mean_over_parts(look, _dropout_keys(step_key, accumulate), batch, divide)
 
     def locate(state, batch, accumulate=1):
         layers = finite_shares(state, batch, accumulate)

@@ -1,14 +1,14 @@
 """The loss on fixed validation patches, and batch norm statistics for averaged weights."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jax_seg.data import pipeline
+from jax_seg.system.devices import ONE
 from jax_seg.training import plateau
 
 
-def validate_patches(evaluate, variables, sampler, *, weights, batch, threads):
+def validate_patches(evaluate, variables, sampler, *, weights, batch, threads, devices=ONE):
     """Mean loss over the first epoch of a sampler: the same patches at every call.
 
     Args:
@@ -18,13 +18,16 @@ def validate_patches(evaluate, variables, sampler, *, weights, batch, threads):
       weights: {loss term: weight}.
       batch: patches per call.
       threads: number of threads that read ahead.
+      devices: `Devices` that share every batch.
 
     Returns:
       {'loss': mean, term: mean, …, 'standard_error': of the loss, by bootstrap over the volumes; 0
       for a single volume, or if the loss of one is not finite}.
     """
     values, numbers = [], []
-    for patches, volumes in pipeline.first_epoch(sampler, batch=batch, threads=threads):
+    for patches, volumes in pipeline.first_epoch(
+        sampler, batch=batch, threads=threads, devices=devices
+    ):
         values.append(evaluate(variables, patches, weights))
         jax.block_until_ready(values[-2:-1])  # batches that wait for their turn take memory
         numbers.extend(volumes)
@@ -38,20 +41,21 @@ def validate_patches(evaluate, variables, sampler, *, weights, batch, threads):
     return {name: float(v.mean()) for name, v in joined.items()} | {"standard_error": error}
 
 
-def measure_statistics(batch_stats_of, variables, sampler, *, batch, threads):
+def measure_statistics(batch_stats_of, variables, sampler, *, batch, threads, devices=ONE):
     """Batch norm statistics of given weights: the mean over an epoch's batches.
 
     Args:
       batch_stats_of: of `step.make_statistics_pass`.
       variables: of the network.
       sampler: of the training patches or images.
-      batch, threads: of `pipeline.batches`.
+      batch, threads, devices: of `pipeline.batches`.
 
     Returns:
       `variables` with new 'batch_stats'.
     """
-    total, count = jax.tree.map(jnp.zeros_like, variables["batch_stats"]), 0
-    for patches, _ in pipeline.first_epoch(sampler, batch=batch, threads=threads):
-        total = jax.tree.map(jnp.add, total, batch_stats_of(variables, patches["image"]))
-        count += 1
-    return variables | {"batch_stats": jax.tree.map(lambda leaf: leaf / count, total)}
+    found = []
+    options = {"batch": batch, "threads": threads, "devices": devices}
+    for patches, _ in pipeline.first_epoch(sampler, **options):
+        found.append(batch_stats_of(variables, patches["image"]))
+    mean = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *found)
+    return variables | {"batch_stats": mean}

@@ -1,6 +1,7 @@
 """Stored measurements: read again where they are whole, measured again where they are damaged."""
 
 import os
+import zlib
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from jax_seg.data import fingerprint as module
 from jax_seg.data import labels
 from jax_seg.data.cache import Cache
 from jax_seg.data.folder import find_volumes
+from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
 from tests.conftest import write_volumes
 
 
@@ -35,7 +37,7 @@ def assert_same(found, expected):
 
 def test_a_second_start_reads_them(measured, monkeypatch):
     measure, _, expected = measured
-    monkeypatch.setattr(module, "measure", None)
+    monkeypatch.setattr(module, "_measure", None)
     assert_same(measure(), expected)
 
 
@@ -68,3 +70,61 @@ def test_other_arrays_are_measured_again(measured):
     with path.open("wb") as file:
         np.savez(file, shape=np.ones(3), spacing=np.ones(3))
     assert_same(measure(), expected)
+
+
+def volume(share_of_zeros):
+    """(image, encoded label) of three kinds of voxels in equal parts."""
+    generator = np.random.default_rng(3)
+    image = generator.integers(1, 255, (40, 70, 50)).astype(np.uint8)
+    image[generator.random(image.shape) < share_of_zeros] = 0
+    kinds = np.array([BACKGROUND, FOREGROUND, MASKED], np.uint8)
+    return image, kinds[generator.integers(0, 3, image.shape)]
+
+
+@pytest.mark.parametrize("share_of_zeros", [0.3, 1.0])
+@pytest.mark.parametrize("slab", [1, 7 * 3500 + 1, 2**26])
+def test_a_volume_is_measured_slab_by_slab(slab, share_of_zeros, monkeypatch):
+    """As it would be at once, and no more than a slab is read at a time."""
+    image, label = volume(share_of_zeros)
+    monkeypatch.setattr(module, "SLAB", slab)
+    read = []
+
+    def reader(first, last):
+        read.append(last - first)
+        return image[first:last], label[first:last]
+
+    found = module._measure(label.shape, reader)
+    assert set(read) <= {1, 5, 7, 40} and max(read) <= max(slab // 3500, 1)
+    assert found.counts.tolist() == [
+        int((label == kind).sum()) for kind in (BACKGROUND, FOREGROUND, MASKED)
+    ]
+    assert found.checksums.tolist() == [zlib.crc32(image), zlib.crc32(label)]
+    assert len(found.labelled) == len(found.foreground) == module.COORDINATES
+    for places, kinds in (
+        (found.labelled, {BACKGROUND, FOREGROUND}),
+        (found.foreground, {FOREGROUND}),
+    ):
+        assert len(np.unique(places, axis=0)) == module.COORDINATES
+        here = tuple(places.T)
+        assert set(label[here].tolist()) == kinds
+        assert (share_of_zeros == 1) or image[here].all()
+        assert 18 < places[:, 0].mean() < 21  # from everywhere
+    assert_same([found], [module.measure(image, label)])
+
+
+def test_a_measurement_that_was_interrupted_goes_on_where_it_was(tmp_path, monkeypatch):
+    image, label = volume(0.3)
+    monkeypatch.setattr(module, "SLAB", 10 * 3500)
+    partial, read = tmp_path / "one.partial.npz", []
+
+    def reader(first, last):
+        read.append(first)
+        if len(read) == 3:
+            raise KeyboardInterrupt
+        return image[first:last], label[first:last]
+
+    with pytest.raises(KeyboardInterrupt):
+        module._measure(label.shape, reader, partial=partial)
+    found = module._measure(label.shape, reader, partial=partial)
+    assert read == [0, 10, 20, *(20, 30), *(0, 10, 20, 30)]  # then once more, for the places
+    assert_same([found], [module.measure(image, label)])

@@ -169,6 +169,8 @@ CHANGES = {
     "postprocess.steps": (("remove_small:voxels=100000",), {}),
     "checkpoint.keep": (2, LONG),
     "checkpoint.minutes": (1e-9, {}),
+    "devices.count": (2, {}),
+    "devices.space": (2, {}),
 }
 PROBABILITIES = ("flip", "rotate90", "rotate", "scale", "noise", "blur", "brightness", "contrast")
 PROBABILITIES += ("low_resolution", "gamma", "gamma_inverted")

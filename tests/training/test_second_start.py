@@ -134,7 +134,7 @@ def test_a_validation_loss_that_is_not_finite_has_no_error(monkeypatch):
     """The plateau control decides what follows; the bootstrap of such losses would end the run."""
     patches = [({"image": np.zeros(1)}, [0]), ({"image": np.zeros(1)}, [1])]
     monkeypatch.setattr(validate.pipeline, "batches", lambda *_, **__: patches)
-    monkeypatch.setattr(validate.pipeline, "on_device", lambda reader: reader)
+    monkeypatch.setattr(validate.pipeline, "on_device", lambda reader, devices: reader)
     losses = iter([np.array([1.0]), np.array([np.nan])])
     metrics = validate.validate_patches(
         lambda *_: {"loss": next(losses)}, {}, [0, 1], weights={}, batch=1, threads=0

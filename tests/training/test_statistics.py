@@ -30,7 +30,7 @@ def test_statistics_are_the_mean_over_batches_whatever_they_were(momentum, monke
     images = np.random.default_rng(0).normal(3, 2, (3, 4, 6, 6, 1)).astype(np.float32)
     batches = [({"image": image}, [0]) for image in images]
     monkeypatch.setattr(validate.pipeline, "batches", lambda *_, **__: batches)
-    monkeypatch.setattr(validate.pipeline, "on_device", lambda reader: reader)
+    monkeypatch.setattr(validate.pipeline, "on_device", lambda reader, devices: reader)
     model = Toy(momentum)
     variables = model.init(jax.random.key(0), images[0])
     before = {

@@ -1,0 +1,114 @@
+"""What eight virtual devices compute, for tests/training/test_devices.py: a process of its own.
+
+    python -m tests.on_devices DATA OUTPUT
+
+writes OUTPUT/results.json. DATA is a folder of `conftest.write_volumes`.
+"""
+
+import collections
+import json
+import re
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jax_seg.data.preprocess import Preprocessing
+from jax_seg.report import plots
+from jax_seg.runs import checkpoints
+from jax_seg.training import programs
+from jax_seg.training import run as training
+from jax_seg.training.settings import read_settings
+from tests.conftest import tiny_config
+
+TERMS = {"dice": 0.5, "focal": 0.3, "variance": 0.2}
+COLLECTIVE = re.compile(r"= (\S+) (all-gather|all-to-all|collective-permute)(?:-start)?\(")
+
+
+def configured(root, count, space=1):
+    config = tiny_config(root)
+    config.data.update(batch=8, patches_per_volume=8)
+    config.train.accumulate = 2
+    config.devices.update(count=count, space=space)
+    config.schedule.learning_rate = 0.3
+    config.average.ema_decay = 0.5
+    config.noise.update(start_epoch=1, every=1, std=0.01)
+    config.validate.volumes_every = 0
+    config.loss.weights.update(TERMS)
+    return config
+
+
+def one_step(root, count, space):
+    """The change of the weights, the metrics and the collectives of one update of two parts."""
+    config = configured(root, count, space)
+    settings = read_settings(config)
+    devices, kind = settings.devices, settings.kind
+    preprocessing = Preprocessing(0.0, 200.0, 0.0, 1 / 200.0)
+    built = programs.build(
+        **settings.programs,
+        shape=kind.sample_shape(settings.task["data"]),
+        preprocessing=preprocessing,
+        augment=kind.augmentation(preprocessing, **settings.task),
+        devices=devices,
+    )
+    generator = np.random.default_rng(0)
+    shape = (16, 16, 16, 16, 1)
+    batch = devices.place(
+        {
+            "image": generator.integers(0, 200, shape).astype(np.uint8),
+            "label": generator.integers(0, 3, shape).astype(np.uint8),
+        }
+    )
+    knobs = {
+        "learning_rates": {"all": np.float32(0.1)},
+        "loss_weights": {name: np.float32(weight) for name, weight in TERMS.items()},
+    }
+    state = devices.replicate(built.fresh_state())
+    before = jax.device_get(state.params)
+    text = built.train_step.lower(state, batch, knobs, 2).compile().as_text()
+    state, metrics = built.train_step(state, batch, knobs, 2)
+    after = jax.device_get((state.params, state.averages["ema"]["params"]))
+    metrics = {name: float(metrics[name]) for name in (*TERMS, "loss", "gradient_norm")}
+    moved = collections.Counter(f"{kind} {shape}" for shape, kind in COLLECTIVE.findall(text))
+    change = np.concatenate([flat(one) - flat(before) for one in after])
+    return change, metrics, moved
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def trained(root, workdir, *starts):
+    """Scores and weights of a run whose starts are (devices, space, epochs that it then has)."""
+    for count, space, epochs in starts:
+        config = configured(root, count, space)
+        config.train.epochs = epochs
+        scores = training.run(config, workdir)
+    variables, _, _ = checkpoints.read_variables(workdir, "latest", "ema")
+    return scores, flat(variables)
+
+
+def distance(ours, expected):
+    return float(np.abs(ours - expected).max() / np.abs(expected).max())
+
+
+def main(root, output):
+    """Write what `test_devices` looks at."""
+    expected, metrics, _ = one_step(root, 1, 1)
+    for picture in ("slices", "learning_curve"):  # drawing takes longer than training here
+        setattr(plots, picture, lambda *_, **__: None)
+    results = {"metrics": {"1": metrics}, "distance": {}, "moved": {}, "runs": {}}
+    for count, space in ((8, 1), (4, 2)):
+        name = f"{count} {space}"
+        change, results["metrics"][name], results["moved"][name] = one_step(root, count, space)
+        results["distance"][name] = distance(change, expected)
+    scores, weights = trained(root, output / "one", (1, 1, 2))
+    found, resumed = trained(root, output / "several", (8, 1, 1), (4, 2, 2))
+    results["runs"] = {"dice": [scores["dice"], found["dice"]]}
+    results["runs"]["distance"] = distance(resumed, weights)
+    (output / "results.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
