@@ -251,3 +251,18 @@ def test_plans_of_older_versions_mean_the_same(tmp_path):
     before, now = (read_plan(f, "3d_fullres") for f in (FOLDERS / "turned", folder))
     same = {"filters": 4, "features": (4, 8, 8)}
     assert now == before._replace(fields=before.fields | same, bias=True)
+
+
+def test_a_region_has_one_logit_already(tmp_path):
+    """A network of one region, trained with a sigmoid: its logit is used as it is."""
+    regions = {"labels": {"background": 0, "sheet": [1, 2]}, "regions_class_order": [1]}
+    folder = edited("flat", tmp_path, dataset=regions)
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    arrays, _ = nnunet.read_checkpoint(path)
+    for name in [name for name in arrays if ".seg_layers." in name]:
+        arrays[name] = arrays[name][1:] - arrays[name][:1]
+    content = {"network_weights": state_dict(arrays), "init_args": {"configuration": "2d"}}
+    torch_save(path, content)
+    fold = fold_of(folder)
+    assert fold.plan.heads == 1 and fold.head["kernel"].shape == (4, 1)
+    jax.tree.map(np.testing.assert_array_equal, fold.params, fold_of(FOLDERS / "flat").params)
