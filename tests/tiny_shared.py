@@ -9,5 +9,4 @@ def get_config(root):
     config.train.epochs = 10_000
     config.average.update(swa_start=1, swa_every=1, swa_learning_rate=0.05)
     config.noise.update(start_epoch=1, every=1, std=0.001)
-    config.validate.volumes_every = 0
     return config

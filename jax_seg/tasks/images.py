@@ -1,5 +1,6 @@
 """Images in the layout of COD10K: resized to a square for training, scored at their own size."""
 
+import dataclasses
 import functools
 import zlib
 
@@ -165,12 +166,13 @@ def segmenter(network, config, preprocessing, *, overlap=None, windows=None, nam
     return segment, {}
 
 
-def segment_images(network, variables, *, sampler, batch, threads, threshold):
+def segment_images(network, variables, share=slice(None), *, sampler, batch, threads, threshold):
     """Segment every image of a sampler and count agreement with its mask, at the mask's size.
 
     Args:
       network: of `network.make_network`.
       variables: of the network.
+      share: of the sampler's examples, a slice of their list.
       sampler: `ImageSampler` in the order of its examples.
       batch: images per call of the network.
       threads: that read ahead.
@@ -179,6 +181,8 @@ def segment_images(network, variables, *, sampler, batch, threads, threshold):
     Yields:
       (Example, Confusion, (uint8 map [H, W] of the probability, mask bool [H, W])), one by one.
     """
+    if (chosen := sampler.examples[share]) != sampler.examples:  # else it keeps what it has decoded
+        sampler = dataclasses.replace(sampler, examples=chosen)
     left = len(sampler)  # the last batch is filled up with the first images
     for arrays, numbers in pipeline.first_epoch(sampler, batch=batch, threads=threads):
         probabilities = np.asarray(jax.nn.sigmoid(network(variables, arrays["image"])))

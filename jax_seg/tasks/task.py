@@ -20,8 +20,8 @@ class Task(NamedTuple):
       shape: of one sample's image, channels last.
       preprocessing: `Preprocessing`.
       augment: (key, batch) -> batch, of normalised images.
-      segment: (network, variables) -> yields (volume or example, Confusion, its result), one by
-        one, over the whole validation part.
+      segment: (network, variables, share=slice(None)) -> yields (volume or example, Confusion, its
+        result), one by one, over the whole validation part or a slice of its list.
       evaluate: ({name: (step, variables)}, segment: variables -> what `segment` yields, workdir=…,
         report=…, pictures=…, judged_on=…) -> {name: pooled scores with their 'step' and what they
         were judged on}; writes the results.

@@ -224,12 +224,15 @@ def segmenter(network, config, preprocessing, *, overlap=None, windows=None, nam
     return segment, {"patch": list(config.data.patch), "overlap": overlap}
 
 
-def segment_volumes(network, variables, *, data, patch, overlap, windows, threshold):
+def segment_volumes(
+    network, variables, share=slice(None), *, data, patch, overlap, windows, threshold
+):
     """Segment the whole validation volumes by sliding window and count agreement with their labels.
 
     Args:
       network: of `network.make_network`.
       variables: of the network.
+      share: of the validation volumes, a slice of their list.
       data: `Dataset`.
       patch, overlap: of `sliding_window.predict_volume`.
       windows: per call of the network.
@@ -238,7 +241,7 @@ def segment_volumes(network, variables, *, data, patch, overlap, windows, thresh
     Yields:
       (Volume, Confusion, logits float32 [D, H, W]), one by one, so that the caller may stop.
     """
-    for volume in data.validation:
+    for volume in data.validation[share]:
         image, label = read_encoded(volume, data.cache, data.table)
         logits = segment_volume(
             functools.partial(network, variables),

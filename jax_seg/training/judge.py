@@ -1,6 +1,6 @@
 """After an epoch: judge weights and averages on the validation part, then decide what follows."""
 
-import jax
+import dataclasses
 
 from jax_seg.metrics import segmentation
 from jax_seg.system import processes
@@ -80,16 +80,18 @@ def _judge_patches(run, stage, state, progress, name, variables):
 
 
 def _judge_wholes(run, state, progress, name, variables):
-    """Pooled scores of the whole validation part; process 0 segments it."""
-    total, scores = segmentation.Confusion(), None
-    if processes.leads():
-        here = run.settings.devices.here(variables)
-        for _, counts, _ in run.data.segment(run.programs.network, here):
-            total += counts
-            if jax.process_count() == 1:  # else all would have to stop here
-                stop_if_asked(run, state, progress)
-        scores = segmentation.scores(total)
-    scores, which = processes.from_lead(scores), _suffix(name)
+    """Pooled scores of the whole validation part; each process segments a share of it."""
+    devices, total = run.settings.devices, segmentation.Confusion()
+    share = slice(devices.process, None, devices.processes)
+    here = devices.here(variables)
+    for _, counts, _ in run.data.segment(run.programs.network, here, share):
+        total += counts
+        if devices.processes == 1:  # else all would have to stop here
+            stop_if_asked(run, state, progress)
+    counts = {kind: int(number) for kind, number in dataclasses.asdict(total).items()}
+    parts = processes.from_all(counts)
+    scores = segmentation.scores(sum(segmentation.Confusion(**part) for part in parts))
+    which = _suffix(name)
     run.journal.event(f"volumes{which}", **_at(run, state, progress), **scores)
     run.journal.say(
         f"Epoch {progress.epoch} {run.data.wholes.capitalize()}{which} - "

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jax_seg.runs import checkpoints
+from jax_seg.runs.events import read_events
 from jax_seg.system import processes
 from jax_seg.training import run as training
 from tests import tiny_shared
@@ -39,10 +40,11 @@ def start(workdir, data):
     return started
 
 
-def wait_for(path, pattern):
+def wait_for(path, pattern, running):
     until = time.monotonic() + TIME_LIMIT
     while not (path.exists() and re.search(pattern, path.read_text())):
-        assert time.monotonic() < until
+        ended = [one.communicate() for one in running if one.poll() is not None]
+        assert not ended and time.monotonic() < until, ended
         time.sleep(0.05)
 
 
@@ -53,14 +55,14 @@ def history(volumes_folder, tmp_path_factory):
     seen["workdir"] = workdir
     try:
         first, second = start(workdir, volumes_folder)
-        wait_for(workdir / "log.txt", "Epoch 1 Val")
+        wait_for(workdir / "log.txt", "Epoch 1 Val", (first, second))
         first.kill()
         died = time.monotonic()
         seen["left"] = second.communicate(timeout=TIME_LIMIT)
         seen["seconds"], seen["status"] = time.monotonic() - died, second.returncode
         first.communicate()
         first, second = start(workdir, volumes_folder)
-        wait_for(workdir / "log.txt", r"resumes[\s\S]*Epoch \d+ Val")
+        wait_for(workdir / "log.txt", r"resumes[\s\S]*Epoch \d+ Val", (first, second))
         second.send_signal(signal.SIGTERM)
         seen["stopped"] = [one.communicate(timeout=TIME_LIMIT) for one in (first, second)]
         seen["ended"] = [first.returncode, second.returncode]
@@ -93,12 +95,16 @@ def test_one_process_goes_on_where_two_have_stopped(history, volumes_folder, tmp
     epoch = int(re.search(r"SIGTERM in epoch (\d+)", history["stopped"][0][0])[1])
     config = tiny_shared.get_config(volumes_folder)
     config.train.epochs = epoch + 1
-    weights = []
+    weights, scored = [], []
     for folder in (workdir, tmp_path / "alone"):
         training.run(config, folder)
         variables, _, step = checkpoints.read_variables(folder, "latest")
         assert step == 2 * (epoch + 1)
+        events = [e for e in read_events(folder) if e["kind"] == "volumes"]
+        scored.append([event["accuracy"] for event in events])
         weights.append(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(variables)]))
+    assert len(scored[0]) == epoch + 1
+    assert scored[0] == pytest.approx(scored[1], abs=2e-4)  # a voxel at the threshold may differ
     shared, alone = weights
     assert np.abs(shared - alone).max() < 1e-5 * np.abs(alone).max()
 
