@@ -288,7 +288,7 @@ def _checkpoint():
 def _devices():
     """The devices that share the work. The global batch is data.batch, however many there are."""
     devices = ml_collections.ConfigDict()
-    devices.count = 0  # devices of each process, the first of them; 0 for all
+    devices.count = 0  # devices of each process; 0 for as many as divide every batch
     devices.space = 1  # devices that share the depth of a patch; the others share the batch
     return devices
 

@@ -40,7 +40,7 @@ def configured(root, count, space=1):
 
 
 def one_step(root, count, space):
-    """The change of the weights, the metrics and the collectives of one update of two parts."""
+    """(change of the weights, metrics, collectives, text for a GPU) of one update of two parts."""
     config = configured(root, count, space)
     settings = read_settings(config)
     devices, kind = settings.devices, settings.kind
@@ -66,13 +66,15 @@ def one_step(root, count, space):
     }
     state = devices.replicate(built.fresh_state())
     before = jax.device_get(state.params)
-    text = built.train_step.lower(state, batch, knobs, 2).compile().as_text()
+    traced = built.train_step.trace(state, batch, knobs, 2)
+    text = traced.lower().compile().as_text()
+    for_gpu = traced.lower(lowering_platforms=("cuda",)).as_text()
     state, metrics = built.train_step(state, batch, knobs, 2)
     after = jax.device_get((state.params, state.averages["ema"]["params"]))
     metrics = {name: float(metrics[name]) for name in (*TERMS, "loss", "gradient_norm")}
     moved = collections.Counter(f"{kind} {shape}" for shape, kind in COLLECTIVE.findall(text))
     change = np.concatenate([flat(one) - flat(before) for one in after])
-    return change, metrics, moved
+    return change, metrics, moved, for_gpu
 
 
 def flat(tree):
@@ -95,14 +97,15 @@ def distance(ours, expected):
 
 def main(root, output):
     """Write what `test_devices` looks at."""
-    expected, metrics, _ = one_step(root, 1, 1)
+    expected, metrics, *_ = one_step(root, 1, 1)
     for picture in ("slices", "learning_curve"):  # drawing takes longer than training here
         setattr(plots, picture, lambda *_, **__: None)
-    results = {"metrics": {"1": metrics}, "distance": {}, "moved": {}, "runs": {}}
+    results = {"metrics": {"1": metrics}, "distance": {}, "moved": {}, "for_gpu": {}, "runs": {}}
     for count, space in ((8, 1), (4, 2)):
         name = f"{count} {space}"
-        change, results["metrics"][name], results["moved"][name] = one_step(root, count, space)
-        results["distance"][name] = distance(change, expected)
+        change, results["metrics"][name], moved, for_gpu = one_step(root, count, space)
+        results["distance"][name], results["moved"][name] = distance(change, expected), moved
+        results["for_gpu"][name] = for_gpu
     scores, weights = trained(root, output / "one", (1, 1, 2))
     found, resumed = trained(root, output / "several", (8, 1, 1), (4, 2, 2))
     results["runs"] = {"dice": [scores["dice"], found["dice"]]}

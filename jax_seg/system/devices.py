@@ -73,11 +73,12 @@ class Devices(NamedTuple):
 
     def words(self, kind):
         """'gpu (H100)', or '8 × gpu (H100) in 2 processes, 2 sharing each patch'."""
-        if self.single:
+        used, here = 1 if self.mesh is None else self.mesh.size, len(jax.devices())
+        if here == 1:
             return kind
         return "".join(
             [
-                f"{self.mesh.size} × {kind}",
+                f"{used} × {kind}" if used == here else f"{used} of {here} × {kind}",
                 f" in {self.processes} processes" if self.processes > 1 else "",
                 f", {self.depth} sharing each patch" if self.depth > 1 else "",
             ]
@@ -120,12 +121,13 @@ class Devices(NamedTuple):
 ONE = Devices()
 
 
-def arrange(count=0, space=1):
+def arrange(count=0, space=1, batches=()):
     """The `Devices` of a run.
 
     Args:
-      count: devices of each process to use, the first of them; 0 for all.
+      count: devices of each process to use, the first of them; 0 for as many as divide every batch.
       space: devices that share the depth of a patch.
+      batches: samples of every batch that the run will take.
 
     Raises:
       ValueError: there are fewer devices, or `space` does not divide them.
@@ -135,9 +137,9 @@ def arrange(count=0, space=1):
         raise ValueError(
             f"devices.count is {count}, but this process has {len(here)} "
             f"{'device' if len(here) == 1 else 'devices'}: set it from 1 to {len(here)}, or to 0 "
-            "for all."
+            "for as many as divide the batch."
         )
-    count = count or len(here)
+    count = count or _most(len(here), space, batches)
     if space < 1 or count % space:
         raise ValueError(
             f"devices.space is {space}, but it has to divide the {count} devices of a process: "
@@ -259,6 +261,15 @@ def sample_keys(key, count):
         return jax.random.split(key, count)
     keys = jax.random.split(key, count * jax.lax.axis_size(SAMPLES))
     return jax.lax.dynamic_slice_in_dim(keys, count * jax.lax.axis_index(SAMPLES), count)
+
+
+def _most(available, space, batches):
+    """The most devices of a process that divide every batch; all where none do."""
+    for count in range(available, 0, -1):
+        sharing = count * jax.process_count() // space
+        if count % space == 0 and not any(batch % sharing for batch in batches):
+            return count
+    return available
 
 
 def _mesh(chosen, space):

@@ -58,7 +58,8 @@ def read_settings(config):
     """
     read = Reader(config)
     kind, plan = tasks.kind_of(read.data.name), read_plan(read)
-    devices = arrange(**read.section("devices"))
+    batches = [size for _, size in read_batches(read)]
+    devices = arrange(**read.section("devices"), batches=batches)
     settings = Settings(
         kind=kind,
         task=_per_call({"seed": read.seed, **read.pick(kind.FIELDS)}, devices),
@@ -142,15 +143,21 @@ def _check_averages(settings):
         raise ValueError(f"average.ema_decay is {average['ema_decay']}; set it in [0, 1).")
 
 
-def _check_devices(settings, read):
-    batches = [("data.batch", settings.batch)]
-    batches += [("data.random_batch", size) for size in read.data.random_batch]
-    batches += [
-        (f"stages.{name}.batch", stage.get("batch") or settings.batch)
+def read_batches(read):
+    """[(field, samples)] of every batch that a configuration takes, from its `Reader`."""
+    found = [("data.batch", read.data.batch)]
+    found += [("data.random_batch", size) for size in read.data.random_batch]
+    found += [
+        (f"stages.{name}.batch", stage.get("batch") or read.data.batch)
         for name, stage in read.section("stages").items()
     ]
+    return found
+
+
+def _check_devices(settings, read):
     shape = settings.kind.sample_shape(settings.task["data"])
-    require_divisible(settings.devices, batches, shape[0] if len(shape) == 4 else None)
+    depth = shape[0] if len(shape) == 4 else None
+    require_divisible(settings.devices, read_batches(read), depth)
 
 
 def _check_start(settings):

@@ -11,6 +11,7 @@ import pytest
 from jax_seg.system.devices import arrange
 from jax_seg.training.settings import read_settings
 from tests.conftest import ROOT, TIME_LIMIT, tiny_config
+from tests.training.test_lowering import convolutions
 
 # More threads would only wait for one another.
 EIGHT = "--xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false"
@@ -49,6 +50,14 @@ def test_a_shared_depth_exchanges_neighbouring_slices_and_gathers_nothing(seen):
     assert all(re.search(r"\[4,1,", key) for key in activations)  # a slice of a kernel of three
 
 
+@pytest.mark.parametrize("shared", ["8 1", "4 2"])
+def test_a_shared_step_lowers_for_gpus(seen, shared):
+    text = seen["for_gpu"][shared]
+    assert f"num_partitions = {shared[0]}" in text
+    assert convolutions(text)[frozenset(["f32"])] > 10
+    assert set(re.findall(r"custom_call @(\w+)", text)) <= {"Sharding"}  # nothing of a CPU's forms
+
+
 def test_a_run_resumed_on_other_devices_is_the_run_on_one(seen):
     one, several = seen["runs"]["dice"]
     assert one > 0.3  # it has learned
@@ -83,11 +92,20 @@ def test_what_the_devices_do_not_divide(fields, message, volumes_folder, monkeyp
     monkeypatch.setattr("jax.local_devices", lambda: [FakeDevice(n) for n in range(8)])
     monkeypatch.setattr("jax.devices", lambda: [FakeDevice(n) for n in range(8)])
     config = tiny_config(volumes_folder)
-    config.data.batch = 8
+    config.data.batch = config.devices.count = 8
     config.update_from_flattened_dict(fields)
     with pytest.raises(ValueError) as refused:
         read_settings(config)
     assert str(refused.value).startswith(message)
+
+
+def test_as_many_devices_as_divide_every_batch(monkeypatch):
+    monkeypatch.setattr("jax.local_devices", lambda: [FakeDevice(n) for n in range(8)])
+    monkeypatch.setattr("jax.devices", lambda: [FakeDevice(n) for n in range(8)])
+    for batches, space, size in (((2,), 1, 2), ((12, 8), 1, 4), ((3,), 2, 3), ((16,), 1, 8)):
+        assert arrange(space=space, batches=batches).size == size, batches
+    assert arrange(batches=(2,)).words("gpu") == "2 of 8 × gpu"
+    assert arrange(batches=(8,)).words("gpu") == "8 × gpu"
 
 
 class FakeDevice:
