@@ -93,5 +93,5 @@ def test_the_windows_of_parts_are_read_and_nothing_else():
 
     predict_volume(network, part._replace(read=read), patch=(8, 8, 8))
     ((start, size),) = asked
-    # Windows from 0, 4 and 8 of 21 voxels (13 apart: 0, 3, 7, 10, 13), the last before voxel 8.
-    assert start == (0, 0, 0) and size[0] == 15
+    # Windows of 8 along 21 voxels start at 0, 3, 6, 10 and 13: three of them before voxel 8.
+    assert start == (0, 0, 0) and size[0] == 14
