@@ -8,6 +8,7 @@ import collections
 import contextlib
 import functools
 import importlib.util
+import logging
 import os
 import pickle
 import time
@@ -19,6 +20,7 @@ from jax_seg.system import startup
 
 DEATHS = 3  # of workers, after which a block is given up
 IN_FLIGHT = 2  # blocks for each worker: one is computed, one waits
+CONNECT = 20  # seconds for a scheduler to answer
 WORKERS_WAIT = 60  # seconds for the first worker of a cluster
 MISSING = (
     "Dask is not installed, which --workers and --scheduler need: "
@@ -212,9 +214,8 @@ def local(job, workers):
         "distributed.scheduler.allowed-failures": 0,  # `OnDask` counts
         "distributed.worker.multiprocessing-method": "spawn",  # JAX does not survive a fork
         "distributed.comm.timeouts.connect": "60s",
-        "distributed.admin.log-format": "%(message)s",
     }
-    env = {"JAX_SEG_WORKERS": str(workers)}
+    env = {"JAX_SEG_WORKERS": str(workers), "DASK_LOGGING__DISTRIBUTED": "critical"}
     if job.threads:
         env["NPROC"] = str(job.threads)
     with dask.config.set(settings), contextlib.ExitStack() as opened:
@@ -225,8 +226,8 @@ def local(job, workers):
                 processes=True,
                 memory_limit=0,  # blocks bound the memory; a paused worker would never go on
                 env=env,
-                silence_logs=50,
-                dashboard_address=_dashboard(),
+                silence_logs=logging.CRITICAL,
+                dashboard_address="127.0.0.1:0",
             )
         )
         client = opened.enter_context(distributed.Client(cluster))
@@ -242,7 +243,7 @@ def of_cluster(job, address):
     """
     distributed, _ = _dask()
     try:
-        client = distributed.Client(address, timeout=20)
+        client = distributed.Client(address, timeout=CONNECT)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"--scheduler {address} does not answer ({type(error).__name__}): check the address, "
@@ -265,11 +266,10 @@ def _dask():
         import distributed
     except ModuleNotFoundError as error:
         raise ValueError(MISSING) from error
+    for name in logging.root.manager.loggerDict:  # each has a level of its own
+        if name.split(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     return distributed, dask
-
-
-def _dashboard():
-    return ":0" if importlib.util.find_spec("bokeh") else None
 
 
 def _link(client):

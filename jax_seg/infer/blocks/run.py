@@ -247,7 +247,7 @@ class _Progress:
         ending = f"{duration(left)} left" if self._done < self._total else duration(seconds)
         words = f"[{self._done}/{self._total}] {self._pass.name}: {rate / 1e6:.3g} Mvoxel/s"
         if self._idle:
-            words += f", {self._idle} blocks without input"
+            words += f", blocks without input: {self._idle}"
         print(f"{words}, {ending}", flush=True)
 
 
@@ -346,8 +346,8 @@ def _finish(job, book):
     for folder in ("arrays", "components"):
         shutil.rmtree(Path(job.records) / folder, ignore_errors=True)
     print(
-        f"{path}: finished, {facts['blocks']} blocks, {idle} of them without input or outside the "
-        f"mask, {facts['windows'] - facts['empty_windows']} windows."
+        f"{path}: finished, blocks: {facts['blocks']}, without input or outside the mask: {idle}, "
+        f"windows with input: {facts['windows'] - facts['empty_windows']}."
     )
 
 

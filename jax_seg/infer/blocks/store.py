@@ -61,9 +61,14 @@ class Level(NamedTuple):
                 f"{self.folder} is no longer there: mount it again, then run the same command."
             )
         try:
+            # A file that was cut off would be read, and refused, to keep what the block leaves out.
+            for path in self.files(index):
+                path.unlink(missing_ok=True)
             _open(self)[box(start, size)].write(voxels).result()
         except ValueError as error:  # how tensorstore reports every fault of a file system
             raise unwritable(self.folder, _as_os_error(error)) from error
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
 
     def record(self, index):
         """{'bytes', 'blake2b'} of a block's files together; None where one is missing."""
