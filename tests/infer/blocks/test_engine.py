@@ -102,7 +102,7 @@ def test_workers_without_the_networks_and_schedulers_that_are_not_there(
     with pytest.raises(OSError, match=r"No such file or directory: 'nowhere' \(block"):
         compute(job)
     monkeypatch.setattr(engine, "CONNECT", 0.5)
-    with pytest.raises(ValueError, match="--scheduler .* does not answer"):
+    with pytest.raises(ValueError, match=r"--scheduler .* does not answer"):
         compute(job, lambda job: engine.of_cluster(job, "tcp://127.0.0.1:1"))
 
 
