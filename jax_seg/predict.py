@@ -3,8 +3,11 @@
 python -m jax_seg.predict --workdir runs/v6 --input FOLDER --output FOLDER
 python -m jax_seg.predict --workdir runs/fold_0 runs/fold_1@swa --flips height width …
 
+python -m jax_seg.predict --workdir runs/v6 --input scroll.zarr --output prediction.zarr
+
 A volume yields a mask, an image a grey map of the probability (see `tasks/kinds.py`). A JSON file
-beside each records how it was made. Finished predictions are skipped.
+beside each records how it was made. Finished predictions are skipped. An --output that ends in
+.zarr is written block by block: see docs/scale.md.
 """
 
 import argparse
@@ -20,7 +23,7 @@ from jax_seg.infer import ensemble, postprocess, sidecar
 from jax_seg.infer.files import predict_files
 from jax_seg.infer.inspection import spacing_as_nnunet
 from jax_seg.infer.logits import foreground
-from jax_seg.runs import checkpoints, members, seen
+from jax_seg.runs import blockwise, checkpoints, members, seen
 from jax_seg.runs.data_folders import data_folders
 from jax_seg.system import outputs, startup
 from jax_seg.system.commands import exit_status, report_errors
@@ -49,7 +52,12 @@ def main(argv=None):
     parser.add_argument(
         "--input", required=True, nargs="+", help="volumes or images: folders or files"
     )
-    parser.add_argument("--output", required=True, type=Path, help="folder for the predictions")
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        help="folder for the predictions; or NAME.zarr, for one volume of any size",
+    )
     parser.add_argument(
         "--checkpoint",
         default="",
@@ -100,6 +108,7 @@ def main(argv=None):
     )
     parser.add_argument("--submission", type=Path, help="also write a zip file of all masks")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier predictions")
+    blockwise.add_arguments(parser)
     arguments = parser.parse_args(argv)
     startup.prepare()
     kept = f"finished predictions stay in {arguments.output}; run the same command to resume"
@@ -109,10 +118,13 @@ def main(argv=None):
 def _predict(arguments):
     if arguments.threshold is not None and not 0 < arguments.threshold < 1:
         raise ValueError(f"--threshold is {arguments.threshold}; it must lie between 0 and 1.")
+    in_blocks = blockwise.asked(arguments)
     segment, networks, settings = _networks(arguments)
     kind, decide, facts = _decision(arguments, networks)
     found, output = kind.find(arguments.input), arguments.output
     settings |= facts | {"predicted_with": checkpoints.code_version()}
+    if in_blocks:
+        return _predict_in_blocks(arguments, networks, kind, settings, found)
     _protect(arguments, networks, kind, found)
     to_do, errors = found, {}
     if not arguments.overwrite:
@@ -160,6 +172,19 @@ def _at_its_spacing(segment, networks):
     if not any("trained_spacing" in network.facts for network in networks):
         return lambda _, image: segment(image)
     return lambda volume, image: segment(image, spacing=spacing_as_nnunet(volume.image))
+
+
+def _predict_in_blocks(arguments, networks, kind, settings, found):
+    if kind.as_map:
+        raise ValueError(
+            "--output ends in .zarr, but these networks segment images: name a folder."
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"--output {arguments.output} holds one volume, but --input names {len(found)}: name "
+            "one, or a folder as --output."
+        )
+    return blockwise.predict(arguments, networks, settings, found[0], arguments.output)
 
 
 def _protect(arguments, networks, kind, found):

@@ -2,23 +2,15 @@
 
 import functools
 import itertools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_seg.infer.part import PLANE, Orientation, Part, turn_array, turn_part
+
 AXES = {"depth": 0, "height": 1, "width": 2}
-PLANE = (1, 2)  # height and width
 AVERAGED = ("probabilities", "logits")
-
-
-class Orientation(NamedTuple):
-    """Mirrored along `flips`, then turned by `turns` quarters in the plane of height and width."""
-
-    flips: tuple
-    turns: int
-
 
 UPRIGHT = Orientation((), 0)
 
@@ -48,8 +40,9 @@ def orientations_of(flips=(), rotations=False):
 
 
 def turn(volume, orientation):
-    """The volume [D, H, W] or [D, H, W, C] in that orientation, a view."""
-    return np.rot90(np.flip(volume, orientation.flips), orientation.turns, PLANE)
+    """The volume [D, H, W] or [D, H, W, C] in that orientation, a view; of a `Part`, a `Part`."""
+    turned = turn_part if isinstance(volume, Part) else turn_array
+    return turned(volume, orientation)
 
 
 def turn_back(volume, orientation):
@@ -84,7 +77,7 @@ def mean_logits(members, volume, *, weights=None, orientations=(UPRIGHT,), of="p
 
     Args:
       members: list of (volume [D, H, W] -> logits [D, H, W]).
-      volume: [D, H, W] array, or [D, H, W, C].
+      volume: [D, H, W] array, or [D, H, W, C]; or the `Part` of one.
       weights: of `normalised`; None weighs the members equally.
       orientations: of `orientations_of`.
       of: one of AVERAGED: 'logits' averages these, as nnU-Net does.

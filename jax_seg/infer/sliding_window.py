@@ -1,8 +1,10 @@
 """Run a network over a volume of any size, window by window, blended on the device."""
 
+import bisect
 import functools
 import itertools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from jax_seg.infer.logits import BACKGROUND
+from jax_seg.infer.part import Part, box, whole
 
 
 def window_starts(length, window, overlap):
@@ -45,11 +48,14 @@ def gaussian_profile(window):
 
 
 def predict_volume(network, volume, *, patch, overlap=0.5, batch=1):
-    """Blend a network's outputs over a volume.
+    """Blend a network's outputs over a volume, or over a part of one.
 
     The windows lie on a grid, so the blending weights are products of three one-dimensional
     partitions of unity: they are normalised before, and a voxel's output is a plain sum.
     Volumes smaller than the window are extended by repeating their border, as in training.
+
+    The grid belongs to the whole volume, whichever part is computed, and the windows that hold a
+    voxel are added in one order: a part equals the same part of the whole, bit for bit.
 
     A window of zeros alone, as outside of a masked scan, holds no input: once normalised it would
     look like any other image, and networks would find objects in it. It counts as
@@ -58,8 +64,9 @@ def predict_volume(network, volume, *, patch, overlap=0.5, batch=1):
 
     Args:
       network: jitted [batch, *patch, 1] of the volume's dtype -> float32 [batch, *patch, 1]. It is
-        compiled once, whatever the volumes' shapes are.
-      volume: [D, H, W] array.
+        compiled once, whatever the volumes' shapes are. The output of a window must not depend on
+        its place in the batch.
+      volume: [D, H, W] array, or `Part`.
       patch: window size in voxels.
       overlap: see `window_starts`.
       batch: windows per call.
@@ -70,22 +77,22 @@ def predict_volume(network, volume, *, patch, overlap=0.5, batch=1):
     Raises:
       ValueError: overlap outside [0, 1).
     """
-    shape, volume = volume.shape, _extended(volume, patch)
-    starts_per_axis = _grid(volume, patch, overlap)
-    weights = [
-        _partition_of_unity(s, p, starts)
-        for s, p, starts in zip(volume.shape, patch, starts_per_axis, strict=True)
-    ]
-    windows, empty = _split(volume, patch, starts_per_axis)
-    if volume.dtype.itemsize > 4:  # JAX would keep 32 of 64 bits, and integers wrap
-        volume = volume.astype(np.float32)
-    device_volume = jnp.asarray(volume)
-    total = jnp.zeros(volume.shape, jnp.float32)
+    part = volume if isinstance(volume, Part) else whole(volume)
+    axes = _axes(part, patch, overlap)
+    voxels = _read(part, axes)
+    windows, empty = _split(voxels, axes)
+    part.tally.update(windows=len(windows) + len(empty), empty=len(empty))
+    if not windows:
+        return jnp.full(part.size, BACKGROUND, jnp.float32)
+    if voxels.dtype.itemsize > 4:  # JAX would keep 32 of 64 bits, and integers wrap
+        voxels = voxels.astype(np.float32)
+    device_volume = jnp.asarray(voxels)
+    total = jnp.zeros(voxels.shape, jnp.float32)
 
     def place(chosen):
         """First voxels and weights along each axis of a batch, filled up with weight zero."""
-        starts = [[s[i] for s, i in zip(starts_per_axis, w, strict=True)] for w in chosen]
-        profiles = (np.stack([weights[a][w[a]] for w in chosen]) for a in range(len(patch)))
+        starts = [[a.starts[i] for a, i in zip(axes, w, strict=True)] for w in chosen]
+        profiles = (np.stack([a.weights[w[k]] for w in chosen]) for k, a in enumerate(axes))
         missing = batch - len(chosen)
         return (
             np.array(starts + starts[:1] * missing, np.int32),
@@ -95,43 +102,114 @@ def predict_volume(network, volume, *, patch, overlap=0.5, batch=1):
     for chosen in _batches(windows, batch):
         starts, profiles = place(chosen)
         patches = _gather(device_volume, starts, patch=tuple(patch))
-        total = _blend(total, network(patches), starts, profiles)
+        total = _add(total, _weigh(network(patches), profiles), starts)
     if empty:
         background = jnp.full((batch, *patch, 1), BACKGROUND)
     for chosen in _batches(empty, batch):
-        total = _blend(total, background, *place(chosen))
-    before = [(t - s) // 2 for s, t in zip(shape, volume.shape, strict=True)]
-    inside = tuple(slice(b, b + s) for b, s in zip(before, shape, strict=True))
-    return total if shape == volume.shape else total[inside]
+        starts, profiles = place(chosen)
+        total = _add(total, _weigh(background, profiles), starts)
+    if part.size == total.shape:
+        return total
+    inside = box([axis.inside for axis in axes], part.size)
+    if jax.default_backend() == "cpu":  # a view, where a slice would be compiled for every place
+        return jnp.asarray(np.asarray(total)[inside])
+    return total[inside]
 
 
 def count_empty(volume, *, patch, overlap=0.5):
     """(windows of `predict_volume` that hold zeros alone, all its windows)."""
-    volume = _extended(volume, patch)
-    windows, empty = _split(volume, patch, _grid(volume, patch, overlap))
+    part = volume if isinstance(volume, Part) else whole(volume)
+    axes = _axes(part, patch, overlap)
+    windows, empty = _split(_read(part, axes), axes)
     return len(empty), len(windows) + len(empty)
 
 
-def _extended(volume, patch):
-    """The volume, at least as large as a window: its border is repeated."""
-    room = [max(p - s, 0) for s, p in zip(volume.shape, patch, strict=True)]
-    if not any(room):
-        return volume
-    return np.pad(volume, [(r // 2, r - r // 2) for r in room], mode="edge")
+def count_windows(length, window, overlap, start, size):
+    """Number of the windows along an axis that touch the voxels [start, start + size)."""
+    return len(_axis(length, window, overlap, start, size, ((0, length),)).starts)
 
 
-def _grid(volume, patch, overlap):
-    return [window_starts(s, p, overlap) for s, p in zip(volume.shape, patch, strict=True)]
+class _Axis(NamedTuple):
+    """The windows that touch a part, along one axis.
+
+    Attributes:
+      first, length: voxels of the whole volume that they cover; as much as there is.
+      before, after: voxels by which those are extended.
+      extent: voxels of the array, zeros after the last window included; the same for every part.
+      starts: of the windows in that array.
+      weights: [windows, window] of theirs.
+      window: its voxels.
+      inside: the part's first voxel in that array.
+    """
+
+    first: int
+    length: int
+    before: int
+    after: int
+    extent: int
+    starts: list
+    weights: np.ndarray
+    window: int
+    inside: int
 
 
-def _split(volume, patch, starts_per_axis):
+def _axes(part, patch, overlap):
+    return [
+        _axis(*each)
+        for each in zip(
+            part.whole,
+            patch,
+            [overlap] * len(patch),
+            part.start,
+            part.size,
+            part.cuts,
+            strict=True,
+        )
+    ]
+
+
+def _axis(length, window, overlap, start, size, cuts):
+    room = max(window - length, 0)
+    before, extended = room // 2, length + room
+    starts = window_starts(extended, window, overlap)
+
+    def touching(start, stop):
+        """(number of the first window, number after the last) that touch these voxels."""
+        after_first = bisect.bisect_right(starts, start + before - window)
+        return after_first, bisect.bisect_left(starts, stop + before)
+
+    first, last = touching(start, start + size)
+    origin, end = starts[first], starts[last - 1] + window
+    spans = [touching(*cut) for cut in cuts]
+    return _Axis(
+        first=0 if room else origin,
+        length=length if room else end - origin,
+        before=before,
+        after=room - before,
+        extent=max(starts[b - 1] + window - starts[a] for a, b in spans),
+        starts=[s - origin for s in starts[first:last]],
+        weights=_partition_of_unity(extended, window, tuple(starts))[first:last],
+        window=window,
+        inside=start + before - origin,
+    )
+
+
+def _read(part, axes):
+    """The voxels of the windows, extended where the volume is smaller than a window."""
+    voxels = part.read(tuple(a.first for a in axes), tuple(a.length for a in axes))
+    if any(a.before + a.after for a in axes):
+        voxels = np.pad(voxels, [(a.before, a.after) for a in axes], mode="edge")
+    room = [(0, a.extent - n) for a, n in zip(axes, voxels.shape, strict=True)]
+    return np.pad(voxels, room) if any(n for _, n in room) else voxels
+
+
+def _split(voxels, axes):
     """(windows with input, windows without), as their numbers along each axis."""
     windows, empty = [], []
-    voxels = np.asarray(volume)
-    for numbers in itertools.product(*(range(len(starts)) for starts in starts_per_axis)):
-        corner = [starts[n] for starts, n in zip(starts_per_axis, numbers, strict=True)]
-        inside = tuple(slice(c, c + p) for c, p in zip(corner, patch, strict=True))
-        (windows if voxels[inside].any() else empty).append(numbers)
+    size = [axis.window for axis in axes]
+    for numbers in itertools.product(*(range(len(axis.starts)) for axis in axes)):
+        corner = [axis.starts[n] for axis, n in zip(axes, numbers, strict=True)]
+        (windows if voxels[box(corner, size)].any() else empty).append(numbers)
     return windows, empty
 
 
@@ -139,6 +217,7 @@ def _batches(windows, batch):
     return (windows[first : first + batch] for first in range(0, len(windows), batch))
 
 
+@functools.lru_cache(32)
 def _partition_of_unity(length, window, starts):
     """[windows, window] float32: the profiles, divided so that they add up to one everywhere."""
     profile = gaussian_profile(window)
@@ -153,15 +232,26 @@ def _gather(volume, starts, patch):
     return jax.vmap(lambda start: lax.dynamic_slice(volume, start, patch))(starts)[..., None]
 
 
+@jax.jit
+def _weigh(outputs, profiles):
+    """Windows [B, *patch, 1] times their weights: [B, *patch].
+
+    Apart from `_add`, since a compiler may fuse a product and a sum into one operation that rounds
+    once, in the program of one shape and not of another.
+    """
+    weighted = outputs[..., 0]
+    for axis, profile in enumerate(profiles, 1):
+        others = [a for a in range(1, weighted.ndim) if a != axis]
+        weighted *= jnp.expand_dims(profile, others)
+    return weighted
+
+
 @functools.partial(jax.jit, donate_argnums=0)
-def _blend(total, outputs, starts, profiles):
-    """Add weighted windows [B, *patch, 1] to `total`, one after another: they may overlap."""
+def _add(total, weighted, starts):
+    """Add windows [B, *patch] to `total`, one after another: they may overlap."""
 
     def add(i, total):
-        weighted = outputs[i, ..., 0]
-        for axis, profile in enumerate(profiles):
-            weighted *= jnp.expand_dims(profile[i], [a for a in range(total.ndim) if a != axis])
-        here = lax.dynamic_slice(total, starts[i], weighted.shape)
-        return lax.dynamic_update_slice(total, here + weighted, starts[i])
+        here = lax.dynamic_slice(total, starts[i], weighted.shape[1:])
+        return lax.dynamic_update_slice(total, here + weighted[i], starts[i])
 
-    return lax.fori_loop(0, outputs.shape[0], add, total)
+    return lax.fori_loop(0, weighted.shape[0], add, total)

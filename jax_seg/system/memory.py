@@ -1,5 +1,7 @@
 """Available memory, checked before something large is read: running out may kill the process."""
 
+import resource
+import sys
 from pathlib import Path
 
 import psutil
@@ -14,6 +16,12 @@ def available():
         if path.is_file() and (limit := path.read_text().strip()).isdigit():
             left = min(left, int(limit) - psutil.Process().memory_info().rss)
     return left
+
+
+def peak():
+    """Bytes that this process has taken at most."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def require(needed, path, what):

@@ -11,6 +11,7 @@ import jax
 
 from jax_seg.system import home
 
+CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 CHANNELS_LAST = "xla_gpu_force_conv_nhwc"
 
 
@@ -39,9 +40,8 @@ def convolve_channels_last():
     Left to itself, it transposes bfloat16 volumes to channels first and back, though cuDNN's
     kernels for tensor cores want them last: `python -m benchmarks.gpu_program`.
     """
-    plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin")
     flags = os.environ.get("XLA_FLAGS", "")
-    if any(map(importlib.util.find_spec, plugins)) and CHANNELS_LAST not in flags:
+    if any(map(importlib.util.find_spec, CUDA_PLUGINS)) and CHANNELS_LAST not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --{CHANNELS_LAST}=true".strip()
 
 

@@ -1,0 +1,251 @@
+"""The passes of a job: each computes every block from blocks of the pass before, or from the image.
+
+The first runs the network. Further ones carry out steps of post-processing, local ones on a block
+with the halo that they reach, those on whole components in three passes (`components`), and the
+last ones halve the resolution, level by level. A block of a pass is a pure function of its inputs.
+"""
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jax_seg.infer import postprocess
+from jax_seg.infer.blocks import components, store
+from jax_seg.infer.blocks.cuts import Cuts
+from jax_seg.infer.blocks.job import MASK, within_box
+from jax_seg.infer.logits import foreground, require_numbers
+from jax_seg.infer.part import Part, box
+from jax_seg.system import memory
+
+REFUSED = ("fill_holes_per_slice", "patch_sheets", "split_sheets", "smooth")
+"""Steps that look any distance away, in a way that is not merged over blocks."""
+LOCAL = {
+    "close": lambda p: tuple(2 * p[axis] + 1 for axis in ("depth", "height", "width")),
+    "open": lambda p: tuple(2 * p[axis] + 1 for axis in ("depth", "height", "width")),
+    "plug_holes": lambda p: (1, 1, 1),
+}
+"""Steps that reach so far: parameters -> voxels along each axis."""
+NETWORK = "network"
+
+
+class Pass(NamedTuple):
+    """One pass of a job.
+
+    Attributes:
+      name: of the folder of its records.
+      cuts: its blocks.
+      output: with `record(index)`: the checksum of what a block wrote, None where it is gone.
+      run: index -> dict of JSON types about the block, which is written to `output`.
+      needs: index -> the blocks of the pass before that it reads.
+      kept: whether its output is part of the image, or only made on the way.
+      alone: whether its only block is computed by the process that leads the job.
+    """
+
+    name: str
+    cuts: Cuts
+    output: object
+    run: Callable
+    needs: Callable
+    kept: bool
+    alone: bool = False
+
+
+def plan(job, segment):
+    """The list of `Pass`es of a job, in order.
+
+    Args:
+      job: `Job`.
+      segment: (`Part` -> logits); None where no block of the network will be run.
+    """
+    levels = levels_of(job)
+    groups = _groups(job.steps)
+    outputs = [_scratch(job, number) for number in range(len(groups))] + [levels[0]]
+    passes = [
+        Pass(
+            NETWORK,
+            job.cuts,
+            outputs[0],
+            lambda index: segment_block(job, segment, outputs[0], index),
+            lambda index: (),
+            kept=not groups,
+        )
+    ]
+    for number, group in enumerate(groups):
+        source, target = outputs[number : number + 2]
+        kept = target is levels[0]
+        if group[0][0] in LOCAL:
+            passes.append(_local(job, number + 1, group, source, target, kept))
+        else:
+            passes += components.passes(job, number + 1, group[0], source, target, kept, Pass)
+    for number, (finer, level) in enumerate(itertools.pairwise(levels), 1):
+        passes.append(_coarser(job, number, finer, level))
+    return passes
+
+
+def levels_of(job):
+    """The `store.Level`s of a job's image."""
+    dtype = "uint8" if job.kind == MASK else job.kind
+    return store.pyramid(job.store, job.cuts, chunk=job.chunk, dtype=dtype, version=job.version)
+
+
+def scratch_of(job):
+    """The arrays that a job makes on the way."""
+    return [_scratch(job, number) for number in range(len(_groups(job.steps)))]
+
+
+def require_known(steps, whole):
+    """Refuse steps that cannot be carried out block by block.
+
+    Args:
+      steps: texts.
+      whole: whether every block of the volume is computed.
+
+    Raises:
+      ValueError: naming the step.
+    """
+    for name, _ in postprocess.parse_all(steps) if steps else ():
+        if name in REFUSED:
+            raise ValueError(
+                f"The step '{name}' looks at the whole volume at once and cannot be carried out "
+                "block by block: choose other steps with --postprocess, or 'none'."
+            )
+        if not whole and name in components.STEPS:
+            raise ValueError(
+                f"The step '{name}' needs the whole volume, since components may leave the region: "
+                "drop --region and --part, or choose other steps with --postprocess."
+            )
+
+
+def _scratch(job, number):
+    folder = Path(job.records) / "arrays" / str(number)
+    return store.Level(str(folder), job.cuts, job.chunk, "uint8", "0.5")
+
+
+def _groups(texts):
+    """The steps that follow the network's, as [(name, parameters)] of one pass each: local ones in
+    a row share a pass."""
+    first, *steps = postprocess.parse_all(texts) if texts else [("threshold", {})]
+    if first[0] == "hysteresis":
+        steps.insert(0, first)
+    groups = []
+    for step in steps:
+        if step[0] not in LOCAL or not groups:
+            groups.append([step])
+        elif groups[-1][0][0] in LOCAL:
+            groups[-1].append(step)
+        else:
+            groups.append([step])
+    return groups
+
+
+def segment_block(job, segment, output, index):
+    """Run the network on a block and write what its first step makes of the logits.
+
+    Returns:
+      dict: 'windows' that touch the block, 'empty' ones without input, 'seconds', and the
+      'memory' that this process has taken at most, in bytes.
+    """
+    started = time.monotonic()
+    start, size = job.cuts.box(index)
+    inside = None
+    if job.within is not None:
+        inside = within_box(job.within, job.cuts.shape, start, size)
+    if inside is not None and not inside.any():
+        output.write(index, np.zeros(size, output.dtype))
+        return {"windows": 0, "empty": 0, "seconds": time.monotonic() - started}
+    reader = job.reader
+    part = Part(
+        reader.read, tuple(reader.shape), reader.dtype, start, size, job.cuts.spans, Counter()
+    )
+    logits = segment(part)
+    require_numbers(logits, reader.path)
+    voxels = decide(job, logits)
+    if inside is not None:
+        voxels = np.where(inside, voxels, 0).astype(voxels.dtype)
+    output.write(index, voxels)
+    return {
+        "windows": part.tally["windows"],
+        "empty": part.tally["empty"],
+        "seconds": time.monotonic() - started,
+        "memory": memory.peak(),
+    }
+
+
+def decide(job, logits):
+    """What is stored of logits: probabilities, a mask, or what the further steps start from."""
+    if job.kind == "float16":
+        return np.asarray(jax.nn.sigmoid(logits), np.float16)
+    if job.kind == "uint8":
+        return np.rint(255 * np.asarray(jax.nn.sigmoid(logits))).astype(np.uint8)
+    if not job.steps:
+        return np.asarray(foreground(logits, job.threshold), np.uint8)
+    (name, parameters), *_ = postprocess.parse_all(job.steps)
+    chosen = postprocess.defaults(name) | parameters
+    probability = np.asarray(jax.nn.sigmoid(logits))
+    if name == "threshold":
+        return (probability > chosen["value"]).astype(np.uint8)
+    above = [(probability > chosen[key]).astype(np.uint8) for key in ("low", "high")]
+    return above[0] + above[1]
+
+
+def _local(job, number, steps, source, target, kept):
+    reach = [LOCAL[name](postprocess.defaults(name) | parameters) for name, parameters in steps]
+    halo = tuple(map(sum, zip(*reach, strict=True)))
+
+    def run(index):
+        first, size = job.cuts.around(index, halo)
+        mask = source.read(first, size) > 0
+        for name, parameters in steps:
+            mask = postprocess.apply_step(mask, name, parameters, None, None)
+        start, inner = job.cuts.box(index)
+        inside = box([a - f for a, f in zip(start, first, strict=True)], inner)
+        target.write(index, mask[inside].astype(np.uint8))
+        return {}
+
+    def needs(index):
+        return job.cuts.touching(*job.cuts.around(index, halo))
+
+    name = f"{number}_{'_'.join(name for name, _ in steps)}"
+    return Pass(name, job.cuts, target, run, needs, kept)
+
+
+def _coarser(job, number, finer, level):
+    """Half the resolution: a mask's voxel is foreground where one of its eight is, so that thin
+    surfaces stay; a probability is their mean."""
+
+    def children(index):
+        start, size = level.cuts.box(index)
+        return tuple(2 * a for a in start), tuple(2 * n for n in size)
+
+    def run(index):
+        start, size = children(index)
+        shape = finer.cuts.shape
+        size = tuple(min(n, s - a) for a, n, s in zip(start, size, shape, strict=True))
+        level.write(index, halved(finer.read(start, size), mean=job.kind != MASK))
+        return {}
+
+    def needs(index):
+        return finer.cuts.touching(*children(index))
+
+    return Pass(f"level_{number}", level.cuts, level, run, needs, kept=True)
+
+
+def halved(voxels, mean):
+    """Half the resolution: the mean of 2³ voxels, rounded where they are integers, or the largest.
+
+    An odd last voxel counts twice.
+    """
+    odd = [(0, n % 2) for n in voxels.shape]
+    voxels = np.pad(voxels, odd, mode="edge")
+    shape = [part for n in voxels.shape for part in (n // 2, 2)]
+    blocks = voxels.reshape(shape)
+    if not mean:
+        return blocks.max((1, 3, 5))
+    found = blocks.mean((1, 3, 5), dtype=np.float32)
+    return (np.rint(found) if voxels.dtype.kind == "u" else found).astype(voxels.dtype)
