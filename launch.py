@@ -4,6 +4,7 @@ Run the same command again to resume a run that stopped. Every field of configs/
 on the command line with --config.SECTION.FIELD=VALUE.
 """
 
+import functools
 import re
 import sys
 from pathlib import Path
@@ -34,6 +35,9 @@ COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0, where a cluster does not say so by itself."
 )
 PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: number of this process.")
+WORKERS = flags.DEFINE_integer(
+    "workers", 0, "With --config.data.fold=all: folds trained side by side, one device each (Dask)."
+)
 PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: number of processes.")
 flags.mark_flag_as_required("config")
 
@@ -59,8 +63,11 @@ def main(argv):
     except ValueError as error:
         sys.exit(f"Error: {error}")
     config = CONFIG.value
-    folds = config.data.get("fold") == "all"
-    run = cross_validation.run if folds else training.run
+    run = training.run
+    if config.data.get("fold") == "all":
+        run = functools.partial(cross_validation.run, count=WORKERS.value)
+    elif WORKERS.value:
+        raise app.UsageError("--workers trains folds side by side: set --config.data.fold=all.")
     workdir = WORKDIR.value or default_workdir(
         config_flags.get_config_filename(flags.FLAGS["config"])
     )

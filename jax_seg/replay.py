@@ -16,7 +16,7 @@ from pathlib import Path
 from jax_seg.report import versions
 from jax_seg.runs import held_out
 from jax_seg.runs.data_folders import data_folders
-from jax_seg.system import config_file, configuration, outputs, startup
+from jax_seg.system import config_file, configuration, outputs, startup, workers
 from jax_seg.system.commands import exit_status
 from jax_seg.system.program import program
 from jax_seg.training import run as training
@@ -102,7 +102,9 @@ def default_of(path):
     return config_file.load(base) if base.is_file() else None
 
 
-def replay(paths, output, *, kinds=KINDS, minutes=3.0, full=False, overrides=None, command=""):
+def replay(
+    paths, output, *, kinds=KINDS, minutes=3.0, full=False, overrides=None, command="", count=0
+):
     """Train every version in every kind in `output/runs`, then write `output/README.md`.
 
     Args:
@@ -110,6 +112,8 @@ def replay(paths, output, *, kinds=KINDS, minutes=3.0, full=False, overrides=Non
       output: folder.
       kinds, minutes, full, overrides: of `configure`.
       command: command line that the page quotes.
+      count: workers that train versions side by side, each on a device of its own; 0 trains them
+        one after another in this process.
 
     Returns:
       List of `versions.Run`.
@@ -129,17 +133,43 @@ def replay(paths, output, *, kinds=KINDS, minutes=3.0, full=False, overrides=Non
     outputs.require_folder(output)
     plain = configure(next(iter(paths.values())), "as written", **settings)
     honest = held_out.table_of(configuration.flat(plain))
-    for (name, kind), config in configured.items():
-        workdir = output / "runs" / f"{name}, {kind}"
-        print(f"{name}, {kind}: {workdir}", flush=True)
-        try:
-            training.run(config, workdir, defaults=default_of(paths[name]))
+    workdirs = {one: output / "runs" / f"{one[0]}, {one[1]}" for one in configured}
+    calls = {
+        one: (config, workdirs[one], default_of(paths[one[0]]))
+        for one, config in configured.items()
+    }
+    ended = dict(_side_by_side(calls, count) if count else _in_turn(calls))
+    for (name, kind), workdir in workdirs.items():
+        if why := ended[name, kind]:
+            runs.append(versions.diverged(workdir, name, kind, why))
+        else:
             runs.append(versions.read_run(workdir, name, kind, honest))
-        except training.Diverged as error:
-            print(error, flush=True)
-            runs.append(versions.diverged(workdir, name, kind, str(error)))
     versions.write_page(runs, output, command)
     return runs
+
+
+def _train(config, workdir, defaults):
+    """'' where the run has ended well, else why it diverged."""
+    try:
+        training.run(config, workdir, defaults)
+    except training.Diverged as error:
+        return str(error)
+    return ""
+
+
+def _in_turn(calls):
+    for (name, kind), arguments in calls.items():
+        print(f"{name}, {kind}: {arguments[1]}", flush=True)
+        why = _train(*arguments)
+        print(why, end="\n" if why else "", flush=True)
+        yield (name, kind), why
+
+
+def _side_by_side(calls, count):
+    print(f"{len(calls)} runs on {min(count, len(calls))} workers; each writes its log.txt")
+    for one, why in workers.each(_train, calls, count):
+        print(f"{calls[one][1]}: {why or 'finished'}", flush=True)
+        yield one, why
 
 
 def main(argv=None):
@@ -173,6 +203,9 @@ def main(argv=None):
         action="store_true",
         help="train each version at its full size instead of its :demo size",
     )
+    parser.add_argument(
+        "--workers", type=int, default=0, help="train side by side, one device each (Dask)"
+    )
     given = sys.argv[1:] if argv is None else argv
     arguments, rest = parser.parse_known_args(given)
     startup.prepare()
@@ -190,6 +223,7 @@ def _replay(arguments, rest, command):
             full=arguments.full,
             overrides=dict(configuration.parse_override(text) for text in rest),
             command=command,
+            count=arguments.workers,
         )
     except training.Stopped as stopped:
         print(stopped)

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from jax_seg.runs.workdir import require_summary, require_workdir
-from jax_seg.system import processes
+from jax_seg.system import processes, workers
 from jax_seg.system.files import locked, read_json, remove_unfinished_beside, write_json
 from jax_seg.tasks import judged
 from jax_seg.training import run as training
 
 
-def run(config, workdir, defaults=None, doctor=None):
+def run(config, workdir, defaults=None, doctor=None, count=0):
     """Train all folds in `workdir/fold_0`, `fold_1`, …, or resume.
 
     A fold can also be trained by a separate process, with --config.data.fold=2 and --workdir
@@ -22,6 +22,8 @@ def run(config, workdir, defaults=None, doctor=None):
       config: ConfigDict; data.folds is their number.
       workdir: folder for all of them.
       defaults, doctor: of `run.run`.
+      count: workers that train folds side by side, each on a device of its own; 0 trains them one
+        after another in this process.
 
     Returns:
       {score: {'mean', 'std'}} over folds, of the raw weights; written with the scores of the folds
@@ -36,27 +38,40 @@ def run(config, workdir, defaults=None, doctor=None):
     with locked(workdir) if processes.leads() else contextlib.nullcontext():
         if processes.leads():
             remove_unfinished_beside(workdir / "summary.json")
-        folds, volumes = _run(config, workdir, defaults, doctor)
+        folds, volumes = _run(config, workdir, defaults, doctor, count)
         if processes.leads():
             _summarise(folds, volumes, workdir)
         return summarise(list(folds.values()))
 
 
-def _run(config, workdir, defaults, doctor):
-    """({fold: its scores}, {volume: its scores}) of all folds, trained one after another."""
-    folds = {}
+def _run(config, workdir, defaults, doctor, count):
+    """({fold: its scores}, {volume: its scores}) of all folds."""
+    calls = {}
     for fold in range(config.data.folds):
         one = config.copy_and_resolve_references()
         one.data.fold = str(fold)
         one.data.cache = one.data.cache or str(workdir / "cache")  # decoded once for all folds
-        name = f"fold_{fold}"
-        if processes.leads():
-            print(f"Fold {fold} of {config.data.folds}: {workdir / name}", flush=True)
-        folds[name] = training.run(one, workdir / name, defaults, doctor)
+        calls[f"fold_{fold}"] = one, workdir / f"fold_{fold}", defaults, doctor
+    folds = dict(_side_by_side(calls, count) if count else _in_turn(calls))
+    folds = {name: folds[name] for name in calls}
     volumes = {}
     for name in folds:
         volumes |= read_json(workdir / name / "validation" / "scores.json")["volumes"]
     return folds, volumes
+
+
+def _in_turn(calls):
+    for number, (name, arguments) in enumerate(calls.items()):
+        if processes.leads():
+            print(f"Fold {number} of {len(calls)}: {arguments[1]}", flush=True)
+        yield name, training.run(*arguments)
+
+
+def _side_by_side(calls, count):
+    print(f"{len(calls)} folds on {min(count, len(calls))} workers; each writes its log.txt")
+    for name, scores in workers.each(training.run, calls, count):
+        print(f"{calls[name][1]}: Dice {scores['dice']:.4f}", flush=True)
+        yield name, scores
 
 
 def _summarise(folds, volumes, workdir):

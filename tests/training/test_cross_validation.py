@@ -11,7 +11,7 @@ from jax_seg.training import run as training
 from tests.conftest import tiny_config, write_volumes
 
 
-def test_all_folds_in_turn_and_again(tmp_path, capsys):
+def test_all_folds_side_by_side_and_again_in_turn(tmp_path, capsys):
     """Every volume is held out once; a fold that a process of its own has trained is only read."""
     config = tiny_config(write_volumes(tmp_path / "data"))
     config.train.epochs = 1
@@ -20,7 +20,8 @@ def test_all_folds_in_turn_and_again(tmp_path, capsys):
     written = (tmp_path / "all" / "fold_1" / "scores.json").stat().st_mtime_ns
     config.data.fold = "all"
     (tmp_path / "all" / "fold_1" / "cache").rename(tmp_path / "all" / "cache")
-    summary = cross_validation.run(config, tmp_path / "all")
+    summary = cross_validation.run(config, tmp_path / "all", count=2)
+    assert cross_validation.run(config, tmp_path / "all") == summary  # trains nothing again
     stored = json.loads((tmp_path / "all" / "summary.json").read_text())
     assert set(stored["volumes"]) == {f"v{n}" for n in range(6)}
     assert stored["folds"]["fold_1"] == alone

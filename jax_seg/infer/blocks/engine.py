@@ -7,25 +7,18 @@ record, so a task that is lost, or done twice, leaves the same bytes.
 import collections
 import contextlib
 import functools
-import importlib.util
-import logging
 import os
 import pickle
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 from jax_seg.infer.blocks import passes, records
-from jax_seg.system import startup
+from jax_seg.system import startup, workers
 
 DEATHS = 3  # of workers, after which a block is given up
 IN_FLIGHT = 2  # blocks for each worker: one is computed, one waits
 CONNECT = 20  # seconds for a scheduler to answer
 WORKERS_WAIT = 60  # seconds for the first worker of a cluster
-MISSING = (
-    "Dask is not installed, which --workers and --scheduler need: "
-    "install it with pip install 'jax-seg[scale]', or leave them out."
-)
 
 
 class Failure(NamedTuple):
@@ -165,35 +158,13 @@ def on_worker(pickled, task):
 
 @functools.lru_cache(1)
 def _load(pickled):
-    from distributed import get_worker
-
     job = pickle.loads(pickled)
     # Before JAX computes anything in this process.
     if job.threads:
         os.environ["NPROC"] = str(job.threads)
-    with contextlib.suppress(ValueError):  # on a cluster, workers are named otherwise
-        _take_share(get_worker())
+    workers.take_share()
     startup.prepare()
     return Loaded(job)
-
-
-def _take_share(worker):
-    """One GPU for each worker of this machine; on a CPU its share of the processors.
-
-    On a CPU the number of XLA's threads stays: the last bits of a product depend on it, but its
-    speed on the processors that there are does not.
-    """
-    number, workers = int(worker.name), int(os.environ.get("JAX_SEG_WORKERS", "1"))
-    devices = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
-    if not devices and any(map(importlib.util.find_spec, startup.CUDA_PLUGINS)):
-        devices = [str(n) for n, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
-    if devices:
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
-    elif hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        share = max(len(cores) // workers, 1)
-        first = number * share % len(cores)
-        os.sched_setaffinity(0, cores[first : first + share])
 
 
 def _pickled(job):
@@ -203,35 +174,15 @@ def _pickled(job):
 
 
 @contextlib.contextmanager
-def local(job, workers):
+def local(job, count):
     """`OnDask` with processes that are started on this machine and end with this one.
 
     Raises:
       ValueError: Dask is not installed.
     """
-    distributed, dask = _dask()
-    settings = {
-        "distributed.scheduler.allowed-failures": 0,  # `OnDask` counts
-        "distributed.worker.multiprocessing-method": "spawn",  # JAX does not survive a fork
-        "distributed.comm.timeouts.connect": "60s",
-    }
-    env = {"JAX_SEG_WORKERS": str(workers), "DASK_LOGGING__DISTRIBUTED": "critical"}
-    if job.threads:
-        env["NPROC"] = str(job.threads)
-    with dask.config.set(settings), contextlib.ExitStack() as opened:
-        cluster = opened.enter_context(
-            distributed.LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                memory_limit=0,  # blocks bound the memory; a paused worker would never go on
-                env=env,
-                silence_logs=logging.CRITICAL,
-                dashboard_address="127.0.0.1:0",
-            )
-        )
-        client = opened.enter_context(distributed.Client(cluster))
-        yield OnDask(job, client, f"{workers} workers{_link(client)}")
+    environment = {"NPROC": str(job.threads)} if job.threads else {}
+    with workers.on_this_machine(count, environment) as client:
+        yield OnDask(job, client, f"{count} workers{workers.link(client)}")
 
 
 @contextlib.contextmanager
@@ -241,7 +192,7 @@ def of_cluster(job, address):
     Raises:
       ValueError: Dask is not installed, or no scheduler or worker answers.
     """
-    distributed, _ = _dask()
+    _, distributed = workers.dask_and_distributed()
     try:
         client = distributed.Client(address, timeout=CONNECT)
     except (OSError, ValueError) as error:
@@ -257,23 +208,4 @@ def of_cluster(job, address):
                 f"--scheduler {address} has no worker after {WORKERS_WAIT} s: start workers, or "
                 "wait until the cluster has started them."
             ) from error
-        yield OnDask(job, client, f"the workers of {address}{_link(client)}")
-
-
-def _dask():
-    try:
-        import dask
-        import distributed
-    except ModuleNotFoundError as error:
-        raise ValueError(MISSING) from error
-    for name in logging.root.manager.loggerDict:  # each has a level of its own
-        if name.split(".")[0] == "distributed":
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-    return distributed, dask
-
-
-def _link(client):
-    """Where the dashboard is, for the end of a sentence."""
-    if importlib.util.find_spec("bokeh") is None:
-        return " (pip install bokeh for Dask's dashboard)"
-    return f" (dashboard: {client.dashboard_link})"
+        yield OnDask(job, client, f"the workers of {address}{workers.link(client)}")

@@ -1,0 +1,145 @@
+"""Processes of Dask on this machine, each with a device of its own, for blocks or whole runs."""
+
+import contextlib
+import functools
+import importlib.util
+import io
+import logging
+import os
+from pathlib import Path
+
+from jax_seg.system import startup
+
+MISSING = (
+    "Dask is not installed, which --workers and --scheduler need: "
+    "install it with pip install 'jax-seg[scale]', or leave them out."
+)
+
+
+def dask_and_distributed():
+    """The modules `dask` and `distributed`, which print nothing of their own.
+
+    Raises:
+      ValueError: they are not installed.
+    """
+    try:
+        import dask
+        import distributed
+    except ModuleNotFoundError as error:
+        raise ValueError(MISSING) from error
+    for name in logging.root.manager.loggerDict:  # each has a level of its own
+        if name.split(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    return dask, distributed
+
+
+@contextlib.contextmanager
+def on_this_machine(workers, environment=None):
+    """A client of Dask with processes that are started here and end with this one.
+
+    Args:
+      workers: number of processes, each of which computes one thing at a time.
+      environment: {name: value} for them.
+
+    Yields:
+      `distributed.Client`.
+
+    Raises:
+      ValueError: Dask is not installed.
+    """
+    dask, distributed = dask_and_distributed()
+    settings = {
+        "distributed.scheduler.allowed-failures": 0,  # whoever submits decides
+        "distributed.worker.multiprocessing-method": "spawn",  # JAX does not survive a fork
+        "distributed.comm.timeouts.connect": "60s",
+    }
+    env = {"JAX_SEG_WORKERS": str(workers), "DASK_LOGGING__DISTRIBUTED": "critical"}
+    with dask.config.set(settings), contextlib.ExitStack() as opened:
+        cluster = opened.enter_context(
+            distributed.LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=0,  # a paused worker would never go on
+                env=env | (environment or {}),
+                silence_logs=logging.CRITICAL,
+                dashboard_address="127.0.0.1:0",
+            )
+        )
+        yield opened.enter_context(distributed.Client(cluster))
+
+
+def link(client):
+    """Where the dashboard is, for the end of a sentence."""
+    if importlib.util.find_spec("bokeh") is None:
+        return " (pip install bokeh for Dask's dashboard)"
+    return f" (dashboard: {client.dashboard_link})"
+
+
+def take_share():
+    """In a worker, before JAX computes: one GPU for each; on a CPU its share of the processors.
+
+    On a CPU the number of XLA's threads stays: the last bits of a product depend on it, but its
+    speed on the processors that there are does not.
+    """
+    from distributed import get_worker
+
+    with contextlib.suppress(ValueError):  # on a cluster, workers are named otherwise
+        _take_share(int(get_worker().name), int(os.environ.get("JAX_SEG_WORKERS", "1")))
+
+
+def _take_share(number, workers):
+    devices = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
+    if not devices and any(map(importlib.util.find_spec, startup.CUDA_PLUGINS)):
+        devices = [str(n) for n, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
+    if devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+    elif hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        share = max(len(cores) // workers, 1)
+        first = number * share % len(cores)
+        os.sched_setaffinity(0, cores[first : first + share])
+
+
+def each(function, calls, workers):
+    """Call a function several times, on workers that run one call at a time.
+
+    What it prints is not shown: runs write a log each.
+
+    Args:
+      function: of a module, for the workers to import.
+      calls: {name: its arguments, a tuple}.
+      workers: number of processes.
+
+    Yields:
+      (name, result), as they finish.
+
+    Raises:
+      ValueError: Dask is not installed, or a worker died.
+      Whatever the function raises; what is under way then ends with its worker.
+    """
+    _, distributed = dask_and_distributed()
+    with on_this_machine(min(workers, len(calls))) as client:
+        names = {
+            client.submit(_silently, function, arguments, pure=False): name
+            for name, arguments in calls.items()
+        }
+        for future in distributed.as_completed(list(names)):
+            try:
+                yield names[future], future.result()
+            except distributed.KilledWorker as error:
+                raise ValueError(
+                    f"The worker of {names[future]} died: run the same command to resume."
+                ) from error
+
+
+def _silently(function, arguments):
+    _prepare()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return function(*arguments)
+
+
+@functools.cache
+def _prepare():
+    take_share()
+    startup.prepare()
