@@ -123,7 +123,8 @@ def _predict(arguments):
     in_blocks = blockwise.asked(arguments)
     segment, networks, settings = _networks(arguments)
     kind, decide, facts = _decision(arguments, networks)
-    found, output = kind.find(arguments.input), arguments.output
+    found = in_blocks and blockwise.find(arguments.input) or kind.find(arguments.input)
+    output = arguments.output
     settings |= facts | {"predicted_with": checkpoints.code_version()}
     if in_blocks:
         return _predict_in_blocks(arguments, networks, kind, settings, found)

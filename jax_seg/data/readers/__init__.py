@@ -5,7 +5,7 @@ A reader has
 - `random_access`: whether a small read costs little; where it does not, `by_slices`: whether slices
   are read one by one, or a part costs as much as the whole;
 - `spacing`: (z, y, x) between voxels as the file gives it, in micrometres where it names a known
-  unit; None where it gives none. Nothing resamples by it;
+  unit; None where it gives none. Nothing resamples by it. `unit` of a Zarr: that name, or None;
 - `notes`: sentences about assumptions where the file is ambiguous;
 - `read(start, size)`: the voxels of a block.
 
@@ -20,7 +20,7 @@ import re
 import warnings
 from pathlib import Path
 
-from jax_seg.data.readers import spacing
+from jax_seg.data.readers import remote, spacing
 from jax_seg.data.readers.slices import SlicesReader, is_folder_of_slices
 from jax_seg.data.readers.tiff import TiffReader
 from jax_seg.data.readers.zarr import ZarrReader
@@ -40,7 +40,8 @@ def open_volume(path):
     Args:
         path: a TIFF (any compression, BigTIFF, ImageJ, OME); a folder with a Zarr v2 or v3 array,
             an OME-Zarr image, of which the finest level is read, or a Zarr group with one of these;
-            or a folder of TIFF slices whose names differ in one number.
+            or a folder of TIFF slices whose names differ in one number; or the address of a Zarr:
+            http://, https://, s3:// or gs://.
 
     Returns:
         A reader. `shape` is (D, H, W); `dtype` is what `read` returns: the file's own in native
@@ -53,6 +54,8 @@ def open_volume(path):
         ValueError: not a volume, damaged, or of an unsupported type; several channels or times;
             from `read` too, when voxels cannot be decoded or are NaN or infinite.
     """
+    if remote.is_address(path):
+        return ZarrReader(path)
     path = existing(path)
     if not path.is_dir():
         reader = TiffReader(path)
