@@ -74,12 +74,12 @@ def main(argv=None):
 
 def _convert(arguments):
     inputs = [Path(arguments.images)] if arguments.images else []
-    folder = nnunet.is_model_folder(existing(arguments.source))
     if arguments.source.is_dir():
         inputs.append(arguments.source)
     outputs.require_apart(arguments.workdir, inside=inputs, flag="WORKDIR")
     outputs.require_folder(arguments.workdir, flag="WORKDIR")
     from_weights.require_empty(arguments.workdir)
+    folder = nnunet.is_model_folder(existing(arguments.source))
     if arguments.source.is_dir() and not folder:
         raise ValueError(
             f"{arguments.source} holds no plans.json; give nnU-Net's model folder, which holds "

@@ -39,16 +39,7 @@ def main(argv=None):
         description="Segment volumes (as uint8, 1 is foreground, in TIFF; of NIfTI, NRRD and "
         "MRC in the same format) or images (as PNG, 255 means probability 1) with trained models.",
     )
-    chosen = parser.add_mutually_exclusive_group(required=True)
-    chosen.add_argument(
-        "--workdir",
-        nargs="+",
-        help="folder of a training run; WORKDIR@STEP, @latest, @swa or @ema selects weights; "
-        "the probabilities of several are averaged",
-    )
-    chosen.add_argument(
-        "--ensemble", type=Path, help="ensemble file written by jax_seg.fit_ensemble"
-    )
+    _add_networks(parser)
     parser.add_argument(
         "--input", required=True, nargs="+", help="volumes or images: folders or files"
     )
@@ -57,23 +48,6 @@ def main(argv=None):
         required=True,
         type=Path,
         help="folder for the predictions; or NAME.zarr, for one volume of any size",
-    )
-    parser.add_argument(
-        "--checkpoint",
-        default="",
-        help="checkpoint to use: best, latest or a step (default: best; latest for an average)",
-    )
-    parser.add_argument(
-        "--weights",
-        default="",
-        choices=members.WEIGHTS,
-        help="weights to use: raw or an average (default: raw)",
-    )
-    parser.add_argument(
-        "--member_weights",
-        type=float,
-        nargs="+",
-        help="weight of each member in the average (default: equal)",
     )
     parser.add_argument(
         "--flips",
@@ -115,13 +89,45 @@ def main(argv=None):
     return exit_status(lambda: _predict(arguments), kept)
 
 
+def _add_networks(parser):
+    """Add the flags that name the networks, and how their outputs are averaged."""
+    chosen = parser.add_mutually_exclusive_group(required=True)
+    chosen.add_argument(
+        "--workdir",
+        nargs="+",
+        help="folder of a training run; WORKDIR@STEP, @latest, @swa or @ema selects weights; "
+        "the probabilities of several are averaged",
+    )
+    chosen.add_argument(
+        "--ensemble", type=Path, help="ensemble file written by jax_seg.fit_ensemble"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        default="",
+        help="checkpoint to use: best, latest or a step (default: best; latest for an average)",
+    )
+    parser.add_argument(
+        "--weights",
+        default="",
+        choices=members.WEIGHTS,
+        help="weights to use: raw or an average (default: raw)",
+    )
+    parser.add_argument(
+        "--member_weights",
+        type=float,
+        nargs="+",
+        help="weight of each member in the average (default: equal)",
+    )
+
+
 def _predict(arguments):
     if arguments.threshold is not None and not 0 < arguments.threshold < 1:
         raise ValueError(f"--threshold is {arguments.threshold}; it must lie between 0 and 1.")
     in_blocks = blockwise.asked(arguments)
     segment, networks, settings = _networks(arguments)
     kind, decide, facts = _decision(arguments, networks)
-    found, output = kind.find(arguments.input), arguments.output
+    found = (in_blocks and blockwise.find(arguments.input)) or kind.find(arguments.input)
+    output = arguments.output
     settings |= facts | {"predicted_with": checkpoints.code_version()}
     if in_blocks:
         return _predict_in_blocks(arguments, networks, kind, settings, found)

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from jax_seg.data import intensities
-from jax_seg.data.readers import open_volume
+from jax_seg.data.folder import Volume
+from jax_seg.data.readers import open_volume, remote
 from jax_seg.infer import ensemble
-from jax_seg.infer.blocks import engine, passes, store
+from jax_seg.infer.blocks import engine, passes, records, store
 from jax_seg.infer.blocks.cuts import Cuts, parse_region
 from jax_seg.infer.blocks.job import (
     MASK,
@@ -28,6 +29,7 @@ from jax_seg.infer.blocks.run import identity, run
 from jax_seg.runs import members, seen
 from jax_seg.system import outputs
 from jax_seg.system.files import stamp
+from jax_seg.tasks import judged
 
 SUFFIX = ".zarr"
 CHUNK = 64
@@ -151,7 +153,7 @@ def predict(arguments, networks, settings, volume, output):
     passes.require_known(steps, whole=region is None)
     facts |= {
         "image": str(volume.image),
-        "image_stamp": stamp(volume.image),
+        "image_stamp": _stamp(reader),
         "shape": list(reader.shape),
         "mask": str(arguments.mask) if arguments.mask else None,
         "mask_stamp": stamp(arguments.mask) if arguments.mask else None,
@@ -161,7 +163,7 @@ def predict(arguments, networks, settings, volume, output):
         "version": arguments.ome or store.VERSIONS[0],
         "windows_per_call": arguments.windows or networks[0].fields["validate.windows"],
         "threads": threads() if jax.default_backend() == "cpu" else 0,
-        "judged_on": seen.by_any(networks, [volume])[volume.id].as_json(),
+        "judged_on": _judged_on(networks, volume).as_json(),
     }
     for sentence in _warnings(reader, networks):
         print(f"Warning: {sentence}")
@@ -203,6 +205,32 @@ def _require_blocks(networks):
             )
 
 
+def find(inputs):
+    """The one volume that an address names, as `folder.find_images` gives those of a disk; else [].
+
+    Raises:
+      ValueError: an address beside other inputs.
+    """
+    addresses = [text for text in inputs if remote.is_address(text)]
+    if addresses and len(inputs) > 1:
+        raise ValueError(f"--input {addresses[0]} is an address: give it alone.")
+    found = [remote.Address(text) for text in addresses]
+    return [Volume(one.name.removesuffix(SUFFIX), one, None, one.name) for one in found]
+
+
+def _stamp(reader):
+    """What tells whether an image has changed; on a server, by the metadata of its array alone."""
+    if isinstance(reader.path, remote.Address):
+        return records.digest_of([str(reader.path), reader.metadata])
+    return stamp(reader.path)
+
+
+def _judged_on(networks, volume):
+    if isinstance(volume.image, remote.Address):
+        return judged.JudgedOn()
+    return seen.by_any(networks, [volume])[volume.id]
+
+
 def _engine(arguments):
     if arguments.scheduler:
         return lambda job: engine.of_cluster(job, arguments.scheduler)
@@ -223,7 +251,8 @@ def _parse_part(text):
 def _protect(output, arguments, volume):
     """Refuse an output among the inputs, a foreign one, and one that cannot be written."""
     output = Path(output)
-    inputs = [Path(volume.image)] + ([arguments.mask] if arguments.mask else [])
+    on_disk = [] if isinstance(volume.image, remote.Address) else [Path(volume.image)]
+    inputs = on_disk + ([arguments.mask] if arguments.mask else [])
     outputs.require_apart(output, inside=[path for path in inputs if path.is_dir()])
     outputs.require_apart(output, same=inputs)
     for path in inputs:

@@ -61,6 +61,8 @@ class Devices(NamedTuple):
     @property
     def samples(self):
         """The sharding of a batch, whose first axis counts its samples."""
+        if self.single:
+            return self.replicated
         return NamedSharding(self.mesh, PartitionSpec(SAMPLES))
 
     @property

@@ -38,9 +38,9 @@ def test_a_constant_volume_is_in_the_log(tmp_path, monkeypatch):
 
 def test_what_is_not_read_is_in_the_log(tmp_path, monkeypatch, capsys):
     root = write_volumes(tmp_path / "data", count=6)
-    (root / "train_images" / "v9.nii.gz").touch()
+    (root / "train_images" / "v9.zip").touch()
     log = log_before_training(root, tmp_path / "run", monkeypatch)
-    assert log.count("v9.nii.gz") == log.count("Warning: ") == 1
+    assert log.count("v9.zip") == log.count("Warning: ") == 1
     assert capsys.readouterr().err == ""
 
 

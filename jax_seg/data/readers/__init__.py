@@ -5,7 +5,7 @@ A reader has
 - `random_access`: whether a small read costs little; where it does not, `by_slices`: whether slices
   are read one by one, or a part costs as much as the whole;
 - `spacing`: (z, y, x) between voxels as the file gives it, in micrometres where it names a known
-  unit; None where it gives none. Nothing resamples by it;
+  unit; None where it gives none. Nothing resamples by it. `unit` of a Zarr: that name, or None;
 - `notes`: sentences about assumptions where the file is ambiguous;
 - `read(start, size)`: the voxels of a block.
 
@@ -20,7 +20,7 @@ import re
 import warnings
 from pathlib import Path
 
-from jax_seg.data.readers import spacing
+from jax_seg.data.readers import remote, spacing
 from jax_seg.data.readers.hdf5 import Hdf5Reader, N5Reader
 from jax_seg.data.readers.mrc import MrcReader
 from jax_seg.data.readers.nifti import NiftiReader
@@ -59,7 +59,7 @@ def open_volume(path):
             an OME-Zarr image, of which the finest level is read, or a Zarr group with one of these;
             a folder of TIFF slices whose names differ in one number; a NIfTI, NRRD or MRC file; or
             a dataset of an HDF5 file or N5 folder, FILE.h5:/DATASET, or FILE.h5 alone where it
-            holds one.
+            holds one; or the address of a Zarr: http://, https://, s3:// or gs://.
 
     Returns:
         A reader. `shape` is (D, H, W); `dtype` is what `read` returns: the file's own in native
@@ -72,6 +72,8 @@ def open_volume(path):
         ValueError: not a volume, damaged, or of an unsupported type; several channels or times;
             from `read` too, when voxels cannot be decoded or are NaN or infinite.
     """
+    if remote.is_address(path):
+        return ZarrReader(path)
     path = existing(path)
     if kind := OF_LIBRARIES.get(extension(path)):
         reader = kind(path)

@@ -50,6 +50,12 @@ def in_micrometres(numbers, units):
     return numbers if len(set(units)) == 1 else None
 
 
+def unit_of(units):
+    """'micrometer' where `in_micrometres` knows all units, else None."""
+    known = all(str(unit or "").lower() in _MICROMETRES for unit in units)
+    return "micrometer" if known else None
+
+
 def of_tiff(tiff):
     """The spacing of an open tifffile.TiffFile, as `in_micrometres`; None where it gives none."""
     if tiff.is_imagej:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tensorstore
 
-from jax_seg.data.readers import spacing
+from jax_seg.data.readers import remote, spacing
 from jax_seg.data.readers.axes import find_axes
 from jax_seg.data.readers.contract import block_slices, damaged, decoded_dtype, finished
 from jax_seg.data.readers.zarr_chunks import check_chunks
@@ -24,21 +24,26 @@ class ZarrReader:
     random_access = True
 
     def __init__(self, path, notes=None):
-        """Opens the Zarr folder `path`; with the `notes` of a reader that has checked its chunks,
-        they are not checked again."""
-        self.path = Path(path)
+        """Opens the Zarr folder or address `path`; with the `notes` of a reader that has checked
+        its chunks, they are not checked again."""
+        self.path = remote.Address(path) if remote.is_address(path) else Path(path)
         array = find_array(self.path)
         self._axes = find_axes(path, array.shape, array.names)
         self._store, dtype = _open(self.path, array)
         self.dtype = decoded_dtype(path, dtype)
         self.shape = tuple(array.shape[axis] for axis in self._axes.zyx)
-        self.spacing = None
+        self.spacing = self.unit = None
         if array.scale and len(array.scale) == self._axes.rank:
             scale, units = (
                 [f[axis] for axis in self._axes.zyx] for f in (array.scale, array.units)
             )
             self.spacing = spacing.in_micrometres(scale, units)
-        self.notes = array.notes + check_chunks(path, array) if notes is None else notes
+            self.unit = spacing.unit_of(units)
+        self.metadata = array.metadata
+        if notes is None:
+            listed = isinstance(self.path, Path)  # a server is not asked for each of its chunks
+            notes = array.notes + (check_chunks(path, array) if listed else ())
+        self.notes = notes
 
     def __reduce__(self):
         # By path: a tensorstore would bring a second cache pool into the worker.
@@ -58,7 +63,7 @@ def _open(path, array):
     """(function from an index to voxels, stored dtype) of an array."""
     spec = {
         "driver": "zarr" if array.version == 2 else "zarr3",
-        "kvstore": {"driver": "file", "path": str(array.folder.absolute())},
+        "kvstore": _kvstore(array.folder),
         "recheck_cached_data": "open",
     }
     try:
@@ -66,6 +71,12 @@ def _open(path, array):
     except ValueError as refusal:
         return _open_with_zarr_python(path, array, refusal)
     return lambda index: store[index].read().result(), store.dtype.numpy_dtype
+
+
+def _kvstore(folder):
+    if isinstance(folder, remote.Address):
+        return folder.store()
+    return {"driver": "file", "path": str(folder.absolute())}
 
 
 def _open_with_zarr_python(path, array, refusal):
@@ -118,4 +129,4 @@ def _is_known(codec, version):
 
 @functools.cache
 def _zarr_context():
-    return tensorstore.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
+    return tensorstore.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}, **remote.CONTEXT})
