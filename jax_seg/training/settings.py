@@ -59,7 +59,9 @@ def read_settings(config):
     read = Reader(config)
     kind, plan = tasks.kind_of(read.data.name), read_plan(read)
     batches = [size for _, size in read_batches(read)]
-    devices = arrange(**read.section("devices"), batches=batches)
+    # Runs from before there was the section are examined without it.
+    chosen = read.section("devices") if "devices" in config else {}
+    devices = arrange(**chosen, batches=batches)
     settings = Settings(
         kind=kind,
         task=_per_call({"seed": read.seed, **read.pick(kind.FIELDS)}, devices),
