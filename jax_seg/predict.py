@@ -123,7 +123,7 @@ def _predict(arguments):
     in_blocks = blockwise.asked(arguments)
     segment, networks, settings = _networks(arguments)
     kind, decide, facts = _decision(arguments, networks)
-    found = in_blocks and blockwise.find(arguments.input) or kind.find(arguments.input)
+    found = (in_blocks and blockwise.find(arguments.input)) or kind.find(arguments.input)
     output = arguments.output
     settings |= facts | {"predicted_with": checkpoints.code_version()}
     if in_blocks:

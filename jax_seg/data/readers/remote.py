@@ -1,7 +1,7 @@
 """Zarr volumes on a server or in an object store: http://, https://, s3:// and gs:// addresses.
 
-An `Address` has those methods of `pathlib.Path` that finding an array needs. Tensorstore reads, with
-the credentials that its drivers find: see https://google.github.io/tensorstore/kvstore/s3 and …/gcs.
+An `Address` has those methods of `pathlib.Path` that finding an array needs. Tensorstore reads,
+with the credentials that its drivers find: https://google.github.io/tensorstore/kvstore/index.html.
 """
 
 import functools

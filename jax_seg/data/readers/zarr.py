@@ -24,8 +24,8 @@ class ZarrReader:
     random_access = True
 
     def __init__(self, path, notes=None):
-        """Opens the Zarr folder or address `path`; with the `notes` of a reader that has checked its chunks,
-        they are not checked again."""
+        """Opens the Zarr folder or address `path`; with the `notes` of a reader that has checked
+        its chunks, they are not checked again."""
         self.path = remote.Address(path) if remote.is_address(path) else Path(path)
         array = find_array(self.path)
         self._axes = find_axes(path, array.shape, array.names)

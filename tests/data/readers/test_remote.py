@@ -51,7 +51,7 @@ def test_the_spacing_of_an_image_of_a_server(server):
 
 def test_what_is_not_there_is_named(server):
     _, url = server
-    with pytest.raises(ValueError, match="none.zarr is a Zarr group on a server"):
+    with pytest.raises(ValueError, match=r"none.zarr is a Zarr group on a server"):
         open_volume(f"{url}/none.zarr")
     with pytest.raises(OSError, match=r"http://127.0.0.1:1/v.zarr/.* cannot be read"):
         open_volume("http://127.0.0.1:1/v.zarr")
