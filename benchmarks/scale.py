@@ -118,7 +118,8 @@ def overhead(arguments, folder):
             ("whole", Path(folder) / f"{turn}", whole),
         ):
             began = time.monotonic()
-            flags = ("--block", arguments.block) if name == "blocks" else ()
+            flags = ("--block", arguments.block, "--chunk", min(64, arguments.block))
+            flags = flags if name == "blocks" else ()
             said = predict(network, given, output, *flags)
             seconds[name].append(time.monotonic() - began)
             if repeated := re.search(r"(\d+) % of them again", said):

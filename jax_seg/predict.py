@@ -2,12 +2,11 @@
 
 python -m jax_seg.predict --workdir runs/v6 --input FOLDER --output FOLDER
 python -m jax_seg.predict --workdir runs/fold_0 runs/fold_1@swa --flips height width …
-
 python -m jax_seg.predict --workdir runs/v6 --input scroll.zarr --output prediction.zarr
 
 A volume yields a mask, an image a grey map of the probability (see `tasks/kinds.py`). A JSON file
 beside each records how it was made. Finished predictions are skipped. An --output that ends in
-.zarr is written block by block: see docs/scale.md.
+.zarr is written block by block: see `infer/blocks/`.
 """
 
 import argparse
@@ -43,12 +42,8 @@ def main(argv=None):
     parser.add_argument(
         "--input", required=True, nargs="+", help="volumes or images: folders or files"
     )
-    parser.add_argument(
-        "--output",
-        required=True,
-        type=Path,
-        help="folder for the predictions; or NAME.zarr, for one volume of any size",
-    )
+    text = "folder for the predictions; or NAME.zarr, for one volume of any size"
+    parser.add_argument("--output", required=True, type=Path, help=text)
     parser.add_argument(
         "--flips",
         nargs="+",

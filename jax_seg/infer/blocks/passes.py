@@ -118,7 +118,7 @@ def require_known(steps, whole):
         if not whole and name in components.STEPS:
             raise ValueError(
                 f"The step '{name}' needs the whole volume, since components may leave the region: "
-                "drop --region and --part, or choose other steps with --postprocess."
+                "drop --region, or choose other steps with --postprocess."
             )
 
 
