@@ -12,6 +12,7 @@ On a generated scroll, tiled from one of 128³, with the untrained network of --
 import argparse
 import contextlib
 import hashlib
+import math
 import os
 import random
 import re
@@ -86,6 +87,10 @@ def predict(*arguments):
     return done.stdout
 
 
+def _blocks(block):
+    return ("--block", block, "--chunk", math.gcd(block, 64))
+
+
 def workers(arguments, folder):
     """Voxels per second of one and of two workers with a thread each, alternating."""
     network = write_network(folder, arguments.filters, arguments.patch)
@@ -95,9 +100,8 @@ def workers(arguments, folder):
         for count in speeds:
             output = Path(folder) / f"{count}_{turn}.zarr"
             with _environment(NPROC="1"):
-                said = predict(
-                    *(network, volume, output, "--workers", count, "--block", arguments.block)
-                )
+                flags = ("--workers", count, *_blocks(arguments.block))
+                said = predict(network, volume, output, *flags)
             speeds[count].append(float(SPEED.findall(said)[-1]))
     medians = {count: float(np.median(found)) for count, found in speeds.items()}
     efficiency = medians[2] / (2 * medians[1])
@@ -118,8 +122,7 @@ def overhead(arguments, folder):
             ("whole", Path(folder) / f"{turn}", whole),
         ):
             began = time.monotonic()
-            flags = ("--block", arguments.block, "--chunk", min(64, arguments.block))
-            flags = flags if name == "blocks" else ()
+            flags = _blocks(arguments.block) if name == "blocks" else ()
             said = predict(network, given, output, *flags)
             seconds[name].append(time.monotonic() - began)
             if repeated := re.search(r"(\d+) % of them again", said):
@@ -136,7 +139,7 @@ def memory(arguments, folder):
     peaks = []
     for size in arguments.size:
         volume = write_volume(folder, size)
-        flags = ("--block", arguments.block, "--overlap", "0")
+        flags = (*_blocks(arguments.block), "--overlap", "0")
         line = command(network, volume, Path(folder) / f"m{size}.zarr", *map(str, flags))
         process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
         _, _, usage = os.wait4(process.pid, 0)
@@ -182,7 +185,7 @@ def kills(arguments, folder):
     """Kill clients and workers at random instants; compare with the undisturbed bytes."""
     network = write_network(folder, arguments.filters, arguments.patch)
     volume = write_volume(folder, arguments.size[0])
-    flags = ("--workers", 2, "--block", arguments.size[0] // 4, "--overlap", "0.5")
+    flags = ("--workers", 2, *_blocks(arguments.size[0] // 4))
     predict(network, volume, Path(folder) / "calm.zarr", *flags)
     output, generator, killed = Path(folder) / "killed.zarr", random.Random(0), 0
     while True:
@@ -202,14 +205,15 @@ def kills(arguments, folder):
         print(f"{killed} killed; {said.strip().splitlines()[-1] if said else 'no word'}")
         if process.returncode == 0:
             break
-    same = _digest(Path(folder) / "calm.zarr") == _digest(output)
-    print(f"{killed} processes killed; bytes are {'equal' if same else 'different'}")
-    return 0 if same else 1
+    calm, after = _digests(Path(folder) / "calm.zarr"), _digests(output)
+    differing = sorted(n for n in calm.keys() | after.keys() if calm.get(n) != after.get(n))
+    print(f"{killed} processes killed; files that differ: {', '.join(differing) or 'none'}")
+    return 1 if differing else 0
 
 
-def _digest(folder):
+def _digests(folder):
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [(str(f.relative_to(folder)), hashlib.sha256(f.read_bytes()).digest()) for f in files]
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).digest() for f in files}
 
 
 def _peak():

@@ -65,8 +65,8 @@ CHANGES = {
     "data.foreground_share": (1.0, {}),
     "data.balance_target": (0.5, {"data.patch": (8, 8, 8)}),
     "data.threads": (2, {}),
-    "data.cache": ("/tmp", {}),
-    "data.cache_gb": (1e-7, {}),
+    "data.cache": ("", {}),
+    "data.cache_gb": (1e-7, {"data.cache": ""}),
     "synthetic.volumes": (7, SYNTHETIC),
     "synthetic.size": (40, SYNTHETIC),
     "synthetic.seed": (1, SYNTHETIC),
@@ -299,6 +299,7 @@ def configured(root, fields):
     config.train.epochs = 3
     config.checkpoint.minutes = 0.0
     config.validate.volumes_every = 3
+    config.data.cache = str(root.with_name("decoded"))  # once for all runs here
     config.update_from_flattened_dict(fields)
     return config
 
