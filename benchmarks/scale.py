@@ -186,8 +186,11 @@ def kills(arguments, folder):
     network = write_network(folder, arguments.filters, arguments.patch)
     volume = write_volume(folder, arguments.size[0])
     flags = ("--workers", 2, *_blocks(arguments.size[0] // 4))
-    predict(network, volume, Path(folder) / "calm.zarr", *flags)
-    output, generator, killed = Path(folder) / "killed.zarr", random.Random(0), 0
+    undisturbed, output = (Path(folder) / name / "mask.zarr" for name in ("calm", "killed"))
+    undisturbed.parent.mkdir()
+    output.parent.mkdir()
+    predict(network, volume, undisturbed, *flags)
+    generator, killed = random.Random(0), 0
     while True:
         process = subprocess.Popen(
             command(network, volume, output, *flags), stdout=subprocess.PIPE, text=True
@@ -205,7 +208,7 @@ def kills(arguments, folder):
         print(f"{killed} killed; {said.strip().splitlines()[-1] if said else 'no word'}")
         if process.returncode == 0:
             break
-    calm, after = _digests(Path(folder) / "calm.zarr"), _digests(output)
+    calm, after = _digests(undisturbed), _digests(output)
     differing = sorted(n for n in calm.keys() | after.keys() if calm.get(n) != after.get(n))
     print(f"{killed} processes killed; files that differ: {', '.join(differing) or 'none'}")
     return 1 if differing else 0
