@@ -7,8 +7,8 @@ decoder is the plain U-Net's with one convolution per level.
 from flax import linen as nn
 
 from jax_seg.models import levels
-from jax_seg.models.layers import ConvInstanceNorm, ResidualBlock, max_pool
-from jax_seg.models.unet import decode, encoder_name
+from jax_seg.models.layers import ConvInstanceNorm, ResidualBlock
+from jax_seg.models.unet import decode, encode
 
 BLOCKS = (1, 3, 4, 6)  # of the finest levels; every level below has as many as the last of these
 
@@ -83,24 +83,8 @@ class Model(nn.Module):
             affine=self.affine,
             name="stem",
         )
-        x_BDHWC, skips = stem(x_BDHWC), []
-        for number, level in enumerate(plan):
-            stride = level.stride if number else ()
-            if number and self.downsample == "max":
-                x_BDHWC, stride = max_pool(x_BDHWC, stride), ()
-            encoder = Level(
-                level.features,
-                self.dtype,
-                level.kernel,
-                level.convolutions,
-                stride,
-                self.slope,
-                self.affine,
-                name=encoder_name(number, self.poolings),
-            )
-            x_BDHWC = encoder(x_BDHWC)
-            skips.append(x_BDHWC)
-        return decode(self, skips, plan)
+        x_BDHWC = stem(x_BDHWC)
+        return decode(self, encode(self, Level, x_BDHWC, plan), plan)
 
     def smallest_input(self):
         """The spatial sizes, in voxels, whose multiples the network takes."""

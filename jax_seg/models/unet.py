@@ -70,24 +70,7 @@ class Model(nn.Module):
         plan = self._levels()
         levels.check_input(self, x_BDHWC.shape, self.smallest_input())
         Level = nn.remat(UNetLevel) if self.rematerialise else UNetLevel
-        skips = []
-        for number, level in enumerate(plan):
-            stride = level.stride if number else ()
-            if number and self.downsample == "max":
-                x_BDHWC, stride = max_pool(x_BDHWC, stride), ()
-            encoder = Level(
-                level.features,
-                self.dtype,
-                level.kernel,
-                level.convolutions,
-                stride,
-                self.slope,
-                self.affine,
-                name=encoder_name(number, self.poolings),
-            )
-            x_BDHWC = encoder(x_BDHWC)
-            skips.append(x_BDHWC)
-        return decode(self, skips, plan)
+        return decode(self, encode(self, Level, x_BDHWC, plan), plan)
 
     def smallest_input(self):
         """The spatial sizes, in voxels, whose multiples the network takes."""
@@ -100,6 +83,38 @@ class Model(nn.Module):
 def encoder_name(number, poolings):
     """The name of an encoder level's parameters."""
     return "bottleneck" if number == poolings else f"encoder_{number}"
+
+
+def encode(model, Level, x_BDHWC, plan):
+    """The encoder of a U-Net, called within its `__call__`.
+
+    Args:
+      model: with the fields of `Model`.
+      Level: module of one level, with the fields of `UNetLevel`.
+      x_BDHWC: [B, *spatial, C].
+      plan: list of `levels.Level`.
+
+    Returns:
+      [B, *spatial, features] of each level, finest first.
+    """
+    skips = []
+    for number, level in enumerate(plan):
+        stride = level.stride if number else ()
+        if number and model.downsample == "max":
+            x_BDHWC, stride = max_pool(x_BDHWC, stride), ()
+        encoder = Level(
+            level.features,
+            model.dtype,
+            level.kernel,
+            level.convolutions,
+            stride,
+            model.slope,
+            model.affine,
+            name=encoder_name(number, model.poolings),
+        )
+        x_BDHWC = encoder(x_BDHWC)
+        skips.append(x_BDHWC)
+    return skips
 
 
 def decode(model, skips, plan):
