@@ -250,6 +250,9 @@ def _train():
     train.epochs = 300
     train.accumulate = 1  # batches whose gradients make one update
     train.minutes = 0.0  # end after the epoch in which this time has passed; 0 for no limit
+    # Updates of an epoch: 'data', one pass over its patches; or 'minutes', so many that all epochs
+    # together take train.minutes, with what compiles and judges.
+    train.epoch_length = "data"
     train.log_every = 0  # updates between events of single updates; 0 for epochs only
     train.start_from = ""  # WORKDIR, WORKDIR@swa, WORKDIR@STEP whose weights initialise a new run
     train.start_stage = ""  # stage to start with; '' for the first

@@ -42,17 +42,17 @@ class Length(NamedTuple):
 def length(evidence):
     """The `Length` of a run, as planned; of a finished run as it was."""
     settings, epochs = evidence.settings, epochs_so_far(evidence)
-    rates = planned_rates(settings)
-    peak = max(rates)
-    updates = planned_updates(settings, len(evidence.task.train))
+    planned = planned_rates(settings)
     if epochs and evidence.run.scores:
         rates = [one["train"]["learning_rate"] for one in epochs]
         steps = [0, *(one["train"]["step"] for one in epochs)]
         updates = [max(after - before, 0) for before, after in itertools.pairwise(steps)]
+    else:
+        rates, updates = planned, planned_updates(settings, len(evidence.task.train))
     total = sum(rate * count for rate, count in zip(rates, updates, strict=True))
-    warmup = sum(updates[: int(np.argmax(planned_rates(settings)))])
+    warmup = sum(updates[: int(np.argmax(planned))])
     reached = min((one["train"]["loss"] for one in epochs), default=None)
-    return Length(sum(updates), total, peak, warmup, reached)
+    return Length(sum(updates), total, max(planned), warmup, reached)
 
 
 def moves_the_weights(evidence):

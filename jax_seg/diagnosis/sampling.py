@@ -5,8 +5,10 @@ import dataclasses
 import numpy as np
 
 from jax_seg.data.sampling import AXES
-from jax_seg.diagnosis.finding import Check, Finding, listed
+from jax_seg.diagnosis.finding import Check, Finding, Skipped, listed
+from jax_seg.diagnosis.schedules import epochs_so_far
 from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
+from jax_seg.training import pace
 
 MOST = 0.5  # by the meaning of "most": of batches without foreground, of the voxels of a patch
 MISSED = 0.75  # of the labelled voxels: missing half of them, healthy short runs learn anyway
@@ -73,8 +75,7 @@ def mostly_masked(evidence):
 
 def coverage(evidence):
     """Labelled voxels that no patch of the whole run reaches, by simulating its places."""
-    sampler, epochs = evidence.task.train, evidence.settings.train["epochs"]
-    count = epochs * sampler.patches_per_volume
+    sampler, count = evidence.task.train, _patches_per_volume(evidence)
     numbers = _spread(len(sampler.volumes), 8)
     missed = [_missed(sampler, number, count, evidence.quick) for number in numbers]
     anywhere = dataclasses.replace(sampler, foreground_share=0.0, balance_target=0.0)
@@ -104,6 +105,17 @@ def coverage(evidence):
             "data.patch.",
         )
     ]
+
+
+def _patches_per_volume(evidence):
+    """The patches of each training volume in the whole run."""
+    sampler, settings = evidence.task.train, evidence.settings
+    if not pace.by_minutes(settings):
+        return settings.train["epochs"] * sampler.patches_per_volume
+    epochs = epochs_so_far(evidence)
+    if not epochs or not evidence.run.scores:
+        raise Skipped("the run measures its pace before it knows how many patches it has")
+    return epochs[-1]["train"]["step"] * settings.batch // len(sampler.volumes)
 
 
 def padding(evidence):

@@ -6,7 +6,7 @@ import numpy as np
 
 from jax_seg.diagnosis.finding import Check, Finding, Skipped
 from jax_seg.metrics.segmentation import counted
-from jax_seg.training import stages
+from jax_seg.training import pace, stages
 from jax_seg.training.epoch import epochs_of_swa
 
 HALF = 0.5
@@ -35,7 +35,12 @@ def planned_updates(settings, samples):
     Args:
       settings: `Settings`.
       samples: of an epoch.
+
+    Raises:
+      Skipped: they are measured once the run has begun.
     """
+    if pace.by_minutes(settings):
+        raise Skipped("the run measures its pace before it knows how many updates it has")
     return [
         float(np.mean([math.ceil(samples / (batch * stage.accumulate)) for batch in stage.batches]))
         for stage in settings.plan

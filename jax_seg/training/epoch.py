@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jax_seg.data import pipeline
-from jax_seg.training import console, optimizers, plateau, schedule
+from jax_seg.training import console, optimizers, pace, plateau, schedule
 from jax_seg.training.programs import random_key
 from jax_seg.training.progress import save, stop_if_asked
 
@@ -63,11 +63,12 @@ def epochs_of_swa(average, epoch):
     return epoch - average["swa_start"]
 
 
-def size_of(run, stage, epoch):
-    """(samples per batch, samples per update, updates) of an epoch."""
-    batch = stage.batch(run.settings.seed, epoch)
+def size_of(run, stage, progress):
+    """(samples per batch, samples per update, updates) of the running epoch."""
+    batch = stage.batch(run.settings.seed, progress.epoch)
     samples = batch * stage.accumulate
-    return batch, samples, math.ceil(len(run.data.train) / samples)  # a short last one draws ahead
+    # A short last update draws ahead.
+    return batch, samples, progress.updates or math.ceil(len(run.data.train) / samples)
 
 
 def train_epoch(run, stage, state, progress):
@@ -83,7 +84,7 @@ def train_epoch(run, stage, state, progress):
     settings = run.settings
     state, std = add_weight_noise(run, state, progress)
     rate = learning_rate(run, stage, progress)
-    batch, samples, updates = size_of(run, stage, progress.epoch)
+    batch, samples, updates = size_of(run, stage, progress)
     knobs = {
         "learning_rates": {part: np.float32(rate * factor) for part, factor in stage.rates.items()},
         "loss_weights": stage.loss_weights,
@@ -97,13 +98,15 @@ def train_epoch(run, stage, state, progress):
         devices=settings.devices,
     )
     on_devices = pipeline.on_device(batches, settings.devices)
-    started, done_before = time.monotonic(), progress.batches
+    started, done_before, clock = time.monotonic(), progress.batches, pace.Updates()
     step, waiting = int(state.step), None  # an update's metrics are fetched while the next one runs
     for arrays, volumes in console.progress(
         on_devices, f"Epoch {progress.epoch}", updates, progress.batches
     ):
         state, metrics = run.programs.train_step(state, arrays, knobs, stage.accumulate)
         _record(run, stage, state, progress, waiting)
+        if waiting is not None:
+            clock.after(progress.batches)
         step += 1
         progress.batches += 1
         waiting = Update(step, metrics, arrays, volumes)
@@ -114,6 +117,9 @@ def train_epoch(run, stage, state, progress):
             stop_if_asked(run, state, progress)
             save(run, state, progress)
     _record(run, stage, state, progress, waiting)
+    clock.after(progress.batches)
+    if seconds := clock.seconds():
+        progress.pace["sample"] = seconds / samples
     seconds, done = time.monotonic() - started, progress.batches - done_before
     trained = {name: total / progress.batches for name, total in progress.sums.items()}
     _report(

@@ -4,7 +4,7 @@ import dataclasses
 
 from jax_seg.metrics import segmentation
 from jax_seg.system import processes
-from jax_seg.training import console, plateau, schedule, stages
+from jax_seg.training import console, pace, plateau, schedule, stages
 from jax_seg.training.averaging import swa_update
 from jax_seg.training.epoch import epochs_of_swa
 from jax_seg.training.progress import stop_if_asked
@@ -23,18 +23,19 @@ def judge(run, stage, state, progress, trained):
       Stopped: a signal arrived; the state is saved.
     """
     stop_if_asked(run, state, progress)
-    averages, averaged = _averages(run, state, progress)
-    last = progress.epoch == run.settings.train["epochs"] - 1
-    every = run.settings.volumes_every
-    whole = bool(every) and ((progress.epoch + 1) % every == 0 or last)
-    judged = {}
+    judged, seconds, whole = {}, {}, run.settings.judges_wholes(progress.epoch)
+    with pace.measured(seconds, "patches"):
+        averages, averaged = _averages(run, state, progress)
     for name, variables in (("raw", state.variables), *averages.items()):
         if name == "swa" and not averaged:
             continue
-        judged[name] = _judge_patches(run, stage, state, progress, name, variables)
+        with pace.measured(seconds, "patches"):
+            judged[name] = _judge_patches(run, stage, state, progress, name, variables)
         if whole:
-            judged[name] |= _judge_wholes(run, state, progress, name, variables)
+            with pace.measured(seconds, "wholes"):
+                judged[name] |= _judge_wholes(run, state, progress, name, variables)
     progress.averaged = averaged
+    progress.pace |= seconds
     if whole:
         progress.judged = [*progress.judged, [trained["loss"], judged["raw"]["iou"]]][-3:]
     return state._replace(averages=averages), judged

@@ -18,6 +18,9 @@ class Progress:
       epoch: the running epoch, from 0.
       batches: updates already done in it.
       drawn: samples handed out before this epoch.
+      updates: of this epoch where train.minutes decide how long it is, else 0.
+      pace: seconds, as last measured: 'sample' of training on one, 'patches' and 'wholes' of
+        judging all weights once; empty before the first epoch.
       sums: the epoch's training metrics, added up.
       seconds: training time, over all starts of the run.
       plateau: fields of `plateau.State`.
@@ -32,6 +35,8 @@ class Progress:
     epoch: int = 0
     batches: int = 0
     drawn: int = 0
+    updates: int = 0
+    pace: dict = dataclasses.field(default_factory=dict)
     sums: dict = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
     plateau: dict = dataclasses.field(default_factory=dict)

@@ -11,7 +11,7 @@ from jax_seg.system import processes
 from jax_seg.system.files import locked, remove_unfinished
 from jax_seg.system.stop import stop_signal
 from jax_seg.tasks.judged import CHECKPOINT
-from jax_seg.training import resuming, stages
+from jax_seg.training import pace, resuming, stages
 from jax_seg.training.agreement import Agreement
 from jax_seg.training.epoch import Diverged as Diverged
 from jax_seg.training.epoch import size_of, train_epoch
@@ -107,10 +107,23 @@ def _end_epoch(run, stage, state, progress, metrics):
     progress.seconds += processes.from_lead(run.clock.count())
     if _time_is_up(run, progress):
         run.journal.say(f"Epoch {progress.epoch} is the last: train.minutes have passed")
-    _, samples, updates = size_of(run, stage, progress.epoch)
+    _, samples, updates = size_of(run, stage, progress)
+    if pace.by_minutes(run.settings):
+        _set_length(run, state, progress)
     progress.drawn += samples * updates
     progress.epoch, progress.batches, progress.sums = progress.epoch + 1, 0, {}
     save(run, state, progress, metrics)
+
+
+def _set_length(run, state, progress):
+    """Decide how long the next epoch is; what one process has measured counts for all."""
+    if progress.epoch == run.settings.train["epochs"] - 1:
+        return
+    if processes.leads():
+        progress.updates = pace.updates_of_next(run, state, progress)
+        if not progress.drawn:
+            run.journal.say(pace.in_words(run, progress))
+    progress.updates, progress.pace = processes.from_lead((progress.updates, progress.pace))
 
 
 def _finish(run, state, progress):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jax_seg import tasks
 from jax_seg.system.configuration import Reader
 from jax_seg.system.devices import Devices, arrange, require_divisible
-from jax_seg.training import plateau, schedule, stages
+from jax_seg.training import pace, plateau, schedule, stages
 
 
 class Settings(NamedTuple):
@@ -48,6 +48,11 @@ class Settings(NamedTuple):
     keep: int
     save_seconds: float
     devices: Devices
+
+    def judges_wholes(self, epoch):
+        """Whether the whole validation part is judged after an epoch."""
+        every, last = self.volumes_every, epoch == self.train["epochs"] - 1
+        return bool(every) and ((epoch + 1) % every == 0 or last)
 
 
 def read_settings(config):
@@ -164,6 +169,7 @@ def _check_devices(settings, read):
 
 def _check_start(settings):
     plan, train = settings.plan, settings.train
+    pace.require(train)
     if settings.metric == "loss" and any(s.loss_weights != plan[0].loss_weights for s in plan):
         raise ValueError(
             "validate.metric is 'loss', but the stages change the loss, so its values are not "

@@ -12,7 +12,7 @@ from jax_seg.system import configuration, processes
 from jax_seg.system.files import write_json
 from jax_seg.tasks import judged
 from jax_seg.tasks.task import Task
-from jax_seg.training import console, programs, resuming
+from jax_seg.training import console, pace, programs, resuming
 from jax_seg.training.agreement import Agreement
 from jax_seg.training.progress import Clock
 from jax_seg.training.settings import Settings, read_settings
@@ -121,6 +121,7 @@ def begin(run, progress):
     elif train.get("start_encoder"):
         state = start_encoder(state, train["start_encoder"])
     progress.epoch = _first_epoch(run.settings.plan, train["start_stage"])
+    progress.updates = pace.FIRST if pace.by_minutes(run.settings) else 0
     # A restored array is committed to its devices. A fresh one must be too, or a resumed run would
     # compile its programs again.
     state = run.settings.devices.replicate(state)

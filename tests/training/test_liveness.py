@@ -156,6 +156,7 @@ CHANGES = {
     "train.epochs": (2, {}),
     "train.accumulate": (2, {}),
     "train.minutes": (1e-9, {}),
+    "train.epoch_length": ("minutes", {"train.minutes": 1e-6}),
     "train.log_every": (1, {}),
     "train.start_from": ("/nowhere", {}),
     "train.start_stage": ("second", {}),

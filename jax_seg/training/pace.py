@@ -1,0 +1,111 @@
+"""Epochs that fill the minutes of a run: how many updates each may have, by what was measured."""
+
+import contextlib
+import time
+
+from jax_seg.training import stages
+
+LENGTHS = ("data", "minutes")
+FIRST = 12  # updates of the first epoch, which measure an update; the first of them compiles
+MARGIN = 0.02  # share of the time that is kept for a machine that slows down
+
+
+def by_minutes(settings):
+    """Whether the time that is left decides how long each epoch is."""
+    # Runs from before there was the field are resumed and examined without it.
+    return settings.train.get("epoch_length", "data") == "minutes"
+
+
+def require(train):
+    """Refuse a section `train` whose epochs cannot be measured.
+
+    Raises:
+      ValueError: an unknown epoch_length, or no minutes to fill.
+    """
+    length = train.get("epoch_length", "data")
+    if length not in LENGTHS:
+        raise ValueError(f"train.epoch_length is '{length}'; choose one of {', '.join(LENGTHS)}.")
+    if length == "minutes" and train["minutes"] <= 0:
+        raise ValueError(
+            f"train.epoch_length is 'minutes', but train.minutes is {train['minutes']}; set it to "
+            "the time that the whole run may take."
+        )
+
+
+@contextlib.contextmanager
+def measured(seconds, name):
+    """Add the time that the block takes to an entry of a dict of seconds."""
+    began = time.monotonic()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.monotonic() - began
+
+
+class Updates:
+    """Measures an update, its data included, in a loop that dispatches ahead.
+
+    `after(done)` is called when `done` updates have finished. Time counts from the first call, so
+    that what the first update compiles does not.
+    """
+
+    def __init__(self):
+        self._first = self._last = None
+
+    def after(self, done):
+        """Record that `done` updates have finished."""
+        self._last = time.monotonic(), done
+        self._first = self._first or self._last
+
+    def seconds(self):
+        """Seconds of an update, None where fewer than two came after the first."""
+        if self._first is None or self._last[1] - self._first[1] < 2:
+            return None
+        return (self._last[0] - self._first[0]) / (self._last[1] - self._first[1])
+
+
+def seconds_of_wholes(run, variables):
+    """Seconds that one set of weights takes on the whole validation part, from its first two.
+
+    The second is the measure, since the first compiles; it is the first where there is one alone.
+    """
+    found = run.data.segment(run.programs.network, run.settings.devices.here(variables))
+    seconds = []
+    for _ in range(min(len(run.data.validation_ids), 2)):
+        began = time.monotonic()
+        next(found)
+        seconds.append(time.monotonic() - began)
+    return seconds[-1] * len(run.data.validation_ids)
+
+
+def updates_of_next(run, state, progress):
+    """The updates of the next epoch of a run whose minutes decide, 1 or more.
+
+    What is left of the time, without that for judging the remaining epochs and for the scores at
+    the end, is shared evenly by the remaining epochs.
+
+    Args:
+      run: `start.Run`.
+      state: `TrainState`.
+      progress: `Progress` at the end of an epoch that is not the last. Where it lacks the time of
+        a whole evaluation, that is measured and added.
+    """
+    settings, pace = run.settings, progress.pace
+    epochs = range(progress.epoch + 1, settings.train["epochs"])
+    trees = 1 + len(state.averages)
+    if "wholes" not in pace:
+        pace["wholes"] = seconds_of_wholes(run, state.variables) * trees
+    evaluations = 1 + sum(settings.judges_wholes(epoch) for epoch in epochs)
+    judging = len(epochs) * pace["patches"] + evaluations * pace["wholes"]
+    left = 60 * settings.train["minutes"] * (1 - MARGIN) - progress.seconds - judging
+    stage = stages.at(settings.plan, progress.epoch + 1)
+    samples = stage.batch(settings.seed, progress.epoch + 1) * stage.accumulate
+    return max(int(left / len(epochs) / (pace["sample"] * samples)), 1)
+
+
+def in_words(run, progress):
+    """A line for the log, once the first epoch has measured the pace."""
+    pace, train = progress.pace, run.settings.train
+    return (
+        f"Pace: {pace['sample']:.3g} s per sample, {pace['wholes']:.3g} s to judge the "
+        f"{run.data.wholes}: {train['epochs']} epochs of about {progress.updates} updates fill "
+        f"{train['minutes']:g} minutes"
+    )
