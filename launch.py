@@ -52,6 +52,7 @@ def main(argv):
     import jax
 
     from jax_seg.diagnosis.attending import Doctor
+    from jax_seg.planning import planned
     from jax_seg.runs import from_weights
     from jax_seg.system import processes, startup
     from jax_seg.training import cross_validation, find_batch
@@ -72,6 +73,8 @@ def main(argv):
         config_flags.get_config_filename(flags.FLAGS["config"])
     )
     try:
+        given = config_flags.get_override_values(flags.FLAGS["config"])
+        opening = planned.fill(config, given, None if FIND_BATCH.value else workdir)
         if sentence := from_weights.inherit(config, default_of(config), workdir):
             print(sentence)
         if FIND_BATCH.value:
@@ -82,7 +85,13 @@ def main(argv):
             print(f"Largest batch: {largest[False]}{rematerialised}.")
         else:
             doctor = None if DOCTOR.value == "off" else Doctor(strict=DOCTOR.value == "strict")
-            run(config, workdir, defaults=default_of(config), doctor=doctor)
+            run(
+                config,
+                workdir,
+                defaults=default_of(config),
+                doctor=doctor,
+                opening=opening,
+            )
     except training.Stopped as stopped:
         if processes.leads():
             print(stopped)

@@ -9,6 +9,7 @@ from jax_seg.system.program import program
 
 # Each command is a module or package of this folder; only the requested one is imported.
 COMMANDS = {
+    "plan": "choose the settings of a run from its data, and say why",
     "doctor": "say why a network does not learn, before a run or after it",
     "predict": "segment volumes or images with trained weights",
     "evaluate": "score predictions against labels",

@@ -52,12 +52,14 @@ def _examine(arguments, overrides):
     from jax_seg.diagnosis import attending
     from jax_seg.diagnosis.evidence import Evidence, of_run
     from jax_seg.diagnosis.examine import examine
+    from jax_seg.planning import planned
     from jax_seg.runs.data_folders import data_folders
 
     startup.prepare()
     if arguments.config:
         config = config_file.load(arguments.config)
         configuration.override(config, overrides)
+        planned.fill(config, overrides)
         evidence = Evidence(config, quick=arguments.quick)
     else:
         evidence = of_run(arguments.workdir, quick=arguments.quick)

@@ -24,6 +24,7 @@ ROOMS = (
     "report",
     "training",
     "diagnosis",
+    "planning",
 )
 PLACES = (ROOT, ROOT / "jax_seg")  # that the paths in docs/design.md start from
 LONGEST = 80  # lines of a function

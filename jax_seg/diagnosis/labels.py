@@ -1,5 +1,7 @@
 """Checks of labels: their values and their thickness; see also `label_alignment`."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from jax_seg.diagnosis import appearance
@@ -20,7 +22,40 @@ def unlabeled_as_foreground(evidence):
     """Findings of a label value that is foreground in the configuration alone.
 
     Its voxels look like background, while the other values of data.foreground are told apart from
-    it, and its regions are far thicker than theirs.
+    it, and its regions are far thicker than theirs. It holds most of the foreground: what is less
+    spoils less.
+    """
+    suspected = unlabelled_values(evidence)
+    return [
+        _unlabeled(value, measured, evidence)
+        for value, measured in suspected.items()
+        if measured.share > 0.5
+    ]
+
+
+class Compared(NamedTuple):
+    """A label value of the foreground beside the others.
+
+    Attributes:
+      own, rest: correlation with the image against background, of the value and of the others.
+      thick, rest_thick: voxels, thickness of their regions.
+      share: of the foreground that the value holds.
+      others: the other values.
+    """
+
+    own: float
+    rest: float
+    thick: float
+    rest_thick: float
+    share: float
+    others: tuple
+
+
+def unlabelled_values(evidence):
+    """{value: `Compared`} of the foreground's label values that look like unlabelled voxels.
+
+    Raises:
+      Skipped: the foreground has a single value.
     """
     voxels = appearance.VOXELS[evidence.quick]
     volumes = [
@@ -30,13 +65,12 @@ def unlabeled_as_foreground(evidence):
     values = values_of(volumes, FOREGROUND)
     if len(values) < 2:
         raise Skipped("the foreground has a single label value")
-    measured = {value: _distinct(volumes, value, values, voxels) for value in values}
-    found = []
-    for value, (own, rest, thick, rest_thick, share) in measured.items():
-        indistinct = rest > 0 and own < INDISTINCT * rest
-        if indistinct and thick > SOLID * rest_thick and share > 0.5:
-            found.append(_unlabeled(value, values, measured[value], evidence))
-    return found
+    measured = {value: _compare(volumes, value, values, voxels) for value in values}
+    return {
+        value: one
+        for value, one in measured.items()
+        if one.rest > 0 and one.own < INDISTINCT * one.rest and one.thick > SOLID * one.rest_thick
+    }
 
 
 def inconsistent(evidence):
@@ -80,32 +114,31 @@ def outliers(values):
     return np.flatnonzero(far)
 
 
-def _distinct(volumes, value, values, voxels):
-    """How a value differs from background, and how the rest of the foreground does.
+def _compare(volumes, value, values, voxels):
+    """A value `Compared` with the rest of the foreground.
 
-    Returns:
-      (correlation of the value with the image against background, that of the rest, thickness,
-      that of the rest, share of the foreground). Each correlation is with the combination of maps
-      that is best for that value in all volumes together.
+    Each correlation is with the combination of maps that is best for that value in all volumes
+    together.
     """
+    others = tuple(v for v in values if v != value)
     own, rest, thick, shares = [], [], [], []
     for example, stored in volumes:
         box = appearance.middle(example.label.shape, voxels)
         label, stored = example.label[box], stored[box]
         chosen = (label == FOREGROUND) & (stored == value)
-        others = (label == FOREGROUND) & np.isin(stored, [v for v in values if v != value])
-        if min(np.count_nonzero(chosen), np.count_nonzero(others)) < appearance.MINIMUM:
+        remaining = (label == FOREGROUND) & np.isin(stored, others)
+        if min(np.count_nonzero(chosen), np.count_nonzero(remaining)) < appearance.MINIMUM:
             continue
-        alone = [_only(label, one) for one in (chosen, others)]
+        alone = [_only(label, one) for one in (chosen, remaining)]
         found = appearance.maps(example.image[box])
         for kept, moments in zip((own, rest), appearance.moments_of(found, alone), strict=True):
             kept.append(moments)
         thick.append([thickness(one) for one in alone])
         shares.append(np.count_nonzero(chosen) / np.count_nonzero(label == FOREGROUND))
     if not own:
-        return 0.0, 0.0, 0.0, 0.0, 0.0
+        return Compared(0.0, 0.0, 0.0, 0.0, 0.0, others)
     correlation = [_correlation(moments) for moments in (own, rest)]
-    return (*correlation, *np.mean(thick, 0).tolist(), float(np.mean(shares)))
+    return Compared(*correlation, *np.mean(thick, 0).tolist(), float(np.mean(shares)), others)
 
 
 def _only(label, chosen):
@@ -118,9 +151,8 @@ def _correlation(moments):
     return float(np.mean([appearance.correlations(one, weights)[0] for one in moments]))
 
 
-def _unlabeled(value, values, measured, evidence):
-    own, rest, thick, rest_thick, share = measured
-    others = tuple(v for v in values if v != value)
+def _unlabeled(value, measured, evidence):
+    own, rest, thick, rest_thick, share, others = measured
     named = " and ".join(map(str, others))
     ignored = (*evidence.field("data.ignore", ()), value)
     return Finding(

@@ -12,7 +12,7 @@ from jax_seg.tasks import judged
 from jax_seg.training import run as training
 
 
-def run(config, workdir, defaults=None, doctor=None, count=0):
+def run(config, workdir, defaults=None, doctor=None, opening=(), count=0):
     """Train all folds in `workdir/fold_0`, `fold_1`, …, or resume.
 
     A fold can also be trained by a separate process, with --config.data.fold=2 and --workdir
@@ -21,7 +21,7 @@ def run(config, workdir, defaults=None, doctor=None, count=0):
     Args:
       config: ConfigDict; data.folds is their number.
       workdir: folder for all of them.
-      defaults, doctor: of `run.run`.
+      defaults, doctor, opening: of `run.run`.
       count: workers that train folds side by side, each on a device of its own; 0 trains them one
         after another in this process.
 
@@ -38,20 +38,20 @@ def run(config, workdir, defaults=None, doctor=None, count=0):
     with locked(workdir) if processes.leads() else contextlib.nullcontext():
         if processes.leads():
             remove_unfinished_beside(workdir / "summary.json")
-        folds, volumes = _run(config, workdir, defaults, doctor, count)
+        folds, volumes = _run(config, workdir, (defaults, doctor, opening), count)
         if processes.leads():
             _summarise(folds, volumes, workdir)
         return summarise(list(folds.values()))
 
 
-def _run(config, workdir, defaults, doctor, count):
+def _run(config, workdir, shared, count):
     """({fold: its scores}, {volume: its scores}) of all folds."""
     calls = {}
     for fold in range(config.data.folds):
         one = config.copy_and_resolve_references()
         one.data.fold = str(fold)
         one.data.cache = one.data.cache or str(workdir / "cache")  # decoded once for all folds
-        calls[f"fold_{fold}"] = one, workdir / f"fold_{fold}", defaults, doctor
+        calls[f"fold_{fold}"] = one, workdir / f"fold_{fold}", *shared
     folds = dict(_side_by_side(calls, count) if count else _in_turn(calls))
     folds = {name: folds[name] for name in calls}
     volumes = {}

@@ -24,8 +24,7 @@ def judge(run, stage, state, progress, trained):
     """
     stop_if_asked(run, state, progress)
     judged, seconds, whole = {}, {}, run.settings.judges_wholes(progress.epoch)
-    with pace.measured(seconds, "patches"):
-        averages, averaged = _averages(run, state, progress)
+    averages, averaged = _averages(run, state, progress)
     for name, variables in (("raw", state.variables), *averages.items()):
         if name == "swa" and not averaged:
             continue
@@ -35,7 +34,7 @@ def judge(run, stage, state, progress, trained):
             with pace.measured(seconds, "wholes"):
                 judged[name] |= _judge_wholes(run, state, progress, name, variables)
     progress.averaged = averaged
-    progress.pace |= seconds
+    progress.pace |= {name: len(judged) * last for name, last in seconds.items()}
     if whole:
         progress.judged = [*progress.judged, [trained["loss"], judged["raw"]["iou"]]][-3:]
     return state._replace(averages=averages), judged

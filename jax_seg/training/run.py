@@ -21,7 +21,7 @@ from jax_seg.training.progress import Stopped as Stopped
 from jax_seg.training.start import begin, prepare, restore, restore_state
 
 
-def run(config, workdir, defaults=None, doctor=None):
+def run(config, workdir, defaults=None, doctor=None, opening=()):
     """Train a configuration in `workdir`, or resume the run in it.
 
     Args:
@@ -31,6 +31,7 @@ def run(config, workdir, defaults=None, doctor=None):
         began take.
       doctor: examines a new run before its first epoch, and any run after each: has `before(run)`
         and `after_epoch(run, state, progress)`; None for no examination.
+      opening: lines for the log of a new run.
 
     Returns:
       The scores of the best checkpoint on the whole validation part, pooled.
@@ -51,8 +52,8 @@ def run(config, workdir, defaults=None, doctor=None):
         run = prepare(config, workdir, progress, defaults=defaults, cleanup=cleanup)
         state = restore(run, progress) if run.stored else begin(run, progress)
         doctor = doctor if processes.leads() else None
-        if doctor and not run.stored:
-            doctor.before(run)
+        if not run.stored:
+            _open(run, doctor, opening)
         with stop_signal() as stop_asked:
             run = run._replace(asked=_agreement(run, stop_asked))
             while not _is_over(run, progress):
@@ -66,6 +67,14 @@ def run(config, workdir, defaults=None, doctor=None):
                     doctor.after_epoch(run, state, progress)
                 _end_epoch(run, stage, state, progress, judged["raw"])
         return _finish(run, state, progress)
+
+
+def _open(run, doctor, opening):
+    """What a new run logs before its first epoch."""
+    for line in opening:
+        run.journal.say(line)
+    if doctor:
+        doctor.before(run)
 
 
 def _agreement(run, stop_asked):

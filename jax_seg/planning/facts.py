@@ -1,0 +1,219 @@
+"""What a plan rests on: facts of a folder of labelled volumes, measured once."""
+
+import collections
+import tempfile
+from typing import NamedTuple
+
+import numpy as np
+
+from jax_seg.data import folder
+from jax_seg.data.readers import open_volume
+from jax_seg.data.readers.spacing import differ
+from jax_seg.diagnosis import appearance, volumes
+from jax_seg.diagnosis.evidence import Evidence
+from jax_seg.diagnosis.finding import Skipped
+from jax_seg.diagnosis.labels import thickness, unlabelled_values
+from jax_seg.ops.classes import FOREGROUND
+from jax_seg.ops.components import connected
+from jax_seg.system.files import read_json
+
+EXAMINED = 24  # volumes, evenly, whose label values are counted
+SLABS = 2**25  # voxels of a label that are counted at most, in slices spread over the volume
+
+
+class Facts(NamedTuple):
+    """Facts of a folder of labelled volumes.
+
+    Attributes:
+      shapes: int [N, 3] voxels.
+      dtype: of the images, as text.
+      groups: number of scrolls; of volumes where no table names scrolls.
+      spacing: (z, y, x) micrometres that the files state, the median; None where none does.
+      spacings_differ: whether volumes state different ones.
+      anisotropy: steps in the plane that a step along depth equals.
+      values: {label value: share of the voxels}, by value.
+      labels: `Labels`.
+      foreground, unlabelled: share of the labelled voxels, and of all.
+      thickness: of the foreground in voxels, the median over volumes; 0 without foreground.
+      pieces: median number of connected pieces of foreground in a volume.
+      range_ratio: largest over smallest range of intensities of the volumes.
+      zeros: share of the voxels that are zero.
+    """
+
+    shapes: np.ndarray
+    dtype: str
+    groups: int
+    spacing: tuple | None
+    spacings_differ: bool
+    anisotropy: float
+    values: dict
+    labels: "Labels"
+    foreground: float
+    unlabelled: float
+    thickness: float
+    pieces: float
+    range_ratio: float
+    zeros: float
+
+
+class Labels(NamedTuple):
+    """What label values mean.
+
+    Attributes:
+      background, foreground, ignore: tuples of label values.
+      reason: a sentence.
+    """
+
+    background: tuple
+    foreground: tuple
+    ignore: tuple
+    reason: str
+
+
+def gather(config, given=None):
+    """Measure the data that a configuration names.
+
+    Args:
+      config: ConfigDict of `configs/base.py`; of it the section `data` counts.
+      given: {'data.foreground': …}, fields that the user has set; what label values mean is then
+        not guessed.
+
+    Returns:
+      Facts.
+
+    Raises:
+      ValueError, FileNotFoundError: bad input, naming the file or the field.
+    """
+    config = config.copy_and_resolve_references()
+    found = folder.find_volumes(
+        config.data.root, images=config.data.images, labels=config.data.labels
+    )
+    values = _values(found)
+    with tempfile.TemporaryDirectory(prefix="jax_seg_plan_") as cache:
+        config.data.update(fold="none", patch=(8, 8, 8), cache=config.data.cache or cache)
+        labels = _labels(config, values, given or {})
+        return _measured(_evidence(config, labels), found, values, labels)
+
+
+def _values(found):
+    """{value: share of the voxels} of the labels of some volumes."""
+    counts = collections.Counter()
+    chosen = {int(n) for n in np.linspace(0, len(found) - 1, min(len(found), EXAMINED))}
+    for number in sorted(chosen):
+        reader = open_volume(found[number].label)
+        depth, *plane = reader.shape
+        sections = min(depth, max(SLABS // int(np.prod(plane)), 1))
+        first = sorted({int(n) for n in np.linspace(0, depth - 1, sections)})
+        runs = [(0, depth)] if sections == depth else [(n, 1) for n in first]
+        for start, size in runs:
+            label = reader.read((start, 0, 0), (size, *plane))
+            found_here, number_of_each = np.unique(label, return_counts=True)
+            counts.update(dict(zip(found_here.tolist(), number_of_each.tolist(), strict=True)))
+    total = sum(counts.values())
+    return {value: counts[value] / total for value in sorted(counts)}
+
+
+def _labels(config, values, given):
+    """`Labels`: as the user says, as nnU-Net's dataset.json says, or as the voxels show."""
+    named = ("background", "foreground", "ignore")
+    if set(given) & {f"data.{name}" for name in ("foreground", "ignore")}:
+        return Labels(*(tuple(config.data[name]) for name in named), "as given")
+    if len(values) == 1:
+        raise ValueError(
+            f"All labels of {config.data.root} hold the value {next(iter(values))} alone: there is "
+            "nothing to learn; choose another data.labels."
+        )
+    if said := _of_dataset_json(config.data.root, values):
+        return said
+    background, *rest = values
+    named = ", ".join(map(str, rest))
+    alone = Labels((background,), tuple(rest), (), "")
+    if len(rest) == 1:
+        return alone._replace(reason=f"the labels hold {background} and {rest[0]} alone")
+    try:
+        suspected = unlabelled_values(_evidence(config, alone))
+    except Skipped:
+        suspected = {}
+    if not suspected:
+        return alone._replace(
+            reason=f"the voxels of {named} all differ from those of {background}, so they are "
+            "foreground together; if one means unlabelled, set data.ignore"
+        )
+    # Of several, the least distinct: without it, the others have to be compared again.
+    value, found = min(suspected.items(), key=lambda item: item[1].own)
+    return alone._replace(
+        foreground=found.others,
+        ignore=(value,),
+        reason=f"value {value} seems to mean unlabelled: its voxels look like background "
+        f"(correlation with the image {found.own:.2f}, that of "
+        f"{' and '.join(map(str, found.others))} {found.rest:.2f}) and its regions are "
+        f"{found.thick / found.rest_thick:.0f} times as thick; if it does not, set data.foreground",
+    )
+
+
+def _of_dataset_json(root, values):
+    """`Labels` of nnU-Net's dataset.json beside the volumes; None without one."""
+    try:
+        said = read_json(f"{root}/dataset.json").get("labels", {})
+    except (FileNotFoundError, AttributeError):
+        return None
+    numbers = {name: value for name, value in said.items() if isinstance(value, int)}
+    if "background" not in numbers or len(numbers) != len(said):
+        return None
+    ignore = tuple(value for name, value in numbers.items() if name == "ignore")
+    foreground = tuple(v for n, v in numbers.items() if n not in ("background", "ignore"))
+    if unnamed := sorted(set(values) - set(numbers.values())):
+        raise ValueError(
+            f"Labels of {root} hold the value {unnamed[0]}, which dataset.json does not name: add "
+            "it there, or set data.foreground and data.ignore."
+        )
+    words = ", ".join(f"{value} {name}" for name, value in numbers.items())
+    return Labels((numbers["background"],), foreground, ignore, f"dataset.json says {words}")
+
+
+def _evidence(config, labels):
+    config = config.copy_and_resolve_references()
+    config.data.update(
+        background=labels.background, foreground=labels.foreground, ignore=labels.ignore
+    )
+    return Evidence(config, quick=True)
+
+
+def _measured(evidence, found, values, labels):
+    sampler = evidence.task.train
+    counts = np.sum([facts.counts for facts in sampler.fingerprints], 0)
+    intensities = [facts.intensities for facts in sampler.fingerprints]
+    ranges = np.array([np.ptp(np.percentile(one, (0.5, 99.5))) for one in intensities])
+    examples = evidence.part("training")
+    stated = [spacing for v in found if (spacing := open_volume(v.image).spacing) is not None]
+    thick = [thickness(e.label) for e in examples if (e.label == FOREGROUND).any()]
+    pieces = [connected(e.label == FOREGROUND).max() for e in examples]
+    return Facts(
+        shapes=np.array([facts.shape for facts in sampler.fingerprints]),
+        dtype=str(open_volume(found[0].image).dtype),
+        groups=len({volume.scroll_id for volume in found}),
+        spacing=tuple(np.median(stated, 0).tolist()) if stated else None,
+        spacings_differ=any(differ(one, stated[0]) for one in stated),
+        anisotropy=_anisotropy(stated, examples),
+        values=values,
+        labels=labels,
+        foreground=float(counts[1] / max(counts[0] + counts[1], 1)),
+        unlabelled=float(counts[2] / counts.sum()),
+        thickness=float(np.median(thick)) if thick else 0.0,
+        pieces=float(np.median(pieces)),
+        range_ratio=float(ranges.max() / max(ranges.min(), 1e-12)),
+        zeros=float(np.mean([np.mean(one == 0) for one in intensities])),
+    )
+
+
+def _anisotropy(stated, examples):
+    """Of the spacing where files state it, else as the images show."""
+    if stated:
+        depth, *plane = np.median(stated, 0)
+        return float(depth / np.mean(plane))
+    voxels = appearance.VOXELS[True]
+    thick = [e for e in examples if min(e.image.shape) >= 8][: volumes.EXAMINED]
+    measured = [
+        volumes.anisotropy(e.image[appearance.middle(e.image.shape, voxels)]) for e in thick
+    ]
+    return float(np.median(measured)) if measured else 1.0

@@ -1,0 +1,88 @@
+"""Configurations that plan themselves: those with a section `plan`, as `configs/auto.py`."""
+
+import json
+import os
+from pathlib import Path
+
+from jax_seg.planning import written
+from jax_seg.planning.plan import make_plan
+from jax_seg.runs.workdir import require_workdir
+from jax_seg.system import configuration, processes
+from jax_seg.system.files import read_json, write_json
+from jax_seg.system.outputs import marked, require_own
+from jax_seg.training.resuming import MAY_DIFFER
+
+FILE = "plan.json"  # in the workdir
+
+
+def fill(config, given, workdir=None):
+    """Plan a configuration in place; one without a section `plan` is left as it is.
+
+    The plan of a workdir is made once: a run that is resumed keeps it, though the machine may have
+    become faster.
+
+    Args:
+      config: ConfigDict.
+      given: {dotted path: value} that the user has set.
+      workdir: folder of the run; None keeps nothing.
+
+    Returns:
+      Lines that state the plan; empty where none is made now.
+
+    Raises:
+      ValueError, FileNotFoundError: bad input, as `plan.make_plan`; or the workdir has a plan for
+        other data or other fields.
+    """
+    if "plan" not in config:
+        return []
+    if workdir:
+        require_workdir(workdir, config)
+    file = Path(workdir) / FILE if workdir else None
+    device, fields, lines = config.plan.device, {}, []
+    with config.unlocked():
+        del config["plan"]
+    if processes.leads():
+        if file and os.path.lexists(file):
+            fields = _stored(file, given)
+        else:
+            plan = make_plan(config, device=device, minutes=config.train.minutes, given=given)
+            fields, lines = plan.fields, written.in_words(plan)
+            if file:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(file, marked(written.as_json(plan, _comparable(given)), "plan"))
+    values = config.to_dict()
+    fields = {
+        path: tuple(value) if isinstance(_at(values, path), tuple) else value
+        for path, value in processes.from_lead(fields).items()
+    }
+    configuration.override(config, fields)
+    return lines
+
+
+def _stored(file, given):
+    """The fields of the plan in a file; ValueError if it was made for something else."""
+    require_own([file], "plan", "--workdir")
+    stored = read_json(file)
+    before, now = stored["given"], _comparable(given)
+    if changed := sorted(n for n in before.keys() | now.keys() if before.get(n) != now.get(n)):
+        raise ValueError(
+            f"{file} was made with another {changed[0]} ({before.get(changed[0])}, now "
+            f"{now.get(changed[0])}); choose another --workdir, or undo the change."
+        )
+    return {path: v for one in stored["decisions"] for path, v in one["fields"].items()}
+
+
+def _at(values, path):
+    for name in path.split("."):
+        values = values[name]
+    return values
+
+
+def _comparable(given):
+    """Fields as JSON stores them, without those that may change when a run is resumed."""
+    kept = {
+        path: value
+        for path, value in given.items()
+        if not any(path == one or path.startswith(f"{one}.") for one in MAY_DIFFER)
+    }
+    return json.loads(json.dumps(kept))

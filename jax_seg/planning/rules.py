@@ -1,0 +1,239 @@
+"""Settings from facts: each rule returns a decision with its reason."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+DEEPEST = 8  # voxels that the coarsest level keeps along the longest axis of a patch
+CPU_VOXELS, GPU_VOXELS = 150_000, 128**3  # of a patch
+STEP, COARSE_STEP = 8, 16  # voxels: patch sizes are multiples of it, of the second beyond 32
+ENOUGH = 400  # updates within the time: fewer leave a wide network behind a narrow one
+WIDTHS = (32, 24, 16, 8)  # filters that are considered, the best first
+FLAT = 1.5  # times as far apart along depth: beyond, depth is not rotated into the plane
+DIFFERENT = 2.0  # times: between volumes whose intensities are normalised each by itself
+EMPTY = 0.25  # of the voxels are zero: the outside of a scan
+RARE = 0.02  # of the labelled voxels are foreground
+KEPT_BYTES = 40  # per voxel and filter, that a training step holds on a CPU
+SHORT = 3000  # updates, below which an average of the weights forgets faster
+BATCH, LARGEST_BATCH = 2, 8
+JUDGED = 8  # patches after each epoch, where the validation volumes are no more: it has to be short
+EPOCHS = 8, 100  # at least and at most: one a minute
+
+
+class Decision(NamedTuple):
+    """Fields of the configuration, and why.
+
+    Attributes:
+      topic: 'labels', 'patch', ….
+      fields: {dotted path: value}.
+      reason: a sentence without its full stop.
+    """
+
+    topic: str
+    fields: dict
+    reason: str
+
+
+def labels(facts):
+    """Which values are foreground, and which unlabelled."""
+    chosen = facts.labels
+    fields = {
+        f"data.{name}": getattr(chosen, name) for name in ("background", "foreground", "ignore")
+    }
+    shares = ", ".join(f"{value}: {100 * share:.1f} %" for value, share in facts.values.items())
+    return Decision("labels", fields, f"{chosen.reason} (shares of the voxels: {shares})")
+
+
+def validation(facts):
+    """Folds, and how many patches are judged after each epoch."""
+    groups = facts.groups
+    held_out = math.ceil(len(facts.shapes) / min(groups, 5))
+    fields = {"validate.patches_per_volume": max(JUDGED // held_out, 1)}
+    fields |= {"validate.volumes_every": 0, "validate.metric": "dice"}
+    if groups < 2:
+        fields |= {"data.fold": "none"}
+        reason = "a single volume or scroll cannot be divided: scores are of the training part"
+        return Decision("validation", fields, reason)
+    fields |= {"data.folds": min(groups, 5)}
+    kind = "volumes" if groups == len(facts.shapes) else "scrolls"
+    return Decision(
+        "validation",
+        fields,
+        f"{groups} {kind} make {min(groups, 5)} folds; patches are judged after each epoch, whole "
+        "volumes at the end",
+    )
+
+
+def preprocessing(facts):
+    """How intensities are normalised."""
+    fields = {"preprocess.name": "zscore"}
+    if facts.range_ratio <= DIFFERENT:
+        reason = f"the volumes' ranges differ by a factor of at most {facts.range_ratio:.2f}"
+        return Decision("intensities", fields, f"{reason}, so one scale serves all")
+    region = "box" if facts.zeros > EMPTY else "all"
+    fields |= {"preprocess.per_volume": True, "preprocess.region": region}
+    reason = f"the volumes' ranges differ by a factor of {facts.range_ratio:.2g}"
+    return Decision("intensities", fields, f"{reason}, so each is normalised by itself")
+
+
+def augmentation(facts):
+    """Which augmentation the data bear."""
+    fields = {"augment.noise": 0.0, "augment.brightness": 0.0, "augment.contrast": 0.0}
+    reason = "intensities are normalised alike, so they are left as they are"
+    if facts.range_ratio > DIFFERENT:
+        fields = {}
+        reason = "the volumes' intensities differ, so noise, brightness and contrast vary"
+    if facts.anisotropy > FLAT:
+        fields |= {"augment.in_plane_only": True}
+        reason += "; depth is coarser than the plane, so nothing turns out of it"
+    return Decision("augmentation", fields, reason)
+
+
+def geometry(facts, machine):
+    """Patch, levels within slices, and poolings."""
+    voxels = GPU_VOXELS if machine.is_gpu else CPU_VOXELS
+    shape = np.median(facts.shapes, 0)
+    planar = max(round(math.log2(max(facts.anisotropy, 1.0))), 0)
+    patch, poolings, planar = _patch(shape, planar, voxels)
+    fields = {
+        "data.patch": patch,
+        "model.poolings": poolings,
+        "model.planar_levels": planar,
+    }
+    size = "×".join(str(round(n)) for n in shape)
+    reason = f"the median volume has {size} voxels, and a patch about {voxels:,} at most"
+    if planar:
+        reason += (
+            f"; a step along depth equals {facts.anisotropy:.1f} in the plane, so the finest "
+            f"{planar} of {poolings} poolings leave depth alone"
+        )
+    return Decision("patch", fields, reason)
+
+
+def _patch(shape, planar, voxels):
+    """(patch, poolings, planar levels): as large as volumes and voxels allow.
+
+    Its proportions are those in which the levels within slices make a voxel isotropic.
+    """
+    while True:
+        free, size = [0, 1, 2], np.zeros(3)
+        weight = np.array([2.0**-planar, 1.0, 1.0])
+        left = float(voxels)
+        while free:  # axes that the volume limits give their share to the others
+            side = (left / weight[free].prod()) ** (1 / len(free))
+            size[free] = side * weight[free]
+            full = [axis for axis in free if size[axis] >= shape[axis]]
+            if not full:
+                break
+            axis = full[0]
+            size[axis] = _rounded(shape[axis])
+            left /= size[axis]
+            free.remove(axis)
+        patch = tuple(_rounded(n) for n in size)
+        poolings = max(int(math.log2(max(max(patch) / DEEPEST, 2))), 1)
+        if planar < poolings or planar == 0:
+            return patch, poolings, planar
+        planar = poolings - 1  # the coarsest level sees across slices
+
+
+def _rounded(size):
+    """The multiple below a size that levels divide well, at least one step."""
+    step = COARSE_STEP if size >= 2 * COARSE_STEP else STEP
+    return max(int((size + 1e-6) // step) * step, STEP)  # the cube root of a cube is less
+
+
+def width(machine, chosen, minutes):
+    """Filters, by the time on a CPU; the batch of a CPU."""
+    patch, planar = chosen["data.patch"], chosen["model.planar_levels"]
+    poolings = chosen["model.poolings"]
+    if machine.is_gpu:
+        return Decision("width", {"model.filters": WIDTHS[0]}, "the field's usual width"), None
+    for filters in WIDTHS:
+        seconds = operations(patch, BATCH, filters, poolings, planar) / machine.rate
+        held = KEPT_BYTES * BATCH * math.prod(patch) * filters
+        updates = 60 * minutes / seconds
+        if updates >= ENOUGH and held <= machine.memory / 2:
+            break
+    reason = (
+        f"an update takes about {seconds:.2g} s on {machine.name}, so {minutes:g} minutes hold "
+        f"about {updates:.0f}"
+    )
+    fields = {"model.filters": filters, "data.batch": BATCH}
+    return Decision("width", fields, reason), updates
+
+
+def operations(patch, batch, filters, poolings, planar_levels):
+    """Floating-point operations of an update of the U-Net: three times those of its convolutions.
+
+    Args:
+      patch: (depth, height, width) voxels.
+      batch: patches.
+      filters, poolings, planar_levels: of the network.
+    """
+    total, voxels, below = 0.0, float(math.prod(patch) * batch), 1
+    for level in range(poolings + 1):
+        channels = filters * 2**level
+        taps = 9 if level < planar_levels else 27
+        products = below * channels + channels**2  # of the encoder
+        if level < poolings:
+            products += 2 * channels**2 + channels**2  # of the decoder
+        total += 2 * taps * products * voxels
+        voxels /= 4 if level < planar_levels else 8
+        below = channels
+    return 3 * total
+
+
+def sampling(facts):
+    """How often a patch is placed at foreground."""
+    if facts.foreground >= RARE:
+        return None
+    reason = f"foreground is {100 * facts.foreground:.2g} % of the labelled voxels"
+    return Decision("sampling", {"data.foreground_share": 0.5}, reason)
+
+
+def training(minutes, updates):
+    """Loss, optimizer, schedule and averages for the time.
+
+    Args:
+      minutes: of the whole run.
+      updates: about how many fit; None if unknown.
+    """
+    epochs = int(np.clip(round(minutes), *EPOCHS))
+    short = updates is not None and updates < SHORT
+    fields = {
+        "loss.weights.dice": 1.0,
+        "loss.weights.cross_entropy": 1.0,
+        "loss.weights.focal": 0.0,
+        "optimizer.name": "muon",
+        "optimizer.momentum": 0.95,
+        "optimizer.weight_decay": 1e-2,
+        "optimizer.clip_norm": 1.0,
+        "schedule.name": "cosine",
+        "schedule.learning_rate": 3e-3,
+        "schedule.warmup_epochs": 2,
+        "train.epochs": epochs,
+        "train.minutes": float(minutes),
+        "train.epoch_length": "minutes",
+        "average.swa_every": 0,
+        "average.ema_decay": 0.99 if short else 0.999,
+        "noise.std": 0.0,
+        "plateau.worse_epochs": 0,
+        "plateau.rollback_fraction": 0.0,
+        "plateau.patience": 0,
+    }
+    return Decision(
+        "training",
+        fields,
+        f"Dice and cross entropy, Muon and one cosine over {minutes:g} minutes, without "
+        "interventions: what learned most in equal time on membranes and scrolls",
+    )
+
+
+def device(machine):
+    """Compute type and post-processing."""
+    fields = {"postprocess.steps": ()}
+    if not machine.is_gpu:
+        return Decision("device", fields, "choose steps after training with jax_seg.tune")
+    fields |= {"model.dtype": "bfloat16"}
+    return Decision("device", fields, f"{machine.name} multiplies fastest in bfloat16")

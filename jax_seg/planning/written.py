@@ -1,0 +1,105 @@
+"""A plan in words, as a configuration file, and as JSON."""
+
+import json
+import textwrap
+
+import numpy as np
+
+from jax_seg.planning.rules import Decision
+from jax_seg.system import configuration
+from jax_seg.system.outputs import written_by
+
+HEAD = '''"""{name}: planned for {root} on {device}, {mark}.
+
+    python launch.py --config {path}
+
+{facts}
+"""
+
+from configs import base
+
+
+def get_config(arg=""):
+    config = base.get_config()
+'''
+WIDTH = 98
+
+
+def facts_in_words(facts):
+    """The facts of some data as one sentence."""
+    shape = "×".join(str(int(n)) for n in np.median(facts.shapes, 0))
+    spacing = "the files state no spacing"
+    if facts.spacing:
+        spacing = "spacing " + "×".join(f"{n:.4g}" for n in facts.spacing) + " µm"
+        spacing += ", not the same in all" if facts.spacings_differ else ""
+    scrolls = f" of {facts.groups} scrolls" if facts.groups < len(facts.shapes) else ""
+    return (
+        f"{len(facts.shapes)} volumes{scrolls}, {shape} voxels (median) of "
+        f"{facts.dtype}; {spacing}; a step along depth equals {facts.anisotropy:.1f} in the plane; "
+        f"foreground is {100 * facts.foreground:.1f} % of what is labelled, {facts.thickness:.1f} "
+        f"voxels thick, in {facts.pieces:.0f} pieces a volume; {100 * facts.unlabelled:.1f} % is "
+        "unlabelled."
+    )
+
+
+def in_words(plan):
+    """Lines: the facts, then each decision with its reason."""
+    lines = textwrap.wrap(facts_in_words(plan.facts), WIDTH)
+    for one in plan.decisions:
+        values = ", ".join(f"{path}={value!r}" for path, value in one.fields.items())
+        lines.append("")
+        lines += textwrap.wrap(f"{one.topic}: {one.reason}.", WIDTH)
+        lines += textwrap.wrap(
+            values, WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+        )
+    return lines
+
+
+def as_file(plan, *, path, root, device, given, base):
+    """The text of a configuration file that carries a plan.
+
+    Args:
+      plan: Plan.
+      path: of the file.
+      root: of the data.
+      device: its name.
+      given: {dotted path: value} that the user has set.
+      base: ConfigDict of defaults: fields that have them are omitted, but for those of labels.
+    """
+    defaults = configuration.flat(base)
+    facts = "\n".join(textwrap.wrap(facts_in_words(plan.facts), WIDTH))
+    text = HEAD.format(
+        name=path.stem,
+        root=root,
+        device=device,
+        mark=written_by("plan"),
+        path=path,
+        facts=facts,
+    )
+    chosen = [Decision("as given", {"data.root": root, **given}, ""), *plan.decisions]
+    for one in chosen:
+        reason = f"{one.topic}: {one.reason}" if one.reason else one.topic
+        always = one.topic == "labels"  # what is unlabelled is said, never assumed
+        differing = {p: v for p, v in one.fields.items() if always or defaults.get(p) != v}
+        if not differing:
+            continue
+        comment = textwrap.wrap(
+            f"{reason[0].upper()}{reason[1:]}.",
+            WIDTH,
+            initial_indent="    # ",
+            subsequent_indent="    # ",
+        )
+        text += "\n".join(comment) + "\n"
+        for field, value in differing.items():
+            shown = json.dumps(value) if isinstance(value, str) else repr(value)
+            text += f"    config.{field} = {shown}\n"
+    return text + "    return base.shrink(config, arg)\n"
+
+
+def as_json(plan, given):
+    """What a run keeps of its plan: {'facts', 'given', 'decisions'}, JSON types."""
+    return {
+        "facts": facts_in_words(plan.facts),
+        "given": given,
+        "decisions": [one._asdict() for one in plan.decisions],
+    }

@@ -1,0 +1,162 @@
+"""Plans of small folders: facts by hand, files that load, runs that keep their plan."""
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+from configs import auto, base
+from jax_seg import plan as command
+from jax_seg.planning import facts, planned
+from jax_seg.planning import plan as planning
+from jax_seg.planning.machine import Machine
+from jax_seg.system import config_file, configuration
+from jax_seg.training.settings import read_settings
+
+LAPTOP = Machine("2 CPU cores", 16 * 2**30, 1e9)
+
+
+@pytest.fixture(autouse=True)
+def laptop(monkeypatch):
+    """Plans that do not depend on how fast this machine is at the moment."""
+    monkeypatch.setattr(planning, "machine", lambda device: LAPTOP)
+
+
+@pytest.fixture(scope="module")
+def sheets(tmp_path_factory):
+    """Four volumes of bright planes; value 2 is a thick unlabelled block, 7 is rare."""
+    root, generator = tmp_path_factory.mktemp("sheets"), np.random.default_rng(0)
+    for name in ("images", "labels"):
+        (root / name).mkdir()
+    for number in range(4):
+        image, label = generator.normal(80, 8, (24, 40, 40)), np.zeros((24, 40, 40), np.uint8)
+        for depth in (4, 11, 18):
+            image[depth : depth + 2] += 90
+            label[depth : depth + 2] = 1
+        label[:, :, 28:] = 2
+        image = np.clip(image, 1, 255).astype(np.uint8)
+        tifffile.imwrite(root / "images" / f"v{number}.tif", image)
+        tifffile.imwrite(root / "labels" / f"v{number}.tif", label)
+    return root
+
+
+def config_of(root):
+    config = base.get_config()
+    config.data.update(root=str(root), threads=1)
+    return config
+
+
+def test_facts_by_hand(sheets):
+    found = facts.gather(config_of(sheets))
+    assert found.shapes.tolist() == [[24, 40, 40]] * 4 and found.groups == 4
+    assert found.dtype == "uint8" and found.spacing is None
+    assert found.values == pytest.approx({0: 0.7 * 0.75, 1: 0.7 * 0.25, 2: 0.3})
+    assert found.labels[:3] == ((0,), (1,), (2,)) and "unlabelled" in found.labels.reason
+    assert found.foreground == pytest.approx(0.25) and found.unlabelled == pytest.approx(0.3)
+    assert found.thickness == pytest.approx(2.0) and found.pieces == 3
+    assert found.range_ratio < 1.2 and found.zeros == 0
+
+
+def test_values_that_the_user_names_are_not_guessed(sheets):
+    config = config_of(sheets)
+    config.data.update(foreground=(1, 2), ignore=())
+    found = facts.gather(config, {"data.foreground": (1, 2), "data.ignore": ()})
+    assert found.labels == facts.Labels((0,), (1, 2), (), "as given")
+
+
+def test_dataset_json_names_the_values(sheets, tmp_path):
+    for name in ("images", "labels"):
+        (tmp_path / name).symlink_to(sheets / name)
+    says = {"labels": {"background": 0, "sheet": 1, "ignore": 2}}
+    (tmp_path / "dataset.json").write_text(json.dumps(says))
+    assert facts.gather(config_of(tmp_path)).labels[:3] == ((0,), (1,), (2,))
+    says["labels"].pop("ignore")
+    (tmp_path / "dataset.json").write_text(json.dumps(says))
+    with pytest.raises(ValueError, match="the value 2, which dataset"):
+        facts.gather(config_of(tmp_path))
+
+
+def test_labels_of_one_value_are_refused(sheets, tmp_path):
+    (tmp_path / "images").symlink_to(sheets / "images")
+    (tmp_path / "labels").mkdir()
+    for number in range(4):
+        tifffile.imwrite(tmp_path / "labels" / f"v{number}.tif", np.zeros((24, 40, 40), np.uint8))
+    with pytest.raises(ValueError, match="hold the value 0 alone"):
+        facts.gather(config_of(tmp_path))
+
+
+def test_the_file_says_why_and_gives_the_same_configuration(sheets, tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    arguments = [str(sheets), "--minutes", "5", "--config.data.threads=1", "--output", str(file)]
+    assert command.main(arguments) == 0
+    printed = capsys.readouterr().out
+    text = file.read_text()
+    assert "value 2 seems to mean unlabelled" in " ".join(printed.split())
+    assert "config.data.threads = 1" in text and "# As given." in text
+    assert "config.data.ignore = (2,)" in text  # though it is the default
+    config = config_file.load(file)
+    assert config.data.root == str(sheets) and config.train.minutes == 5
+    assert config.train.epoch_length == "minutes" and config.data.ignore == (2,)
+    planned_config = auto.get_config()
+    planned_config.data.update(root=str(sheets), threads=1)
+    planned_config.train.minutes = 5.0
+    planned.fill(planned_config, {"data.root": str(sheets), "data.threads": 1})
+    assert configuration.differences(config, configuration.as_dict(planned_config)) == []
+    read_settings(config)
+    assert command.main(arguments) == 0  # its own file may be replaced
+    file.write_text("mine")
+    assert command.main(arguments) == 1
+    assert "was not written by jax_seg.plan" in capsys.readouterr().err
+
+
+def test_a_run_keeps_its_plan(sheets, tmp_path, monkeypatch):
+    given = {"data.root": str(sheets), "model.filters": 2, "train.minutes": 5.0}
+
+    def planned_config(**more):
+        config = auto.get_config()
+        configuration.override(config, given | more)
+        return config, given | more
+
+    config, fields = planned_config()
+    assert planned.fill(config, fields, tmp_path / "run")
+    assert config.model.filters == 2 and "plan" not in config
+    monkeypatch.setattr(planned, "make_plan", lambda *_, **__: pytest.fail("it has a plan"))
+    again, fields = planned_config(**{"train.minutes": 9.0})  # a resumed run may have more time
+    assert planned.fill(again, fields, tmp_path / "run") == []
+    differing = configuration.differences(again, configuration.as_dict(config))
+    assert differing == ["train.minutes: 5.0 → 9.0"]
+    other, fields = planned_config(**{"model.filters": 4})
+    with pytest.raises(ValueError, match=r"another model.filters \(2, now 4\)"):
+        planned.fill(other, fields, tmp_path / "run")
+
+
+def test_a_configuration_without_the_section_is_left_alone(sheets, tmp_path):
+    config = config_of(sheets)
+    assert planned.fill(config, {}, tmp_path / "run") == []
+    assert not (tmp_path / "run").exists() and config == config_of(sheets)
+
+
+def test_a_card_takes_what_fits(sheets, monkeypatch):
+    def bytes_of(config, card):
+        return 2**30 * (1 + config.data.batch * (2 if config.data.patch[1] > 24 else 1))
+
+    monkeypatch.setattr(planning, "step_bytes", bytes_of)
+
+    def chosen(gib):
+        card = Machine("a card", gib * 2**30, None, object())
+        monkeypatch.setattr(planning, "machine", lambda device: card)
+        return planning.make_plan(config_of(sheets)).fields
+
+    assert chosen(80)["data.batch"] == 8
+    assert chosen(7)["data.batch"] == 3
+    small = chosen(2)  # not even one of 24×32×32
+    assert small["data.batch"] == 1 and small["data.patch"] == (16, 24, 24)
+    assert small["model.dtype"] == "bfloat16" and small["model.filters"] == 32
+    with pytest.raises(ValueError, match="a single patch of"):
+        chosen(1)
+
+
+def test_a_plan_needs_time(sheets, capsys):
+    assert command.main([str(sheets), "--minutes", "0"]) == 1
+    assert "train.minutes is 0" in capsys.readouterr().err

@@ -1,0 +1,138 @@
+"""The rules of a plan, by hand: each on facts of which one thing is unusual."""
+
+import math
+
+import numpy as np
+import pytest
+
+from jax_seg.planning import rules
+from jax_seg.planning.facts import Facts, Labels
+from jax_seg.planning.machine import Machine, machine
+from jax_seg.system import cards
+
+SCROLLS = Facts(
+    shapes=np.full((8, 3), 96),
+    dtype="uint8",
+    groups=4,
+    spacing=None,
+    spacings_differ=False,
+    anisotropy=1.0,
+    values={0: 0.4, 1: 0.1, 2: 0.5},
+    labels=Labels((0,), (1,), (2,), "as given"),
+    foreground=0.2,
+    unlabelled=0.5,
+    thickness=2.0,
+    pieces=5.0,
+    range_ratio=1.1,
+    zeros=0.0,
+)
+MEMBRANES = SCROLLS._replace(shapes=np.array([[20, 256, 256]] * 12), anisotropy=9.8)
+HIPPOCAMPUS = SCROLLS._replace(shapes=np.array([[35, 51, 35]] * 60), groups=60, range_ratio=20.0)
+LAPTOP = Machine("2 CPU cores", 16 * 2**30, 100e9)
+CARD = Machine("H100", 80 * 2**30, None, cards.CARDS["h100"])
+
+
+@pytest.mark.parametrize(
+    "facts, here, patch, poolings, planar",
+    [
+        (SCROLLS, LAPTOP, (48, 48, 48), 2, 0),  # as configs/demo.py
+        (MEMBRANES, LAPTOP, (16, 96, 96), 3, 2),  # as configs/membrane.py
+        (HIPPOCAMPUS, LAPTOP, (32, 48, 32), 2, 0),
+        (SCROLLS._replace(shapes=np.full((8, 3), 500)), CARD, (128, 128, 128), 4, 0),
+        # In slices four times as far apart the patch is a quarter as deep: s³/4 = 128³, s = 203.
+        (SCROLLS._replace(shapes=np.full((8, 3), 500), anisotropy=4), CARD, (48, 192, 192), 4, 2),
+        (SCROLLS._replace(shapes=np.array([[5, 40, 40]])), LAPTOP, (8, 32, 32), 2, 0),
+        (SCROLLS._replace(shapes=np.full((1, 3), 500), anisotropy=64), LAPTOP, (16, 80, 80), 3, 2),
+    ],
+)
+def test_the_patch_fits_the_volumes_and_the_device(facts, here, patch, poolings, planar):
+    chosen = rules.geometry(facts, here).fields
+    assert chosen == {
+        "data.patch": patch,
+        "model.poolings": poolings,
+        "model.planar_levels": planar,
+    }
+    for axis, size in enumerate(patch):  # every level divides
+        pooled = poolings - planar if axis == 0 else poolings
+        assert size % 2**pooled == 0
+
+
+def test_operations_are_those_of_the_convolutions():
+    # One pooling, 2 filters, 4³ voxels. Above: 1→2, 2→2, and 4→2, 2→2 on the way up; below: 2→4
+    # and 4→4 on an eighth of the voxels.
+    above = 64 * 27 * (1 * 2 + 2 * 2 + 4 * 2 + 2 * 2)
+    below = 8 * 27 * (2 * 4 + 4 * 4)
+    assert rules.operations((4, 4, 4), 1, 2, 1, 0) == 3 * 2 * (above + below)
+    planar = 3 * 2 * (64 * 9 * 18 + 16 * 27 * 24)  # within slices, a quarter of the voxels
+    assert rules.operations((4, 4, 4), 1, 2, 1, 1) == planar
+
+
+def test_the_time_decides_how_wide_the_network_is():
+    chosen = rules.geometry(MEMBRANES, LAPTOP).fields
+    seconds = rules.operations((16, 96, 96), 2, 16, 3, 2) / 100e9
+    assert 0.5 < seconds < 1.5
+    minutes = rules.ENOUGH * seconds / 60
+    found, updates = rules.width(LAPTOP, chosen, minutes * 1.01)
+    assert found.fields == {"model.filters": 16, "data.batch": 2}
+    assert updates == pytest.approx(rules.ENOUGH * 1.01)
+    assert rules.width(LAPTOP, chosen, minutes * 0.9)[0].fields["model.filters"] == 8
+    assert rules.width(LAPTOP, chosen, minutes * 10)[0].fields["model.filters"] == 32
+    assert rules.width(LAPTOP, chosen, minutes / 100)[0].fields["model.filters"] == 8
+    assert rules.width(CARD, chosen, minutes)[0].fields == {"model.filters": 32}
+
+
+def test_a_small_memory_makes_it_narrower():
+    chosen, small = rules.geometry(SCROLLS, LAPTOP).fields, LAPTOP._replace(memory=2**30)
+    held = rules.KEPT_BYTES * 2 * 48**3  # per filter
+    widest = 2**30 / 2 / held
+    filters = rules.width(small, chosen, 1e6)[0].fields["model.filters"]
+    assert filters == max(w for w in rules.WIDTHS if w <= widest)
+
+
+def test_scanners_that_differ_are_normalised_each():
+    assert rules.preprocessing(SCROLLS).fields == {"preprocess.name": "zscore"}
+    chosen = rules.preprocessing(HIPPOCAMPUS).fields
+    assert chosen["preprocess.per_volume"] and chosen["preprocess.region"] == "all"
+    masked = rules.preprocessing(HIPPOCAMPUS._replace(zeros=0.5)).fields
+    assert masked["preprocess.region"] == "box"
+
+
+def test_augmentation_follows_intensities_and_spacing():
+    assert rules.augmentation(SCROLLS).fields["augment.noise"] == 0
+    assert "augment.noise" not in rules.augmentation(HIPPOCAMPUS).fields
+    assert rules.augmentation(MEMBRANES).fields["augment.in_plane_only"]
+
+
+def test_what_can_be_held_out_is():
+    assert rules.validation(SCROLLS).fields["data.folds"] == 4
+    assert rules.validation(HIPPOCAMPUS).fields["data.folds"] == 5
+    one = rules.validation(SCROLLS._replace(shapes=np.full((1, 3), 96), groups=1))
+    assert one.fields["data.fold"] == "none" and "training part" in one.reason
+    assert rules.validation(SCROLLS).fields["validate.patches_per_volume"] == 4  # of two volumes
+
+
+def test_rare_foreground_is_looked_for():
+    assert rules.sampling(SCROLLS) is None
+    assert rules.sampling(SCROLLS._replace(foreground=0.01)).fields["data.foreground_share"] == 0.5
+
+
+def test_the_schedule_fits_the_time():
+    short, long = (rules.training(m, u).fields for m, u in ((8, 500), (600, 1e5)))
+    assert short["train.epochs"] == 8 and long["train.epochs"] == 100
+    assert short["average.ema_decay"] < long["average.ema_decay"]
+    assert rules.training(60, None).fields["average.ema_decay"] == long["average.ema_decay"]
+    assert rules.training(0.5, 10).fields["train.epochs"] == rules.EPOCHS[0]
+
+
+def test_devices_have_names():
+    assert machine("h100").card is cards.CARDS["h100"] and machine("h100").is_gpu
+    assert machine("24 GB").memory == int(24e9 * 0.75)
+    assert machine("24GiB").memory == int(24 * 2**30 * 0.75)
+    for wrong in ("h1000", "0 GB", "24"):
+        with pytest.raises(ValueError, match="There is no device"):
+            machine(wrong)
+
+
+def test_this_machine_has_a_rate():
+    here = machine("cpu")
+    assert not here.is_gpu and 1e8 < here.rate < 1e14 and math.isfinite(here.memory)
