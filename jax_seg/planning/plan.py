@@ -11,8 +11,7 @@ from jax_seg.planning.rules import Decision
 from jax_seg.system import configuration
 from jax_seg.training.find_batch import step_bytes
 
-SHRUNK = 0.75  # of the patch's sides, where not even one fits
-SMALLEST = 16  # voxels of the longest side of a patch that is tried
+SMALLEST = 16**3  # voxels of a patch that is tried
 
 
 class Plan(NamedTuple):
@@ -52,14 +51,13 @@ def make_plan(config, *, device="", minutes=60.0, given=None):
         raise ValueError(f"train.minutes is {minutes}; give a plan the time that the run may take.")
     given = dict(given or {})
     facts, here = gather(config, given), machine(device)
-    shape = rules.geometry(facts, here)
+    shape = rules.geometry(facts, rules.CPU_VOXELS)
     width, updates = rules.width(here, shape.fields | given, minutes)
     decisions = [
         rules.labels(facts),
         rules.validation(facts),
         rules.preprocessing(facts),
         rules.augmentation(facts),
-        shape,
         width,
         rules.sampling(facts),
         rules.training(minutes, updates),
@@ -67,7 +65,9 @@ def make_plan(config, *, device="", minutes=60.0, given=None):
     ]
     decisions = [_without(one, given) for one in decisions if one]
     if here.is_gpu:
-        decisions.append(_batch(config, decisions, here, given))
+        decisions += _that_fits(config, decisions, facts, here, given)
+    else:
+        decisions.append(_without(shape, given))
     return Plan(facts, [one for one in decisions if one.fields])
 
 
@@ -76,40 +76,39 @@ def _without(decision, given):
     return decision._replace(fields=fields)
 
 
-def _batch(config, decisions, here, given):
-    """The largest batch that fits, by the compiled program; a smaller patch where not even 1 does.
+def _that_fits(config, decisions, facts, here, given):
+    """(decision on patch and poolings, decision on the batch) that fit a GPU, as compiled.
 
-    Its memory grows in proportion to the batch, so two compilations say how many fit.
+    The patch is halved until one fits. Memory grows in proportion to the batch, so two compilations
+    say how many fit.
     """
     config = config.copy_and_resolve_references()
     configuration.override(config, Plan(None, decisions).fields)
     if here.card:  # a plugin that has looked for its device in vain compiles for none
         jax.config.update("jax_platforms", "cpu")
         config.devices.update(count=1, space=1)
-    fields = {}
+    voxels = rules.GPU_VOXELS
     while True:
+        shape = _without(rules.geometry(facts, voxels), given)
+        configuration.override(config, shape.fields)
         needed = _bytes(config, here, 1)
         if needed <= here.memory:
             break
-        patch = tuple(max(int(n * SHRUNK) // 8 * 8, 8) for n in config.data.patch)
-        if "data.patch" in given or max(patch) < SMALLEST or patch == config.data.patch:
+        voxels //= 2
+        if "data.patch" in given or voxels < SMALLEST:
+            size = "×".join(map(str, config.data.patch))
             raise ValueError(
                 f"{here.name} gives training {here.memory / 2**30:.1f} GiB, and a single patch of "
-                f"{config.data.patch} voxels needs {needed / 2**30:.1f}; choose a larger device, "
-                "fewer model.filters, or model.rematerialise=True."
+                f"{size} voxels needs {needed / 2**30:.1f}; choose a larger device, fewer "
+                "model.filters, or model.rematerialise=True."
             )
-        config.data.patch = fields["data.patch"] = patch
     each = max(_bytes(config, here, 2) - needed, 1)
-    fits = 1 + int((here.memory - needed) / each)
-    batch = min(fits, rules.LARGEST_BATCH)
-    if "data.batch" not in given:
-        fields["data.batch"] = batch
-    return Decision(
-        "batch",
-        fields,
+    fits = min(1 + int((here.memory - needed) / each), rules.LARGEST_BATCH)
+    reason = (
         f"a patch takes {each / 2**30:.2g} GiB as compiled for {here.name}, which gives training "
-        f"{here.memory / 2**30:.3g}; more than {rules.LARGEST_BATCH} wait for larger patches",
+        f"{here.memory / 2**30:.3g}; more than {rules.LARGEST_BATCH} are not needed"
     )
+    return shape, _without(Decision("batch", {"data.batch": fits}, reason), given)
 
 
 def _bytes(config, here, batch):

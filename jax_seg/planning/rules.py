@@ -90,9 +90,8 @@ def augmentation(facts):
     return Decision("augmentation", fields, reason)
 
 
-def geometry(facts, machine):
-    """Patch, levels within slices, and poolings."""
-    voxels = GPU_VOXELS if machine.is_gpu else CPU_VOXELS
+def geometry(facts, voxels):
+    """Patch of at most about so many voxels, levels within slices, and poolings."""
     shape = np.median(facts.shapes, 0)
     planar = max(round(math.log2(max(facts.anisotropy, 1.0))), 0)
     patch, poolings, planar = _patch(shape, planar, voxels)

@@ -28,25 +28,32 @@ SCROLLS = Facts(
 )
 MEMBRANES = SCROLLS._replace(shapes=np.array([[20, 256, 256]] * 12), anisotropy=9.8)
 HIPPOCAMPUS = SCROLLS._replace(shapes=np.array([[35, 51, 35]] * 60), groups=60, range_ratio=20.0)
+SMALL = rules.CPU_VOXELS
 LAPTOP = Machine("2 CPU cores", 16 * 2**30, 100e9)
 CARD = Machine("H100", 80 * 2**30, None, cards.CARDS["h100"])
 
 
 @pytest.mark.parametrize(
-    "facts, here, patch, poolings, planar",
+    "facts, voxels, patch, poolings, planar",
     [
-        (SCROLLS, LAPTOP, (48, 48, 48), 2, 0),  # as configs/demo.py
-        (MEMBRANES, LAPTOP, (16, 96, 96), 3, 2),  # as configs/membrane.py
-        (HIPPOCAMPUS, LAPTOP, (32, 48, 32), 2, 0),
-        (SCROLLS._replace(shapes=np.full((8, 3), 500)), CARD, (128, 128, 128), 4, 0),
+        (SCROLLS, SMALL, (48, 48, 48), 2, 0),  # as configs/demo.py
+        (MEMBRANES, SMALL, (16, 96, 96), 3, 2),  # as configs/membrane.py
+        (HIPPOCAMPUS, SMALL, (32, 48, 32), 2, 0),
+        (SCROLLS._replace(shapes=np.full((8, 3), 500)), rules.GPU_VOXELS, (128, 128, 128), 4, 0),
         # In slices four times as far apart the patch is a quarter as deep: s³/4 = 128³, s = 203.
-        (SCROLLS._replace(shapes=np.full((8, 3), 500), anisotropy=4), CARD, (48, 192, 192), 4, 2),
-        (SCROLLS._replace(shapes=np.array([[5, 40, 40]])), LAPTOP, (8, 32, 32), 2, 0),
-        (SCROLLS._replace(shapes=np.full((1, 3), 500), anisotropy=64), LAPTOP, (16, 80, 80), 3, 2),
+        (
+            SCROLLS._replace(shapes=np.full((8, 3), 500), anisotropy=4),
+            rules.GPU_VOXELS,
+            (48, 192, 192),
+            4,
+            2,
+        ),
+        (SCROLLS._replace(shapes=np.array([[5, 40, 40]])), SMALL, (8, 32, 32), 2, 0),
+        (SCROLLS._replace(shapes=np.full((1, 3), 500), anisotropy=64), SMALL, (16, 80, 80), 3, 2),
     ],
 )
-def test_the_patch_fits_the_volumes_and_the_device(facts, here, patch, poolings, planar):
-    chosen = rules.geometry(facts, here).fields
+def test_the_patch_fits_the_volumes_and_the_device(facts, voxels, patch, poolings, planar):
+    chosen = rules.geometry(facts, voxels).fields
     assert chosen == {
         "data.patch": patch,
         "model.poolings": poolings,
@@ -68,7 +75,7 @@ def test_operations_are_those_of_the_convolutions():
 
 
 def test_the_time_decides_how_wide_the_network_is():
-    chosen = rules.geometry(MEMBRANES, LAPTOP).fields
+    chosen = rules.geometry(MEMBRANES, SMALL).fields
     seconds = rules.operations((16, 96, 96), 2, 16, 3, 2) / 100e9
     assert 0.5 < seconds < 1.5
     minutes = rules.ENOUGH * seconds / 60
@@ -82,7 +89,7 @@ def test_the_time_decides_how_wide_the_network_is():
 
 
 def test_a_small_memory_makes_it_narrower():
-    chosen, small = rules.geometry(SCROLLS, LAPTOP).fields, LAPTOP._replace(memory=2**30)
+    chosen, small = rules.geometry(SCROLLS, SMALL).fields, LAPTOP._replace(memory=2**30)
     held = rules.KEPT_BYTES * 2 * 48**3  # per filter
     widest = 2**30 / 2 / held
     filters = rules.width(small, chosen, 1e6)[0].fields["model.filters"]
