@@ -20,6 +20,7 @@ STEPS = 60  # updates in which a healthy network fits a batch
 RATE = 1e-2  # of Adam: ten times its default, since a single batch has no noise to average out
 FITTED = 0.8  # Dice at which a fit is stopped, and less than which is short of it
 SHORT = 0.2  # Dice below the reference that is worth an alarm
+BATCHES = 4  # in which a part of a patch to fit is looked for
 SIDE = 24  # voxels along an axis, of volumes
 SECONDS = 30.0  # of the processor, for all updates together; what else runs does not count
 SMOOTH = 1e-5
@@ -89,7 +90,11 @@ def _frozen(evidence):
 
 
 def _cropped(evidence):
-    """The middle of a patch, about SIDE voxels along an axis, of a size that the network takes."""
+    """A part of a patch, about SIDE voxels along an axis, of a size that the network takes.
+
+    It holds as much foreground as background, as far as there is so much: where foreground is rare,
+    a healthy network spends its first updates on learning that.
+    """
     divisors = evidence.model.smallest_input()
     shape = evidence.task.shape[:-1]
     sides = [
@@ -98,14 +103,20 @@ def _cropped(evidence):
     most = SIDE ** sum(size > 1 for size in shape)
     if np.prod(sides) > 8 * most:
         raise Skipped("the smallest patch that the network takes is too large to fit it here")
-    for number in range(4):
+    found = {}
+    for number in range(BATCHES):
         batch = evidence.batch(number)
-        crop = (slice(1), *crops.middle(shape, sides))
-        cut = {name: array[crop] for name, array in batch.items()}
-        inside = cut["label"][cut["mask"] > 0]
-        if len(inside) and 0.01 < inside.mean() < 0.9:
-            return cut
-    raise Skipped("no batch holds foreground and background in its middle")
+        for sample in range(len(batch["label"])):
+            one = {name: array[sample : sample + 1] for name, array in batch.items()}
+            foreground = (one["label"] > 0) & (one["mask"] > 0)
+            crop = (slice(1), *crops.balanced(foreground[0, ..., 0], sides))
+            cut = {name: array[crop] for name, array in one.items()}
+            inside = cut["label"][cut["mask"] > 0]
+            if len(inside) and 0.01 < inside.mean() < 0.9:
+                found[abs(float(inside.mean()) - 0.5)] = cut
+    if not found:
+        raise Skipped("no batch holds foreground and background in one place")
+    return found[min(found)]
 
 
 def _constant_dice(batch):
