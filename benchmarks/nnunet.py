@@ -1,0 +1,132 @@
+"""nnU-Net and ours at equal time, with nothing set by hand but what label values mean.
+
+    python -m benchmarks.nnunet --root FOLDER --minutes 8 --peer PYTHON [--patch 16 96 96]
+
+PYTHON is an interpreter with nnunetv2. Both train on the same volumes of a fold for the same time,
+one after the other; the whole volumes held out are scored by the same code. nnU-Net uses its
+default plan, or with --patch that plan shrunk to a CPU; ours is `configs/auto.py`. Its prediction
+averages eight mirrored versions, as is its default; ours predicts once.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from jax_seg.data import folds, labels
+from jax_seg.data.folder import find_volumes
+from jax_seg.data.readers import read_volume
+from jax_seg.metrics import segmentation
+from jax_seg.ops.classes import MASKED
+from jax_seg.system.files import read_json, write_json
+
+ROOT = Path(__file__).parents[1]
+IGNORED = 2  # nnU-Net wants its highest value
+DATASET = Path("raw") / "Dataset001_data"
+
+
+def main(argv=None):
+    """Run the command line; returns its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", required=True, help="folder of labelled volumes")
+    parser.add_argument("--peer", help="interpreter with nnunetv2; without it ours runs alone")
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--foreground", type=int, nargs="+", default=[1])
+    parser.add_argument("--ignore", type=int, nargs="*", default=[2])
+    parser.add_argument("--spacing", type=float, nargs=3, default=[1, 1, 1], help="for nnU-Net")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--patch", type=int, nargs=3, help="shrinks nnU-Net's plan to this patch")
+    parser.add_argument("--features", type=int, default=16, help="of nnU-Net with --patch")
+    parser.add_argument("--config", default="configs/auto.py", help="ours")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    arguments = parser.parse_args(argv)
+    for number, seed in enumerate(arguments.seeds):
+        runs = [("ours", ours)] + ([("nnU-Net", peer)] if arguments.peer else [])
+        for name, run in runs[:: 1 - 2 * (number % 2)]:  # the order alternates
+            with tempfile.TemporaryDirectory() as folder:
+                dice, updates = run(arguments, seed, Path(folder))
+            print(f"seed {seed}, {name}: Dice {dice:.4f} after {updates} updates", flush=True)
+    return 0
+
+
+def ours(arguments, seed, folder):
+    """(pooled Dice of the volumes held out, updates) of our run: the better of raw and averaged."""
+    command = [sys.executable, "launch.py", f"--config={arguments.config}"]
+    values = {
+        "data.root": arguments.root,
+        "data.foreground": tuple(arguments.foreground),
+        "data.ignore": tuple(arguments.ignore),
+        "data.folds": arguments.folds,
+        "train.minutes": arguments.minutes,
+        "seed": seed,
+    }
+    command += [f"--config.{field}={value}" for field, value in values.items()]
+    run = folder / "run"
+    subprocess.run([*command, f"--workdir={run}", "--doctor=off"], check=True, cwd=ROOT)
+    scores = read_json(run / "scores.json")
+    # The average is what a run is meant to be used with; it was chosen on nothing.
+    best = scores.get("ema", scores["raw"])
+    return best["dice"], best["step"]
+
+
+def peer(arguments, seed, folder):
+    """The same of nnU-Net."""
+    volumes = find_volumes(arguments.root)
+    split = folds.split(
+        [v.id for v in volumes],
+        [v.scroll_id for v in volumes],
+        fold=0,
+        folds=arguments.folds,
+        seed=0,
+    )
+    table = labels.label_table(
+        foreground=tuple(arguments.foreground), ignore=tuple(arguments.ignore), background=(0,)
+    )
+    write_data(volumes, table, arguments.spacing, folder / DATASET, bool(arguments.ignore))
+    write_json(folder / "split.json", dict(zip(("train", "val"), map(list, split), strict=True)))
+    command = [arguments.peer, "-m", "benchmarks.nnunet_peer", folder]
+    command += ["--minutes", arguments.minutes, "--seed", seed]
+    if arguments.patch:
+        command += ["--patch", *arguments.patch, "--features", arguments.features]
+    subprocess.run([str(word) for word in command], check=True, cwd=ROOT)
+    told, counts = json.loads((folder / "peer.json").read_text()), segmentation.Confusion()
+    for volume in (v for v in volumes if v.id in split[1]):
+        mask = tifffile.imread(Path(told["masks"]) / f"{volume.id}.tif")
+        label = labels.encode(read_volume(volume.label), table, volume.label)
+        counts += segmentation.confusion(mask.reshape(label.shape) == 1, label)
+    return segmentation.scores(counts)["dice"], told["updates"]
+
+
+def write_data(volumes, table, spacing, folder, ignores):
+    """Write volumes in nnU-Net's layout: TIFF, its spacing in JSON beside it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for volume in volumes:
+        label = labels.encode(read_volume(volume.label), table, volume.label)
+        label[label == MASKED] = IGNORED
+        for part, name, voxels in (
+            ("imagesTr", f"{volume.id}_0000", read_volume(volume.image)),
+            ("labelsTr", volume.id, label),
+        ):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(folder / part / f"{name}.tif", np.asarray(voxels))
+            write_json(folder / part / f"{volume.id}.json", {"spacing": list(spacing)})
+    names = {"background": 0, "foreground": 1} | ({"ignore": IGNORED} if ignores else {})
+    write_json(
+        folder / "dataset.json",
+        {
+            "channel_names": {"0": "image"},
+            "labels": names,
+            "numTraining": len(volumes),
+            "file_ending": ".tif",
+        },
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
