@@ -32,11 +32,16 @@ ADVICE = {
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path, durable=True):
     """Yield a path beside `path`, with its extension; rename it to `path` on success.
 
-    The content is flushed to disk before the rename, so a power cut leaves either the old or the
-    new file. On an error the unfinished file is removed and an existing one is kept.
+    On an error the unfinished file is removed and an existing one is kept.
+
+    Args:
+      path: of the file.
+      durable: flush the content to the disk before the rename, so that a power cut leaves either
+        the old or the new file. That takes milliseconds; without it, whoever reads the file has to
+        know a damaged one.
 
     Raises:
       OSError: of `writing`.
@@ -47,9 +52,11 @@ def replacing(path):
         with writing(path, beside):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield beside
-            to_disk(beside)
+            if durable:
+                to_disk(beside)
             beside.replace(path)
-            to_disk(path.parent)
+            if durable:
+                to_disk(path.parent)
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
@@ -212,9 +219,9 @@ def read_json(path):
     return content
 
 
-def write_json(path, content):
-    """Write JSON types as an indented file."""
-    with replacing(path) as beside:
+def write_json(path, content, durable=True):
+    """Write JSON types as an indented file; `durable` is of `replacing`."""
+    with replacing(path, durable) as beside:
         beside.write_text(json.dumps(content, indent=2) + "\n")
 
 

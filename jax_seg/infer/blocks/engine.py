@@ -7,6 +7,7 @@ record, so a task that is lost, or done twice, leaves the same bytes.
 import collections
 import contextlib
 import functools
+import math
 import os
 import pickle
 import time
@@ -16,7 +17,9 @@ from jax_seg.infer.blocks import passes, records
 from jax_seg.system import startup, workers
 
 DEATHS = 3  # of workers, after which a block is given up
-IN_FLIGHT = 2  # blocks for each worker: one is computed, one waits
+IN_FLIGHT = 2  # groups of blocks for each worker: one is computed, one waits
+GROUP_SECONDS, LARGEST = 1.0, 64  # of a group: how long it takes, and its blocks at most
+COUNTED_EVERY = 2.0  # seconds between two counts of the workers
 CONNECT = 20  # seconds for a scheduler to answer
 WORKERS_WAIT = 60  # seconds for the first worker of a cluster
 
@@ -89,58 +92,74 @@ def _attempt(do, task):
 class OnDask:
     """Workers of Dask, each with the job loaded once; a worker that dies is replaced by its nanny.
 
-    At most IN_FLIGHT blocks for each worker are submitted at a time, so the scheduler's memory does
-    not grow with the job. A block during which a worker died is submitted again; after its second
-    such death it is submitted alone, so that no other block is blamed, and after DEATHS it fails.
+    Quick blocks are submitted in groups that take about GROUP_SECONDS, since handing out a task
+    takes a few milliseconds. At most IN_FLIGHT groups for each worker are submitted at a time, so
+    the scheduler's memory does not grow with the job. A group during which a worker died is
+    submitted again block by block; a block after its second such death is submitted alone, so that
+    no other block is blamed, and after DEATHS it fails.
     """
 
     def __init__(self, job, client, where):
         self._client, self._pickled, self.where = client, _pickled(job), where
+        self._counted, self._workers = -math.inf, 1
 
     @property
     def workers(self):
-        """How many there are now."""
-        return max(len(self._client.scheduler_info(n_workers=-1)["workers"]), 1)
+        """How many there are; asked every COUNTED_EVERY seconds, since that takes milliseconds."""
+        if time.monotonic() - self._counted > COUNTED_EVERY:
+            found = self._client.scheduler_info(n_workers=-1)["workers"]
+            self._counted, self._workers = time.monotonic(), max(len(found), 1)
+        return self._workers
 
     def run(self, tasks):
         """Yield (task, record or `Failure`) for every task, as they finish."""
         from distributed import as_completed
 
-        waiting, alone = collections.deque(tasks), collections.deque()
+        waiting, again, alone = collections.deque(tasks), collections.deque(), collections.deque()
         deaths = collections.Counter()
-        under_way = {}
+        under_way, size = {}, 1
         finished = as_completed()
-        while waiting or alone or under_way:
-            while self._may_submit(waiting, alone, under_way):
-                task = waiting.popleft() if waiting else alone.popleft()
-                future = self._submit(task, deaths[task])
-                under_way[future] = task
+        while waiting or again or alone or under_way:
+            while self._may_submit(waiting or again, alone, under_way):
+                if waiting:
+                    group = [waiting.popleft() for _ in range(min(size, len(waiting)))]
+                else:
+                    group = [(again or alone).popleft()]
+                future = self._submit(group, deaths[group[0]])
+                under_way[future] = group
                 finished.add(future)
             future = next(finished)
-            task = under_way.pop(future)
-            result = _result(future)
-            if result is None:
-                deaths[task] += 1
-                if deaths[task] == DEATHS:
-                    yield task, Failure(f"killed its worker {DEATHS} times", fatal=False)
-                else:
-                    (alone if deaths[task] > 1 else waiting).append(task)
-            else:
-                yield task, result
+            group, result = under_way.pop(future), _result(future)
             del future
+            if isinstance(result, Failure):
+                yield group[0], result
+            elif result is not None:
+                seconds, results = result
+                size = min(max(int(GROUP_SECONDS * len(group) / max(seconds, 1e-6)), 1), LARGEST)
+                yield from zip(group, results, strict=True)
+            elif len(group) > 1:
+                again.extend(group)
+            else:
+                deaths[group[0]] += 1
+                if deaths[group[0]] == DEATHS:
+                    yield group[0], Failure(f"killed its worker {DEATHS} times", fatal=False)
+                else:
+                    (alone if deaths[group[0]] > 1 else again).append(group[0])
 
     def _may_submit(self, waiting, alone, under_way):
         if waiting:
             return len(under_way) < IN_FLIGHT * self.workers
         return bool(alone) and not under_way
 
-    def _submit(self, task, attempt):
-        key = f"block-{task.number}-{records.name_of(task.index)}-{attempt}-{time.monotonic_ns()}"
-        return self._client.submit(on_worker, self._pickled, tuple(task), key=key, pure=False)
+    def _submit(self, group, attempt):
+        first = group[0]
+        key = f"block-{first.number}-{records.name_of(first.index)}-{attempt}-{time.monotonic_ns()}"
+        tasks = [tuple(task) for task in group]
+        return self._client.submit(on_worker, self._pickled, tasks, key=key, pure=False)
 
 
 def _result(future):
-    """What a future's block returned, a `Failure`, or None where its worker died."""
+    """What a future's group returned, a `Failure`, or None where its worker died."""
     from distributed import KilledWorker
 
     error = future.exception()
@@ -151,9 +170,11 @@ def _result(future):
     return Failure(f"{type(error).__name__} on a worker: {error}", fatal=True)
 
 
-def on_worker(pickled, task):
-    """Compute a task in a worker of Dask."""
-    return _attempt(_load(pickled).do, Task(*task))
+def on_worker(pickled, tasks):
+    """(seconds, record or `Failure` of each) of some tasks, computed in a worker of Dask."""
+    do, began = _load(pickled).do, time.monotonic()
+    results = [_attempt(do, Task(*task)) for task in tasks]
+    return time.monotonic() - began, results
 
 
 @functools.lru_cache(1)

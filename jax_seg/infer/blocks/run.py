@@ -1,6 +1,7 @@
 """One output, from its settings to its last block: what is missing is computed, no more."""
 
 import math
+import os
 import shutil
 import sys
 import time
@@ -342,6 +343,7 @@ def _finish(job, book):
     }
     idle = sum(one["windows"] == one["empty"] for one in network)
     path = Path(job.store)
+    os.sync()  # blocks did not wait for the disk, see `records.write`
     write_json(path.with_suffix(".json"), marked(job.settings | facts, "predict"))
     for folder in ("arrays", "components"):
         shutil.rmtree(Path(job.records) / folder, ignore_errors=True)

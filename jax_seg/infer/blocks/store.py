@@ -6,6 +6,7 @@ place and renames it. Blocks of zeros are written too: a block without a file ha
 See https://ngff.openmicroscopy.org/0.5 and https://zarr-specs.readthedocs.io.
 """
 
+import functools
 import hashlib
 import itertools
 import os
@@ -94,6 +95,7 @@ class Level(NamedTuple):
 
     def create(self):
         """Create the array, unless it is there."""
+        _open.cache_clear()  # one of this name may have been removed
         _open(self, create=True)
 
 
@@ -106,10 +108,13 @@ def _as_os_error(error):
     return OSError(text.partition(" [")[0])
 
 
+@functools.lru_cache(64)
 def _open(level, create=False):
     spec = {
         "driver": "zarr3" if level.version == "0.5" else "zarr",
-        "kvstore": {"driver": "file", "path": level.folder},
+        # Records hold checksums, and the whole is flushed at its end: no block waits for the disk.
+        "kvstore": {"driver": "file", "path": level.folder, "file_io_sync": "file_io_sync"},
+        "context": {"file_io_sync": False},
         "metadata": _metadata(level),
         "create": create,
         "open": True,
