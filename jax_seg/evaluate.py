@@ -146,6 +146,8 @@ def _score(arguments, headings):
         on = judged.of_prediction(volume.image, volume.id)
         scored[volume.id] = counts, found, on
         note = "  training volume" if on.volumes == judged.TRAINING else ""
+        if "parts" in found:
+            note += f"  in {found['parts']} parts, of which competition scores are the mean"
         _row(volume.id, [f"{found[key]:.4f}" for key in headings], note=note)
         if not found["foreground_predicted"] and found["foreground_label"]:
             warnings[volume.id] = (

@@ -24,7 +24,7 @@ from jax_seg.infer.inspection import spacing_as_nnunet
 from jax_seg.infer.logits import foreground
 from jax_seg.runs import blockwise, checkpoints, members, seen
 from jax_seg.runs.data_folders import data_folders
-from jax_seg.system import outputs, startup
+from jax_seg.system import memory, outputs, startup
 from jax_seg.system.commands import exit_status, report_errors
 from jax_seg.system.files import read_json, replacing
 from jax_seg.system.program import program
@@ -134,6 +134,7 @@ def _predict(arguments):
         )
     if done := len(found) - len(to_do) - len(errors):
         print(f"{done} of {len(found)} {kind.name} are already finished; skipping them.")
+    to_do, large = _by_size(arguments, kind, to_do)
     on = seen.by_any(networks, to_do)
     if to_do:
         outputs.require_folder(output)
@@ -147,7 +148,8 @@ def _predict(arguments):
         settings=settings,
         probabilities=arguments.probabilities,
     )
-    passed, suffix = done + len(errors), {v.id: kind.suffix(v.image) for v in found}
+    passed = done + len(errors) + len(large)
+    suffix = {v.id: kind.suffix(v.image) for v in found}
     for name, result in results:
         passed += 1
         if isinstance(result, Exception):
@@ -165,7 +167,33 @@ def _predict(arguments):
     elif arguments.submission:
         _write_submission(arguments.submission, output, [v.id + suffix[v.id] for v in found])
         print(f"Submission: {arguments.submission} ({len(found)} volumes)")
+    for volume in large:
+        image = output / f"{volume.id}{blockwise.SUFFIX}"
+        status = max(status, blockwise.predict(arguments, networks, settings, volume, image))
     return status
+
+
+def _by_size(arguments, kind, volumes):
+    """(those that fit in memory, those that are predicted block by block); the latter are named.
+
+    Damaged files, and what goes with masks in one file alone, are left to whoever reads them.
+    """
+    fitting, large = [], []
+    for volume in volumes:
+        try:
+            needed = kind.needs(volume.image)
+        except (ValueError, OSError):
+            needed = 0
+        left = memory.available()
+        if needed <= left or arguments.probabilities or arguments.submission:
+            fitting.append(volume)
+            continue
+        large.append(volume)
+        print(
+            f"{volume.image} needs {needed / 2**30:,.1f} GiB of memory and {left / 2**30:,.1f} are "
+            f"available: it is predicted block by block, as {volume.id}{blockwise.SUFFIX}."
+        )
+    return fitting, large
 
 
 def _at_its_spacing(segment, networks):

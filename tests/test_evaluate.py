@@ -10,6 +10,7 @@ from jax_seg.evaluate import main
 from jax_seg.metrics.competition import competition_score
 from jax_seg.ops.classes import MASKED
 from jax_seg.system.files import write_json
+from jax_seg.tasks import score_volumes
 from tests.conftest import SHARED
 
 LABELS = SHARED / "data/membrane3d/train_labels"
@@ -295,3 +296,31 @@ def test_real_labels_score_one_against_themselves(tmp_path):
     assert status == 0
     assert found["pooled"]["iou"] == found["mean"]["score"] == 1
     assert 0.05 < found["pooled"]["foreground_label"] < 0.4
+
+
+def test_a_large_volume_is_scored_part_by_part(tmp_path, monkeypatch):
+    generator = np.random.default_rng(0)
+    label = generator.choice([0, 1, 2], (9, 7, 6), p=[0.5, 0.3, 0.2]).astype(np.uint8)
+    prediction = np.where(generator.random(label.shape) < 0.2, 1 - label % 2, label % 2)
+    label[:4, :4, :4] = 2  # the first part is unlabelled
+    save(tmp_path / "labels" / "a.tif", label)
+    save(tmp_path / "predictions" / "a.tif", prediction.astype(np.uint8))
+    _, whole = run(tmp_path)
+    monkeypatch.setattr(score_volumes, "LARGEST", label.size - 1)
+    monkeypatch.setattr(score_volumes, "PART", 4)
+    status, parts = run(tmp_path, "--competition")
+    assert status == 0 and parts["pooled"] == whole["pooled"]
+    found = parts["volumes"]["a"]
+    assert {key: found[key] for key in whole["volumes"]["a"]} == whole["volumes"]["a"]
+    encoded, boxes = np.where(label == 2, MASKED, label), []
+    for z, y, x in np.ndindex(3, 2, 2):
+        boxes.append(np.s_[4 * z : 4 * z + 4, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4])
+    expected = [
+        competition_score(prediction[box], encoded[box]).score
+        for box in boxes
+        if (encoded[box] != MASKED).any()
+    ]
+    assert found["parts"] == len(expected) == 11
+    assert found["score"] == pytest.approx(np.mean(expected))
+    status, refused = run(tmp_path, "--thin")
+    assert status == 1 and "--thin need the whole volume" in refused["errors"]["a"]

@@ -29,6 +29,7 @@ class Kind(NamedTuple):
       name: its noun in the plural.
       certain: value of a prediction where the object is certain.
       inspect: (path, array, facts of the networks) -> facts of the input for its sidecar.
+      needs: path -> bytes of memory to predict it; a larger volume is predicted block by block.
       as_map: logits -> prediction, if that is the probability itself; None if a threshold and
         steps of post-processing decide.
     """
@@ -40,6 +41,7 @@ class Kind(NamedTuple):
     name: str
     certain: int
     inspect: Callable
+    needs: Callable
     as_map: Callable | None = None
 
 
@@ -48,11 +50,14 @@ def _read_volume(path):
 
     Checked first, since running out of memory may kill the process and lose the other volumes.
     """
+    memory.require(_bytes_of_volume(path), path, "predict it")
+    return read_whole(open_volume(path))
+
+
+def _bytes_of_volume(path):
     reader = open_volume(path)
     on_host = LOGIT_BYTES if jax.default_backend() == "cpu" else 0
-    each = reader.dtype.itemsize + MASK_BYTES + on_host
-    memory.require(each * math.prod(reader.shape), path, "predict it")
-    return read_whole(reader)
+    return (reader.dtype.itemsize + MASK_BYTES + on_host) * math.prod(reader.shape)
 
 
 def _write_mask(path, prediction, source):
@@ -82,6 +87,7 @@ VOLUMES = Kind(
     name="volumes",
     certain=1,
     inspect=_inspect_volume,
+    needs=_bytes_of_volume,
 )
 IMAGES = Kind(
     find=images.find_images,
@@ -91,5 +97,6 @@ IMAGES = Kind(
     name="images",
     certain=255,
     inspect=lambda path, array, networks: {},
+    needs=lambda _: 0,
     as_map=lambda logits: pictures.as_map(np.asarray(jax.nn.sigmoid(logits))),
 )

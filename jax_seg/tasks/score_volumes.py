@@ -1,5 +1,7 @@
 """Score masks or probabilities of volumes against their labels, for `jax_seg.evaluate`."""
 
+import itertools
+import math
 from dataclasses import asdict
 
 import numpy as np
@@ -8,7 +10,11 @@ from jax_seg.data.labels import encode, require_labelled
 from jax_seg.data.readers import open_volume, read_volume
 from jax_seg.metrics.competition import competition_score
 from jax_seg.metrics.foreground import foreground_scores
-from jax_seg.metrics.segmentation import confusion, scores
+from jax_seg.metrics.segmentation import Confusion, confusion, scores
+from jax_seg.ops.classes import MASKED
+
+LARGEST = 640**3  # voxels that are scored as a whole
+PART = 320  # voxels along each axis of a part: the size of the competition's volumes
 
 OVERLAP = {
     "dice": "Dice",
@@ -48,7 +54,11 @@ def read_prediction(path, threshold=0.5):
       FileNotFoundError: nothing at `path`.
       ValueError: not a volume, or a value is neither a probability nor 0 or 1.
     """
-    voxels = read_volume(path)
+    return as_mask(read_volume(path), path, threshold)
+
+
+def as_mask(voxels, path, threshold):
+    """The mask of a prediction's voxels, as `read_prediction`."""
     wrong = (voxels < 0) | (voxels > 1)
     if wrong.any():
         raise ValueError(
@@ -59,7 +69,10 @@ def read_prediction(path, threshold=0.5):
 
 
 def evaluate_volume(prediction_path, label_path, table, *, threshold=0.5, **options):
-    """Score one volume on disk.
+    """Score one volume on disk; one of more than LARGEST voxels part by part.
+
+    What is counted is then added up. The competition's scores are means over the parts, which have
+    the size of its volumes, as its own score is the mean over volumes.
 
     Args:
       prediction_path: of `read_prediction`.
@@ -80,10 +93,42 @@ def evaluate_volume(prediction_path, label_path, table, *, threshold=0.5, **opti
             f"{prediction_path} has shape {predicted_shape} but {label_path} has {reader.shape}: "
             "predict the whole volume that was labelled."
         )
+    if math.prod(reader.shape) > LARGEST:
+        return _in_parts(prediction_path, label_path, table, threshold, **options)
     prediction = read_prediction(prediction_path, threshold)
     label = encode(read_volume(label_path), table, label_path, prefix="--")
     require_labelled(label, label_path)
     return score_volume(prediction, label, **options)
+
+
+def _in_parts(prediction_path, label_path, table, threshold, *, thin, **options):
+    """As `evaluate_volume`, of a volume that memory may not hold."""
+    if thin:
+        raise ValueError(
+            f"{label_path} has more than {LARGEST:,} voxels, and the scores of --thin need the "
+            "whole volume in memory: leave out --thin, or cut the volume."
+        )
+    volumes = open_volume(prediction_path), open_volume(label_path)
+    starts = (range(0, n, PART) for n in volumes[1].shape)
+    counts, parts = Confusion(), []
+    for start in itertools.product(*starts):
+        size = tuple(min(PART, n - a) for a, n in zip(start, volumes[1].shape, strict=True))
+        voxels, label = (volume.read(start, size) for volume in volumes)
+        label = encode(label, table, label_path, prefix="--")
+        if (label == MASKED).all():
+            continue
+        prediction = as_mask(voxels, prediction_path, threshold)
+        counted, found = score_volume(prediction, label, **options)
+        counts, parts = counts + counted, [*parts, found]
+    if not parts:
+        require_labelled(np.full((1, 1, 1), MASKED, np.uint8), label_path)
+    summed = scores(counts)
+    means = {
+        name: float(np.mean([part[name] for part in parts]))
+        for name, value in parts[0].items()
+        if name not in summed and isinstance(value, float)
+    }
+    return counts, summed | means | {"parts": len(parts)}
 
 
 def score_volume(prediction, label, *, thin=False, competition=False, constants=False):

@@ -8,6 +8,7 @@ import tensorstore
 import tifffile
 
 from jax_seg import predict
+from jax_seg.system import memory
 from tests.predicting import run
 
 BLOCKS = ["--block", "16", "--chunk", "8"]
@@ -37,6 +38,20 @@ def test_an_ensemble_in_blocks_is_the_ensemble_in_memory(runs, image, tmp_path, 
     other = tmp_path / "p.zarr"
     assert predict.main(command(image, other, *flags, "--dtype", "float16")) == 0
     np.testing.assert_array_equal(voxels(other), probabilities)
+
+
+def test_a_volume_that_does_not_fit_is_predicted_in_blocks(
+    runs, image, tmp_path, capsys, monkeypatch
+):
+    _, mask, *_ = run(image, tmp_path / "whole", "--workdir", runs[0])
+    monkeypatch.setattr(memory, "available", lambda: 1000)
+    output = tmp_path / "folder"
+    named = ["--workdir", runs[0], "--input", str(image), "--output", str(output)]
+    assert predict.main(named) == 0
+    assert "available: it is predicted block by block, as" in capsys.readouterr().out
+    np.testing.assert_array_equal(voxels(output / f"{image.stem}.zarr"), mask)
+    assert predict.main([*named, "--probabilities"]) == 1
+    assert "GiB of memory to predict it" in capsys.readouterr().err
 
 
 def test_steps_run_over_blocks_too(runs, image, tmp_path):
