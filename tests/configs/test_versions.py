@@ -255,6 +255,21 @@ def test_the_demo_keeps_the_character(name):
         assert demo.average.swa_start < demo.train.epochs
 
 
+@pytest.mark.parametrize("arg, side", [("", 128), ("192", 192), ("256", 256), ("demo", 48)])
+def test_the_surface_recipe_grows_its_patches(arg, side):
+    config = load("surface", arg)
+    assert config.data.patch == (side,) * 3
+    plan = settings.read_plan(configuration.Reader(config))
+    assert plan[-1].last == config.train.epochs - 1
+    assert set(plan[0].loss_weights) == {"dice", "cross_entropy", "skeleton_recall"}
+    model = settings.read_programs(configuration.Reader(config), tuple(plan[0].loss_weights))
+    assert model["model"]["name"] == "residual_unet" and model["averages"] == ("ema",)
+    if arg.isdigit():  # it continues another run, at a lower rate
+        assert config.schedule.learning_rate < load("surface").schedule.learning_rate
+        with pytest.raises(ValueError, match=":64"):
+            load("surface", "64")
+
+
 def test_another_argument_is_refused():
     with pytest.raises(ValueError, match=":fast"):
         load("v6", "fast")
