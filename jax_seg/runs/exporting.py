@@ -1,0 +1,137 @@
+"""Write trained networks to a folder that needs nothing of this project to segment volumes."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from jax_seg import models, tasks
+from jax_seg.data.preprocess import PerVolume, Preprocessing, stored
+from jax_seg.infer import exported
+from jax_seg.infer.network import make_network
+from jax_seg.runs import card, checkpoints, members
+from jax_seg.runs.data_folders import data_folders
+from jax_seg.system import configuration, outputs
+from jax_seg.system.files import refuse_address, remove_unfinished_beside, unfinished, write_json
+
+COMMAND = "export"
+
+
+class Source(NamedTuple):
+    """A network to export.
+
+    Attributes:
+      network: jitted, of `network.make_network`.
+      variables: its weights.
+      rule: its preprocessing.
+      loaded: `members.Network`.
+      beside: what the checkpoint stores beside the weights.
+    """
+
+    network: object
+    variables: dict
+    rule: Preprocessing | PerVolume
+    loaded: members.Network
+    beside: dict
+
+
+def read(text):
+    """The `Source` that WORKDIR@CHECKPOINT@AVERAGE names.
+
+    Raises:
+      FileNotFoundError, ValueError: there is no such network, or its prediction is more than that
+        of windows: it is one for images, or was imported from nnU-Net.
+    """
+    member = members.parse(text)
+    loaded = members.load(member)
+    kind = tasks.kind_of_run(loaded.fields)
+    if kind.PREDICTION.as_map:
+        raise ValueError(
+            f"{text} is a network for {kind.NOUN}s, whose resizing an export does not carry: name "
+            "networks for volumes."
+        )
+    if loaded.fields.get("validate.convention") == members.NNUNET:
+        raise ValueError(
+            f"{text} was imported from nnU-Net and predicts by its rules, which an export does not "
+            "carry: train it further (docs/nnunet.md), or export it with nnU-Net."
+        )
+    variables, beside, _ = members.read(member)
+    rule = stored(beside["preprocessing"])
+    model = models.build(**configuration.from_dict(beside["config"])["model"])
+    return Source(make_network(model, rule), variables, rule, loaded, beside)
+
+
+def require_writable(folder, sources):
+    """Refuse a folder among the inputs of the runs, or one with files that are not an export's.
+
+    Raises:
+      ValueError, OSError: naming it, or the file.
+    """
+    folder = refuse_address(folder)
+    inputs = [
+        path
+        for one in sources
+        for path in data_folders(one.loaded.fields, one.loaded.facts["workdir"])
+    ]
+    workdirs = [one.loaded.facts["workdir"] for one in sources]
+    outputs.require_apart(folder, inside=inputs, same=workdirs, flag="OUT")
+    outputs.require_folder(folder, flag="OUT")
+    if folder.is_dir():
+        outputs.require_own(sorted(folder.iterdir()), COMMAND, flag="OUT")
+
+
+def write(folder, sources, extra=()):
+    """Write networks, whose probabilities are averaged, as one folder; complete or not at all.
+
+    It holds a program and the weights of each network, model.json, load.py, which predicts with
+    them, and card.md. A folder of an earlier export is replaced.
+
+    Args:
+      folder: of `require_writable`.
+      sources: list of `Source`.
+      extra: functions (folder, sources, mark) that write more files, such as `onnx.write`.
+    """
+    folder, mark = Path(folder), outputs.written_by(COMMAND)
+    remove_unfinished_beside(folder)
+    beside, before = unfinished(folder, ""), unfinished(folder, "-replaced")
+    try:
+        beside.mkdir(parents=True)
+        described = [_write(beside, number, one, mark) for number, one in enumerate(sources)]
+        content = {
+            "members": [one | {"weight": 1 / len(sources)} for one in described],
+            "threshold": card.threshold(sources),
+            "exported_with": checkpoints.code_version(),
+        }
+        write_json(beside / "model.json", outputs.marked(content, COMMAND))
+        (beside / "load.py").write_text(exported.script())
+        if any(one["per_volume"] for one in described):
+            (beside / "measure_volume.py").write_text(exported.measuring(mark))
+        for function in extra:
+            function(beside, sources, mark)
+        (beside / "card.md").write_text(card.text(sources, mark))
+        if folder.exists():
+            folder.replace(before)
+        beside.replace(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)
+
+
+def _write(folder, number, source, mark):
+    """Write one network; its entry of model.json."""
+    facts = source.loaded.facts
+    window, names = facts["patch"], (f"network_{number}.jax", f"weights_{number}.npz")
+    program = exported.program(source.network, source.rule, source.variables, window)
+    # A reader of the program does not look beyond its end.
+    (folder / names[0]).write_bytes(program + mark.encode())
+    exported.write_weights(folder / names[1], source.variables, mark)
+    per_volume = isinstance(source.rule, PerVolume)
+    kept = ("step", "epoch", "weights", "digest", "trained_with", "preprocessing")
+    return {
+        "program": names[0],
+        "weights": names[1],
+        "window": list(window),
+        "overlap": facts["overlap"],
+        "per_volume": json.loads(json.dumps(source.rule._asdict())) if per_volume else None,
+        "source": {name: facts[name] for name in kept},
+    }
