@@ -10,6 +10,7 @@ network itself. The file was written by jax_seg.export.
 import itertools
 import json
 import math
+import runpy
 import sys
 from pathlib import Path
 
@@ -42,11 +43,8 @@ def predict(volume):
     for member in json.loads((FOLDER / "model.json").read_text())["members"]:
         network, box, own = load(member), ..., ()
         if member["per_volume"]:
-            import measure_volume
-
-            numbers, box = measure_volume.measure(
-                volume, measure_volume.PerVolume(**member["per_volume"])
-            )
+            rules = runpy.run_path(str(FOLDER / "measure_volume.py"))
+            numbers, box = rules["measure"](volume, rules["PerVolume"](**member["per_volume"]))
             own = (np.array(numbers, np.float32),)
         logits = np.full(volume.shape, BACKGROUND, np.float32)
         logits[box] = _blend(network, own, volume[box], member["window"], member["overlap"])

@@ -43,22 +43,22 @@ def read(text):
         of windows: it is one for images, or was imported from nnU-Net.
     """
     member = members.parse(text)
-    loaded = members.load(member)
-    kind = tasks.kind_of_run(loaded.fields)
+    variables, beside, _ = members.read(member)
+    config = configuration.from_dict(beside["config"])
+    kind = tasks.kind_of_run(configuration.flat(config))
     if kind.PREDICTION.as_map:
         raise ValueError(
             f"{text} is a network for {kind.NOUN}s, whose resizing an export does not carry: name "
             "networks for volumes."
         )
-    if loaded.fields.get("validate.convention") == members.NNUNET:
+    if config.validate.get("convention") == members.NNUNET:
         raise ValueError(
             f"{text} was imported from nnU-Net and predicts by its rules, which an export does not "
             "carry: train it further (docs/nnunet.md), or export it with nnU-Net."
         )
-    variables, beside, _ = members.read(member)
     rule = stored(beside["preprocessing"])
-    model = models.build(**configuration.from_dict(beside["config"])["model"])
-    return Source(make_network(model, rule), variables, rule, loaded, beside)
+    network = make_network(models.build(**config.model), rule)
+    return Source(network, variables, rule, members.load(member), beside)
 
 
 def require_writable(folder, sources):

@@ -1,0 +1,200 @@
+"""An export segments as the run does, in a process that knows nothing of this project."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jax_seg import export
+from jax_seg.data.preprocess import PerVolume
+from jax_seg.infer import exported, standalone
+from jax_seg.infer.network import make_network
+from jax_seg.infer.sliding_window import _partition_of_unity, window_starts
+from jax_seg.runs import card, exporting, members
+from jax_seg.system.files import read_json
+from tests.conftest import TIME_LIMIT
+from tests.workdirs import write_run
+
+OWN = {"name": "zscore", "low_percentile": 1.0, "high_percentile": 99.0, "region": "box"}
+SCORES = {"step": 1, "volumes": "held out", "chose": ["checkpoint"], "dice": 0.71234, "iou": 0.5}
+BLOCKED = """
+import runpy, sys
+sys.modules.update(dict.fromkeys(["jax_seg", "flax", "scipy.ndimage"]))  # importing them fails
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(volumes_folder, tmp_path_factory):
+    """A run by fixed numbers, and one that normalises each volume by its own."""
+    folder = tmp_path_factory.mktemp("exported")
+    write_run(folder / "fixed", volumes_folder)
+    (folder / "fixed" / "scores.json").write_text(json.dumps({"raw": SCORES}))
+    write_run(folder / "own", volumes_folder, rule=OWN)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def out(runs):
+    """An export of both, whose probabilities are averaged."""
+    assert export.main([str(runs / "fixed@swa"), str(runs / "own"), str(runs / "out")]) == 0
+    return runs / "out"
+
+
+def test_it_segments_a_volume_as_predict_does(runs, out, tmp_path):
+    """With zeros around the scan, and shorter than the window along one axis."""
+    volume = np.random.default_rng(0).integers(1, 256, (23, 17, 13)).astype(np.uint16)
+    volume[:4] = 0
+    np.save(tmp_path / "v.npy", volume)
+    command = [sys.executable, "-c", BLOCKED, str(out / "load.py"), "v.npy", "p.npy"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=TIME_LIMIT)
+    found = np.load(tmp_path / "p.npy")
+    segment, *_ = members.load_together([str(runs / "fixed@swa"), str(runs / "own")])
+    expected = np.asarray(jax.nn.sigmoid(segment(volume)))
+    assert found.dtype == np.float32 and expected.std() > 0.05  # it is no constant
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_program_is_the_network_for_any_number_of_windows(runs, out, dtype):
+    source = exporting.read(str(runs / "fixed@swa"))
+    program = jax.export.deserialize(bytearray((out / "network_0.jax").read_bytes()))
+    assert program.platforms == ("cpu", "cuda")
+    weights = dict(np.load(out / "weights_0.npz"))
+    windows = np.random.default_rng(1).integers(0, 256, (3, 16, 16, 16, 1)).astype(dtype)
+    expected = source.network(source.variables, windows)
+    for count in (1, 3):
+        inputs = windows[:count].astype(np.float32)
+        probabilities, logits = jax.jit(program.call)(weights, inputs)
+        np.testing.assert_allclose(logits, expected[:count], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(probabilities, jax.nn.sigmoid(expected[:count]), atol=1e-6)
+
+
+def test_zeros_stay_zero_in_a_program_where_the_rule_says_so(runs):
+    """(200 - 100) · 0.01 is 1, and 0 is not -1."""
+    rule = PerVolume("zscore", 0.0, 100.0, "nonzero")
+    network = make_network(_Same(), rule)
+    program = exported.program(network, rule, {"params": {"w": np.ones(1)}}, (1, 1, 2))
+    called = jax.export.deserialize(bytearray(program)).call
+    windows = np.array([0, 200], np.float32).reshape(1, 1, 1, 2, 1)
+    own = np.array([0, 255, 100, 0.01], np.float32)
+    _, logits = called({"params/w": np.ones(1, np.float32)}, windows, own)
+    np.testing.assert_allclose(np.ravel(logits), [0, 1], atol=1e-7)
+
+
+class _Same:
+    """A network whose logits are its input."""
+
+    def apply(self, _variables, image):
+        return image
+
+
+@given(
+    length=st.integers(1, 60),
+    window=st.integers(1, 24),
+    overlap=st.sampled_from([0, 0.25, 0.5, 0.9]),
+)
+def test_its_windows_and_weights_are_those_of_prediction(length, window, overlap):
+    length += window - 1
+    starts = tuple(window_starts(length, window, overlap))
+    found = standalone._axis(length, window, overlap)
+    assert tuple(start for start, _ in found) == starts
+    weights = np.stack([weights for _, weights in found])
+    np.testing.assert_allclose(weights, _partition_of_unity(length, window, starts), atol=1e-6)
+
+
+def test_the_card_says_what_the_scores_are_worth(runs, out, volumes_folder):
+    source = exporting.read(str(runs / "fixed"))
+    text = card.text([source], "written by jax_seg.export")
+    count = sum(leaf.size for leaf in jax.tree.leaves(source.variables["params"]))
+    for part in (
+        f"unet, {count:,} parameters, float32",
+        f"Data: {volumes_folder}, fold 0 of 3 held out",
+        "Trained on: 4 volumes: v0, v1, v2, v3",
+        "Held out: 2 volumes: v4, v5",
+        "clipped to 0 to 255, minus 0, times 0.00392157",
+        "pooled over whole held-out volumes, which chose the checkpoint",
+        "| dice | 0.7123 |",
+        '`judged_on`: {"volumes": "held out", "chose": ["checkpoint"]}',
+        "Apache-2.0",
+    ):
+        assert part in text, part
+    both = (out / "card.md").read_text()
+    assert both.count("these weights were not scored") == 2 and "0.7123" not in both
+    assert "percentiles 1 to 99 of its voxels (box)" in both
+
+
+def test_a_configuration_has_one_digest_whatever_the_order():
+    one = card.configuration_digest({"a": 1, "b": {"c": 2, "d": 3}})
+    assert one == card.configuration_digest({"b": {"d": 3, "c": 2}, "a": 1})
+    assert one != card.configuration_digest({"a": 1, "b": {"c": 2, "d": 4}})
+
+
+def test_an_earlier_export_is_replaced_whole_or_not_at_all(runs, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "out"
+    run, command = str(runs / "fixed"), [str(runs / "fixed"), str(folder)]
+    assert export.main([run, str(runs / "own"), str(folder)]) == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert "network_1.jax" in before and "measure_volume.py" in before
+
+    def full(*_):
+        raise OSError("The disk is full.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(card, "text", full)
+        assert export.main(command) == 1
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [folder]
+
+    assert export.main(command) == 0
+    assert {path.name for path in folder.iterdir()} == {
+        *("card.md", "load.py", "model.json", "network_0.jax", "weights_0.npz")
+    }
+    assert list(tmp_path.iterdir()) == [folder]
+    assert read_json(folder / "model.json")["members"][0]["weight"] == 1
+
+    (folder / "notes.txt").write_text("mine")
+    capsys.readouterr()
+    assert export.main(command) == 1
+    assert "notes.txt was not written by jax_seg.export" in capsys.readouterr().err
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def for_images(config):
+    config.data.name = "images"
+
+
+def of_nnunet(config):
+    with config.unlocked():
+        config.validate.convention = members.NNUNET
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(for_images, "is a network for images"), (of_nnunet, "was imported from nnU-Net")],
+)
+def test_what_an_export_does_not_carry_is_refused(
+    volumes_folder, tmp_path, capsys, change, message
+):
+    run = write_run(tmp_path / "run", volumes_folder, change=change)
+    assert export.main([str(run), str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_among_the_inputs_is_refused(runs, volumes_folder, capsys):
+    run = runs / "fixed"
+    for place in (run, run / "checkpoints" / "out", volumes_folder / "train_images" / "out"):
+        assert export.main([str(run), str(place)]) == 1
+        told = capsys.readouterr().err
+        assert "OUT" in told and told.startswith("Error: ") and told.count("\n") == 1
+    assert export.main([str(run / "absent"), str(runs / "x")]) == 1
+    assert export.main([str(run), "s3://bucket/out"]) == 1
+    assert "only files of this machine" in capsys.readouterr().err
