@@ -8,6 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from jax_seg.infer import as_onnx
 from jax_seg.runs import exporting
 from jax_seg.system import startup
 from jax_seg.system.commands import exit_status
@@ -30,15 +31,20 @@ def main(argv=None):
         "averaged",
     )
     parser.add_argument("output", metavar="OUT", type=Path, help="new folder, or an earlier export")
+    parser.add_argument(
+        "--onnx", action="store_true", help="also write each network as ONNX (extra 'onnx')"
+    )
     arguments = parser.parse_args(argv)
     startup.prepare()
     return exit_status(lambda: _export(arguments))
 
 
 def _export(arguments):
+    if arguments.onnx:
+        as_onnx.require_installed()
     sources = [exporting.read(text) for text in arguments.runs]
     exporting.require_writable(arguments.output, sources)
-    exporting.write(arguments.output, sources)
+    exporting.write(arguments.output, sources, onnx=arguments.onnx)
     print(f"{arguments.output}: {', '.join(sorted(p.name for p in arguments.output.iterdir()))}")
     return 0
 

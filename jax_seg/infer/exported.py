@@ -24,7 +24,7 @@ def flat(variables):
     return traverse_util.flatten_dict(variables, sep="/")
 
 
-def chain(network, rule):
+def chain(network, rule, one=False):
     """(flat weights, windows float32 [B, *window, 1] as stored) -> (probabilities, logits).
 
     Both float32, of the windows' shape. The windows pass one after another, so that B may be any
@@ -34,11 +34,15 @@ def chain(network, rule):
     Args:
       network: of `network.make_network`.
       rule: `Preprocessing` or `PerVolume` of the network.
+      one: B is 1, which needs no loop.
     """
 
     def on_all(weights, windows, own=None):
         variables = traverse_util.unflatten_dict(weights, sep="/")
-        logits = jax.lax.map(lambda one: network(variables, one[None], own)[0], windows)
+        if one:
+            logits = network(variables, windows, own)
+        else:
+            logits = jax.lax.map(lambda w: network(variables, w[None], own)[0], windows)
         return jax.nn.sigmoid(logits), logits
 
     if isinstance(rule, preprocess.PerVolume):

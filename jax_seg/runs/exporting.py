@@ -1,13 +1,16 @@
 """Write trained networks to a folder that needs nothing of this project to segment volumes."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from jax_seg import models, tasks
 from jax_seg.data.preprocess import PerVolume, Preprocessing, stored
-from jax_seg.infer import exported
+from jax_seg.infer import as_onnx, exported
 from jax_seg.infer.network import make_network
 from jax_seg.runs import card, checkpoints, members
 from jax_seg.runs.data_folders import data_folders
@@ -15,6 +18,7 @@ from jax_seg.system import configuration, outputs
 from jax_seg.system.files import refuse_address, remove_unfinished_beside, unfinished, write_json
 
 COMMAND = "export"
+OUTPUTS = ("probability", "logits")  # of a network as ONNX
 
 
 class Source(NamedTuple):
@@ -80,7 +84,7 @@ def require_writable(folder, sources):
         outputs.require_own(sorted(folder.iterdir()), COMMAND, flag="OUT")
 
 
-def write(folder, sources, extra=()):
+def write(folder, sources, onnx=False):
     """Write networks, whose probabilities are averaged, as one folder; complete or not at all.
 
     It holds a program and the weights of each network, model.json, load.py, which predicts with
@@ -89,14 +93,18 @@ def write(folder, sources, extra=()):
     Args:
       folder: of `require_writable`.
       sources: list of `Source`.
-      extra: functions (folder, sources, mark) that write more files, such as `onnx.write`.
+      onnx: also write each network as ONNX, of one window.
+
+    Raises:
+      ValueError: ONNX cannot carry a network.
+      OSError: the folder cannot be written.
     """
     folder, mark = Path(folder), outputs.written_by(COMMAND)
     remove_unfinished_beside(folder)
     beside, before = unfinished(folder, ""), unfinished(folder, "-replaced")
     try:
         beside.mkdir(parents=True)
-        described = [_write(beside, number, one, mark) for number, one in enumerate(sources)]
+        described = [_write(beside, number, one, mark, onnx) for number, one in enumerate(sources)]
         content = {
             "members": [one | {"weight": 1 / len(sources)} for one in described],
             "threshold": card.threshold(sources),
@@ -106,8 +114,6 @@ def write(folder, sources, extra=()):
         (beside / "load.py").write_text(exported.script())
         if any(one["per_volume"] for one in described):
             (beside / "measure_volume.py").write_text(exported.measuring(mark))
-        for function in extra:
-            function(beside, sources, mark)
         (beside / "card.md").write_text(card.text(sources, mark))
         if folder.exists():
             folder.replace(before)
@@ -117,7 +123,7 @@ def write(folder, sources, extra=()):
         shutil.rmtree(before, ignore_errors=True)
 
 
-def _write(folder, number, source, mark):
+def _write(folder, number, source, mark, onnx):
     """Write one network; its entry of model.json."""
     facts = source.loaded.facts
     window, names = facts["patch"], (f"network_{number}.jax", f"weights_{number}.npz")
@@ -125,13 +131,34 @@ def _write(folder, number, source, mark):
     # A reader of the program does not look beyond its end.
     (folder / names[0]).write_bytes(program + mark.encode())
     exported.write_weights(folder / names[1], source.variables, mark)
+    in_onnx = f"network_{number}.onnx" if onnx else None
+    if in_onnx:
+        _write_onnx(folder / in_onnx, source, mark)
     per_volume = isinstance(source.rule, PerVolume)
     kept = ("step", "epoch", "weights", "digest", "trained_with", "preprocessing")
     return {
         "program": names[0],
         "weights": names[1],
+        "onnx": in_onnx,
         "window": list(window),
         "overlap": facts["overlap"],
         "per_volume": json.loads(json.dumps(source.rule._asdict())) if per_volume else None,
         "source": {name: facts[name] for name in kept},
     }
+
+
+def _write_onnx(path, source, mark):
+    """Write the network for one window; under `PerVolume` with the second input of the program."""
+    loaded, weights = source.loaded, exported.flat(source.variables)
+    if loaded.fields["model.dtype"] != "float32":
+        raise ValueError(
+            f"{loaded.facts['workdir']} computes in {loaded.fields['model.dtype']}, and an ONNX "
+            "file would in float32: remove --onnx."
+        )
+    low, high = (getattr(source.rule, name, at) for name, at in (("low", 0), ("high", 255)))
+    noise = np.random.default_rng(0).uniform(low, high, (1, *loaded.facts["patch"], 1))
+    inputs = {"window": noise.astype(np.float32)}
+    if isinstance(source.rule, PerVolume):
+        inputs["own"] = np.array([0, 255, 127, 1 / 64], np.float32)
+    chain = exported.chain(source.network, source.rule, one=True)
+    as_onnx.write(path, functools.partial(chain, weights), inputs, OUTPUTS, mark)

@@ -1,8 +1,10 @@
 """An export segments as the run does, in a process that knows nothing of this project."""
 
+import importlib.util
 import json
 import subprocess
 import sys
+from collections import Counter
 
 import jax
 import numpy as np
@@ -10,17 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jax_seg import export
-from jax_seg.data.preprocess import PerVolume
-from jax_seg.infer import exported, standalone
+from jax_seg import export, models
+from jax_seg.data.preprocess import PerVolume, Preprocessing
+from jax_seg.infer import as_onnx, exported, standalone
 from jax_seg.infer.network import make_network
 from jax_seg.infer.sliding_window import _partition_of_unity, window_starts
 from jax_seg.runs import card, exporting, members
 from jax_seg.system.files import read_json
+from jax_seg.system.outputs import is_own
 from tests.conftest import TIME_LIMIT
 from tests.workdirs import write_run
 
 OWN = {"name": "zscore", "low_percentile": 1.0, "high_percentile": 99.0, "region": "box"}
+FIXED = Preprocessing(0.0, 255.0, 0.0, 1 / 255)
 SCORES = {"step": 1, "volumes": "held out", "chose": ["checkpoint"], "dice": 0.71234, "iou": 0.5}
 BLOCKED = """
 import runpy, sys
@@ -57,6 +61,7 @@ def test_it_segments_a_volume_as_predict_does(runs, out, tmp_path):
     found = np.load(tmp_path / "p.npy")
     segment, *_ = members.load_together([str(runs / "fixed@swa"), str(runs / "own")])
     expected = np.asarray(jax.nn.sigmoid(segment(volume)))
+    assert all(is_own(path, "export") for path in out.iterdir() if path.is_file())
     assert found.dtype == np.float32 and expected.std() > 0.05  # it is no constant
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
@@ -93,6 +98,48 @@ class _Same:
 
     def apply(self, _variables, image):
         return image
+
+
+def test_onnx_gets_the_program_without_choices_by_platform():
+    network = make_network(models.build("unet", filters=2, poolings=1), FIXED)
+    window = jax.ShapeDtypeStruct((1, 8, 8, 8, 1), np.float32)
+    weights = jax.eval_shape(
+        models.build("unet", filters=2, poolings=1).init, jax.random.key(0), window
+    )
+    weights = jax.tree.map(lambda one: np.ones(one.shape, one.dtype), weights)
+    traced = jax.make_jaxpr(lambda x: network(weights, x))(window)
+    assert "platform_index" in str(traced)
+    plain = jax.make_jaxpr(lambda x: as_onnx._evaluate(traced, [x]))(window)
+    names = Counter(equation.primitive.name for equation in plain.eqns)
+    assert not names.keys() & {"jit", "cond", "platform_index", "conv_general_dilated", "scan"}
+    assert names[as_onnx.CONVOLUTION.name] == 2 * 3  # of two levels down and one up
+    assert plain.out_avals[0].shape == (1, 8, 8, 8, 1)
+
+
+def test_onnx_without_its_packages_is_refused(runs, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert export.main([str(runs / "fixed"), str(runs / "o"), "--onnx"]) == 1
+    assert "pip install 'jax-seg[onnx]'" in capsys.readouterr().err
+    assert not (runs / "o").exists()
+
+
+def test_an_onnx_file_is_the_network(runs, capsys):
+    """Takes a minute, where the extra 'onnx' is installed."""
+    pytest.importorskip("jax2onnx", reason="the extra 'onnx' is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+    out = runs / "onnx"
+    assert export.main([str(runs / "fixed"), str(runs / "own"), str(out), "--onnx"]) == 0
+    assert all(is_own(path, "export") for path in out.iterdir())
+    windows = np.random.default_rng(2).integers(0, 256, (1, 16, 16, 16, 1)).astype(np.float32)
+    own = np.array([10, 240, 120, 0.02], np.float32)
+    for number, (name, numbers) in enumerate([("fixed", None), ("own", own)]):
+        source = exporting.read(str(runs / name))
+        expected = source.network(source.variables, windows, numbers)
+        session = onnxruntime.InferenceSession(out / f"network_{number}.onnx")
+        inputs = {"window": windows} | ({} if numbers is None else {"own": numbers})
+        probability, logits = session.run(["probability", "logits"], inputs)
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(probability, jax.nn.sigmoid(expected), rtol=0, atol=1e-5)
 
 
 @given(
