@@ -150,7 +150,8 @@ def _trained_on(source):
 def _scores(source):
     """The scores of these very weights, and on what they were measured."""
     facts = source.loaded.facts
-    scores = open_run(facts["workdir"]).scores.get(facts["weights"], {})
+    run = open_run(facts["workdir"])
+    scores = run.scores.get(facts["weights"], {})
     if scores.get("step") != facts["step"]:
         return "Scores: these weights were not scored on whole volumes."
     on = judged.read(scores)
@@ -158,5 +159,5 @@ def _scores(source):
     return (
         f"Scores, pooled over whole {on.name()}s{on.choices}, at the threshold and without "
         f"post-processing:\n\n| | |\n|---|---|\n{rows}\n\n"
-        f"`judged_on`: {json.dumps(on.as_json())}"
+        f"`judged_on`: {json.dumps(on.as_json())} {run.outdated_scores}".rstrip()
     )

@@ -15,7 +15,14 @@ from jax_seg.infer.network import make_network
 from jax_seg.runs import card, checkpoints, members
 from jax_seg.runs.data_folders import data_folders
 from jax_seg.system import configuration, outputs
-from jax_seg.system.files import refuse_address, remove_unfinished_beside, unfinished, write_json
+from jax_seg.system.files import (
+    refuse_address,
+    remove_unfinished_beside,
+    to_disk,
+    unfinished,
+    write_json,
+    writing,
+)
 
 COMMAND = "export"
 OUTPUTS = ("probability", "logits")  # of a network as ONNX
@@ -103,23 +110,28 @@ def write(folder, sources, onnx=False):
     remove_unfinished_beside(folder)
     beside, before = unfinished(folder, ""), unfinished(folder, "-replaced")
     try:
-        beside.mkdir(parents=True)
-        described = [_write(beside, number, one, mark, onnx) for number, one in enumerate(sources)]
-        content = {
-            "members": [one | {"weight": 1 / len(sources)} for one in described],
-            "threshold": card.threshold(sources),
-            "exported_with": checkpoints.code_version(),
-        }
-        write_json(beside / "model.json", outputs.marked(content, COMMAND))
-        (beside / "load.py").write_text(exported.script())
-        if any(one["per_volume"] for one in described):
-            (beside / "measure_volume.py").write_text(exported.measuring(mark))
-        (beside / "card.md").write_text(card.text(sources, mark))
-        if folder.exists():
-            folder.replace(before)
-        beside.replace(folder)
+        with writing(folder):
+            beside.mkdir(parents=True)
+            described = [_write(beside, n, one, mark, onnx) for n, one in enumerate(sources)]
+            content = {
+                "members": [one | {"weight": 1 / len(sources)} for one in described],
+                "threshold": card.threshold(sources),
+                "exported_with": checkpoints.code_version(),
+            }
+            write_json(beside / "model.json", outputs.marked(content, COMMAND))
+            (beside / "load.py").write_text(exported.script())
+            if any(one["per_volume"] for one in described):
+                (beside / "measure_volume.py").write_text(exported.measuring(mark))
+            (beside / "card.md").write_text(card.text(sources, mark))
+            for path in beside.iterdir():
+                to_disk(path)
+            if folder.exists():
+                folder.replace(before)
+            beside.replace(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        if before.exists() and not folder.exists():
+            before.replace(folder)
         shutil.rmtree(before, ignore_errors=True)
 
 
