@@ -22,6 +22,7 @@ def _shape(x, kernel, **options):
     return jax.core.ShapedArray(made.shape, made.dtype)
 
 
+INLINED = {"jit": "jaxpr", "remat2": "jaxpr", "custom_vjp_call": "call_jaxpr"}
 TOLERANCE = 1e-4
 """How far probabilities may lie from those of the network."""
 
@@ -117,8 +118,10 @@ def _apply(equation, arrays):
         return [np.int32(0)]  # not read: see the next line
     if platforms := options.get("branches_platforms"):
         return _evaluate(options["branches"][platforms.index(None)], arrays[1:])
-    if inner := options.get("call_jaxpr") or (primitive.name == "jit" and options["jaxpr"]):
-        return _evaluate(inner, arrays)
+    if primitive.name in INLINED:
+        inner = options[INLINED[primitive.name]]
+        closed = core.ClosedJaxpr(inner, ()) if isinstance(inner, core.Jaxpr) else inner
+        return _evaluate(closed, arrays)
     if primitive.name == "conv_general_dilated" and arrays[0].ndim == 5:
         return [_convolve(*arrays, **options)]
     results = primitive.bind(*arrays, **primitive.get_bind_params(options))

@@ -100,18 +100,20 @@ class _Same:
         return image
 
 
-def test_onnx_gets_the_program_without_choices_by_platform():
-    network = make_network(models.build("unet", filters=2, poolings=1), FIXED)
+@pytest.mark.parametrize("rematerialise", [False, True])
+def test_onnx_gets_the_program_without_choices_by_platform(rematerialise):
+    model = models.build("unet", filters=2, poolings=1, rematerialise=rematerialise)
+    network = make_network(model, FIXED)
     window = jax.ShapeDtypeStruct((1, 8, 8, 8, 1), np.float32)
-    weights = jax.eval_shape(
-        models.build("unet", filters=2, poolings=1).init, jax.random.key(0), window
-    )
-    weights = jax.tree.map(lambda one: np.ones(one.shape, one.dtype), weights)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), window)
+    weights = jax.tree.map(lambda one: np.ones(one.shape, one.dtype), shapes)
     traced = jax.make_jaxpr(lambda x: network(weights, x))(window)
     assert "platform_index" in str(traced)
     plain = jax.make_jaxpr(lambda x: as_onnx._evaluate(traced, [x]))(window)
     names = Counter(equation.primitive.name for equation in plain.eqns)
-    assert not names.keys() & {"jit", "cond", "platform_index", "conv_general_dilated", "scan"}
+    assert not names.keys() & {
+        *("jit", "remat2", "cond", "platform_index", "conv_general_dilated", "scan")
+    }
     assert names[as_onnx.CONVOLUTION.name] == 2 * 3  # of two levels down and one up
     assert plain.out_avals[0].shape == (1, 8, 8, 8, 1)
 
