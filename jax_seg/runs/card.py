@@ -107,6 +107,9 @@ def _normalisation(rule):
 
 def _spacing(source):
     """The spacing of the training volumes, as far as it is known."""
+    if trained := source.beside.get("spacing"):
+        words = " × ".join(f"{number:.4g}" for number in trained)
+        return f"{words}; resample volumes of another spacing to it, which load.py does not"
     run = open_run(source.loaded.facts["workdir"])
     wanted, found = set(source.loaded.trained_on or ()), set()
     with warnings.catch_warnings():

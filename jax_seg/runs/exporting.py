@@ -154,6 +154,7 @@ def _write(folder, number, source, mark, onnx):
         "onnx": in_onnx,
         "window": list(window),
         "overlap": facts["overlap"],
+        "spacing": source.beside.get("spacing"),
         "per_volume": json.loads(json.dumps(source.rule._asdict())) if per_volume else None,
         "source": {name: facts[name] for name in kept},
     }

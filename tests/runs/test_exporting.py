@@ -179,6 +179,14 @@ def test_the_card_says_what_the_scores_are_worth(runs, out, volumes_folder):
     assert "percentiles 1 to 99 of its voxels (box)" in both
 
 
+def test_the_card_names_the_spacing_that_a_run_records(runs):
+    source = exporting.read(str(runs / "fixed"))
+    unknown = card.text([source], "")
+    assert "| voxel spacing (z, y, x) | not recorded |" in unknown
+    known = card.text([source._replace(beside=source.beside | {"spacing": [4.0, 1.0, 0.5]})], "")
+    assert "| voxel spacing (z, y, x) | 4 × 1 × 0.5; resample volumes of another" in known
+
+
 def test_a_configuration_has_one_digest_whatever_the_order():
     one = card.configuration_digest({"a": 1, "b": {"c": 2, "d": 3}})
     assert one == card.configuration_digest({"b": {"d": 3, "c": 2}, "a": 1})
