@@ -20,6 +20,7 @@ COMMANDS = {
     "replay": "train several configurations on the same data for the same time",
     "checkpoint": "list the checkpoints of a run",
     "convert": "import the weights of a PyTorch U-Net",
+    "export": "write trained networks as files that run without jax_seg",
 }
 
 

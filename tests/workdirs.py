@@ -14,8 +14,12 @@ from jax_seg.system.files import write_json
 from jax_seg.training import state
 from tests.conftest import tiny_config
 
+FIXED = {"low": 0.0, "high": 255.0, "shift": 0.0, "scale": 1 / 255}
 
-def write_run(workdir, root, *, steps=(1,), averages=("swa", "ema"), averaged=1, change=None):
+
+def write_run(
+    workdir, root, *, steps=(1,), averages=("swa", "ema"), averaged=1, change=None, rule=FIXED
+):
     """A run of the tiny configuration on the volumes of `root`, with a checkpoint at each step.
 
     Every checkpoint and every average has weights of its own, and the first step is the best.
@@ -61,7 +65,7 @@ def write_run(workdir, root, *, steps=(1,), averages=("swa", "ema"), averaged=1,
                 "loop": {"averaged": averaged},
                 "config": stored,
                 "split": {"training": training, "validation": validation},
-                "preprocessing": {"low": 0.0, "high": 255.0, "shift": 0.0, "scale": 1 / 255},
+                "preprocessing": rule,
                 "code_version": "test",
             },
             {"dice": 1.0 - number / 10},

@@ -1,0 +1,96 @@
+"""A network as files that run without this project: a program of jax.export, weights, a script.
+
+The program takes stored voxels, normalises them and returns probabilities. Which form a convolution
+has is chosen where it is lowered (`ops/conv.py`), so one program holds those of all PLATFORMS.
+"""
+
+import inspect
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import traverse_util
+from jax import export
+
+from jax_seg.data import preprocess
+from jax_seg.infer import standalone
+
+PLATFORMS = ("cpu", "cuda")
+
+
+def flat(variables):
+    """{'params/…/kernel': array} of a network's variables."""
+    return traverse_util.flatten_dict(variables, sep="/")
+
+
+def chain(network, rule, one=False):
+    """(flat weights, windows float32 [B, *window, 1] as stored) -> (probabilities, logits).
+
+    Both float32, of the windows' shape. The windows pass one after another, so that B may be any
+    number and memory does not grow with it. Under `PerVolume` there is a third argument, float32
+    [4]: `own` of `preprocess`.
+
+    Args:
+      network: of `network.make_network`.
+      rule: `Preprocessing` or `PerVolume` of the network.
+      one: B is 1, which needs no loop.
+    """
+
+    def on_all(weights, windows, own=None):
+        variables = traverse_util.unflatten_dict(weights, sep="/")
+        if one:
+            logits = network(variables, windows, own)
+        else:
+            logits = jax.lax.map(lambda w: network(variables, w[None], own)[0], windows)
+        return jax.nn.sigmoid(logits), logits
+
+    if isinstance(rule, preprocess.PerVolume):
+        return on_all
+    return lambda weights, windows: on_all(weights, windows)
+
+
+def program(network, rule, variables, window):
+    """`chain` for any number of windows, as bytes for `jax.export.deserialize`.
+
+    Args:
+      network, rule: of `chain`.
+      variables: of the network, for their names and shapes.
+      window: its size in voxels.
+    """
+    (batch,) = export.symbolic_shape("B")
+    weights = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in flat(variables).items()}
+    inputs = [jax.ShapeDtypeStruct((batch, *window, 1), np.float32)]
+    if isinstance(rule, preprocess.PerVolume):
+        inputs.append(jax.ShapeDtypeStruct((4,), np.float32))
+    exporter = export.export(jax.jit(chain(network, rule)), platforms=PLATFORMS)
+    return bytes(exporter(weights, *inputs).serialize())
+
+
+def write_weights(path, variables, mark):
+    """Write the flat weights as .npz, with a mark of `system.outputs` as the archive's comment."""
+    np.savez(path, **flat(variables))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = mark.encode()
+
+
+def script():
+    """The text of a script that runs the programs of its folder: `infer/standalone.py`."""
+    return Path(standalone.__file__).read_text()
+
+
+def measuring(mark):
+    """The text of a module with `preprocess.measure`, for networks under `PerVolume`."""
+    parts = (
+        preprocess.Preprocessing,
+        preprocess.PerVolume,
+        preprocess.measure,
+        preprocess._box,
+        preprocess._percentiles,
+    )
+    head = (
+        f'"""Measures the numbers by which a volume is normalised. The file was {mark}."""\n\n'
+        "from typing import NamedTuple\n\nimport numpy as np\n\n"
+        f"PERCENTILE_VOXELS = {preprocess.PERCENTILE_VOXELS}\n"
+    )
+    return "\n\n".join([head, *map(inspect.getsource, parts)])

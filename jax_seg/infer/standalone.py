@@ -1,0 +1,87 @@
+"""Segments volumes with the networks of this folder. It needs numpy, jax and flatbuffers alone:
+
+    pip install jax flatbuffers
+    python load.py VOLUME.npy PROBABILITIES.npy
+
+In Python, `predict(volume)` gives the probabilities of a volume in memory, and `load(member)` the
+network itself. The file was written by jax_seg.export.
+"""
+
+import itertools
+import json
+import math
+import runpy
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax import export
+
+FOLDER = Path(__file__).resolve().parent
+BACKGROUND = -20.0  # the logit of a window without input, that is of zeros alone
+
+
+def load(member):
+    """A network: windows [B, *window, 1] as stored -> (probabilities, logits), float32 of B too.
+
+    Args:
+      member: of 'members' in model.json. Where its 'per_volume' is a rule, the network takes a
+        second argument: float32 [4], the volume's own clipping limits, shift and scale.
+    """
+    program = export.deserialize(bytearray((FOLDER / member["program"]).read_bytes()))
+    weights = jax.device_put(dict(np.load(FOLDER / member["weights"])))
+    call = jax.jit(program.call)
+    return lambda windows, *own: call(weights, np.asarray(windows, np.float32), *own)
+
+
+def predict(volume):
+    """Probabilities of the foreground, float32 [D, H, W], of a volume [D, H, W] as stored."""
+    if volume.ndim != 3:
+        raise ValueError(f"The volume has shape {volume.shape}; give three axes: D, H and W.")
+    total = np.zeros(volume.shape, np.float32)
+    for member in json.loads((FOLDER / "model.json").read_text())["members"]:
+        network, box, own = load(member), ..., ()
+        if member["per_volume"]:
+            rules = runpy.run_path(str(FOLDER / "measure_volume.py"))
+            numbers, box = rules["measure"](volume, rules["PerVolume"](**member["per_volume"]))
+            own = (np.array(numbers, np.float32),)
+        logits = np.full(volume.shape, BACKGROUND, np.float32)
+        logits[box] = _blend(network, own, volume[box], member["window"], member["overlap"])
+        total += member["weight"] * np.asarray(jax.nn.sigmoid(logits))
+    return total
+
+
+def _blend(network, own, volume, window, overlap):
+    """Logits of a volume: those of its windows, weighted by a Gaussian that adds up to one."""
+    room = [max(size - length, 0) for size, length in zip(window, volume.shape, strict=True)]
+    extended = np.pad(volume, [(n // 2, n - n // 2) for n in room], mode="edge")
+    total = np.zeros(extended.shape, np.float32)
+    axes = [_axis(*each, overlap) for each in zip(extended.shape, window, strict=True)]
+    for (d, by_d), (h, by_h), (w, by_w) in itertools.product(*axes):
+        here = tuple(slice(a, a + n) for a, n in zip((d, h, w), window, strict=True))
+        logits = BACKGROUND
+        if extended[here].any():
+            logits = np.asarray(network(extended[here][None, ..., None], *own)[1])[0, ..., 0]
+        total[here] += logits * (by_d[:, None, None] * by_h[:, None] * by_w)
+    inside = zip(room, volume.shape, strict=True)
+    return total[tuple(slice(n // 2, n // 2 + length) for n, length in inside)]
+
+
+def _axis(length, window, overlap):
+    """[(first voxel, weights)] of the windows along an axis, from border to border."""
+    step = max(int(window * (1 - overlap)), 1)
+    count = math.ceil((length - window) / step) + 1
+    starts = [round(i * (length - window) / max(count - 1, 1)) for i in range(count)]
+    distances = (np.arange(window) - (window - 1) / 2) / (window / 8)
+    profile = np.maximum(np.exp(-0.5 * distances**2), 1e-3).astype(np.float32)
+    total = np.zeros(length, np.float32)
+    for start in starts:
+        total[start : start + window] += profile
+    return [(start, profile / total[start : start + window]) for start in starts]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python load.py VOLUME.npy PROBABILITIES.npy")
+    np.save(sys.argv[2], predict(np.load(sys.argv[1])))

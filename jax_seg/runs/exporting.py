@@ -1,0 +1,177 @@
+"""Write trained networks to a folder that needs nothing of this project to segment volumes."""
+
+import functools
+import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jax_seg import models, tasks
+from jax_seg.data.preprocess import PerVolume, Preprocessing, stored
+from jax_seg.infer import as_onnx, exported
+from jax_seg.infer.network import make_network
+from jax_seg.runs import card, checkpoints, members
+from jax_seg.runs.data_folders import data_folders
+from jax_seg.system import configuration, outputs
+from jax_seg.system.files import (
+    refuse_address,
+    remove_unfinished_beside,
+    to_disk,
+    unfinished,
+    write_json,
+    writing,
+)
+
+COMMAND = "export"
+OUTPUTS = ("probability", "logits")  # of a network as ONNX
+
+
+class Source(NamedTuple):
+    """A network to export.
+
+    Attributes:
+      network: jitted, of `network.make_network`.
+      variables: its weights.
+      rule: its preprocessing.
+      loaded: `members.Network`.
+      beside: what the checkpoint stores beside the weights.
+    """
+
+    network: object
+    variables: dict
+    rule: Preprocessing | PerVolume
+    loaded: members.Network
+    beside: dict
+
+
+def read(text):
+    """The `Source` that WORKDIR@CHECKPOINT@AVERAGE names.
+
+    Raises:
+      FileNotFoundError, ValueError: there is no such network, or its prediction is more than that
+        of windows: it is one for images, or was imported from nnU-Net.
+    """
+    member = members.parse(text)
+    variables, beside, _ = members.read(member)
+    config = configuration.from_dict(beside["config"])
+    kind = tasks.kind_of_run(configuration.flat(config))
+    if kind.PREDICTION.as_map:
+        raise ValueError(
+            f"{text} is a network for {kind.NOUN}s, whose resizing an export does not carry: name "
+            "networks for volumes."
+        )
+    if config.validate.get("convention") == members.NNUNET:
+        raise ValueError(
+            f"{text} was imported from nnU-Net and predicts by its rules, which an export does not "
+            "carry: train it further (docs/nnunet.md), or export it with nnU-Net."
+        )
+    rule = stored(beside["preprocessing"])
+    network = make_network(models.build(**config.model), rule)
+    return Source(network, variables, rule, members.load(member), beside)
+
+
+def require_writable(folder, sources):
+    """Refuse a folder among the inputs of the runs, or one with files that are not an export's.
+
+    Raises:
+      ValueError, OSError: naming it, or the file.
+    """
+    folder = refuse_address(folder)
+    inputs = [
+        path
+        for one in sources
+        for path in data_folders(one.loaded.fields, one.loaded.facts["workdir"])
+    ]
+    workdirs = [one.loaded.facts["workdir"] for one in sources]
+    outputs.require_apart(folder, inside=inputs, same=workdirs, flag="OUT")
+    outputs.require_folder(folder, flag="OUT")
+    if folder.is_dir():
+        outputs.require_own(sorted(folder.iterdir()), COMMAND, flag="OUT")
+
+
+def write(folder, sources, onnx=False):
+    """Write networks, whose probabilities are averaged, as one folder; complete or not at all.
+
+    It holds a program and the weights of each network, model.json, load.py, which predicts with
+    them, and card.md. A folder of an earlier export is replaced.
+
+    Args:
+      folder: of `require_writable`.
+      sources: list of `Source`.
+      onnx: also write each network as ONNX, of one window.
+
+    Raises:
+      ValueError: ONNX cannot carry a network.
+      OSError: the folder cannot be written.
+    """
+    folder, mark = Path(folder), outputs.written_by(COMMAND)
+    remove_unfinished_beside(folder)
+    beside, before = unfinished(folder, ""), unfinished(folder, "-replaced")
+    try:
+        with writing(folder):
+            beside.mkdir(parents=True)
+            described = [_write(beside, n, one, mark, onnx) for n, one in enumerate(sources)]
+            content = {
+                "members": [one | {"weight": 1 / len(sources)} for one in described],
+                "threshold": card.threshold(sources),
+                "exported_with": checkpoints.code_version(),
+            }
+            write_json(beside / "model.json", outputs.marked(content, COMMAND))
+            (beside / "load.py").write_text(exported.script())
+            if any(one["per_volume"] for one in described):
+                (beside / "measure_volume.py").write_text(exported.measuring(mark))
+            (beside / "card.md").write_text(card.text(sources, mark))
+            for path in beside.iterdir():
+                to_disk(path)
+            if folder.exists():
+                folder.replace(before)
+            beside.replace(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        if before.exists() and not folder.exists():
+            before.replace(folder)
+        shutil.rmtree(before, ignore_errors=True)
+
+
+def _write(folder, number, source, mark, onnx):
+    """Write one network; its entry of model.json."""
+    facts = source.loaded.facts
+    window, names = facts["patch"], (f"network_{number}.jax", f"weights_{number}.npz")
+    program = exported.program(source.network, source.rule, source.variables, window)
+    # A reader of the program does not look beyond its end.
+    (folder / names[0]).write_bytes(program + mark.encode())
+    exported.write_weights(folder / names[1], source.variables, mark)
+    in_onnx = f"network_{number}.onnx" if onnx else None
+    if in_onnx:
+        _write_onnx(folder / in_onnx, source, mark)
+    per_volume = isinstance(source.rule, PerVolume)
+    kept = ("step", "epoch", "weights", "digest", "trained_with", "preprocessing")
+    return {
+        "program": names[0],
+        "weights": names[1],
+        "onnx": in_onnx,
+        "window": list(window),
+        "overlap": facts["overlap"],
+        "spacing": source.beside.get("spacing"),
+        "per_volume": json.loads(json.dumps(source.rule._asdict())) if per_volume else None,
+        "source": {name: facts[name] for name in kept},
+    }
+
+
+def _write_onnx(path, source, mark):
+    """Write the network for one window; under `PerVolume` with the second input of the program."""
+    loaded, weights = source.loaded, exported.flat(source.variables)
+    if loaded.fields["model.dtype"] != "float32":
+        raise ValueError(
+            f"{loaded.facts['workdir']} computes in {loaded.fields['model.dtype']}, and an ONNX "
+            "file would in float32: remove --onnx."
+        )
+    low, high = (getattr(source.rule, name, at) for name, at in (("low", 0), ("high", 255)))
+    noise = np.random.default_rng(0).uniform(low, high, (1, *loaded.facts["patch"], 1))
+    inputs = {"window": noise.astype(np.float32)}
+    if isinstance(source.rule, PerVolume):
+        inputs["own"] = np.array([0, 255, 127, 1 / 64], np.float32)
+    chain = exported.chain(source.network, source.rule, one=True)
+    as_onnx.write(path, functools.partial(chain, weights), inputs, OUTPUTS, mark)

@@ -1,0 +1,257 @@
+"""An export segments as the run does, in a process that knows nothing of this project."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jax_seg import export, models
+from jax_seg.data.preprocess import PerVolume, Preprocessing
+from jax_seg.infer import as_onnx, exported, standalone
+from jax_seg.infer.network import make_network
+from jax_seg.infer.sliding_window import _partition_of_unity, window_starts
+from jax_seg.runs import card, exporting, members
+from jax_seg.system.files import read_json
+from jax_seg.system.outputs import is_own
+from tests.conftest import TIME_LIMIT
+from tests.workdirs import write_run
+
+OWN = {"name": "zscore", "low_percentile": 1.0, "high_percentile": 99.0, "region": "box"}
+FIXED = Preprocessing(0.0, 255.0, 0.0, 1 / 255)
+SCORES = {"step": 1, "volumes": "held out", "chose": ["checkpoint"], "dice": 0.71234, "iou": 0.5}
+BLOCKED = """
+import runpy, sys
+sys.modules.update(dict.fromkeys(["jax_seg", "flax", "scipy.ndimage"]))  # importing them fails
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(volumes_folder, tmp_path_factory):
+    """A run by fixed numbers, and one that normalises each volume by its own."""
+    folder = tmp_path_factory.mktemp("exported")
+    write_run(folder / "fixed", volumes_folder)
+    (folder / "fixed" / "scores.json").write_text(json.dumps({"raw": SCORES}))
+    write_run(folder / "own", volumes_folder, rule=OWN)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def out(runs):
+    """An export of both, whose probabilities are averaged."""
+    assert export.main([str(runs / "fixed@swa"), str(runs / "own"), str(runs / "out")]) == 0
+    return runs / "out"
+
+
+def test_it_segments_a_volume_as_predict_does(runs, out, tmp_path):
+    """With zeros around the scan, and shorter than the window along one axis."""
+    volume = np.random.default_rng(0).integers(1, 256, (23, 17, 13)).astype(np.uint16)
+    volume[:4] = 0
+    np.save(tmp_path / "v.npy", volume)
+    command = [sys.executable, "-c", BLOCKED, str(out / "load.py"), "v.npy", "p.npy"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=TIME_LIMIT)
+    found = np.load(tmp_path / "p.npy")
+    segment, *_ = members.load_together([str(runs / "fixed@swa"), str(runs / "own")])
+    expected = np.asarray(jax.nn.sigmoid(segment(volume)))
+    assert all(is_own(path, "export") for path in out.iterdir() if path.is_file())
+    assert found.dtype == np.float32 and expected.std() > 0.05  # it is no constant
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_program_is_the_network_for_any_number_of_windows(runs, out, dtype):
+    source = exporting.read(str(runs / "fixed@swa"))
+    program = jax.export.deserialize(bytearray((out / "network_0.jax").read_bytes()))
+    assert program.platforms == ("cpu", "cuda")
+    weights = dict(np.load(out / "weights_0.npz"))
+    windows = np.random.default_rng(1).integers(0, 256, (3, 16, 16, 16, 1)).astype(dtype)
+    expected = source.network(source.variables, windows)
+    for count in (1, 3):
+        inputs = windows[:count].astype(np.float32)
+        probabilities, logits = jax.jit(program.call)(weights, inputs)
+        np.testing.assert_allclose(logits, expected[:count], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(probabilities, jax.nn.sigmoid(expected[:count]), atol=1e-6)
+
+
+def test_zeros_stay_zero_in_a_program_where_the_rule_says_so(runs):
+    """(200 - 100) · 0.01 is 1, and 0 is not -1."""
+    rule = PerVolume("zscore", 0.0, 100.0, "nonzero")
+    network = make_network(_Same(), rule)
+    program = exported.program(network, rule, {"params": {"w": np.ones(1)}}, (1, 1, 2))
+    called = jax.export.deserialize(bytearray(program)).call
+    windows = np.array([0, 200], np.float32).reshape(1, 1, 1, 2, 1)
+    own = np.array([0, 255, 100, 0.01], np.float32)
+    _, logits = called({"params/w": np.ones(1, np.float32)}, windows, own)
+    np.testing.assert_allclose(np.ravel(logits), [0, 1], atol=1e-7)
+
+
+class _Same:
+    """A network whose logits are its input."""
+
+    def apply(self, _variables, image):
+        return image
+
+
+@pytest.mark.parametrize("rematerialise", [False, True])
+def test_onnx_gets_the_program_without_choices_by_platform(rematerialise):
+    model = models.build("unet", filters=2, poolings=1, rematerialise=rematerialise)
+    network = make_network(model, FIXED)
+    window = jax.ShapeDtypeStruct((1, 8, 8, 8, 1), np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), window)
+    weights = jax.tree.map(lambda one: np.ones(one.shape, one.dtype), shapes)
+    traced = jax.make_jaxpr(lambda x: network(weights, x))(window)
+    assert "platform_index" in str(traced)
+    plain = jax.make_jaxpr(lambda x: as_onnx._evaluate(traced, [x]))(window)
+    names = Counter(equation.primitive.name for equation in plain.eqns)
+    assert not names.keys() & {
+        *("jit", "remat2", "cond", "platform_index", "conv_general_dilated", "scan")
+    }
+    assert names[as_onnx.CONVOLUTION.name] == 2 * 3  # of two levels down and one up
+    assert plain.out_avals[0].shape == (1, 8, 8, 8, 1)
+
+
+def test_onnx_without_its_packages_is_refused(runs, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert export.main([str(runs / "fixed"), str(runs / "o"), "--onnx"]) == 1
+    assert "pip install 'jax-seg[onnx]'" in capsys.readouterr().err
+    assert not (runs / "o").exists()
+
+
+def test_an_onnx_file_is_the_network(runs, capsys):
+    """Takes a minute, where the extra 'onnx' is installed."""
+    pytest.importorskip("jax2onnx", reason="the extra 'onnx' is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+    out = runs / "onnx"
+    assert export.main([str(runs / "fixed"), str(runs / "own"), str(out), "--onnx"]) == 0
+    assert all(is_own(path, "export") for path in out.iterdir())
+    windows = np.random.default_rng(2).integers(0, 256, (1, 16, 16, 16, 1)).astype(np.float32)
+    own = np.array([10, 240, 120, 0.02], np.float32)
+    for number, (name, numbers) in enumerate([("fixed", None), ("own", own)]):
+        source = exporting.read(str(runs / name))
+        expected = source.network(source.variables, windows, numbers)
+        session = onnxruntime.InferenceSession(out / f"network_{number}.onnx")
+        inputs = {"window": windows} | ({} if numbers is None else {"own": numbers})
+        probability, logits = session.run(["probability", "logits"], inputs)
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(probability, jax.nn.sigmoid(expected), rtol=0, atol=1e-5)
+
+
+@given(
+    length=st.integers(1, 60),
+    window=st.integers(1, 24),
+    overlap=st.sampled_from([0, 0.25, 0.5, 0.9]),
+)
+def test_its_windows_and_weights_are_those_of_prediction(length, window, overlap):
+    length += window - 1
+    starts = tuple(window_starts(length, window, overlap))
+    found = standalone._axis(length, window, overlap)
+    assert tuple(start for start, _ in found) == starts
+    weights = np.stack([weights for _, weights in found])
+    np.testing.assert_allclose(weights, _partition_of_unity(length, window, starts), atol=1e-6)
+
+
+def test_the_card_says_what_the_scores_are_worth(runs, out, volumes_folder):
+    source = exporting.read(str(runs / "fixed"))
+    text = card.text([source], "written by jax_seg.export")
+    count = sum(leaf.size for leaf in jax.tree.leaves(source.variables["params"]))
+    for part in (
+        f"unet, {count:,} parameters, float32",
+        f"Data: {volumes_folder}, fold 0 of 3 held out",
+        "Trained on: 4 volumes: v0, v1, v2, v3",
+        "Held out: 2 volumes: v4, v5",
+        "clipped to 0 to 255, minus 0, times 0.00392157",
+        "pooled over whole held-out volumes, which chose the checkpoint",
+        "| dice | 0.7123 |",
+        '`judged_on`: {"volumes": "held out", "chose": ["checkpoint"]}',
+        "Apache-2.0",
+    ):
+        assert part in text, part
+    both = (out / "card.md").read_text()
+    assert both.count("these weights were not scored") == 2 and "0.7123" not in both
+    assert "percentiles 1 to 99 of its voxels (box)" in both
+
+
+def test_the_card_names_the_spacing_that_a_run_records(runs):
+    source = exporting.read(str(runs / "fixed"))
+    unknown = card.text([source], "")
+    assert "| voxel spacing (z, y, x) | not recorded |" in unknown
+    known = card.text([source._replace(beside=source.beside | {"spacing": [4.0, 1.0, 0.5]})], "")
+    assert "| voxel spacing (z, y, x) | 4 × 1 × 0.5; resample volumes of another" in known
+
+
+def test_a_configuration_has_one_digest_whatever_the_order():
+    one = card.configuration_digest({"a": 1, "b": {"c": 2, "d": 3}})
+    assert one == card.configuration_digest({"b": {"d": 3, "c": 2}, "a": 1})
+    assert one != card.configuration_digest({"a": 1, "b": {"c": 2, "d": 4}})
+
+
+def test_an_earlier_export_is_replaced_whole_or_not_at_all(runs, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "out"
+    run, command = str(runs / "fixed"), [str(runs / "fixed"), str(folder)]
+    assert export.main([run, str(runs / "own"), str(folder)]) == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert "network_1.jax" in before and "measure_volume.py" in before
+
+    def full(*_):
+        raise OSError("The disk is full.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(card, "text", full)
+        assert export.main(command) == 1
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [folder]
+
+    assert export.main(command) == 0
+    assert {path.name for path in folder.iterdir()} == {
+        *("card.md", "load.py", "model.json", "network_0.jax", "weights_0.npz")
+    }
+    assert list(tmp_path.iterdir()) == [folder]
+    assert read_json(folder / "model.json")["members"][0]["weight"] == 1
+
+    (folder / "notes.txt").write_text("mine")
+    capsys.readouterr()
+    assert export.main(command) == 1
+    assert "notes.txt was not written by jax_seg.export" in capsys.readouterr().err
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def for_images(config):
+    config.data.name = "images"
+
+
+def of_nnunet(config):
+    with config.unlocked():
+        config.validate.convention = members.NNUNET
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(for_images, "is a network for images"), (of_nnunet, "was imported from nnU-Net")],
+)
+def test_what_an_export_does_not_carry_is_refused(
+    volumes_folder, tmp_path, capsys, change, message
+):
+    run = write_run(tmp_path / "run", volumes_folder, change=change)
+    assert export.main([str(run), str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_among_the_inputs_is_refused(runs, volumes_folder, capsys):
+    run = runs / "fixed"
+    for place in (run, run / "checkpoints" / "out", volumes_folder / "train_images" / "out"):
+        assert export.main([str(run), str(place)]) == 1
+        told = capsys.readouterr().err
+        assert "OUT" in told and told.startswith("Error: ") and told.count("\n") == 1
+    assert export.main([str(run / "absent"), str(runs / "x")]) == 1
+    assert export.main([str(run), "s3://bucket/out"]) == 1
+    assert "only files of this machine" in capsys.readouterr().err
