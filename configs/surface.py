@@ -1,9 +1,9 @@
 """surface: papyrus sheets in scrolls, by what won the competition on them.
 
-    python launch.py --config configs/surface.py --config.data.root=FOLDER --workdir runs/surface_128
+    python launch.py --config configs/surface.py --config.data.root=FOLDER --workdir runs/small
     python launch.py --config configs/surface.py:192 --config.data.root=FOLDER \
-        --config.train.start_from=runs/surface_128@ema --workdir runs/surface_192
-    python -m jax_seg.tune runs/surface_192
+        --config.train.start_from=runs/small@ema --workdir runs/large
+    python -m jax_seg.tune runs/large
 
 Changed from residual_m: Dice, cross entropy and skeleton recall alike, Muon with one polynomial
 decay, an average of the weights, half of the patches at foreground. `:192` and `:256` train a
