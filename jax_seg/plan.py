@@ -42,7 +42,6 @@ def main(argv=None):
 def _plan(arguments, rest):
     # Imported late because JAX takes seconds to start.
     from jax_seg.planning import written
-    from jax_seg.planning.machine import machine
     from jax_seg.planning.plan import make_plan
     from jax_seg.runs.data_folders import data_folders
 
@@ -61,7 +60,6 @@ def _plan(arguments, rest):
             plan,
             path=arguments.output,
             root=arguments.data,
-            device=machine(arguments.device).name,
             given=given,
             base=config_file.load(arguments.base),
         )

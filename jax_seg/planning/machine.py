@@ -12,7 +12,8 @@ from jax_seg.ops.conv import conv
 from jax_seg.system import cards
 from jax_seg.training.find_batch import card_bytes, device_bytes
 
-SIDE, FILTERS = 32, 16  # of the convolution that is timed
+SIDE = 32  # voxels along an axis of the volume whose convolution is timed
+WIDTHS = (32, 24, 16, 8)  # filters that are considered, the widest first
 UTILISATION = 0.4
 """Share of a convolution's rate that a training step reaches on a CPU, counted for direct
 convolution: 16 filters on 16×96×96 train at 120 GFLOP/s where that convolution runs at 300."""
@@ -24,19 +25,20 @@ class Machine(NamedTuple):
     Attributes:
       name: for sentences.
       memory: bytes for training.
-      rate: floating-point operations per second of a training step; None if unknown.
+      rates: {filters: floating-point operations per second of a training step}, by WIDTHS; None if
+        unknown.
       card: `cards.Card` to compile for, which need not be there; None for the device at hand.
     """
 
     name: str
     memory: int
-    rate: float | None
+    rates: dict | None
     card: cards.Card | None = None
 
     @property
     def is_gpu(self):
         """Whether convolutions run on tensor cores."""
-        return self.rate is None
+        return self.rates is None
 
 
 def machine(device=""):
@@ -52,7 +54,8 @@ def machine(device=""):
     if device in ("", "cpu"):
         if device == "" and jax.default_backend() != "cpu":
             return Machine(jax.devices()[0].device_kind, device_bytes(), None)
-        return Machine(f"{os.cpu_count()} CPU cores", device_bytes(), UTILISATION * _rate())
+        rates = {filters: UTILISATION * _rate(filters) for filters in WIDTHS}
+        return Machine(f"{os.cpu_count()} CPU cores", device_bytes(), rates)
     if device in cards.CARDS:
         card = cards.CARDS[device]
         return Machine(card.name, card_bytes(card), None, card)
@@ -67,10 +70,13 @@ def machine(device=""):
     return Machine(card.name, card_bytes(card), None, card)
 
 
-def _rate():
-    """Operations per second of a 3×3×3 convolution on this machine, the best of five."""
-    x_BDHWC = jnp.ones((1, SIDE, SIDE, SIDE, FILTERS))
-    kernel = jnp.ones((3, 3, 3, FILTERS, FILTERS))
+def _rate(filters):
+    """Operations per second of a 3×3×3 convolution on this machine, the best of five.
+
+    Wider ones use a processor better.
+    """
+    x_BDHWC = jnp.ones((1, SIDE, SIDE, SIDE, filters))
+    kernel = jnp.ones((3, 3, 3, filters, filters))
     run = jax.jit(conv)
     run(x_BDHWC, kernel).block_until_ready()
     seconds = []
@@ -78,4 +84,4 @@ def _rate():
         began = time.perf_counter()
         run(x_BDHWC, kernel).block_until_ready()
         seconds.append(time.perf_counter() - began)
-    return 2 * 27 * FILTERS**2 * SIDE**3 / min(seconds)
+    return 2 * 27 * filters**2 * SIDE**3 / min(seconds)

@@ -20,10 +20,12 @@ class Plan(NamedTuple):
     Attributes:
       facts: `Facts`.
       decisions: list of `Decision`; fields that the user has set are in none.
+      device: name of the device.
     """
 
     facts: Facts
     decisions: list
+    device: str
 
     @property
     def fields(self):
@@ -51,7 +53,8 @@ def make_plan(config, *, device="", minutes=60.0, given=None):
         raise ValueError(f"train.minutes is {minutes}; give a plan the time that the run may take.")
     given = dict(given or {})
     facts, here = gather(config, given), machine(device)
-    shape = rules.geometry(facts, rules.CPU_VOXELS)
+    patch = given.get("data.patch", ())
+    shape = rules.geometry(facts, rules.CPU_VOXELS, patch)
     width, updates = rules.width(here, shape.fields | given, minutes)
     decisions = [
         rules.labels(facts),
@@ -68,7 +71,7 @@ def make_plan(config, *, device="", minutes=60.0, given=None):
         decisions += _that_fits(config, decisions, facts, here, given)
     else:
         decisions.append(_without(shape, given))
-    return Plan(facts, [one for one in decisions if one.fields])
+    return Plan(facts, [one for one in decisions if one.fields], here.name)
 
 
 def _without(decision, given):
@@ -83,13 +86,15 @@ def _that_fits(config, decisions, facts, here, given):
     say how many fit.
     """
     config = config.copy_and_resolve_references()
-    configuration.override(config, Plan(None, decisions).fields)
+    for one in decisions:
+        configuration.override(config, one.fields)
     if here.card:  # a plugin that has looked for its device in vain compiles for none
         jax.config.update("jax_platforms", "cpu")
         config.devices.update(count=1, space=1)
     voxels = rules.GPU_VOXELS
     while True:
-        shape = _without(rules.geometry(facts, voxels), given)
+        shape = rules.geometry(facts, voxels, given.get("data.patch", ()))
+        shape = _without(shape, given)
         configuration.override(config, shape.fields)
         needed = _bytes(config, here, 1)
         if needed <= here.memory:

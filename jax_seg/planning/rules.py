@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jax_seg.planning.machine import WIDTHS
+
 DEEPEST = 8  # voxels that the coarsest level keeps along the longest axis of a patch
 CPU_VOXELS, GPU_VOXELS = 150_000, 128**3  # of a patch
 STEP, COARSE_STEP = 8, 16  # voxels: patch sizes are multiples of it, of the second beyond 32
 ENOUGH = 400  # updates within the time: fewer leave a wide network behind a narrow one
-WIDTHS = (32, 24, 16, 8)  # filters that are considered, the best first
 FLAT = 1.5  # times as far apart along depth: beyond, depth is not rotated into the plane
 DIFFERENT = 2.0  # times: between volumes whose intensities are normalised each by itself
 EMPTY = 0.25  # of the voxels are zero: the outside of a scan
@@ -90,11 +91,19 @@ def augmentation(facts):
     return Decision("augmentation", fields, reason)
 
 
-def geometry(facts, voxels):
-    """Patch of at most about so many voxels, levels within slices, and poolings."""
+def geometry(facts, voxels, given=()):
+    """Patch, levels within slices, and poolings.
+
+    Args:
+      facts: Facts.
+      voxels: of a patch, about at most.
+      given: the patch that the user has set; () chooses one.
+    """
     shape = np.median(facts.shapes, 0)
     planar = max(round(math.log2(max(facts.anisotropy, 1.0))), 0)
-    patch, poolings, planar = _patch(shape, planar, voxels)
+    patch, (poolings, planar) = (
+        (given, _levels(given, planar)) if given else _patch(shape, planar, voxels)
+    )
     fields = {
         "data.patch": patch,
         "model.poolings": poolings,
@@ -102,6 +111,8 @@ def geometry(facts, voxels):
     }
     size = "×".join(str(round(n)) for n in shape)
     reason = f"the median volume has {size} voxels, and a patch about {voxels:,} at most"
+    if given:
+        reason = f"a patch of {'×'.join(map(str, given))} voxels has room for {poolings} poolings"
     if planar:
         reason += (
             f"; a step along depth equals {facts.anisotropy:.1f} in the plane, so the finest "
@@ -110,8 +121,20 @@ def geometry(facts, voxels):
     return Decision("patch", fields, reason)
 
 
+def _levels(patch, planar):
+    """(poolings, levels within slices) of a patch: the coarsest level sees across slices."""
+    poolings = max(int(math.log2(max(max(patch) / DEEPEST, 2))), 1)
+    while True:
+        planar = min(planar, poolings - 1)
+        along_depth, depth, *plane = poolings - planar, *patch
+        divides = all(n % 2**poolings == 0 for n in plane) and depth % 2**along_depth == 0
+        if divides or poolings == 1:
+            return poolings, planar
+        poolings -= 1
+
+
 def _patch(shape, planar, voxels):
-    """(patch, poolings, planar levels): as large as volumes and voxels allow.
+    """(patch, its `_levels`): as large as volumes and voxels allow.
 
     Its proportions are those in which the levels within slices make a voxel isotropic.
     """
@@ -130,10 +153,10 @@ def _patch(shape, planar, voxels):
             left /= size[axis]
             free.remove(axis)
         patch = tuple(_rounded(n) for n in size)
-        poolings = max(int(math.log2(max(max(patch) / DEEPEST, 2))), 1)
-        if planar < poolings or planar == 0:
-            return patch, poolings, planar
-        planar = poolings - 1  # the coarsest level sees across slices
+        poolings, within = _levels(patch, planar)
+        if within == planar:
+            return patch, (poolings, planar)
+        planar = within
 
 
 def _rounded(size):
@@ -149,7 +172,7 @@ def width(machine, chosen, minutes):
     if machine.is_gpu:
         return Decision("width", {"model.filters": WIDTHS[0]}, "the field's usual width"), None
     for filters in WIDTHS:
-        seconds = operations(patch, BATCH, filters, poolings, planar) / machine.rate
+        seconds = operations(patch, BATCH, filters, poolings, planar) / machine.rates[filters]
         held = KEPT_BYTES * BATCH * math.prod(patch) * filters
         updates = 60 * minutes / seconds
         if updates >= ENOUGH and held <= machine.memory / 2:

@@ -55,14 +55,13 @@ def in_words(plan):
     return lines
 
 
-def as_file(plan, *, path, root, device, given, base):
+def as_file(plan, *, path, root, given, base):
     """The text of a configuration file that carries a plan.
 
     Args:
       plan: Plan.
       path: of the file.
       root: of the data.
-      device: its name.
       given: {dotted path: value} that the user has set.
       base: ConfigDict of defaults: fields that have them are omitted, but for those of labels.
     """
@@ -71,7 +70,7 @@ def as_file(plan, *, path, root, device, given, base):
     text = HEAD.format(
         name=path.stem,
         root=root,
-        device=device,
+        device=plan.device,
         mark=written_by("plan"),
         path=path,
         facts=facts,

@@ -14,7 +14,7 @@ from jax_seg.planning.machine import Machine
 from jax_seg.system import config_file, configuration
 from jax_seg.training.settings import read_settings
 
-LAPTOP = Machine("2 CPU cores", 16 * 2**30, 1e9)
+LAPTOP = Machine("2 CPU cores", 16 * 2**30, {8: 1e9, 16: 1e9, 24: 1e9, 32: 1e9})
 
 
 @pytest.fixture(autouse=True)

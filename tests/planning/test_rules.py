@@ -29,7 +29,7 @@ SCROLLS = Facts(
 MEMBRANES = SCROLLS._replace(shapes=np.array([[20, 256, 256]] * 12), anisotropy=9.8)
 HIPPOCAMPUS = SCROLLS._replace(shapes=np.array([[35, 51, 35]] * 60), groups=60, range_ratio=20.0)
 SMALL = rules.CPU_VOXELS
-LAPTOP = Machine("2 CPU cores", 16 * 2**30, 100e9)
+LAPTOP = Machine("2 CPU cores", 16 * 2**30, dict.fromkeys(rules.WIDTHS, 100e9))
 CARD = Machine("H100", 80 * 2**30, None, cards.CARDS["h100"])
 
 
@@ -62,6 +62,18 @@ def test_the_patch_fits_the_volumes_and_the_device(facts, voxels, patch, pooling
     for axis, size in enumerate(patch):  # every level divides
         pooled = poolings - planar if axis == 0 else poolings
         assert size % 2**pooled == 0
+
+
+def test_the_levels_follow_a_patch_that_the_user_has_set():
+    def levels(facts, *patch):
+        chosen = rules.geometry(facts, SMALL, patch).fields
+        assert chosen["data.patch"] == patch
+        return chosen["model.poolings"], chosen["model.planar_levels"]
+
+    assert levels(SCROLLS, 64, 64, 64) == (3, 0)
+    assert levels(SCROLLS, 64, 64, 36) == (2, 0)  # 36 divides by 4
+    assert levels(MEMBRANES, 10, 64, 64) == (3, 2)
+    assert levels(MEMBRANES, 9, 31, 31) == (1, 0)
 
 
 def test_operations_are_those_of_the_convolutions():
@@ -142,4 +154,5 @@ def test_devices_have_names():
 
 def test_this_machine_has_a_rate():
     here = machine("cpu")
-    assert not here.is_gpu and 1e8 < here.rate < 1e14 and math.isfinite(here.memory)
+    assert not here.is_gpu and math.isfinite(here.memory)
+    assert all(1e8 < rate < 1e14 for rate in here.rates.values())
