@@ -20,7 +20,6 @@ import numpy as np
 from jax_seg import tasks
 from jax_seg.infer import ensemble, postprocess, sidecar
 from jax_seg.infer.files import predict_files
-from jax_seg.infer.inspection import spacing_as_nnunet
 from jax_seg.infer.logits import foreground
 from jax_seg.runs import blockwise, checkpoints, members, seen
 from jax_seg.runs.data_folders import data_folders
@@ -139,7 +138,7 @@ def _predict(arguments):
         outputs.require_folder(output)
     results = predict_files(
         kind,
-        _at_its_spacing(segment, networks),
+        members.at_its_spacing(segment, networks),
         decide,
         _inspection(kind, networks, on),
         to_do,
@@ -168,13 +167,6 @@ def _predict(arguments):
     return status
 
 
-def _at_its_spacing(segment, networks):
-    """`segment` as `predict_files` calls it: networks of nnU-Net are given the volume's spacing."""
-    if not any("trained_spacing" in network.facts for network in networks):
-        return lambda _, image: segment(image)
-    return lambda volume, image: segment(image, spacing=spacing_as_nnunet(volume.image))
-
-
 def _predict_in_blocks(arguments, networks, kind, settings, found):
     if kind.as_map:
         raise ValueError(
@@ -184,6 +176,11 @@ def _predict_in_blocks(arguments, networks, kind, settings, found):
         raise ValueError(
             f"--output {arguments.output} holds one volume, but --input names {len(found)}: name "
             "one, or a folder as --output."
+        )
+    if any(members.other_spacing(network, found[0]) for network in networks):
+        raise ValueError(
+            f"{found[0].image} has another spacing than the networks were trained on, and blocks "
+            "are not resampled: name a folder as --output, or resample the volume."
         )
     return blockwise.predict(arguments, networks, settings, found[0], arguments.output)
 
