@@ -172,7 +172,7 @@ def load(
     if three := stored.get("source", {}).get("spacing"):
         facts["trained_spacing"] = three
     if trained := stored.get("spacing"):
-        facts["spacing"] = trained
+        facts["network_spacing"] = trained
     fields, rule = configuration.flat(config), preprocess.stored(stored["preprocessing"])
     if config.validate.get("convention") == NNUNET:
         segment, chosen = _as_nnunet(stored, config, rule, programs, overlap, orientations)
@@ -352,7 +352,7 @@ def at_its_spacing(segment, networks):
     """
     if any("trained_spacing" in network.facts for network in networks):
         return lambda volume, image: segment(image, spacing=spacing_as_nnunet(volume.image))
-    if not any("spacing" in network.facts for network in networks):
+    if not any("network_spacing" in network.facts for network in networks):
         return lambda _, image: segment(image)
     return lambda volume, image: segment(
         image, spacing=[other_spacing(network, volume) for network in networks]
@@ -365,7 +365,7 @@ def other_spacing(network, volume):
     Raises:
       ValueError: of `spacing.to_resample`.
     """
-    trained = network.facts.get("spacing")
+    trained = network.facts.get("network_spacing")
     if not trained or network.fields.get("data.spacing"):
         return None
     found = spacing.stated(volume.image, volume.spacing)
