@@ -46,6 +46,8 @@ def _data():
     data.ignore = (2,)  # label values that are unlabelled: masked everywhere
     data.fold = "0"  # the fold that is held out; 'all' for each in turn, 'none' for none
     data.folds = 5
+    data.spacing = ()  # (z, y, x) of the voxels of all volumes; () as table, JSON or files say
+    data.resample = "auto"  # volumes of another spacing to the run's; 'never' refuses them
     data.group = "scroll_id"  # keeps each scroll in one fold; '' shuffles single volumes
     data.split_seed = 0  # seed of the folds
     data.patch = (128, 128, 128)  # voxels: depth, height, width

@@ -165,6 +165,7 @@ def _segment_and_score(texts, weights, metric, images, labels, fitted_to=(), ens
         known = ", ".join((*OVERLAP, *THIN_FIELDS, *COMPETITION_FIELDS))
         raise ValueError(f"There is no score {metric!r}: choose --metric from {known}.")
     segment, networks, _ = members.load_together(texts, weights)
+    segment = members.at_its_spacing(segment, networks)
     if ensemble:
         members.require_fitted(ensemble, networks)
     advice = "predict with --threshold, then compare the scores of jax_seg.evaluate"
@@ -180,7 +181,7 @@ def _segment_and_score(texts, weights, metric, images, labels, fitted_to=(), ens
     for volume in volumes:
         try:
             image, label = held_out.read_labelled(volume, table)
-            logits = np.asarray(segment(image))
+            logits = np.asarray(segment(volume, image))
             require_numbers(logits, volume.image)
         except (ValueError, OSError) as error:
             errors[volume.id] = str(error)

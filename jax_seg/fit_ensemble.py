@@ -59,7 +59,7 @@ def sample(networks, volumes, seed=0):
 
 
 def _answer(network, volume, image, places):
-    logits = np.asarray(network.segment(image))
+    logits = np.asarray(network.segment(image, spacing=members.other_spacing(network, volume)))
     require_numbers(logits, volume.image)
     return np.asarray(jax.nn.sigmoid(logits.reshape(-1)[places]))
 

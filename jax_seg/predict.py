@@ -20,7 +20,6 @@ import numpy as np
 from jax_seg import tasks
 from jax_seg.infer import ensemble, postprocess, sidecar
 from jax_seg.infer.files import predict_files
-from jax_seg.infer.inspection import spacing_as_nnunet
 from jax_seg.infer.logits import foreground
 from jax_seg.runs import blockwise, checkpoints, members, seen
 from jax_seg.runs.data_folders import data_folders
@@ -140,7 +139,7 @@ def _predict(arguments):
         outputs.require_folder(output)
     results = predict_files(
         kind,
-        _at_its_spacing(segment, networks),
+        members.at_its_spacing(segment, networks),
         decide,
         _inspection(kind, networks, on),
         to_do,
@@ -169,7 +168,7 @@ def _predict(arguments):
         print(f"Submission: {arguments.submission} ({len(found)} volumes)")
     for volume in large:
         image = output / f"{volume.id}{blockwise.SUFFIX}"
-        status = max(status, blockwise.predict(arguments, networks, settings, volume, image))
+        status = max(status, _one_in_blocks(arguments, networks, settings, volume, image))
     return status
 
 
@@ -196,13 +195,6 @@ def _by_size(arguments, kind, volumes):
     return fitting, large
 
 
-def _at_its_spacing(segment, networks):
-    """`segment` as `predict_files` calls it: networks of nnU-Net are given the volume's spacing."""
-    if not any("trained_spacing" in network.facts for network in networks):
-        return lambda _, image: segment(image)
-    return lambda volume, image: segment(image, spacing=spacing_as_nnunet(volume.image))
-
-
 def _predict_in_blocks(arguments, networks, kind, settings, found):
     if kind.as_map:
         raise ValueError(
@@ -213,7 +205,17 @@ def _predict_in_blocks(arguments, networks, kind, settings, found):
             f"--output {arguments.output} holds one volume, but --input names {len(found)}: name "
             "one, or a folder as --output."
         )
-    return blockwise.predict(arguments, networks, settings, found[0], arguments.output)
+    return _one_in_blocks(arguments, networks, settings, found[0], arguments.output)
+
+
+def _one_in_blocks(arguments, networks, settings, volume, output):
+    if any(members.other_spacing(network, volume) for network in networks):
+        raise ValueError(
+            f"{volume.image} has another spacing than the networks were trained on, and blocks "
+            "are not resampled: resample the volume, or predict it in memory (an --output that is "
+            "a folder)."
+        )
+    return blockwise.predict(arguments, networks, settings, volume, output)
 
 
 def _protect(arguments, networks, kind, found):

@@ -8,18 +8,24 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_seg.data import cache as volume_cache
-from jax_seg.data import folder, folds, intensities, labels, synthetic
+from jax_seg.data import folder, folds, intensities, labels, spacing, synthetic
 from jax_seg.data.fingerprint import fingerprint
 from jax_seg.data.preprocess import PerVolume, Preprocessing, fit_preprocessing, measure
 from jax_seg.data.readers import check_pair, open_volume
 from jax_seg.system.files import existing, remove_unfinished
+
+RESAMPLED = "resampled"  # folder in the cache
 
 
 class Dataset(NamedTuple):
     """The data that a run trains and validates on.
 
     Attributes:
-      train, validation: lists of labelled `Volume`.
+      train, validation: lists of labelled `Volume`; those of another spacing than the run's are
+        resampled copies.
+      originals: {id: the `Volume` as it was found} of both.
+      spacing: (z, y, x) of the run, see `spacing.of_run`; None where it is not known.
+      spacings: {id: that of the original, or None where it is not known}.
       train_facts, validation_facts: their `Fingerprint`s.
       cache: opens their files.
       table: of `labels.label_table`.
@@ -31,6 +37,9 @@ class Dataset(NamedTuple):
 
     train: list
     validation: list
+    originals: dict
+    spacing: tuple | None
+    spacings: dict
     train_facts: list
     validation_facts: list
     cache: object
@@ -58,6 +67,8 @@ def prepare(
     threads,
     preprocess,
     preprocessing=None,
+    voxels=(),
+    resample="auto",
 ):
     """Find, split, decode and measure the volumes of a folder.
 
@@ -74,6 +85,8 @@ def prepare(
       threads: volumes measured at once.
       preprocess: keyword arguments of `fit_preprocessing`.
       preprocessing: stored values of a resumed run; None fits them.
+      voxels: the field data.spacing; () takes what the files say.
+      resample: 'auto' resamples volumes of another spacing than the run's, 'never' refuses them.
 
     Returns:
       Dataset.
@@ -81,30 +94,30 @@ def prepare(
     Raises:
       ValueError, FileNotFoundError: bad input, naming the file or the field.
     """
-    if not 0 <= cache_gb < math.inf:
-        raise ValueError(f"data.cache_gb is {cache_gb}; give GiB, 0 or more.")
+    spacing.check(voxels, resample)
     found = folder.find_volumes(existing(root, "data.root"), images=images, labels=labels_folder)
     table = labels.label_table(foreground=foreground, ignore=ignore, background=background)
     train, validation = _split(found, fold=fold, fold_count=fold_count, group=group, seed=seed)
     cache_directory = Path(cache_directory)
-    for part in ("volumes", "measured"):  # other runs may share them
-        remove_unfinished(cache_directory / part, shared=True)
-    cache = volume_cache.Cache(cache_directory / "volumes", int(cache_gb * 2**30))
-    used = sorted({v.id: v for v in (*train, *validation)}.values(), key=lambda v: v.id)
+    cache = _cache(cache_directory, cache_gb)
+    originals, spacings, target, at_target = _at_one_spacing(
+        train, validation, voxels, resample, table, cache_directory / RESAMPLED
+    )
+    train, validation = ([at_target[v.id] for v in part] for part in (train, validation))
+    used = list(at_target.values())
     facts = _measure(used, cache, table, cache_directory / "measured", threads)
     train_facts = [facts[v.id] for v in train]
     if preprocessing is None:
         sample = np.concatenate([one.intensities for one in train_facts])
         preprocessing = fit_preprocessing(sample, **preprocess)
-    if not any(len(one.foreground) for one in train_facts):
-        raise ValueError(
-            f"No training volume of {root} has a voxel of data.foreground {tuple(foreground)}; "
-            "correct data.foreground."
-        )
+    _require_foreground(train_facts, root, foreground)
     own = isinstance(preprocessing, PerVolume)
     return Dataset(
         train=train,
         validation=validation,
+        originals=originals,
+        spacing=target,
+        spacings=spacings,
         train_facts=train_facts,
         validation_facts=[facts[v.id] for v in validation],
         cache=cache,
@@ -115,6 +128,14 @@ def prepare(
         # Volumes that differ by a factor are what a normalisation of each is for.
         remarks=[] if own else _remarks(train, validation, facts, preprocessing),
     )
+
+
+def _require_foreground(facts, root, foreground):
+    if not any(len(one.foreground) for one in facts):
+        raise ValueError(
+            f"No training volume of {root} has a voxel of data.foreground {tuple(foreground)}; "
+            "correct data.foreground."
+        )
 
 
 def _remarks(train, validation, facts, preprocessing):
@@ -153,10 +174,42 @@ def _split(found, *, fold, fold_count, group, seed):
     return tuple([by_id[i] for i in ids] for ids in parts)
 
 
-def _measure(volumes, cache, table, directory, threads):
-    """{id: `Fingerprint`}, after a check that each image fits its label."""
-    for volume in volumes:
+def _cache(directory, gigabytes):
+    """The `Cache` in a folder, after removal of what unfinished runs left there."""
+    if not 0 <= gigabytes < math.inf:
+        raise ValueError(f"data.cache_gb is {gigabytes}; give GiB, 0 or more.")
+    for part in ("volumes", "measured", RESAMPLED):  # other runs may share them
+        remove_unfinished(directory / part, shared=True)
+    return volume_cache.Cache(directory / "volumes", int(gigabytes * 2**30))
+
+
+def _at_one_spacing(train, validation, voxels, resample, table, directory):
+    """Bring the volumes of both parts to one spacing; all are checked before one is resampled.
+
+    Returns:
+      ({id: Volume} as found, {id: spacing or None}, spacing of the run, {id: Volume} at it).
+    """
+    found = {v.id: v for v in sorted((*train, *validation), key=lambda v: v.id)}
+    spacings = {
+        id: tuple(map(float, voxels)) or spacing.stated(v.image, v.spacing)
+        for id, v in found.items()
+    }
+    target = spacing.of_run([spacings[v.id] for v in train], voxels)
+    for volume in found.values():
         check_pair(open_volume(volume.image), open_volume(volume.label))
+    others = [
+        id
+        for id, v in found.items()
+        if spacing.to_resample(v.image, spacings[id], target, resample)
+    ]
+    moved = {
+        id: spacing.resampled(found[id], spacings[id], target, table, directory) for id in others
+    }
+    return found, spacings, target, found | moved
+
+
+def _measure(volumes, cache, table, directory, threads):
+    """{id: `Fingerprint`}."""
     measured = fingerprint(volumes, cache, table, directory, threads)
     return {volume.id: facts for volume, facts in zip(volumes, measured, strict=True)}
 

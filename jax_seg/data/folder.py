@@ -9,6 +9,7 @@ from typing import NamedTuple
 import tifffile
 
 from jax_seg.data.names import (
+    EXTENSION,
     alike,
     entries,
     file_name,
@@ -18,24 +19,25 @@ from jax_seg.data.names import (
     warn_of_rest,
 )
 from jax_seg.data.readers import recognised
-from jax_seg.data.table import read_scrolls
+from jax_seg.data.table import read_scrolls, read_spacings
 from jax_seg.system.files import container, existing
 
 NNUNET = ("imagesTr", "imagesTs")  # folders of nnU-Net's names
 LAYOUTS = (("train_images", "train_labels"), ("imagesTr", "labelsTr"), ("images", "labels"))
-_EXTENSION = re.compile(
-    r"(\.ome)?\.(tiff?|zarr|nii|nii\.gz|nrrd|mrc|rec|h5|hdf5|n5)$", re.IGNORECASE
-)
 _OTHER_FILES = re.compile(r"\b(?:FileName|MetadataFile)\s*=\s*[\"']([^\"']+)")  # in OME's XML
 
 
 class Volume(NamedTuple):
-    """One volume on disk; `label` is None where there is only an image to predict."""
+    """One volume on disk; `label` is None where there is only an image to predict.
+
+    `spacing` is (z, y, x) where the table of the data set gives it, else None.
+    """
 
     id: str
     image: Path
     label: Path | None
     scroll_id: str
+    spacing: tuple | None = None
 
 
 def find_volumes(root, images="", labels="", table=""):
@@ -45,8 +47,8 @@ def find_volumes(root, images="", labels="", table=""):
         root: the folder of the data set.
         images, labels: folder names inside `root` (or absolute paths); both empty means the one
             pair of `LAYOUTS` that exists.
-        table: a CSV file inside `root` with columns id and scroll_id; empty means train.csv where
-            it exists. Without a table every volume is a scroll of its own.
+        table: a CSV file inside `root` with columns id and scroll_id, and perhaps spacing; empty
+            means train.csv where it exists. Without a table every volume is a scroll of its own.
 
     Returns:
         [Volume], sorted by id. The id is the file name without its extension, in composed letters
@@ -63,9 +65,12 @@ def find_volumes(root, images="", labels="", table=""):
     image_of, label_of = (_by_id(_volumes_in(folder)) for folder in (images, labels))
     _require_pairs(images, labels, image_of, label_of)
     table = existing(root / table) if table else root / "train.csv"
-    scroll_of = read_scrolls(table, images, image_of) if table.exists() else {}
+    known = table.exists()
+    scroll_of = read_scrolls(table, images, image_of) if known else {}
+    spacing_of = read_spacings(table) if known else {}
     return [
-        Volume(id, image_of[id], label_of[id], scroll_of.get(id, id)) for id in sorted(image_of)
+        Volume(id, image_of[id], label_of[id], scroll_of.get(id, id), spacing_of.get(id))
+        for id in sorted(image_of)
     ]
 
 
@@ -166,7 +171,7 @@ def _by_id(paths):
 
 def _refuse_channels(paths):
     """Raise a ValueError where nnU-Net's names, ID_0000 and ID_0001, give a volume two channels."""
-    names = {path.parent / _EXTENSION.sub("", path.name) for path in paths}
+    names = {path.parent / EXTENSION.sub("", path.name) for path in paths}
     for name in sorted(names):
         second = name.with_name(f"{name.name.removesuffix('_0000')}_0001")
         if file_name(name.parent) in NNUNET and second != name and second in names:
@@ -206,7 +211,7 @@ def _files_of(path):
 
 def _id(path):
     file, dataset = container(path)
-    id = _EXTENSION.sub("", file_name(file)).strip()
+    id = EXTENSION.sub("", file_name(file)).strip()
     if dataset:  # several volumes of one file have different names
         id += dataset.rstrip("/").replace("/", "_")
     return id.removesuffix("_0000") if file_name(path.parent) in NNUNET else id

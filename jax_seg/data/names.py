@@ -8,6 +8,9 @@ from pathlib import Path
 SHOWN = 5  # names in a sentence
 _OF_DESKTOPS = ("thumbs.db", "desktop.ini")
 _OF_PREDICT = "probabilities"  # a folder beside the masks
+EXTENSION = re.compile(  # of a volume
+    r"(\.ome)?\.(tiff?|zarr|nii|nii\.gz|nrrd|mrc|rec|h5|hdf5|n5)$", re.IGNORECASE
+)
 _EXTENSION = re.compile(
     r"(\.ome)?\.(tiff?|zarr|nii|nii\.gz|nrrd|mrc|rec|mha|h5|hdf5|n5|npy|png|jpe?g|bmp|webp)$"
 )

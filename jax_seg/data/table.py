@@ -1,14 +1,17 @@
-"""The table of a data set, train.csv: the scroll of each volume."""
+"""The table of a data set, train.csv: the scroll of each volume, and its spacing."""
 
 import codecs
 import csv
 import io
+import re
 import warnings
 from collections import Counter
 
 from jax_seg.data.names import alike, plain, side_by_side, some
+from jax_seg.data.readers.spacing import three_positive
 
 COLUMNS = ("id", "scroll_id")
+SPACING = "spacing"  # a column that may be absent
 _MARKS = (  # UTF-32's begins like UTF-16's
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -68,8 +71,41 @@ def read_scrolls(table, images, ids):
     return scroll_of
 
 
+def read_spacings(table):
+    """{id: (z, y, x)} of the column `spacing`; ids with an empty cell, or all, may be absent.
+
+    Args:
+      table: of `read_scrolls`; a cell holds three numbers as '2 0.5 0.5', between spaces, commas or
+        semicolons.
+
+    Raises:
+      ValueError: a cell holds something else.
+    """
+    header, lines = _header_and_lines(table)
+    if SPACING not in header:
+        return {}
+    place, found = header.index(SPACING), {}
+    for line in lines:
+        if text := line[place] if place < len(line) else "":
+            id = line[header.index("id")]
+            found[id] = three_positive(re.split(r"[\s,;]+", text.strip()))
+            if found[id] is None:
+                raise ValueError(
+                    f"{table} has the spacing {text!r} for {id}: write three numbers above 0, "
+                    "depth first, as '2 0.5 0.5'."
+                )
+    return found
+
+
 def _rows(table):
     """[(id, scroll_id)] of a table, without its empty rows."""
+    header, lines = _header_and_lines(table)
+    places = [header.index(name) for name in COLUMNS]
+    return [tuple(line[place] if place < len(line) else "" for place in places) for line in lines]
+
+
+def _header_and_lines(table):
+    """(header, rows that are not empty) of a table that has COLUMNS, as lists of plain texts."""
     text = _text(table)
     if text[:4].lower() == "sep=":  # Excel's own line
         text = text.partition("\n")[2]
@@ -85,8 +121,7 @@ def _rows(table):
             f"{table} has no column {' and no column '.join(missing)}: give it the columns id "
             f"and scroll_id{instead}."
         )
-    places = [header.index(name) for name in COLUMNS]
-    return [tuple(line[place] if place < len(line) else "" for place in places) for line in lines]
+    return header, lines
 
 
 def _reader(text, separator):

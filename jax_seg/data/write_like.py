@@ -4,9 +4,12 @@ import gzip
 from pathlib import Path
 
 import numpy as np
+import tifffile
 
 from jax_seg.data.readers import extension, open_volume
 from jax_seg.data.readers.library import library
+from jax_seg.data.readers.spacing import unit_of_tiff
+from jax_seg.data.readers.tiff import TiffReader
 from jax_seg.data.writers import write_tiff
 from jax_seg.system.files import replacing
 
@@ -35,11 +38,22 @@ def write_like(path, mask, source, origin):
     """
     path, suffix = Path(path), suffix_like(source)
     if suffix == ".tif":
-        write_tiff(path, mask, compression="lzw", origin=origin)
+        spacing, unit = _spacing(source)
+        write_tiff(path, mask, compression="lzw", origin=origin, spacing=spacing, unit=unit)
         return
     with replacing(path) as beside:
         writer = _write_nifti if suffix.startswith(".nii") else _write_nrrd
         (_write_mrc if suffix == ".mrc" else writer)(beside, mask, Path(source), origin)
+
+
+def _spacing(source):
+    """(spacing, unit) that an input's own file states; None where it states none."""
+    reader = open_volume(source)
+    if reader.spacing and isinstance(reader, TiffReader):
+        with tifffile.TiffFile(source) as tiff:
+            return reader.spacing, unit_of_tiff(tiff)
+    unit = getattr(reader, "unit", None)
+    return reader.spacing, "µm" if unit == "micrometer" else None
 
 
 def _write_nifti(path, mask, source, origin):

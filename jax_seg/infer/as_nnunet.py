@@ -18,8 +18,8 @@ from jax import lax
 
 from jax_seg.data.preprocess import PerVolume, Preprocessing, measure, preprocess
 from jax_seg.data.readers.spacing import differ
+from jax_seg.data.resample import new_shape, resample
 from jax_seg.infer.ensemble import PLANE, turn_back
-from jax_seg.infer.resample import new_shape, resample
 from jax_seg.infer.sliding_window import window_starts
 from jax_seg.infer.volume import within
 

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_seg.data.preprocess import PerVolume, measure
+from jax_seg.data.readers.spacing import differ
+from jax_seg.data.resample import resample, resample_image
 from jax_seg.infer.logits import BACKGROUND
 from jax_seg.infer.sliding_window import predict_volume
 
@@ -31,6 +33,28 @@ def segment_volume(network, volume, preprocessing, *, patch, overlap, batch=1):
     network = functools.partial(network, own=np.array(numbers, np.float32))
     logits = predict_volume(network, volume[box], patch=patch, overlap=overlap, batch=batch)
     return within(logits, box, volume.shape)
+
+
+def at_spacing(segment, trained):
+    """`segment` with a further argument `spacing`: resamples a volume on the way in and back.
+
+    Args:
+      segment: (..., volume [D, H, W] as stored) -> float32 logits [D, H, W] on the device.
+      trained: (z, y, x) of the network; None where it is not known, and nothing is resampled.
+
+    Returns:
+      (..., volume, spacing=None) -> float32 logits [D, H, W] of the volume's own grid, interpolated
+      linearly. A `spacing` of None, which is not known, or equal to `trained` resamples nothing.
+    """
+
+    def resampling(*arguments, spacing=None):
+        *first, volume = arguments
+        if not spacing or not trained or not differ(spacing, trained):
+            return segment(*first, volume)
+        logits = np.asarray(segment(*first, resample_image(volume, spacing, trained)))
+        return jnp.asarray(resample(logits, volume.shape, trained, spacing, 1))
+
+    return resampling
 
 
 def within(logits, box, shape):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_seg.data import folder
+from jax_seg.data import folder, spacing
 from jax_seg.data.readers import open_volume
 from jax_seg.data.readers.spacing import differ
 from jax_seg.diagnosis import appearance, volumes
@@ -185,7 +185,8 @@ def _measured(evidence, found, values, labels):
     intensities = [facts.intensities for facts in sampler.fingerprints]
     ranges = np.array([np.ptp(np.percentile(one, (0.5, 99.5))) for one in intensities])
     examples = evidence.part("training")
-    stated = [spacing for v in found if (spacing := open_volume(v.image).spacing) is not None]
+    field = tuple(evidence.field("data.spacing", ()))
+    stated = [three for v in found if (three := field or spacing.stated(v.image, v.spacing))]
     thick = [thickness(e.label) for e in examples if (e.label == FOREGROUND).any()]
     pieces = [connected(e.label == FOREGROUND).max() for e in examples]
     return Facts(

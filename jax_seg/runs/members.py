@@ -17,9 +17,12 @@ import jax
 import numpy as np
 
 from jax_seg import models, tasks
-from jax_seg.data import preprocess
+from jax_seg.data import preprocess, spacing
+from jax_seg.data.readers.spacing import differ, in_words
 from jax_seg.infer import as_nnunet, ensemble
+from jax_seg.infer.inspection import spacing_as_nnunet
 from jax_seg.infer.network import make_network
+from jax_seg.infer.volume import at_spacing
 from jax_seg.runs import checkpoints, held_out
 from jax_seg.system import configuration
 from jax_seg.system.files import existing, read_json
@@ -49,11 +52,12 @@ class Network(NamedTuple):
 
     Attributes:
       segment: volume [D, H, W] as stored -> float32 logits [D, H, W] on the device; for a network
-        for images, image uint8 [1, H, W, 3] -> logits [1, H, W].
+        for images, image uint8 [1, H, W, 3] -> logits [1, H, W]. One for volumes takes the volume's
+        `spacing` too, see `at_spacing`.
       fields: every field of its run's configuration by its dotted path.
       facts: what identifies it: workdir, step, epoch, weights, their digest, trained_with (code
-        version), preprocessing, and for volumes patch and overlap; of networks imported from
-        nnU-Net also trained_spacing.
+        version), preprocessing, and for volumes patch, overlap and where it is known the spacing
+        of those that it was trained on; of networks imported from nnU-Net trained_spacing instead.
       validation_ids: ids of the volumes or images that its run held out; None if not recorded.
       trained_on: ids of those that its weights were trained on; None if not recorded.
       judged_on: `JudgedOn` of what its run held out.
@@ -165,8 +169,10 @@ def load(
         "trained_with": stored["code_version"],
         "preprocessing": stored["preprocessing"],
     }
-    if spacing := stored.get("source", {}).get("spacing"):
-        facts["trained_spacing"] = spacing
+    if three := stored.get("source", {}).get("spacing"):
+        facts["trained_spacing"] = three
+    if trained := stored.get("spacing"):
+        facts["network_spacing"] = trained
     fields, rule = configuration.flat(config), preprocess.stored(stored["preprocessing"])
     if config.validate.get("convention") == NNUNET:
         segment, chosen = _as_nnunet(stored, config, rule, programs, overlap, orientations)
@@ -179,6 +185,7 @@ def load(
             windows=windows,
             name=member.workdir,
         )
+        segment = at_spacing(segment, trained)
     best = member.checkpoint in ("", "best") and facts["weights"] == "raw"
     return Network(
         lambda image, **known: segment(device.place(variables), image, **known),
@@ -277,8 +284,8 @@ def load_together(texts, weights=None, *, overlap=None, windows=None, flips=(), 
 
     Returns:
       (volume [D, H, W] -> logits [D, H, W], list of Network, dict of JSON types that records
-      what was averaged, and how). Networks of nnU-Net take the volume's spacing as a second
-      argument, see `as_nnunet.segment_volume`.
+      what was averaged, and how). The first also takes a volume's spacing, see `at_its_spacing`:
+      `spacing` is one (z, y, x) for networks of nnU-Net, else a list of those of each network.
 
     Raises:
       FileNotFoundError, ValueError: of `load`, or weights or rotations that do not fit.
@@ -304,15 +311,66 @@ def load_together(texts, weights=None, *, overlap=None, windows=None, flips=(), 
         "combine networks of nnU-Net with others of it",
     )
     if imported != NNUNET:
-        each = [network.segment for network in networks]
-        average = functools.partial(ensemble.mean_logits, each, weights=weights)
-        return functools.partial(average, orientations=orientations), networks, facts
+        options = {"weights": weights, "orientations": orientations}
+        return functools.partial(_mean_logits, networks, options), networks, facts
 
     def segment(volume, spacing=None):  # it turns each window, which `load` has seen to
         each = [functools.partial(network.segment, spacing=spacing) for network in networks]
         return ensemble.mean_logits(each, volume, weights=weights, of="logits")
 
     return segment, networks, facts
+
+
+def _mean_logits(networks, options, volume, spacing=()):
+    """`ensemble.mean_logits` of a volume with its spacing for each network."""
+    each = [
+        functools.partial(network.segment, spacing=three) if three else network.segment
+        for network, three in zip(networks, spacing or (None,) * len(networks), strict=True)
+    ]
+    oblong = [three for three in spacing if three and differ(three[1:], three[:0:-1])]
+    if oblong and any(one.turns for one in options["orientations"]):
+        raise ValueError(
+            f"--rotations turns the plane of height and width, but the volume's spacing is "
+            f"{in_words(oblong[0])}: remove --rotations."
+        )
+    return ensemble.mean_logits(each, volume, **options)
+
+
+def at_its_spacing(segment, networks):
+    """`segment` of `load_together` as (volume, image) -> logits: with the volume's spacing.
+
+    A volume of another spacing than a network was trained on is resampled to it, and the logits
+    back. A run with a data.spacing of its own, which stands for what files say, takes it for every
+    volume, and so does a run that knows no spacing.
+
+    Args:
+      segment, networks: of `load_together`.
+
+    Returns:
+      (`Volume`, [D, H, W] as read) -> logits [D, H, W]. ValueError where a run of
+      data.resample='never' is given another spacing, or where the spacing is damaged.
+    """
+    if any("trained_spacing" in network.facts for network in networks):
+        return lambda volume, image: segment(image, spacing=spacing_as_nnunet(volume.image))
+    if not any("network_spacing" in network.facts for network in networks):
+        return lambda _, image: segment(image)
+    return lambda volume, image: segment(
+        image, spacing=[other_spacing(network, volume) for network in networks]
+    )
+
+
+def other_spacing(network, volume):
+    """The spacing of a `Volume` where it is to be resampled for a `Network`, else None.
+
+    Raises:
+      ValueError: of `spacing.to_resample`.
+    """
+    trained = network.facts.get("network_spacing")
+    if not trained or network.fields.get("data.spacing"):
+        return None
+    found = spacing.stated(volume.image, volume.spacing)
+    how = network.fields["data.resample"]
+    return found if spacing.to_resample(volume.image, found, trained, how) else None
 
 
 def agreed(what, values, advice):

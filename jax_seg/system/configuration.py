@@ -39,12 +39,18 @@ class Reader:
             for key, value in reader._config.items()
         }
 
-    def pick(self, fields):
-        """Several sections as plain dicts: {section: names of its fields, or None for all}."""
+    def pick(self, fields, later=()):
+        """Several sections as plain dicts: {section: names of its fields, or None for all}.
+
+        The names in `later` may be absent, as in configurations from before there were these.
+        """
+
+        def some(section, names):
+            names = [n for n in names if n not in later or n in self._config[section]]
+            return {name: getattr(getattr(self, section), name) for name in names}
+
         return {
-            section: self.section(section)
-            if names is None
-            else {name: getattr(getattr(self, section), name) for name in names}
+            section: self.section(section) if names is None else some(section, names)
             for section, names in fields.items()
         }
 

@@ -28,6 +28,7 @@ class Task(NamedTuple):
       samples, wholes: nouns for the log: 'patches' of 'volumes', or 'images'.
       about: a description of the data for the opening line.
       remarks: warnings about unusual data, for the log.
+      spacing: (z, y, x) of the voxels on which the network is trained; None where it is not known.
     """
 
     train: object
@@ -44,6 +45,7 @@ class Task(NamedTuple):
     wholes: str
     about: str
     remarks: list
+    spacing: tuple | None = None
 
 
 def stored_scores(workdir, steps, checksums, report):

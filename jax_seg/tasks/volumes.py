@@ -16,7 +16,7 @@ from jax_seg.data.sampling import PatchSampler, check_patch
 from jax_seg.data.writers import write_tiff
 from jax_seg.infer import postprocess as postprocessing
 from jax_seg.infer.logits import foreground
-from jax_seg.infer.volume import segment_volume
+from jax_seg.infer.volume import at_spacing, segment_volume
 from jax_seg.metrics import segmentation
 from jax_seg.metrics.balance import class_balance, remarks, require_target
 from jax_seg.system.files import write_json
@@ -32,6 +32,7 @@ FIELDS = {
         *("name", "root", "images", "labels", "background", "foreground", "ignore"),
         *("fold", "folds", "group", "split_seed", "threads", "cache", "cache_gb"),
         *("patch", "patches_per_volume", "foreground_share", "balance_target"),
+        *("spacing", "resample"),
     ),
     "synthetic": None,
     "preprocess": None,
@@ -89,6 +90,7 @@ def prepare(
         wholes=f"{NOUN}s",
         about=_about(found),
         remarks=found.remarks,
+        spacing=found.spacing,
     )
 
 
@@ -131,6 +133,8 @@ def prepare_data(workdir, preprocessing=None, *, data, synthetic, preprocess, **
         threads=max(data["threads"], 1),
         preprocess=preprocess,
         preprocessing=preprocessing and stored_preprocessing(preprocessing),
+        voxels=data.get("spacing", ()),
+        resample=data.get("resample", "auto"),
     )
 
 
@@ -229,6 +233,9 @@ def segment_volumes(
 ):
     """Segment the whole validation volumes by sliding window and count agreement with their labels.
 
+    Both are those of the data set: a volume of another spacing than the run's is resampled, and its
+    logits back, as in prediction.
+
     Args:
       network: of `network.make_network`.
       variables: of the network.
@@ -241,16 +248,20 @@ def segment_volumes(
     Yields:
       (Volume, Confusion, logits float32 [D, H, W]), one by one, so that the caller may stop.
     """
-    for volume in data.validation[share]:
-        image, label = read_encoded(volume, data.cache, data.table)
-        logits = segment_volume(
+    segment = at_spacing(
+        functools.partial(
+            segment_volume,
             functools.partial(network, variables),
-            image,
-            data.preprocessing,
+            preprocessing=data.preprocessing,
             patch=patch,
             overlap=overlap,
             batch=windows,
-        )
+        ),
+        data.spacing,
+    )
+    for volume in _originals(data)[share]:
+        image, label = read_encoded(volume, data.cache, data.table)
+        logits = segment(image, spacing=data.spacings[volume.id])
         prediction = np.asarray(foreground(logits, threshold))
         yield volume, segmentation.confusion(prediction, label), logits
 
@@ -279,7 +290,7 @@ def evaluate(weights, segment, *, workdir, report, pictures, judged_on, data, st
     """
     at = {name: step for name, (step, _) in weights.items()}
     checksums = _checksums(data.validation, data.validation_facts)
-    pairs = {volume.id: (volume.image, volume.label) for volume in data.validation}
+    pairs = {volume.id: (volume.image, volume.label) for volume in _originals(data)}
     if known := stored_scores(workdir, at, checksums, report):
         sources.refresh(workdir / "validation" / "scores.json", checksums, pairs)
         return known
@@ -316,6 +327,11 @@ def evaluate(weights, segment, *, workdir, report, pictures, judged_on, data, st
     write_json(workdir / "validation" / "scores.json", kept)
     write_json(workdir / "scores.json", pooled)
     return pooled
+
+
+def _originals(data):
+    """The validation volumes of a `Dataset` as they were found."""
+    return [data.originals[volume.id] for volume in data.validation]
 
 
 def _pooled(counts, step, on, what, report):

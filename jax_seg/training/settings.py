@@ -9,6 +9,8 @@ from jax_seg.system.configuration import Reader
 from jax_seg.system.devices import Devices, arrange, require_divisible
 from jax_seg.training import pace, plateau, schedule, stages
 
+LATER = ("spacing", "resample")  # fields of data that runs from before there were these lack
+
 
 class Settings(NamedTuple):
     """Everything that a run reads from its configuration.
@@ -69,7 +71,7 @@ def read_settings(config):
     devices = arrange(**chosen, batches=batches)
     settings = Settings(
         kind=kind,
-        task=_per_call({"seed": read.seed, **read.pick(kind.FIELDS)}, devices),
+        task=_per_call({"seed": read.seed, **read.pick(kind.FIELDS, LATER)}, devices),
         plan=plan,
         programs=read_programs(read, terms=tuple(plan[0].loss_weights)),
         batch=read.data.batch,

@@ -96,6 +96,7 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
     to_store = {
         "config": as_dict,
         "preprocessing": data.preprocessing._asdict(),
+        "spacing": data.spacing and list(data.spacing),
         "split": split,
         "data": data.checksums,
         "before": before,

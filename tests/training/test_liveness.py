@@ -57,6 +57,8 @@ CHANGES = {
     "data.fold": ("1", {}),
     "data.folds": (2, {}),
     "data.group": ("", {}),
+    "data.spacing": ((4.0, 1.0, 1.0), {}),
+    "data.resample": ("sometimes", {}),  # 'never' is in tests/data/test_spacing.py
     "data.split_seed": (1, {}),
     "data.patch": ((16, 16, 8), {}),
     "data.batch": (3, {}),
@@ -267,7 +269,7 @@ def observe(config, workdir, monkeypatch):
 
     def recorded_save(checkpoints, state, loop, metrics=None):
         position = {k: v for k, v in loop["loop"].items() if k not in ("seconds", "sums")}
-        seen["saves"].append(position | (metrics or {}))
+        seen["saves"].append(position | {"spacing": loop["spacing"]} | (metrics or {}))
         save(checkpoints, state, loop, metrics)
 
     def recorded_batches(*arguments, threads, **options):

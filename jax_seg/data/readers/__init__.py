@@ -5,7 +5,7 @@ A reader has
 - `random_access`: whether a small read costs little; where it does not, `by_slices`: whether slices
   are read one by one, or a part costs as much as the whole;
 - `spacing`: (z, y, x) between voxels as the file gives it, in micrometres where it names a known
-  unit; None where it gives none. Nothing resamples by it. `unit` of a Zarr: that name, or None;
+  unit; None where it gives none. `unit` of a Zarr: that name, or None;
 - `notes`: sentences about assumptions where the file is ambiguous;
 - `read(start, size)`: the voxels of a block.
 
@@ -89,8 +89,8 @@ def open_volume(path):
         # The folder instead of the file: one sentence for all its volumes.
         distances = " × ".join(f"{number:g}" for number in reader.spacing)
         _announce(
-            f"Volumes in {path.parent} have a voxel spacing of {distances} (z, y, x): spacing is "
-            "ignored and voxels are treated as cubes."
+            f"Volumes in {path.parent} have a voxel spacing of {distances} (z, y, x): patches "
+            "and networks treat voxels as cubes."
         )
     return reader
 

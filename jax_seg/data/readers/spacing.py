@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jax_seg.system.files import read_json
 
+TOLERANCE = 0.01  # spacings that differ by no more than this share are the same
 _MICROMETRES = {
     "pm": 1e-6,
     "picometer": 1e-6,
@@ -31,6 +32,17 @@ _MICROMETRES = {
 }
 
 
+def three_positive(numbers):
+    """The tuple of three finite numbers above 0; None where these are something else."""
+    try:
+        three = tuple(float(number) for number in numbers)
+    except (TypeError, ValueError):
+        return None
+    if len(three) != 3 or not all(math.isfinite(one) and one > 0 for one in three):
+        return None
+    return three
+
+
 def in_micrometres(numbers, units):
     """(z, y, x) of three numbers and the names of their units.
 
@@ -38,16 +50,24 @@ def in_micrometres(numbers, units):
         Micrometres where every unit is known; the numbers themselves where all have the same other
         unit, or none; None where a number is missing or not positive, or units do not compare.
     """
-    try:
-        numbers = tuple(float(number) for number in numbers)
-    except (TypeError, ValueError):
-        return None
-    if not all(math.isfinite(number) and number > 0 for number in numbers):
+    numbers = three_positive(numbers)
+    if numbers is None:
         return None
     units = [str(unit or "").lower() for unit in units]
     if all(unit in _MICROMETRES for unit in units):
         return tuple(n * _MICROMETRES[unit] for n, unit in zip(numbers, units, strict=True))
     return numbers if len(set(units)) == 1 else None
+
+
+def unit_of_tiff(tiff):
+    """'µm' where `of_tiff` gives micrometres, else None; of an open tifffile.TiffFile."""
+    if tiff.is_imagej:
+        return "µm" if unit_of([(tiff.imagej_metadata or {}).get("unit")]) else None
+    if tiff.is_ome:
+        pixels = _pixels(tiff.ome_metadata)
+        units = [] if pixels is None else [pixels.get(f"PhysicalSize{a}Unit", "µm") for a in "ZYX"]
+        return "µm" if unit_of(units) else None
+    return None
 
 
 def unit_of(units):
@@ -93,8 +113,13 @@ def as_nnunet(path, micrometres):
 
 
 def differ(one, other):
-    """Whether two spacings differ by more than 1 % along an axis."""
-    return any(abs(a - b) > 0.01 * b for a, b in zip(one, other, strict=True))
+    """Whether two spacings differ by more than `TOLERANCE` along an axis."""
+    return any(abs(a - b) > TOLERANCE * b for a, b in zip(one, other, strict=True))
+
+
+def in_words(spacing):
+    """'4 × 1 × 1 (z, y, x)'."""
+    return " × ".join(f"{number:.4g}" for number in spacing) + " (z, y, x)"
 
 
 def anisotropic(spacing):
@@ -102,11 +127,16 @@ def anisotropic(spacing):
     return max(spacing) > 1.01 * min(spacing)
 
 
-def _of_ome(text):
+def _pixels(text):
+    """The element Pixels of OME's XML; None where there is none."""
     try:
-        pixels = xml.etree.ElementTree.fromstring(text).find(".//{*}Pixels")
+        return xml.etree.ElementTree.fromstring(text).find(".//{*}Pixels")
     except xml.etree.ElementTree.ParseError:
         return None
+
+
+def _of_ome(text):
+    pixels = _pixels(text)
     if pixels is None:
         return None
     return in_micrometres(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jax_seg.infer.resample import new_shape, resample
+from jax_seg.data.resample import new_shape, resample
 from tests.conftest import GOLDEN
 
 SPACINGS = {

@@ -1,0 +1,151 @@
+"""The spacing of the volumes of a run: what states it, the run's own, and resampling to it.
+
+What states a volume's spacing, the first that does: the field data.spacing, for all volumes; the
+column `spacing` of the data set's table; the field `spacing` of NAME.json beside NAME.tif, as
+nnU-Net has it; the file itself. Where nothing does, it is unknown, and the volume is taken as it
+is. Units are not converted: table and JSON give the unit of the files, micrometres where these
+name one.
+"""
+
+import hashlib
+
+import numpy as np
+import tifffile
+
+from jax_seg.data.labels import encode
+from jax_seg.data.names import EXTENSION
+from jax_seg.data.readers import open_volume, read_volume
+from jax_seg.data.readers.remote import is_address
+from jax_seg.data.readers.spacing import differ, in_words, three_positive
+from jax_seg.data.resample import resample_classes, resample_image
+from jax_seg.data.writers import CLASSIC_BYTES
+from jax_seg.system.files import container, read_json, replacing, stamp
+
+CHOICES = ("auto", "never")
+CODE = 1  # raised when the same volume would be resampled otherwise, so that it is done again
+FARTHEST = 20.0  # times: a larger ratio of spacings is one of units
+
+
+def check(spacing, resample):
+    """Raise a ValueError where the fields data.spacing and data.resample are not valid."""
+    if tuple(spacing) and three_positive(spacing) is None:
+        raise ValueError(
+            f"data.spacing is {tuple(spacing)}: give three numbers above 0, depth first, or () to "
+            "take what the files say."
+        )
+    if resample not in CHOICES:
+        raise ValueError(f"data.resample is {resample!r}: choose 'auto' or 'never'.")
+
+
+def stated(image, of_table=None):
+    """The spacing (z, y, x) of a volume as its table, its JSON or its file states it, else None.
+
+    Args:
+      image: path of the volume, or the address of one.
+      of_table: what the table of the data set says, or None.
+
+    Raises:
+      ValueError: the JSON states no three numbers above 0; or the volume is damaged.
+    """
+    if of_table:
+        return of_table
+    return (None if is_address(image) else _beside(image)) or open_volume(image).spacing
+
+
+def of_run(spacings, field):
+    """The spacing on which a run trains: the field's, else the median of the known ones, else None.
+
+    Args:
+      spacings: (z, y, x) or None of each training volume.
+      field: data.spacing.
+    """
+    if field:
+        return tuple(float(number) for number in field)
+    known = [three for three in spacings if three]
+    return tuple(np.median(known, 0).tolist()) if known else None
+
+
+def to_resample(image, found, target, resample):
+    """Whether a volume is to be resampled.
+
+    Args:
+      image: its path, for errors.
+      found, target: (z, y, x) of the volume and of the network, or None where unknown.
+      resample: data.resample.
+
+    Raises:
+      ValueError: the spacings differ and `resample` is 'never', or they differ as units do.
+    """
+    if not found or not target or not differ(found, target):
+        return False
+    both = f"{image} has a spacing of {in_words(found)}, and the network's is {in_words(target)}"
+    if resample == "never":
+        raise ValueError(
+            f"{both}, but data.resample is 'never': train with data.resample='auto', or resample "
+            "the volume."
+        )
+    if any(max(a / b, b / a) > FARTHEST for a, b in zip(found, target, strict=True)):
+        raise ValueError(
+            f"{both}, more than {FARTHEST:g} times as much or as little: state the spacing of all "
+            "volumes in one unit, in NAME.json beside the file, in the table or in data.spacing."
+        )
+    return True
+
+
+def resampled(volume, found, target, table, directory):
+    """A labelled `Volume` at another spacing: its files are written to a folder once.
+
+    Args:
+      volume: Volume; it is read as a whole.
+      found, target: (z, y, x) before and after.
+      table: `LabelTable`; every voxel of the label becomes a value of the class that it has there.
+      directory: of the files, a Path.
+
+    Raises:
+      ValueError, OSError: a damaged volume, or a full disk.
+    """
+    text = repr([CODE, found, target, *((str(p), stamp(p)) for p in (volume.image, volume.label))])
+    key = hashlib.sha256(text.encode() + table.tobytes()).hexdigest()[:16]
+    image, label = (directory / f"{volume.id}-{key}.{part}.tif" for part in ("image", "label"))
+    if not image.exists():
+        _write(image, resample_image(read_volume(volume.image), found, target))
+    if not label.exists():
+        values = read_volume(volume.label)
+        classes = encode(values, table, volume.label)
+        _, first = np.unique(classes, return_index=True)
+        value_of = np.zeros(256, values.dtype)
+        value_of[classes.ravel()[first]] = values.ravel()[first]
+        _write(label, value_of[resample_classes(classes, found, target)])
+    return volume._replace(image=image, label=label, spacing=target)
+
+
+def _write(path, voxels):
+    """Uncompressed, which is read at any place without decoding."""
+    with replacing(path) as beside:
+        tifffile.imwrite(
+            beside,
+            voxels,
+            photometric="minisblack",
+            bigtiff=voxels.nbytes > CLASSIC_BYTES,
+            metadata={"axes": "ZYX"},
+        )
+
+
+def _beside(image):
+    """The spacing that NAME.json beside NAME.tif or NAME_0000.tif states; None where there is none.
+
+    Other files of this name, as those in which predict records its settings, have no such field.
+    """
+    file, _ = container(image)
+    name = EXTENSION.sub("", file.name)
+    for stem in dict.fromkeys((name, name.removesuffix("_0000"))):
+        path = file.with_name(f"{stem}.json")
+        found = read_json(path) if path.is_file() else {}
+        if isinstance(found, dict) and "spacing" in found:
+            if three := three_positive(found["spacing"]):
+                return three
+            raise ValueError(
+                f"{path} states the spacing {found['spacing']!r}: write three numbers above 0, "
+                'depth first, as {"spacing": [2, 0.5, 0.5]}.'
+            )
+    return None

@@ -1,0 +1,168 @@
+"""The spacing of a run: what states it, what is resampled, what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+from jax_seg import predict
+from jax_seg.data import spacing
+from jax_seg.data.folder import find_volumes
+from jax_seg.data.readers import open_volume
+from jax_seg.data.resample import resample_classes
+from jax_seg.data.table import read_spacings
+from jax_seg.runs import checkpoints
+from jax_seg.training import run as training
+from tests.conftest import tiny_config, write_volumes
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """Six volumes of 20³, one of which states slices half as far apart as the others' JSON."""
+    root = write_volumes(tmp_path_factory.mktemp("mixed"))
+    for number in range(6):
+        stated = [1.0 if number == 2 else 2.0, 1.0, 1.0]
+        path = root / "train_images" / f"v{number}.json"
+        path.write_text(json.dumps({"spacing": stated}))
+    return root
+
+
+def config_of(root):
+    config = tiny_config(root)
+    config.train.epochs = 1
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(mixed, tmp_path_factory):
+    """Workdir of a run on the mixed volumes."""
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    config = config_of(mixed)
+    config.data.split_seed = 1
+    training.run(config, workdir)
+    return workdir
+
+
+def test_what_states_a_spacing(mixed, tmp_path):
+    image = mixed / "train_images" / "v2.tif"
+    assert spacing.stated(image) == (1, 1, 1)
+    assert spacing.stated(image, (3.0, 2.0, 1.0)) == (3, 2, 1)  # the table comes first
+    plain = tmp_path / "plain.tif"
+    tifffile.imwrite(plain, np.zeros((2, 3, 4), np.uint8), photometric="minisblack")
+    assert spacing.stated(plain) is None
+    (tmp_path / "plain.json").write_text('{"spacing": [1, 0, 1]}')
+    with pytest.raises(ValueError, match=r"plain\.json states the spacing \[1, 0, 1\]"):
+        spacing.stated(plain)
+    (tmp_path / "plain.json").write_text('{"threshold": 0.5}')  # as predict writes
+    assert spacing.stated(plain) is None
+
+
+def test_the_table_may_have_a_column(tmp_path):
+    root = write_volumes(tmp_path / "data", count=2)
+    table = root / "train.csv"
+    table.write_text("id,scroll_id,spacing\nv0,s0,2 0.5 0.5\nv1,s0,\n")
+    assert read_spacings(table) == {"v0": (2, 0.5, 0.5)}
+    assert [v.spacing for v in find_volumes(root)] == [(2, 0.5, 0.5), None]
+    table.write_text("id,scroll_id,spacing\nv0,s0,2 0.5\nv1,s0,\n")
+    with pytest.raises(ValueError, match=r"the spacing '2 0\.5' for v0: write three"):
+        read_spacings(table)
+
+
+def test_the_runs_own_is_the_field_or_the_median():
+    known = [(2.0, 1.0, 1.0), None, (4.0, 1.0, 1.0), (2.0, 1.0, 3.0)]
+    assert spacing.of_run(known, ()) == (2, 1, 1)
+    assert spacing.of_run(known, (5, 1, 1)) == (5, 1, 1)
+    assert spacing.of_run([None], ()) is None
+
+
+def test_a_run_trains_at_one_spacing_and_is_scored_on_the_volumes_as_they_are(trained, mixed):
+    resampled = list((trained / "cache" / "resampled").glob("v2-*.tif"))
+    assert len(resampled) == 2  # image and label
+    assert {open_volume(path).shape for path in resampled} == {(10, 20, 20)}
+    label = next(path for path in resampled if ".label." in path.name)
+    values = tifffile.imread(label)
+    assert set(np.unique(values)) == {0, 1, 2} and np.all(values[:, :, :4] == 2)
+    saved = checkpoints.open_for_reading(trained)
+    assert saved.found()[saved.resolve("latest")].loop["spacing"] == [2, 1, 1]
+    scored = json.loads((trained / "validation" / "scores.json").read_text())["volumes"]
+    for name in scored:
+        probability = tifffile.imread(trained / "validation" / "probabilities" / f"{name}.tif")
+        assert probability.shape == (20, 20, 20)
+
+
+def test_a_prediction_is_on_the_grid_of_its_input(trained, mixed, tmp_path, capsys):
+    images = tmp_path / "images"
+    images.mkdir()
+    voxels = tifffile.imread(mixed / "train_images" / "v2.tif")
+    for name, stated in (("same", 2.0), ("finer", 1.0)):
+        tifffile.imwrite(images / f"{name}.tif", voxels)
+        (images / f"{name}.json").write_text(json.dumps({"spacing": [stated, 1.0, 1.0]}))
+    command = ["--workdir", str(trained), "--input", str(images)]
+    assert predict.main([*command, "--output", str(tmp_path / "out"), "--probabilities"]) == 0
+    found = [
+        tifffile.imread(tmp_path / "out" / "probabilities" / f"{n}.tif") for n in ("same", "finer")
+    ]
+    assert found[0].shape == found[1].shape == (20, 20, 20)
+    assert np.abs(found[0].astype(np.float32) - found[1]).max() > 0.01  # it saw another volume
+    block = [*command[:3], str(images / "finer.tif"), "--output", str(tmp_path / "mask.zarr")]
+    capsys.readouterr()
+    assert predict.main(block) == 1
+    assert "blocks are not resampled" in capsys.readouterr().err
+
+
+def test_a_sheet_across_two_slices_is_kept():
+    label = np.zeros((4, 2, 2), np.uint8)
+    label[1:3] = 1
+    found = resample_classes(label, (1, 1, 1), (2, 1, 1))
+    np.testing.assert_array_equal(found, np.ones((2, 2, 2)))
+    label[:] = [[[0]], [[0]], [[1]], [[1]]]
+    found = resample_classes(label, (1, 1, 1), (2, 1, 1))
+    np.testing.assert_array_equal(found[:, 0, 0], [0, 1])
+
+
+def test_never_refuses_another_spacing(mixed, tmp_path):
+    config = config_of(mixed)
+    config.data.resample = "never"
+    with pytest.raises(ValueError, match=r"v2\.tif has a spacing of 1 × 1 × 1 .*data.resample"):
+        training.run(config, tmp_path)
+
+
+def test_the_field_stands_for_all_files(mixed, tmp_path):
+    config = config_of(mixed)
+    config.data.update(spacing=(3.0, 1.0, 1.0), resample="never")
+    training.run(config, tmp_path)
+    assert not list((tmp_path / "cache" / "resampled").glob("*"))
+
+
+@pytest.mark.parametrize(
+    "fields, sentence",
+    [
+        ({"spacing": (1.0, 1.0)}, "data.spacing is"),
+        ({"spacing": (1.0, 1.0, -1.0)}, "data.spacing is"),
+        ({"resample": "maybe"}, "data.resample is 'maybe'"),
+    ],
+)
+def test_bad_fields(mixed, tmp_path, fields, sentence):
+    config = config_of(mixed)
+    config.data.update(**fields)
+    with pytest.raises(ValueError, match=sentence):
+        training.run(config, tmp_path)
+
+
+def test_other_units_are_not_resampled():
+    with pytest.raises(ValueError, match="more than 20 times"):
+        spacing.to_resample("a.tif", (1000.0, 1000.0, 1000.0), (1.0, 1.0, 1.0), "auto")
+    assert not spacing.to_resample("a.tif", (1.005, 1.0, 1.0), (1.0, 1.0, 1.0), "never")
+    assert not spacing.to_resample("a.tif", None, (1.0, 1.0, 1.0), "never")
+
+
+def test_masks_keep_the_spacing(tmp_path, trained):
+    image = tmp_path / "a.ome.tif"
+    sizes = {"PhysicalSizeZ": 2, "PhysicalSizeY": 0.5, "PhysicalSizeX": 0.5}
+    voxels = np.random.default_rng(0).integers(1, 200, (16, 16, 16)).astype(np.uint8)
+    tifffile.imwrite(image, voxels, photometric="minisblack", metadata={"axes": "ZYX", **sizes})
+    (tmp_path / "a.json").write_text('{"spacing": [2, 1, 1]}')
+    command = ["--workdir", str(trained), "--input", str(image), "--output", str(tmp_path / "out")]
+    assert predict.main(command) == 0
+    assert open_volume(tmp_path / "out" / "a.tif").spacing == pytest.approx((2, 0.5, 0.5))
