@@ -119,7 +119,7 @@ def train_epoch(run, stage, state, progress):
     _record(run, stage, state, progress, waiting)
     clock.after(progress.batches)
     if seconds := clock.seconds():
-        progress.pace["sample"] = seconds / samples
+        pace.note(run, progress, sample=seconds / samples)
     seconds, done = time.monotonic() - started, progress.batches - done_before
     trained = {name: total / progress.batches for name, total in progress.sums.items()}
     _report(

@@ -34,7 +34,7 @@ def judge(run, stage, state, progress, trained):
             with pace.measured(seconds, "wholes"):
                 judged[name] |= _judge_wholes(run, state, progress, name, variables)
     progress.averaged = averaged
-    progress.pace |= {name: len(judged) * last for name, last in seconds.items()}
+    pace.note(run, progress, **{name: len(judged) * last for name, last in seconds.items()})
     if whole:
         progress.judged = [*progress.judged, [trained["loss"], judged["raw"]["iou"]]][-3:]
     return state._replace(averages=averages), judged

@@ -65,6 +65,12 @@ class Updates:
         return (self._last[0] - self._first[0]) / (self._last[1] - self._first[1])
 
 
+def note(run, progress, **seconds):
+    """Keep what was measured, where the minutes decide: other checkpoints hold no times."""
+    if by_minutes(run.settings):
+        progress.pace |= seconds
+
+
 def seconds_of_wholes(run, variables):
     """Seconds that one set of weights takes on the whole validation part, from its first two.
 
