@@ -22,7 +22,7 @@ import numpy as np
 from jax_seg.infer.logits import foreground, require_numbers
 from jax_seg.metrics.comparison import adjusted, compare, interval, number, verdict
 from jax_seg.metrics.competition import CompetitionScore
-from jax_seg.runs import checkpoints, held_out, members, seen
+from jax_seg.runs import checkpoints, held_out, members, seen, together
 from jax_seg.runs.data_folders import data_folders
 from jax_seg.runs.run import open_run
 from jax_seg.system import outputs, startup
@@ -73,7 +73,7 @@ def scores_of(source, metric, images=None, labels=None):
             values = _pick(content.get("volumes"), metric, source)
             return Scored(values, {}, _noted(content, values))
         _warn(seen.outdated(source, "weights"))
-        texts, weights = members.read_ensemble(source)
+        texts, weights = together.read_ensemble(source)
         fitted_to = content.get("fitted_to", [])
         return _segment_and_score(texts, weights, metric, images, labels, fitted_to, source)
     member = members.parse(source)
@@ -164,15 +164,15 @@ def _segment_and_score(texts, weights, metric, images, labels, fitted_to=(), ens
     if not (competition or thin or metric in OVERLAP):
         known = ", ".join((*OVERLAP, *THIN_FIELDS, *COMPETITION_FIELDS))
         raise ValueError(f"There is no score {metric!r}: choose --metric from {known}.")
-    segment, networks, _ = members.load_together(texts, weights)
-    segment = members.at_its_spacing(segment, networks)
+    segment, networks, _ = together.load(texts, weights)
+    segment = together.at_its_spacing(segment, networks)
     if ensemble:
-        members.require_fitted(ensemble, networks)
+        together.require_fitted(ensemble, networks)
     advice = "predict with --threshold, then compare the scores of jax_seg.evaluate"
-    threshold = members.agreed(
+    threshold = together.agreed(
         "threshold", [network.fields["validate.threshold"] for network in networks], advice
     )
-    table = members.label_table(networks)
+    table = together.label_table(networks)
     volumes = held_out.common_volumes(networks, images, labels)
     on = seen.by_any(networks, volumes)
     for name in on.keys() & set(fitted_to):

@@ -19,7 +19,7 @@ from jax_seg.data.fingerprint import random_places
 from jax_seg.infer.ensemble import cross_entropy, fit_weights
 from jax_seg.infer.logits import require_numbers
 from jax_seg.ops.classes import MASKED
-from jax_seg.runs import held_out, members, seen
+from jax_seg.runs import held_out, members, seen, together
 from jax_seg.runs.data_folders import data_folders
 from jax_seg.system import outputs, startup
 from jax_seg.system.commands import exit_status, report_errors
@@ -41,7 +41,7 @@ def sample(networks, volumes, seed=0):
     Returns:
       ([probabilities [members, voxels] of each volume], [labels [voxels]], {volume id: error}).
     """
-    table = members.label_table(networks)
+    table = together.label_table(networks)
     probabilities, labels, errors = [], [], {}
     for number, volume in enumerate(volumes):
         try:
@@ -59,7 +59,7 @@ def sample(networks, volumes, seed=0):
 
 
 def _answer(network, volume, image, places):
-    logits = np.asarray(network.segment(image, spacing=members.other_spacing(network, volume)))
+    logits = np.asarray(network.segment(image, spacing=together.other_spacing(network, volume)))
     require_numbers(logits, volume.image)
     return np.asarray(jax.nn.sigmoid(logits.reshape(-1)[places]))
 

@@ -21,7 +21,7 @@ from jax_seg import tasks
 from jax_seg.infer import ensemble, postprocess, sidecar
 from jax_seg.infer.files import predict_files
 from jax_seg.infer.logits import foreground
-from jax_seg.runs import blockwise, checkpoints, members, seen
+from jax_seg.runs import blockwise, checkpoints, members, seen, together
 from jax_seg.runs.data_folders import data_folders
 from jax_seg.system import memory, outputs, startup
 from jax_seg.system.commands import exit_status, report_errors
@@ -139,7 +139,7 @@ def _predict(arguments):
         outputs.require_folder(output)
     results = predict_files(
         kind,
-        members.at_its_spacing(segment, networks),
+        together.at_its_spacing(segment, networks),
         decide,
         _inspection(kind, networks, on),
         to_do,
@@ -209,7 +209,7 @@ def _predict_in_blocks(arguments, networks, kind, settings, found):
 
 
 def _one_in_blocks(arguments, networks, settings, volume, output):
-    if any(members.other_spacing(network, volume) for network in networks):
+    if any(together.other_spacing(network, volume) for network in networks):
         raise ValueError(
             f"{volume.image} has another spacing than the networks were trained on, and blocks "
             "are not resampled: resample the volume, or predict it in memory (an --output that is "
@@ -281,16 +281,16 @@ def _networks(arguments):
             )
             for member in named
         ]
-        return members.load_together(chosen, arguments.member_weights, **options)
+        return together.load(chosen, arguments.member_weights, **options)
     if arguments.checkpoint or arguments.weights or arguments.member_weights:
         raise ValueError(
             "--ensemble names the checkpoints and their weights: drop --checkpoint, --weights and "
             "--member_weights, or name the members with --workdir."
         )
-    texts, weights = members.read_ensemble(arguments.ensemble)
+    texts, weights = together.read_ensemble(arguments.ensemble)
     print(seen.reservation(arguments.ensemble, "weights"), end="")
-    segment, networks, facts = members.load_together(texts, weights, **options)
-    members.require_fitted(arguments.ensemble, networks)
+    segment, networks, facts = together.load(texts, weights, **options)
+    together.require_fitted(arguments.ensemble, networks)
     return segment, networks, facts
 
 
@@ -312,7 +312,7 @@ def _decision(arguments, networks):
         steps = None if arguments.postprocess == ["none"] else arguments.postprocess
     else:
         own = [_own_steps(network) for network in networks]
-        steps = members.agreed("post-processing", own, "choose with --postprocess")
+        steps = together.agreed("post-processing", own, "choose with --postprocess")
     if steps is None:
         threshold = _threshold(arguments, networks)
         return (
@@ -341,7 +341,7 @@ def _threshold(arguments, networks):
     if arguments.threshold is not None:
         return arguments.threshold
     thresholds = [network.fields["validate.threshold"] for network in networks]
-    return members.agreed("threshold", thresholds, "choose with --threshold")
+    return together.agreed("threshold", thresholds, "choose with --threshold")
 
 
 def _own_steps(network):

@@ -26,7 +26,7 @@ from jax_seg.infer.blocks.job import (
     threads,
 )
 from jax_seg.infer.blocks.run import identity, run
-from jax_seg.runs import members, seen
+from jax_seg.runs import members, seen, together
 from jax_seg.system import outputs
 from jax_seg.system.files import stamp
 from jax_seg.tasks import judged
@@ -294,13 +294,13 @@ def load(chosen, weights, *, digests, **options):
       chosen: list of `members.Member`.
       weights: of the mean of their probabilities.
       digests: of the weights that they must have.
-      **options: of `members.load_together`.
+      **options: of `together.load`.
 
     Raises:
       OSError: a network is not where it was, or has other weights.
     """
     try:
-        segment, networks, _ = members.load_together(chosen, weights, **options)
+        segment, networks, _ = together.load(chosen, weights, **options)
     except (ValueError, OSError) as error:
         raise OSError(f"The networks cannot be loaded: {error}") from error
     for network, digest in zip(networks, digests, strict=True):

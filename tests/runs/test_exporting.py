@@ -17,7 +17,7 @@ from jax_seg.data.preprocess import PerVolume, Preprocessing
 from jax_seg.infer import as_onnx, exported, standalone
 from jax_seg.infer.network import make_network
 from jax_seg.infer.sliding_window import _partition_of_unity, window_starts
-from jax_seg.runs import card, exporting, members
+from jax_seg.runs import card, exporting, members, together
 from jax_seg.system.files import read_json
 from jax_seg.system.outputs import is_own
 from tests.conftest import TIME_LIMIT
@@ -59,7 +59,7 @@ def test_it_segments_a_volume_as_predict_does(runs, out, tmp_path):
     command = [sys.executable, "-c", BLOCKED, str(out / "load.py"), "v.npy", "p.npy"]
     subprocess.run(command, cwd=tmp_path, check=True, timeout=TIME_LIMIT)
     found = np.load(tmp_path / "p.npy")
-    segment, *_ = members.load_together([str(runs / "fixed@swa"), str(runs / "own")])
+    segment, *_ = together.load([str(runs / "fixed@swa"), str(runs / "own")])
     expected = np.asarray(jax.nn.sigmoid(segment(volume)))
     assert all(is_own(path, "export") for path in out.iterdir() if path.is_file())
     assert found.dtype == np.float32 and expected.std() > 0.05  # it is no constant

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from jax_seg.runs import members
+from jax_seg.runs import members, together
 from jax_seg.runs.run import open_run
 from jax_seg.system.files import write_json
 from jax_seg.training import resuming
@@ -78,7 +78,7 @@ def test_an_ensemble_of_weights_that_were_trained_again_is_refused(tmp_path):
     network = members.load(members.parse(run))
     path, content = tmp_path / "ensemble.json", {"members": [run], "weights": [1.0]}
     write_json(path, content | {"digests": [network.facts["digest"]]})
-    members.require_fitted(path, [network])
+    together.require_fitted(path, [network])
     write_json(path, content | {"digests": ["another"]})
     with pytest.raises(ValueError, match=r"fitted to other weights of .*fit the ensemble again"):
-        members.require_fitted(path, [network])
+        together.require_fitted(path, [network])

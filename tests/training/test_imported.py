@@ -5,7 +5,7 @@ import pytest
 
 from configs import base
 from jax_seg import convert
-from jax_seg.runs import from_weights, members
+from jax_seg.runs import from_weights, together
 from jax_seg.runs.events import read_events
 from jax_seg.training import run as training
 from tests.conftest import GOLDEN, tiny_config
@@ -41,7 +41,7 @@ def test_an_imported_network_improves(volumes_folder, imported, tmp_path):
     losses = [event["loss"] for event in judged]
     assert losses[-1] < 0.9 * losses[0]
     # Its windows are blended as in any run: it is no longer nnU-Net's.
-    segment, (network,), _ = members.load_together([str(tmp_path / "run")])
+    segment, (network,), _ = together.load([str(tmp_path / "run")])
     assert network.facts["preprocessing"]["region"] == "box"
     volume = np.random.default_rng(0).normal(80, 12, (18, 20, 22)).astype(np.float32)
     dim, bright = (np.asarray(segment(factor * volume)) for factor in (1, 20))

@@ -10,7 +10,7 @@ import tifffile
 
 from jax_seg import convert, models
 from jax_seg.data import preprocess
-from jax_seg.runs import checkpoints, members
+from jax_seg.runs import checkpoints, together
 from jax_seg.weights import nnunet
 from jax_seg.weights.nnunet_plans import NETWORKS, read_plan
 from tests.conftest import GOLDEN, ROOT
@@ -81,7 +81,7 @@ def assert_predicted(segment, volume, expected, spacing=None):
 
 def test_prediction_is_that_of_nnunet(membrane):
     """Of a volume, of one of another spacing, and of a masked one smaller than the window."""
-    segment, _, _ = members.load_together([str(membrane)])
+    segment, _, _ = together.load([str(membrane)])
     volume = tifffile.imread(FOLDERS / "membrane" / "crop_0000.tif")
     expected = np.load(FOLDERS / "membrane" / "expected.npz")["probability"]
     assert_predicted(segment, volume, expected, spacing=(45.0, 4.6, 4.6))
@@ -101,7 +101,7 @@ def test_prediction_is_that_of_nnunet(membrane):
 def test_prediction_of_other_plans_is_that_of_nnunet(tmp_path, name, folder, spacing, flips):
     masked = {"use_mask_for_norm": [True]} if name == "within_mask" else {}
     convert.convert_folder(edited(folder, tmp_path, configuration=masked), tmp_path / "run")
-    segment, _, _ = members.load_together([str(tmp_path / "run")], flips=flips)
+    segment, _, _ = together.load([str(tmp_path / "run")], flips=flips)
     golden = np.load(FOLDERS / "predictions.npz")
     assert_predicted(segment, golden[f"{name}_volume"], golden[f"{name}_probability"], spacing)
 
@@ -113,9 +113,7 @@ def test_residual_prediction_over_flips_is_that_of_nnunet(tmp_path):
     convert.convert_folder(folder, tmp_path / "run")
     volume = tifffile.imread(folder / "input" / "hippo_0000.tif")
     expected = np.load(folder / "expected" / "hippo_mirrored.npz")["probabilities"][1]
-    segment, _, _ = members.load_together(
-        [str(tmp_path / "run")], flips=("depth", "height", "width")
-    )
+    segment, _, _ = together.load([str(tmp_path / "run")], flips=("depth", "height", "width"))
     assert_predicted(segment, volume, expected)
 
 
@@ -213,9 +211,7 @@ def test_folds(tmp_path, capsys):
     told = capsys.readouterr().out
     assert f"--workdir {tmp_path / 'both' / 'fold_0'} {tmp_path / 'both' / 'fold_3'}" in told
     assert "has no fold_1, fold_2, fold_4" in told
-    _, networks, _ = members.load_together(
-        [str(tmp_path / "both" / f"fold_{number}") for number in (0, 3)]
-    )
+    _, networks, _ = together.load([str(tmp_path / "both" / f"fold_{number}") for number in (0, 3)])
     assert [network.facts["patch"] for network in networks] == [[1, 16, 24]] * 2
     assert "no fold_1" in refused(folder, tmp_path, capsys, "--folds", "1")
     assert "has no checkpoint_best.pth" in refused(folder, tmp_path, capsys, "--checkpoint", "best")
