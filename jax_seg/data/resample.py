@@ -1,6 +1,10 @@
 """Resample a volume to another voxel spacing, as nnU-Net does (Isensee et al. 2021)."""
 
+import math
+
 import numpy as np
+
+from jax_seg.system import memory
 
 EQUAL = 1e-4  # shares that differ by less, which rounding may make
 SEPARATE = 3.0  # ratio of spacings from which the coarsest axis is resampled by itself
@@ -58,6 +62,7 @@ def resample_image(image, before, after):
     """
     image = np.asarray(image)
     shape = new_shape(image.shape, before, after)
+    _require_memory(image.shape, shape)
     result = resample(image.astype(np.float32), shape, before, after, 3)
     result = np.clip(result, image.min(), image.max())
     if image.dtype.kind != "f":
@@ -81,12 +86,20 @@ def resample_classes(label, before, after):
       uint8 [d, h, w].
     """
     shape = new_shape(label.shape, before, after)
+    _require_memory(label.shape, shape)
     result, best = np.zeros(shape, np.uint8), np.full(shape, -1.0, np.float32)
     for one in np.unique(label):
         share = resample((label == one).astype(np.float32), shape, before, after, 1)
         result[share >= best - EQUAL] = one
         best = np.maximum(best, share)
     return result
+
+
+def _require_memory(before, after):
+    """ValueError where memory cannot hold what `resample` computes, in float64, of two shapes."""
+    needed = 8 * (math.prod(before) + 2 * math.prod(after))
+    size = "×".join(map(str, after))
+    memory.require(needed, f"A volume of {size} voxels", "resample it")
 
 
 def _nearest(before, after):

@@ -248,7 +248,7 @@ def training(minutes, updates):
         "training",
         fields,
         f"Dice and cross entropy, Muon and one cosine over {minutes:g} minutes, without "
-        "interventions: what learned most in equal time on membranes and scrolls",
+        "interventions: what learned most on membranes in equal time",
     )
 
 

@@ -1,5 +1,6 @@
 """Checks on resuming: what may change between starts of a run, and what is refused."""
 
+from jax_seg.data.readers.spacing import differ, in_words
 from jax_seg.system import configuration, processes
 from jax_seg.tasks import sources
 
@@ -93,6 +94,26 @@ def changed_data(stored, data):
             ", validation losses before and after do not compare, and scores are computed again"
         )
     return f"{sentence}; choose another --workdir to train from the beginning."
+
+
+def check_spacing(stored, spacing, workdir):
+    """Refuse to resume where the volumes are now of another spacing than when the run began.
+
+    Args:
+      stored: what the last checkpoint stores beside the state.
+      spacing: of the `Task` now, (z, y, x) or None.
+      workdir: folder of the run.
+
+    Raises:
+      ValueError: it differs from the stored one. A run from before there was one is resumed.
+    """
+    before = stored.get("spacing")
+    if before and (not spacing or differ(spacing, before)):
+        now = in_words(spacing) if spacing else "none"
+        raise ValueError(
+            f"{workdir} holds a run at a spacing of {in_words(before)}, and the volumes now state "
+            f"{now}: restore what states their spacing, or choose another --workdir."
+        )
 
 
 def check_split(stored, split, root, workdir):

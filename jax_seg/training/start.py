@@ -82,6 +82,7 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
     processes.require_same(facts, "give every process the same data")
     if stored is not None:
         resuming.check_split(stored, split, config.data.root, workdir)
+        resuming.check_spacing(stored, data.spacing, workdir)
     source = settings.train["start_from"]
     before = stored.get("before", []) if stored else lineage(source)
     as_dict = configuration.as_dict(config)

@@ -1,6 +1,7 @@
 """The spacing of a run: what states it, what is resampled, what is refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from jax_seg import predict
 from jax_seg.data import spacing
 from jax_seg.data.folder import find_volumes
 from jax_seg.data.readers import open_volume
-from jax_seg.data.resample import resample_classes
+from jax_seg.data.resample import resample_classes, resample_image
 from jax_seg.data.table import read_spacings
 from jax_seg.runs import checkpoints
+from jax_seg.system import memory
 from jax_seg.training import run as training
 from tests.conftest import tiny_config, write_volumes
 
@@ -119,6 +121,24 @@ def test_a_sheet_across_two_slices_is_kept():
     label[:] = [[[0]], [[0]], [[1]], [[1]]]
     found = resample_classes(label, (1, 1, 1), (2, 1, 1))
     np.testing.assert_array_equal(found[:, 0, 0], [0, 1])
+
+
+def test_a_run_does_not_go_on_at_another_spacing(mixed, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(mixed, root)
+    training.run(config_of(root), tmp_path / "run")
+    for path in (root / "train_images").glob("*.json"):
+        path.write_text('{"spacing": [3, 1, 1]}')
+    config = config_of(root)
+    config.train.epochs = 2
+    with pytest.raises(ValueError, match=r"at a spacing of 2 × 1 × 1 .* now state 3 × 1 × 1"):
+        training.run(config, tmp_path / "run")
+
+
+def test_what_memory_cannot_hold_is_not_resampled(monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 8 * (64 + 2 * 128) - 1)
+    with pytest.raises(ValueError, match="A volume of 8×4×4 voxels needs"):
+        resample_image(np.ones((4, 4, 4), np.uint8), (2, 1, 1), (1, 1, 1))
 
 
 def test_never_refuses_another_spacing(mixed, tmp_path):
