@@ -20,14 +20,14 @@ import numpy as np
 import tifffile
 
 from jax_seg.data import folds, labels
-from jax_seg.data.folder import find_volumes
+from jax_seg.data.folder import find_images, find_volumes
 from jax_seg.data.readers import read_volume
 from jax_seg.metrics import segmentation
-from jax_seg.ops.classes import MASKED
+from jax_seg.metrics.competition import competition_score
+from jax_seg.ops.classes import MASKED, members
 from jax_seg.system.files import read_json, write_json
 
 ROOT = Path(__file__).parents[1]
-IGNORED = 2  # nnU-Net wants its highest value
 DATASET = Path("raw") / "Dataset001_data"
 
 
@@ -38,6 +38,8 @@ def main(argv=None):
     parser.add_argument("--peer", help="interpreter with nnunetv2; without it ours runs alone")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--foreground", type=int, nargs="+", default=[1])
+    text = "several classes instead, as anterior=1 posterior=2"
+    parser.add_argument("--classes", nargs="+", default=[], help=text)
     parser.add_argument("--ignore", type=int, nargs="*", default=[2])
     parser.add_argument("--spacing", type=float, nargs=3, default=[1, 1, 1], help="for nnU-Net")
     parser.add_argument("--folds", type=int, default=5)
@@ -45,18 +47,20 @@ def main(argv=None):
     parser.add_argument("--features", type=int, default=16, help="of nnU-Net with --patch")
     parser.add_argument("--config", default="configs/auto.py", help="ours")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    text = "also score the masks by the competition's rules"
+    parser.add_argument("--competition", action="store_true", help=text)
     arguments = parser.parse_args(argv)
     for number, seed in enumerate(arguments.seeds):
         runs = [("ours", ours)] + ([("nnU-Net", peer)] if arguments.peer else [])
         for name, run in runs[:: 1 - 2 * (number % 2)]:  # the order alternates
             with tempfile.TemporaryDirectory() as folder:
-                dice, updates = run(arguments, seed, Path(folder))
-            print(f"seed {seed}, {name}: Dice {dice:.4f} after {updates} updates", flush=True)
+                said, updates = run(arguments, seed, Path(folder))
+            print(f"seed {seed}, {name}: {said} after {updates} updates", flush=True)
     return 0
 
 
 def ours(arguments, seed, folder):
-    """(pooled Dice of the volumes held out, updates) of our run: the better of raw and averaged."""
+    """(scores of the volumes held out in words, updates) of our run, by its averaged weights."""
     command = [sys.executable, "launch.py", f"--config={arguments.config}"]
     values = {
         "data.root": arguments.root,
@@ -66,19 +70,45 @@ def ours(arguments, seed, folder):
         "train.minutes": arguments.minutes,
         "seed": seed,
     }
+    if arguments.classes:
+        del values["data.foreground"]
+        values |= {"data.classes": tuple(arguments.classes)}
+        values |= {"model.out_channels": len(arguments.classes)}
     command += [f"--config.{field}={value}" for field, value in values.items()]
     run = folder / "run"
     subprocess.run([*command, f"--workdir={run}", "--doctor=off"], check=True, cwd=ROOT)
-    scores = read_json(run / "scores.json")
+    volumes, held_out, _, table = _data(arguments)
+    images = [volume.image for volume in volumes if volume.id in held_out]
+    masks = folder / "masks"
     # The average is what a run is meant to be used with; it was chosen on nothing.
-    best = scores.get("ema", scores["raw"])
-    return best["dice"], best["step"]
+    command = [sys.executable, "-m", "jax_seg.predict", "--workdir", f"{run}@ema"]
+    command += ["--input", *images, "--output", masks]
+    subprocess.run([str(word) for word in command], check=True, cwd=ROOT)
+    found = {volume.id: read_volume(volume.image) for volume in find_images(masks)}
+    if arguments.classes:  # they hold label values
+        found = {id: labels.encode(mask, table, id) for id, mask in found.items()}
+    return _judged(arguments, volumes, table, found), read_json(run / "scores.json")["ema"]["step"]
 
 
 def peer(arguments, seed, folder):
     """The same of nnU-Net."""
+    volumes, held_out, training, table = _data(arguments)
+    write_data(volumes, table, arguments.spacing, folder / DATASET, bool(arguments.ignore))
+    write_json(folder / "split.json", {"train": list(training), "val": list(held_out)})
+    command = [arguments.peer, "-m", "benchmarks.nnunet_peer", folder]
+    command += ["--minutes", arguments.minutes, "--seed", seed]
+    if arguments.patch:
+        command += ["--patch", *arguments.patch, "--features", arguments.features]
+    subprocess.run([str(word) for word in command], check=True, cwd=ROOT)
+    told = json.loads((folder / "peer.json").read_text())
+    found = {id: tifffile.imread(Path(told["masks"]) / f"{id}.tif") for id in held_out}
+    return _judged(arguments, volumes, table, found), told["updates"]
+
+
+def _data(arguments):
+    """(volumes, ids held out, ids of the others, `LabelTable`), as our run divides them."""
     volumes = find_volumes(arguments.root)
-    split = folds.split(
+    training, held_out = folds.split(
         [v.id for v in volumes],
         [v.scroll_id for v in volumes],
         fold=0,
@@ -86,21 +116,30 @@ def peer(arguments, seed, folder):
         seed=0,
     )
     table = labels.label_table(
-        foreground=tuple(arguments.foreground), ignore=tuple(arguments.ignore), background=(0,)
+        foreground=tuple(arguments.foreground),
+        ignore=tuple(arguments.ignore),
+        background=(0,),
+        classes=tuple(arguments.classes),
     )
-    write_data(volumes, table, arguments.spacing, folder / DATASET, bool(arguments.ignore))
-    write_json(folder / "split.json", dict(zip(("train", "val"), map(list, split), strict=True)))
-    command = [arguments.peer, "-m", "benchmarks.nnunet_peer", folder]
-    command += ["--minutes", arguments.minutes, "--seed", seed]
-    if arguments.patch:
-        command += ["--patch", *arguments.patch, "--features", arguments.features]
-    subprocess.run([str(word) for word in command], check=True, cwd=ROOT)
-    told, counts = json.loads((folder / "peer.json").read_text()), segmentation.Confusion()
-    for volume in (v for v in volumes if v.id in split[1]):
-        mask = tifffile.imread(Path(told["masks"]) / f"{volume.id}.tif")
+    return volumes, held_out, training, table
+
+
+def _judged(arguments, volumes, table, found):
+    """Scores of {id: codes as predicted}, in words."""
+    counts, competition = [], []
+    for volume in (v for v in volumes if v.id in found):
         label = labels.encode(read_volume(volume.label), table, volume.label)
-        counts += segmentation.confusion(mask.reshape(label.shape) == 1, label)
-    return segmentation.scores(counts)["dice"], told["updates"]
+        inside = members(found[volume.id].reshape(*label.shape, 1), table.classes)
+        inside = inside if len(table.classes.names) > 1 else inside[..., 0]
+        counts.append(segmentation.count(inside, label, table.classes))
+        if arguments.competition:
+            competition.append(competition_score(inside.astype(np.uint8), label).score)
+    scores = segmentation.scores(sum(counts))
+    of_class = scores.get("classes", {"": scores})
+    words = ", ".join(f"Dice {name} {one['dice']:.4f}" for name, one in of_class.items())
+    if competition:
+        words += f", competition {np.mean(competition):.4f}"
+    return words
 
 
 def write_data(volumes, table, spacing, folder, ignores):
@@ -108,7 +147,7 @@ def write_data(volumes, table, spacing, folder, ignores):
     shutil.rmtree(folder, ignore_errors=True)
     for volume in volumes:
         label = labels.encode(read_volume(volume.label), table, volume.label)
-        label[label == MASKED] = IGNORED
+        label[label == MASKED] = len(table.classes.names) + 1  # nnU-Net wants its highest value
         for part, name, voxels in (
             ("imagesTr", f"{volume.id}_0000", read_volume(volume.image)),
             ("labelsTr", volume.id, label),
@@ -116,7 +155,8 @@ def write_data(volumes, table, spacing, folder, ignores):
             (folder / part).mkdir(parents=True, exist_ok=True)
             tifffile.imwrite(folder / part / f"{name}.tif", np.asarray(voxels))
             write_json(folder / part / f"{volume.id}.json", {"spacing": list(spacing)})
-    names = {"background": 0, "foreground": 1} | ({"ignore": IGNORED} if ignores else {})
+    names = ["background", *table.classes.names, *(["ignore"] if ignores else [])]
+    names = {name: number for number, name in enumerate(names)}
     write_json(
         folder / "dataset.json",
         {

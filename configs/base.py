@@ -44,6 +44,10 @@ def _data():
     data.background = (0,)  # label values that are background
     data.foreground = (1,)  # label values that are foreground
     data.ignore = (2,)  # label values that are unlabelled: masked everywhere
+    # Several classes instead of data.foreground: name=label values, as ("sheet=1", "ink=3,4"), and
+    # as many model.out_channels. Softmax, or sigmoids where classes share values. A prediction
+    # holds the first value of each.
+    data.classes = ()
     data.fold = "0"  # the fold that is held out; 'all' for each in turn, 'none' for none
     data.folds = 5
     data.spacing = ()  # (z, y, x) of the voxels of all volumes; () as table, JSON or files say

@@ -19,9 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_seg.infer.logits import foreground, require_numbers
+from jax_seg.infer.logits import require_numbers
+from jax_seg.metrics import segmentation
 from jax_seg.metrics.comparison import adjusted, compare, interval, number, verdict
 from jax_seg.metrics.competition import CompetitionScore
+from jax_seg.ops.classes import masks_of
 from jax_seg.runs import checkpoints, held_out, members, seen, together
 from jax_seg.runs.data_folders import data_folders
 from jax_seg.runs.run import open_run
@@ -35,7 +37,10 @@ from jax_seg.tasks.score_volumes import OVERLAP, score_volume
 LOWER_IS_BETTER = ("loss", "surface_mean", "surface_95", "voi_split", "voi_merge")
 NO_ORDER = ("_predicted", "_label")  # shares of foreground, and Betti numbers
 THIN_FIELDS = ("cldice", "skeleton_precision", "skeleton_recall", "surface_mean", "surface_95")
-DATA = (*judged.DATA, *(f"data.{name}" for name in ("foreground", "background", "ignore")))
+DATA = (
+    *judged.DATA,
+    *(f"data.{name}" for name in ("foreground", "background", "ignore", "classes")),
+)
 COMPETITION_FIELDS = tuple(n for n in CompetitionScore.__dataclass_fields__ if n != "counts")
 
 
@@ -173,6 +178,11 @@ def _segment_and_score(texts, weights, metric, images, labels, fitted_to=(), ens
         "threshold", [network.fields["validate.threshold"] for network in networks], advice
     )
     table = together.label_table(networks)
+    if len(table.classes.names) > 1 and metric not in OVERLAP:
+        raise ValueError(
+            f"--metric {metric} is of one class: choose one of {', '.join(OVERLAP)}, whose means "
+            "over the classes are compared."
+        )
     volumes = held_out.common_volumes(networks, images, labels)
     on = seen.by_any(networks, volumes)
     for name in on.keys() & set(fitted_to):
@@ -186,8 +196,11 @@ def _segment_and_score(texts, weights, metric, images, labels, fitted_to=(), ens
         except (ValueError, OSError) as error:
             errors[volume.id] = str(error)
             continue
-        prediction = np.uint8(foreground(logits, threshold))
-        _, found = score_volume(prediction, label, thin=thin, competition=competition)
+        masks = np.asarray(masks_of(logits, table.classes, threshold))
+        if masks.ndim > 3:
+            found = segmentation.scores(segmentation.count(masks, label, table.classes))
+        else:
+            _, found = score_volume(np.uint8(masks), label, thin=thin, competition=competition)
         scores[volume.id] = float(found[metric])
         print(f"{volume.id}: {metric} {number(scores[volume.id])}", flush=True)
     return Scored(scores, errors, on)

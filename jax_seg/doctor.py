@@ -50,7 +50,7 @@ def _doctor(arguments, rest):
 def _examine(arguments, overrides):
     # Imported late because JAX takes seconds to start.
     from jax_seg.diagnosis import attending
-    from jax_seg.diagnosis.evidence import Evidence, of_run
+    from jax_seg.diagnosis.evidence import of_config, of_run
     from jax_seg.diagnosis.examine import examine
     from jax_seg.planning import planned
     from jax_seg.runs.data_folders import data_folders
@@ -60,7 +60,7 @@ def _examine(arguments, overrides):
         config = config_file.load(arguments.config)
         configuration.override(config, overrides)
         planned.fill(config, overrides)
-        evidence = Evidence(config, quick=arguments.quick)
+        evidence = of_config(config, quick=arguments.quick)
     else:
         evidence = of_run(arguments.workdir, quick=arguments.quick)
     if arguments.json:

@@ -18,7 +18,7 @@ from jax_seg.data.folder import find_images
 from jax_seg.data.labels import label_table, label_value
 from jax_seg.metrics.balance import CONSTANTS, SHOWN, class_balance, require_target
 from jax_seg.metrics.foreground import share_statistics
-from jax_seg.metrics.segmentation import scores
+from jax_seg.metrics.segmentation import scores, together
 from jax_seg.system import outputs
 from jax_seg.system.commands import exit_status, report_errors
 from jax_seg.system.files import write_json
@@ -46,6 +46,14 @@ def main(argv=None):
     ):
         text += f"; 'rest' means all values not named by another flag (default: {default})"
         parser.add_argument(flag, type=label_value, nargs=count, default=[default], help=text)
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        default=(),
+        metavar="NAME=VALUES",
+        help="several classes instead of --foreground, as sheet=1 ink=3,4; predictions hold label "
+        "values, and scores are means over the classes",
+    )
     parser.add_argument(
         "--threshold", type=float, default=0.5, help="threshold on probabilities (default: 0.5)"
     )
@@ -113,6 +121,9 @@ def _check(arguments):
         raise ValueError(f"--threshold is {arguments.threshold}; give a number between 0 and 1.")
     if arguments.constants and not arguments.competition:
         raise ValueError("--constants extends the competition score: pass --competition too.")
+    for flag in ("thin", "competition"):
+        if arguments.classes and getattr(arguments, flag):
+            raise ValueError(f"--{flag} scores one class: leave it out, or leave out --classes.")
     if arguments.background_target:
         require_target(arguments.background_target, "--background_target")
 
@@ -126,7 +137,11 @@ def _score(arguments, headings):
     score = functools.partial(
         evaluate_volume,
         table=label_table(
-            arguments.foreground, arguments.ignore, arguments.background, prefix="--"
+            arguments.foreground,
+            arguments.ignore,
+            arguments.background,
+            arguments.classes,
+            prefix="--",
         ),
         threshold=arguments.threshold,
         thin=arguments.thin,
@@ -149,6 +164,7 @@ def _score(arguments, headings):
         if "parts" in found:
             note += f"  in {found['parts']} parts, of which competition scores are the mean"
         _row(volume.id, [f"{found[key]:.4f}" for key in headings], note=note)
+        _rows_of_classes(found, headings)
         if not found["foreground_predicted"] and found["foreground_label"]:
             warnings[volume.id] = (
                 f"The prediction of {volume.id} has no foreground among the labelled voxels, but "
@@ -165,7 +181,8 @@ def _summary(counts, volumes, trained_on, headings, arguments):
         "mean": {key: float(np.mean(column)) for key, column in columns.items()},
     }
     note = f"  {len(trained_on)} of {len(volumes)} are training volumes" if trained_on else ""
-    _row("pooled", [f"{value:.4f}" for value in found["pooled"].values()], note=note)
+    _row("pooled", [f"{found['pooled'][key]:.4f}" for key in OVERLAP], note=note)
+    _rows_of_classes(found["pooled"], OVERLAP)
     _row("mean", [f"{value:.4f}" for value in found["mean"].values()], note=note)
     for side in ("foreground_predicted", "foreground_label"):
         found[side] = share_statistics(columns[side])
@@ -179,12 +196,17 @@ def _summary(counts, volumes, trained_on, headings, arguments):
             for name, key in keys.items()
         }
     balance = class_balance(
-        counts,
+        {name: together(one) for name, one in counts.items()},
         arguments.background_target,
         competition=competition,
         noun="training volume" if len(trained_on) == len(volumes) else "volume",
     )
     return found | {"balance": balance}
+
+
+def _rows_of_classes(found, headings):
+    for name, of_class in found.get("classes", {}).items():
+        _row(f"  {name}", [f"{of_class[key]:.4f}" for key in headings])
 
 
 def _print_balance(balance):

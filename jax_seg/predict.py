@@ -21,6 +21,8 @@ from jax_seg import tasks
 from jax_seg.infer import ensemble, postprocess, sidecar
 from jax_seg.infer.files import predict_files
 from jax_seg.infer.logits import foreground
+from jax_seg.infer.postprocess import by_class
+from jax_seg.ops.classes import painted
 from jax_seg.runs import blockwise, checkpoints, members, seen, together
 from jax_seg.runs.data_folders import data_folders
 from jax_seg.system import memory, outputs, startup
@@ -209,6 +211,11 @@ def _predict_in_blocks(arguments, networks, kind, settings, found):
 
 
 def _one_in_blocks(arguments, networks, settings, volume, output):
+    if len(names := together.classes_of(networks).names) > 1:
+        raise ValueError(
+            f"{volume.image}: several classes ({', '.join(names)}) are not predicted block by "
+            "block: name a folder as --output, and a volume that fits into memory."
+        )
     if any(together.other_spacing(network, volume) for network in networks):
         raise ValueError(
             f"{volume.image} has another spacing than the networks were trained on, and blocks "
@@ -313,6 +320,9 @@ def _decision(arguments, networks):
     else:
         own = [_own_steps(network) for network in networks]
         steps = together.agreed("post-processing", own, "choose with --postprocess")
+    classes = together.classes_of(networks)
+    if len(classes.names) > 1:
+        return kind, *_several(arguments, networks, steps, classes)
     if steps is None:
         threshold = _threshold(arguments, networks)
         return (
@@ -335,6 +345,27 @@ def _decision(arguments, networks):
     if first == "threshold":
         facts |= {"threshold": (postprocess.defaults(first) | parameters)["value"]}
     return kind, decide, facts
+
+
+def _several(arguments, networks, steps, classes):
+    """((logits, image) -> label values, facts) of networks that tell several classes apart."""
+    for flag in ("probabilities", "submission"):
+        if getattr(arguments, flag):
+            raise ValueError(
+                f"--{flag} is for one class, and these networks have {len(classes.names)}."
+            )
+    if arguments.threshold is not None and classes.exclusive:
+        raise ValueError(
+            "--threshold has no meaning here: of classes that exclude each other the most probable "
+            "is taken. Leave it out."
+        )
+    threshold = 0.5 if classes.exclusive else _threshold(arguments, networks)
+    steps = postprocess.after_threshold(steps or (), threshold)
+
+    def decide(logits, image):
+        return painted(by_class.apply(logits, image, steps, classes), classes.values)
+
+    return decide, {"postprocess": list(steps), "classes": classes.as_json()}
 
 
 def _threshold(arguments, networks):

@@ -132,7 +132,7 @@ def replay(
     outputs.require_own([output / name for name in versions.PAGES], "replay")
     outputs.require_folder(output)
     plain = configure(next(iter(paths.values())), "as written", **settings)
-    honest = held_out.table_of(configuration.flat(plain))
+    honest = held_out.table_of(configuration.flat(plain)).together()
     workdirs = {one: output / "runs" / f"{one[0]}, {one[1]}" for one in configured}
     calls = {
         one: (config, workdirs[one], default_of(paths[one[0]]))

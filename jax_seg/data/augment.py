@@ -69,8 +69,8 @@ def augment(key, batch, *, flip=0.0, in_plane_only=False, **fields):
 
     Args:
       key: random key; the same key gives the same result.
-      batch: {'image': float32 [B, *spatial, C], normalised; 'label' and 'mask':
-        [B, *spatial, 1] in {0, 1}}, two or three spatial axes.
+      batch: {'image': float32 [B, *spatial, C], normalised; 'label' [B, *spatial, classes] and
+        'mask' [B, *spatial, 1] in {0, 1}}, two or three spatial axes.
       flip: probability of mirroring each spatial axis, or one probability per axis.
       in_plane_only: exclude depth from rotate90, rotate, scale and low_resolution, for voxels
         or patches much coarser or shorter in depth.

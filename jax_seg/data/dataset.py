@@ -12,6 +12,7 @@ from jax_seg.data import folder, folds, intensities, labels, spacing, synthetic
 from jax_seg.data.fingerprint import fingerprint
 from jax_seg.data.preprocess import PerVolume, Preprocessing, fit_preprocessing, measure
 from jax_seg.data.readers import check_pair, open_volume
+from jax_seg.ops.classes import ONE
 from jax_seg.system.files import existing, remove_unfinished
 
 RESAMPLED = "resampled"  # folder in the cache
@@ -69,6 +70,7 @@ def prepare(
     preprocessing=None,
     voxels=(),
     resample="auto",
+    classes=(),
 ):
     """Find, split, decode and measure the volumes of a folder.
 
@@ -87,6 +89,7 @@ def prepare(
       preprocessing: stored values of a resumed run; None fits them.
       voxels: the field data.spacing; () takes what the files say.
       resample: 'auto' resamples volumes of another spacing than the run's, 'never' refuses them.
+      classes: of `labels.label_table`.
 
     Returns:
       Dataset.
@@ -96,7 +99,9 @@ def prepare(
     """
     spacing.check(voxels, resample)
     found = folder.find_volumes(existing(root, "data.root"), images=images, labels=labels_folder)
-    table = labels.label_table(foreground=foreground, ignore=ignore, background=background)
+    table = labels.label_table(
+        foreground=foreground, ignore=ignore, background=background, classes=classes
+    )
     train, validation = _split(found, fold=fold, fold_count=fold_count, group=group, seed=seed)
     cache_directory = Path(cache_directory)
     cache = _cache(cache_directory, cache_gb)
@@ -110,7 +115,7 @@ def prepare(
     if preprocessing is None:
         sample = np.concatenate([one.intensities for one in train_facts])
         preprocessing = fit_preprocessing(sample, **preprocess)
-    _require_foreground(train_facts, root, foreground)
+    _require_foreground(train_facts, root, table)
     own = isinstance(preprocessing, PerVolume)
     return Dataset(
         train=train,
@@ -130,11 +135,12 @@ def prepare(
     )
 
 
-def _require_foreground(facts, root, foreground):
+def _require_foreground(facts, root, table):
     if not any(len(one.foreground) for one in facts):
+        field = "data.foreground" if table.classes == ONE else "data.classes"
         raise ValueError(
-            f"No training volume of {root} has a voxel of data.foreground {tuple(foreground)}; "
-            "correct data.foreground."
+            f"No training volume of {root} has a voxel of {field} {table.foreground}; "
+            f"correct {field}."
         )
 
 

@@ -28,7 +28,9 @@ class Fingerprint(NamedTuple):
       intensities: [<= SAMPLE] float32 sample of the image.
       checksums: [2] CRC-32 of the image's and of the encoded label's voxels.
       labelled, foreground: [<= COORDINATES, 3] sampled coordinates of such voxels, of those where
-        the image is not zero: a patch around one has input. Where all are zero, of all.
+        the image is not zero: a patch around one has input. Where all are zero, of all. Of
+        foreground so many of each code, one code after another.
+      ends: [codes] where the coordinates of each code of foreground end.
     """
 
     shape: np.ndarray
@@ -37,21 +39,27 @@ class Fingerprint(NamedTuple):
     checksums: np.ndarray
     labelled: np.ndarray
     foreground: np.ndarray
+    ends: np.ndarray
 
 
-def measure(image, label, seed=0):
+def measure(image, label, seed=0, codes=(FOREGROUND,)):
     """Measure one volume that is in memory.
 
     Args:
       image: [D, H, W], any real dtype.
       label: [D, H, W] uint8, encoded as in `ops.classes`.
       seed: of the samples.
+      codes: of foreground.
 
     Returns:
       Fingerprint.
     """
     image, label = np.asarray(image), np.asarray(label)
-    return _measure(label.shape, lambda first, last: (image[first:last], label[first:last]), seed)
+
+    def read(first, last):
+        return image[first:last], label[first:last]
+
+    return _measure(label.shape, read, codes, seed)
 
 
 class _Scan(NamedTuple):
@@ -60,7 +68,7 @@ class _Scan(NamedTuple):
     Attributes:
       done: [] sections that have been looked at.
       counts: [3] voxels of each kind so far.
-      found: [4, D] voxels of each of `_WANTED` in every section.
+      found: [2 + 2 codes, D] voxels of each of `_wanted` in every section.
       intensities: [SAMPLE or fewer] of the sampled voxels so far.
       checksums: [2] so far.
     """
@@ -72,21 +80,24 @@ class _Scan(NamedTuple):
     checksums: np.ndarray
 
 
-_WANTED = (
-    lambda image, label: (label != MASKED) & (image != 0),
-    lambda image, label: label != MASKED,
-    lambda image, label: (label == FOREGROUND) & (image != 0),
-    lambda image, label: label == FOREGROUND,
-)
-"""Places for patches: (image, label) -> bool. Of a class, those with input, then all of them."""
+def _wanted(codes):
+    """Places for patches: (image, label) -> bool. Of a kind, those with input, then all of them."""
+
+    def of_kind(is_it):
+        return [lambda image, label: is_it(label) & (image != 0), lambda _, label: is_it(label)]
+
+    kinds = [lambda label: label != MASKED]
+    kinds += [lambda label, code=code: label == code for code in codes]
+    return [condition for is_it in kinds for condition in of_kind(is_it)]
 
 
-def _measure(shape, read, seed=0, partial=None):
+def _measure(shape, read, codes, seed=0, partial=None):
     """Measure a volume slab by slab: it may be larger than memory.
 
     Args:
       shape: (D, H, W).
       read: (first, last) section -> (image, encoded label) of these sections.
+      codes: of foreground.
       seed: of the samples.
       partial: file that keeps how far the first pass has come; None for none.
 
@@ -98,34 +109,37 @@ def _measure(shape, read, seed=0, partial=None):
     # With replacement: a permutation would cost eight times the volume's memory.
     drawn = np.arange(size) if size <= SAMPLE else generator.integers(0, size, SAMPLE)
     voxels = np.sort(drawn)
-    scan = _scanned(shape, read, voxels, partial)
+    conditions = _wanted(codes)
+    scan = _scanned(shape, read, conditions, voxels, partial)
     wanted, ranks = [], []
-    for of_class in (0, 2):
-        for which in (of_class, of_class + 1):
+    for of_kind in range(0, len(conditions), 2):
+        for which in (of_kind, of_kind + 1):
             chosen = _ranks(int(scan.found[which].sum()), COORDINATES, generator)
             if chosen.size:
                 break
         wanted.append(which)
         ranks.append(chosen)
-    labelled, foreground = _located(shape, read, scan.found, wanted, ranks)
+    found = scan.found[wanted]
+    labelled, *places = _located(shape, read, found, [conditions[n] for n in wanted], ranks)
     return Fingerprint(
         shape=np.array(shape),
         counts=scan.counts,
         intensities=scan.intensities,
         checksums=scan.checksums,
         labelled=labelled,
-        foreground=foreground,
+        foreground=np.concatenate(places),
+        ends=np.cumsum([len(one) for one in places]),
     )
 
 
-def _scanned(shape, read, voxels, partial):
+def _scanned(shape, read, conditions, voxels, partial):
     """The `_Scan` of a volume, taken up where an earlier start has left it in `partial`."""
     depth, page = shape[0], math.prod(shape[1:])
     scan = partial and partial.exists() and _stored(partial, _Scan)
     scan = scan or _Scan(
         done=np.array(0),
         counts=np.zeros(3, np.int64),
-        found=np.zeros((len(_WANTED), depth), np.int64),
+        found=np.zeros((len(conditions), depth), np.int64),
         intensities=np.zeros(len(voxels), np.float32),
         checksums=np.zeros(2, np.uint32),
     )
@@ -133,7 +147,7 @@ def _scanned(shape, read, voxels, partial):
         image, label = read(first, last)
         here = slice(*np.searchsorted(voxels, (first * page, last * page)))
         scan.intensities[here] = image.reshape(-1)[voxels[here] - first * page]
-        for number, condition in enumerate(_WANTED):
+        for number, condition in enumerate(conditions):
             scan.found[number, first:last] = [
                 np.count_nonzero(condition(*section)) for section in zip(image, label, strict=True)
             ]
@@ -150,9 +164,12 @@ def _scanned(shape, read, voxels, partial):
 
 
 def _located(shape, read, found, wanted, ranks):
-    """Coordinates of the voxels with these ranks among those that meet each wanted condition."""
+    """Coordinates of the voxels with these ranks among those that meet each wanted condition.
+
+    `found` [conditions, D] is how many do in each section.
+    """
     places = [[np.zeros((0, 3), np.int32)] for _ in wanted]
-    ends = [np.cumsum(found[which]) for which in wanted]
+    ends = np.cumsum(found, -1)
     for first, last in _slabs(shape):
         before = [end[first - 1] if first else 0 for end in ends]
         spans = [
@@ -163,7 +180,7 @@ def _located(shape, read, found, wanted, ranks):
             continue
         image, label = read(first, last)
         for number, (start, stop) in enumerate(spans):
-            here, condition = ranks[number][start:stop] - before[number], _WANTED[wanted[number]]
+            here, condition = ranks[number][start:stop] - before[number], wanted[number]
             flat = _nth(zip(image, label, strict=True), condition, here)
             one = np.stack(np.unravel_index(flat, label.shape), -1).astype(np.int32)
             places[number].append(one + np.array([first, 0, 0], np.int32))
@@ -242,7 +259,12 @@ def fingerprint(volumes, cache, table, directory, threads):
             return known
         partial = stored.with_suffix(".partial.npz")
         image, label = cache.open(volume.image), cache.open(volume.label)
-        result = _measure(label.shape, _reader_of_slabs(image, label, table), partial=partial)
+        result = _measure(
+            label.shape,
+            _reader_of_slabs(image, label, table),
+            table.classes.all_codes,
+            partial=partial,
+        )
         if not len(result.labelled):
             raise ValueError(
                 f"{volume.label} has no labelled voxel: every value is in data.ignore; remove the "
@@ -288,5 +310,5 @@ def read_pair(volume, cache, table):
 
 def _identity(volume, table):
     files = (volume.image, volume.label)
-    text = repr(["places with input", *((str(path), stamp(path)) for path in files)])
+    text = repr(["places of each code with input", *((str(path), stamp(path)) for path in files)])
     return hashlib.sha256(text.encode() + table.tobytes()).hexdigest()[:16]

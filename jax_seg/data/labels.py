@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
+from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED, ONE, Classes
 
 REST = "rest"  # in a field: all label values that no field names
 BLOCK = 1 << 18  # voxels encoded at once: to look one up takes eight bytes for its index
@@ -26,13 +26,27 @@ class LabelTable(NamedTuple):
 
     Attributes:
       values: the named ones, ascending.
-      classes: of `ops.classes`, of each of them.
-      rest: the class of all others, None where they are an error.
+      codes: of `ops.classes`, of each of them.
+      rest: the code of all others, None where they are an error.
+      classes: `Classes` that the codes belong to.
     """
 
     values: tuple
-    classes: tuple
+    codes: tuple
     rest: int | None
+    classes: Classes = ONE
+
+    @property
+    def foreground(self):
+        """The values of all classes."""
+        named = zip(self.values, self.codes, strict=True)
+        return tuple(value for value, code in named if code not in (BACKGROUND, MASKED))
+
+    def together(self):
+        """The table in which all classes are foreground."""
+        known = BACKGROUND, MASKED
+        codes = tuple(code if code in known else FOREGROUND for code in self.codes)
+        return self._replace(codes=codes, classes=ONE)
 
     def tobytes(self):
         """Bytes that identify the table."""
@@ -40,43 +54,110 @@ class LabelTable(NamedTuple):
 
     def __str__(self):
         """'{0: background, 1: foreground, 2: unlabelled}', for errors."""
-        kinds = {BACKGROUND: "background", FOREGROUND: "foreground", MASKED: "unlabelled"}
-        found = [f"{v}: {kinds[c]}" for v, c in zip(self.values, self.classes, strict=True)]
+        kinds = {BACKGROUND: "background", MASKED: "unlabelled"}
+        for name, codes in zip(self.classes.names, self.classes.codes, strict=True):
+            for code in codes:
+                kinds[code] = f"{kinds[code]} and {name}" if code in kinds else name
+        found = [f"{v}: {kinds[c]}" for v, c in zip(self.values, self.codes, strict=True)]
         rest = [] if self.rest is None else [f"{REST}: {kinds[self.rest]}"]
         return f"{{{', '.join(found + rest)}}}"
 
 
-def label_table(foreground=(1,), ignore=(2,), background=(0,), prefix="data."):
-    """Which label values are BACKGROUND, FOREGROUND or MASKED.
+def label_table(foreground=(1,), ignore=(2,), background=(0,), classes=(), prefix="data."):
+    """Which label values are BACKGROUND, FOREGROUND or MASKED, or of which class.
 
     Args:
         foreground, ignore, background: the label values of each kind: integers, negative ones and
             instance numbers included; 'rest' in one of them means all values not named.
+        classes: several kinds of foreground instead, each as 'name=value' or 'name=value,value';
+            they may share values.
         prefix: of their names in errors: "data." are fields, "--" flags of a command line.
 
     Returns:
         LabelTable.
 
     Raises:
-        ValueError: a value is not an integer or is named twice, or there is no foreground.
+        ValueError: a value is not an integer or is named twice, there is no foreground, or classes
+            are not told apart.
     """
+    told_apart, code_in = ONE, {}
+    if classes:
+        field = f"{prefix}classes"
+        told_apart, code_in = _several(_listed(classes), field)
+        if set(_listed(foreground)) - {1, *code_in}:
+            raise ValueError(
+                f"{prefix}foreground and {field} both say what is segmented: leave the former out."
+            )
     fields = {
-        f"{prefix}background": (background, BACKGROUND),
-        f"{prefix}foreground": (foreground, FOREGROUND),
-        f"{prefix}ignore": (ignore, MASKED),
+        f"{prefix}background": [(value, BACKGROUND) for value in _listed(background)],
+        f"{prefix}foreground": [(value, FOREGROUND) for value in _listed(foreground)],
+        f"{prefix}ignore": [(value, MASKED) for value in _listed(ignore)],
     }
-    class_of, owner = {}, {}
-    for field, (values, kind) in fields.items():
-        for value in map(functools.partial(_checked, field), _listed(values)):
+    if classes:
+        del fields[f"{prefix}foreground"]
+        fields = {field: code_in.items()} | fields
+    code_of, owner = {}, {}
+    for field, named in fields.items():
+        for value, code in named:
+            value = _checked(field, value)
             if value in owner:
-                named = "'rest'" if value == REST else f"the label value {value}"
-                raise ValueError(f"{owner[value]} and {field} both name {named}: name it once.")
-            owner[value], class_of[value] = field, kind
-    if FOREGROUND not in class_of.values():
+                twice = "'rest'" if value == REST else f"the label value {value}"
+                raise ValueError(f"{owner[value]} and {field} both name {twice}: name it once.")
+            owner[value], code_of[value] = field, code
+    if not set(code_of.values()) - {BACKGROUND, MASKED}:
         raise ValueError(f"{prefix}foreground names no label value: name the values to segment.")
-    rest = class_of.pop(REST, None)
-    values = sorted(class_of)
-    return LabelTable(tuple(values), tuple(class_of[value] for value in values), rest)
+    rest = code_of.pop(REST, None)
+    values = sorted(code_of)
+    return LabelTable(tuple(values), tuple(code_of[v] for v in values), rest, told_apart)
+
+
+def class_names(classes):
+    """The names in a field of classes, see `label_table`; () for one class without a name."""
+    return tuple(text.partition("=")[0].strip() for text in _listed(classes))
+
+
+def _several(classes, field):
+    """(`Classes`, {label value: code}) of classes as 'name=value,value'."""
+    values_of = {}
+    for text in classes:
+        name, _, values = str(text).partition("=")
+        name = name.strip()
+        try:
+            found = tuple(int(value) for value in values.split(","))
+        except ValueError:
+            raise ValueError(
+                f"{field} holds {text!r}: write a name and label values, as 'sheet=1' or "
+                "'sheet=1,3'."
+            ) from None
+        if not name or name in values_of:
+            raise ValueError(
+                f"{field} names {name!r} twice: give every class a name of its own."
+                if name
+                else f"{field} holds {text!r}, a class without a name: write 'sheet=1'."
+            )
+        values_of[name] = found
+    sets = {}
+    for name, values in values_of.items():
+        for value in dict.fromkeys(values):
+            sets.setdefault(value, []).append(name)
+    codes = {}  # of every set of classes, in the order in which they occur
+    for names in sets.values():
+        codes.setdefault(tuple(names), len(codes) + 1)
+    if len(codes) >= _UNNAMED:
+        raise ValueError(
+            f"{field} makes {len(codes)} sets of classes; up to {_UNNAMED - 1} are held."
+        )
+    written = tuple(values[0] for values in values_of.values())
+    if len(set(written)) < len(written):
+        raise ValueError(
+            f"{field} begins two classes with one label value, which predictions of both would "
+            "have: begin each with a value of its own."
+        )
+    codes_of = {
+        name: tuple(code for names, code in codes.items() if name in names) for name in values_of
+    }
+    classes = Classes(tuple(values_of), tuple(codes_of.values()), written)
+    return classes, {value: codes[tuple(names)] for value, names in sets.items()}
 
 
 def label_value(text):
@@ -89,7 +170,7 @@ def label_value(text):
 
 
 def encode(label, table, path, prefix="data."):
-    """Label values to BACKGROUND, FOREGROUND and MASKED.
+    """Label values to codes of `ops.classes`.
 
     Args:
         label: [D, H, W] of bool, integers, or floating point with integer values.
@@ -141,9 +222,9 @@ def require_labelled(label, path):
 
 
 def count(label):
-    """The `Counts` of an encoded label."""
-    kinds = (BACKGROUND, FOREGROUND, MASKED)
-    return Counts(*(int(np.count_nonzero(label == kind)) for kind in kinds))
+    """The `Counts` of an encoded label; every class counts as foreground."""
+    background, masked = (int(np.count_nonzero(label == kind)) for kind in (BACKGROUND, MASKED))
+    return Counts(background, label.size - background - masked, masked)
 
 
 def _listed(values):
@@ -189,8 +270,8 @@ def _search(values, table):
     rest = np.uint8(_UNNAMED if table.rest is None else table.rest)
     if not named:
         return np.full(values.shape, rest)
-    class_of = dict(zip(table.values, table.classes, strict=True))
-    classes = np.array([class_of[v] for v in named], np.uint8)
+    code_of = dict(zip(table.values, table.codes, strict=True))
+    codes = np.array([code_of[v] for v in named], np.uint8)
     named = np.array(named, values.dtype)
     place = np.minimum(np.searchsorted(named, values), len(named) - 1)
-    return np.where(named[place] == values, classes[place], rest)
+    return np.where(named[place] == values, codes[place], rest)

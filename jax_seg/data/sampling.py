@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from jax_seg.data import labels
-from jax_seg.ops.classes import FOREGROUND, MASKED
+from jax_seg.ops.classes import BACKGROUND, MASKED
 
 AXES = ("depth", "height", "width")  # of volumes and patches
 
@@ -110,7 +110,7 @@ class PatchSampler:
         """The patch's first corner: a drawn voxel lies anywhere in it that the volume allows."""
         facts = self.fingerprints[number]
         wanted = generator.random() < self.foreground_share and len(facts.foreground)
-        places = facts.foreground if wanted else facts.labelled
+        places = _of_a_code(facts, generator) if wanted else facts.labelled
         voxel = places[generator.integers(len(places))]
         patch = np.array(self.patch)
         room = facts.shape - patch
@@ -123,6 +123,12 @@ class PatchSampler:
         stored = read_patch(reader, place, self.patch, outside=None)
         inside = labels.encode(stored, self.table, volume.label)
         return pad_patch(inside, reader.shape, place, self.patch, outside=MASKED)
+
+
+def _of_a_code(facts, generator):
+    """The coordinates of foreground; of several codes those of one: the rare are drawn as often."""
+    parts = [part for part in np.split(facts.foreground, facts.ends[:-1]) if len(part)]
+    return parts[generator.integers(len(parts))] if len(parts) > 1 else parts[0]
 
 
 def check_patch(patch):
@@ -168,4 +174,4 @@ def pad_patch(inside, shape, start, size, outside):
 def foreground_share(label):
     """Share of foreground among the labelled voxels of an encoded label."""
     labelled = np.count_nonzero(label != MASKED)
-    return np.count_nonzero(label == FOREGROUND) / max(labelled, 1)
+    return (labelled - np.count_nonzero(label == BACKGROUND)) / max(labelled, 1)

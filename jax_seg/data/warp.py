@@ -1,6 +1,6 @@
 """Spatial augmentation of one sample: flips, quarter turns, and one affine resampling.
 
-A sample is {'image': [*spatial, C], 'label': [*spatial, 1], 'mask': [*spatial, 1]} with two or
+A sample is {'image': [*spatial, C], 'label': [*spatial, K], 'mask': [*spatial, 1]} with two or
 three spatial axes. Every move applies to all three arrays.
 """
 
@@ -95,9 +95,10 @@ def resample(sample, matrix):
     values, inside = interpolate(
         jnp.concatenate([image, label * labelled, labelled], axis=-1), matrix
     )
-    foreground, labelled = values[..., -2:-1], values[..., -1:]
+    channels = image.shape[-1]
+    foreground, labelled = values[..., channels:-1], values[..., -1:]
     return {
-        "image": values[..., :-2],
+        "image": values[..., :channels],
         "label": (inside & (foreground > 0.5 * labelled)).astype(label.dtype),
         "mask": (inside & (labelled >= 0.5)).astype(mask.dtype),
     }

@@ -28,7 +28,7 @@ def write_like(path, mask, source, origin):
 
     Args:
       path: of the file; its extension is `suffix_like(source)`.
-      mask: uint8 [D, H, W].
+      mask: integers [D, H, W].
       source: path of the input.
       origin: name of the writing program, which the file's header keeps.
 
@@ -61,7 +61,7 @@ def _write_nifti(path, mask, source, origin):
     nibabel = library("nibabel", source)
     before = nibabel.load(source)
     header = before.header.copy()
-    header.set_data_dtype(np.uint8)
+    header.set_data_dtype(mask.dtype)
     header.set_slope_inter(1, 0)
     header["descrip"] = origin.encode()
     shape = tuple(length for length in before.shape if length > 1) or before.shape
@@ -97,7 +97,8 @@ def _write_mrc(path, mask, source, origin):
         lengths = tuple(float(size[axis]) for axis in "xyz")
     if mask.shape != reader.shape:
         raise ValueError(f"{path}: the mask has shape {mask.shape}, its input {reader.shape}.")
-    with mrcfile.new(path, mask.astype(np.int8), overwrite=True) as file:
+    kind = np.int8 if mask.max(initial=0) <= np.iinfo(np.int8).max else np.int16
+    with mrcfile.new(path, mask.astype(kind), overwrite=True) as file:
         file.voxel_size = lengths
         for name, value in place.items():
             file.header[name] = value

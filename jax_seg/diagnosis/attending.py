@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from jax_seg.diagnosis import watch
-from jax_seg.diagnosis.evidence import Evidence
+from jax_seg.diagnosis.evidence import of_config
 from jax_seg.diagnosis.examine import examine
 from jax_seg.system import configuration
 from jax_seg.system.files import write_json
@@ -33,7 +33,7 @@ class Doctor(NamedTuple):
         if run.settings.devices.processes == 1:  # else the others would have to run them too
             given["programs"] = run.programs
         config = configuration.from_dict(run.to_store["config"])
-        evidence = Evidence(config, quick=True, given=given)
+        evidence = of_config(config, quick=True, given=given)
         report = examine(evidence)
         store(report, run.workdir)
         for finding in report.findings:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jax_seg import models
+from jax_seg.data.labels import class_names, label_table
 from jax_seg.data.preprocess import stored as stored_preprocessing
 from jax_seg.diagnosis import crops
 from jax_seg.diagnosis.finding import Skipped
@@ -77,12 +78,14 @@ class Evidence:
       workdir: folder of its run; None before it.
       quick: gather less.
       given: {name: value} of properties that the caller has already, as 'settings' and 'task'.
+      of_classes: the field data.classes of a configuration of several, see `of_config`.
     """
 
     config: object
     workdir: Path | None = None
     quick: bool = False
     given: dict = dataclasses.field(default_factory=dict)
+    of_classes: tuple = ()
 
     # The configuration
 
@@ -238,6 +241,8 @@ class Evidence:
         """`Trained` weights of the 'best' or 'latest' checkpoint; `Skipped` without one."""
         if not self.workdir:
             raise Skipped("there is no run yet")
+        if len(class_names(self.of_classes)) > 1:
+            raise Skipped("the network tells several classes apart, and this check knows one")
         try:
             variables, stored, step = checkpoints.read_variables(self.workdir, which)
         except (OSError, ValueError) as error:
@@ -286,9 +291,10 @@ class Evidence:
                     found.append((name, np.asarray(probability, np.float32), label, image))
             if found:
                 return found
+        variables = self.best.variables
         network, kind, found = self.programs.network, self.settings.kind, []
         table = held_out.table_of(self.fields)
-        for one, _, result in self.task.segment(network, self.best.variables):
+        for one, _, result in self.task.segment(network, variables):
             image, label = kind.read_pair(one, table)
             found.append((one.id, kind.probability_of(result), label, image))
             if len(found) >= MOST_VOLUMES[True]:
@@ -308,6 +314,23 @@ class Evidence:
         return not set(self.task.train_ids) & set(self.task.validation_ids)
 
 
+def of_config(config, workdir=None, quick=False, given=None):
+    """`Evidence` of a configuration; several classes are examined as one foreground.
+
+    Arguments are the attributes of `Evidence`.
+    """
+    classes = config.data.get("classes", ())
+    if len(class_names(classes)) < 2:
+        return Evidence(config, workdir, quick, given or {})
+    config = config.copy_and_resolve_references()
+    table = label_table(
+        ignore=config.data.ignore, background=config.data.background, classes=classes
+    )
+    config.data.update(foreground=table.foreground, classes=())
+    config.model.out_channels = 1
+    return Evidence(config, workdir, quick, of_classes=classes)
+
+
 def of_run(workdir, quick=False):
     """`Evidence` of a run: finished, stopped or under way.
 
@@ -320,7 +343,7 @@ def of_run(workdir, quick=False):
             f"{run.workdir / 'config.json'} does not exist: restore it from a copy, or start the "
             "run again."
         )
-    return Evidence(configuration.from_dict(run.config), run.workdir, quick)
+    return of_config(configuration.from_dict(run.config), run.workdir, quick)
 
 
 def by_epoch(events):

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_seg.infer.part import PLANE, Orientation, Part, turn_array, turn_part
+from jax_seg.ops.classes import ONE, probabilities_of
 
 AXES = {"depth": 0, "height": 1, "width": 2}
 AVERAGED = ("probabilities", "logits")
+TINY = 1e-30  # the least probability whose logarithm is taken
 
 UPRIGHT = Orientation((), 0)
 
@@ -69,21 +71,30 @@ def normalised(weights, count):
     return [w / sum(weights) for w in weights]
 
 
-def mean_logits(members, volume, *, weights=None, orientations=(UPRIGHT,), of="probabilities"):
+def mean_logits(
+    members,
+    volume,
+    *,
+    weights=None,
+    orientations=(UPRIGHT,),
+    of="probabilities",
+    classes=ONE,
+):
     """Logits of the weighted mean of the members' probabilities over all orientations.
 
     One running sum is kept, whatever the number of members and orientations. Weights of zero cost
     nothing. One member in one orientation returns its own logits, bit for bit.
 
     Args:
-      members: list of (volume [D, H, W] -> logits [D, H, W]).
+      members: list of (volume [D, H, W] -> logits).
       volume: [D, H, W] array, or [D, H, W, C]; or the `Part` of one.
       weights: of `normalised`; None weighs the members equally.
       orientations: of `orientations_of`.
       of: one of AVERAGED: 'logits' averages these, as nnU-Net does.
+      classes: `Classes` of the logits.
 
     Returns:
-      float32 [D, H, W] on the device.
+      float32 [D, H, W] on the device; of several classes [D, H, W, classes].
 
     Raises:
       ValueError: of `normalised`.
@@ -100,21 +111,25 @@ def mean_logits(members, volume, *, weights=None, orientations=(UPRIGHT,), of="p
         logits = turn_back(member(turn(volume, orientation)), orientation)
         if len(passes) == 1:
             return logits
-        total = jnp.zeros(volume.shape[:3], jnp.float32) if total is None else total
+        total = jnp.zeros_like(logits) if total is None else total
         # Waiting keeps the next member's parameters off the device until this one is done.
-        total = _add(total, logits, weight, of).block_until_ready()
-    return total if of == "logits" else _logits(total)
+        total = _add(total, logits, weight, of, classes).block_until_ready()
+    return total if of == "logits" else _logits(total, classes.exclusive)
 
 
-@functools.partial(jax.jit, donate_argnums=0, static_argnums=3)
-def _add(total, logits, weight, of):
-    return total + weight * (logits if of == "logits" else jax.nn.sigmoid(logits))
+@functools.partial(jax.jit, donate_argnums=0, static_argnums=(3, 4))
+def _add(total, logits, weight, of, classes):
+    return total + weight * (logits if of == "logits" else probabilities_of(logits, classes))
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _logits(probability):
+@functools.partial(jax.jit, donate_argnums=0, static_argnums=1)
+def _logits(probability, exclusive):
     probability = jnp.clip(probability, 0, 1)  # the weights may add up to 1.0000001
-    return jnp.log(probability) - jnp.log1p(-probability)
+    if not exclusive:
+        return jnp.log(probability) - jnp.log1p(-probability)
+    rest = 1 - probability.sum(-1, keepdims=True)
+    # A class and the background may both round to 0.
+    return jnp.log(jnp.maximum(probability, TINY)) - jnp.log(jnp.maximum(rest, TINY))
 
 
 def fit_weights(probabilities, labels):

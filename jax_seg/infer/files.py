@@ -23,15 +23,15 @@ class Unwritable(OSError):
 def predict_files(kind, segment, decide, inspect, found, output, *, settings, probabilities):
     """Segment files one after another, reading the next and writing the last in the background.
 
-    For a volume it writes `output/<id>.tif` (uint8 0 or 1, LZW, the input's shape; of NIfTI, NRRD
-    and MRC in the input's format), with
-    `probabilities` also `output/probabilities/<id>.tif` (float16); for an image `output/<id>.png`
-    (8 bits, 255 where the object is certain); and last `output/<id>.json`, the sidecar.
+    For a volume it writes `output/<id>.tif` (0 and 1, or the values of several classes; LZW; of
+    NIfTI, NRRD and MRC in the input's format), with `probabilities` also
+    `output/probabilities/<id>.tif` (float16); for an image `output/<id>.png` (8 bits, 255 where the
+    object is certain); and last `output/<id>.json`, the sidecar.
 
     Args:
       kind: `kinds.Kind`.
       segment: (one of `found`, array as read) -> logits [D, H, W] on the device.
-      decide: (logits, array) -> uint8 [D, H, W].
+      decide: (logits, array) -> integers [D, H, W].
       inspect: (one of `found`, array) -> dict of JSON types about the input, for the sidecar.
       found: list of what `kind.find` gives.
       output: folder.
@@ -55,7 +55,7 @@ def predict_files(kind, segment, decide, inspect, found, output, *, settings, pr
         facts = {
             "image": str(volume.image),
             "shape": list(prediction.shape),
-            "foreground_share": float(prediction.mean()) / kind.certain,
+            "foreground_share": _share(prediction, kind),
             "seconds": round(time.monotonic() - started, 2),
             **about,
             **settings,
@@ -83,6 +83,13 @@ def predict_files(kind, segment, decide, inspect, found, output, *, settings, pr
                     break
         for waiting in writing:
             yield _result(*waiting)
+
+
+def _share(prediction, kind):
+    """Share of foreground: the mean probability of a map, else that of voxels not 0."""
+    if kind.as_map:
+        return float(prediction.mean()) / kind.certain
+    return np.count_nonzero(prediction) / prediction.size
 
 
 def _write(kind, output, volume, prediction, maps, facts):

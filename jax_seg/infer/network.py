@@ -7,7 +7,7 @@ from jax_seg.models.forward import forward
 
 
 def make_network(model, preprocessing):
-    """(variables, image [B, *spatial, C] as stored) -> float32 logits [B, *spatial, 1], jitted.
+    """(variables, image [B, *spatial, C] as stored) -> logits [B, *spatial, classes], jitted.
 
     Under `PerVolume` it takes a third argument, `own` of `preprocess`.
     """

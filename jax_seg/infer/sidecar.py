@@ -23,6 +23,7 @@ TOGETHER = {
     "rotations": "rotations",
     "threshold": "threshold",
     "postprocess": "post-processing",
+    "classes": "values of classes",
 }
 """The settings that determine the output of all together."""
 

@@ -47,7 +47,7 @@ def gaussian_profile(window):
     return np.maximum(np.exp(-0.5 * (positions / (window / 8)) ** 2), 1e-3).astype(np.float32)
 
 
-def predict_volume(network, volume, *, patch, overlap=0.5, batch=1):
+def predict_volume(network, volume, *, patch, overlap=0.5, batch=1, classes=1):
     """Blend a network's outputs over a volume, or over a part of one.
 
     The windows lie on a grid, so the blending weights are products of three one-dimensional
@@ -63,16 +63,17 @@ def predict_volume(network, volume, *, patch, overlap=0.5, batch=1):
     so the output of no other voxel changes.
 
     Args:
-      network: jitted [batch, *patch, 1] of the volume's dtype -> float32 [batch, *patch, 1]. It is
-        compiled once, whatever the volumes' shapes are. The output of a window must not depend on
-        its place in the batch.
+      network: jitted [batch, *patch, 1] of the volume's dtype -> float32 [batch, *patch, classes].
+        It is compiled once, whatever the volumes' shapes are. The output of a window must not
+        depend on its place in the batch.
       volume: [D, H, W] array, or `Part`.
       patch: window size in voxels.
       overlap: see `window_starts`.
       batch: windows per call.
+      classes: number of them.
 
     Returns:
-      float32 [D, H, W] on the device.
+      float32 [D, H, W] on the device; of several classes [D, H, W, classes].
 
     Raises:
       ValueError: overlap outside [0, 1).
@@ -82,12 +83,13 @@ def predict_volume(network, volume, *, patch, overlap=0.5, batch=1):
     voxels = _read(part, axes)
     windows, empty = _split(voxels, axes)
     part.tally.update(windows=len(windows) + len(empty), empty=len(empty))
+    several = (classes,) if classes > 1 else ()
     if not windows:
-        return jnp.full(part.size, BACKGROUND, jnp.float32)
+        return jnp.full((*part.size, *several), BACKGROUND, jnp.float32)
     if voxels.dtype.itemsize > 4:  # JAX would keep 32 of 64 bits, and integers wrap
         voxels = voxels.astype(np.float32)
     device_volume = jnp.asarray(voxels)
-    total = jnp.zeros(voxels.shape, jnp.float32)
+    total = jnp.zeros((*voxels.shape, *several), jnp.float32)
 
     def place(chosen):
         """First voxels and weights along each axis of a batch, filled up with weight zero."""
@@ -104,11 +106,11 @@ def predict_volume(network, volume, *, patch, overlap=0.5, batch=1):
         patches = _gather(device_volume, starts, patch=tuple(patch))
         total = _add(total, _weigh(network(patches), profiles), starts)
     if empty:
-        background = jnp.full((batch, *patch, 1), BACKGROUND)
+        background = jnp.full((batch, *patch, classes), BACKGROUND)
     for chosen in _batches(empty, batch):
         starts, profiles = place(chosen)
         total = _add(total, _weigh(background, profiles), starts)
-    if part.size == total.shape:
+    if part.size == total.shape[:3]:
         return total
     inside = box([axis.inside for axis in axes], part.size)
     if jax.default_backend() == "cpu":  # a view, where a slice would be compiled for every place
@@ -234,12 +236,12 @@ def _gather(volume, starts, patch):
 
 @jax.jit
 def _weigh(outputs, profiles):
-    """Windows [B, *patch, 1] times their weights: [B, *patch].
+    """Windows [B, *patch, classes] times their weights; of one class [B, *patch].
 
     Apart from `_add`, since a compiler may fuse a product and a sum into one operation that rounds
     once, in the program of one shape and not of another.
     """
-    weighted = outputs[..., 0]
+    weighted = outputs[..., 0] if outputs.shape[-1] == 1 else outputs
     for axis, profile in enumerate(profiles, 1):
         others = [a for a in range(1, weighted.ndim) if a != axis]
         weighted *= jnp.expand_dims(profile, others)
@@ -248,10 +250,12 @@ def _weigh(outputs, profiles):
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _add(total, weighted, starts):
-    """Add windows [B, *patch] to `total`, one after another: they may overlap."""
+    """Add windows [B, *patch] or [B, *patch, classes] to `total`, one by one: they may overlap."""
+    first_class = [0] * (weighted.ndim - 1 - starts.shape[1])
 
     def add(i, total):
-        here = lax.dynamic_slice(total, starts[i], weighted.shape[1:])
-        return lax.dynamic_update_slice(total, here + weighted[i], starts[i])
+        start = [*starts[i], *first_class]
+        here = lax.dynamic_slice(total, start, weighted.shape[1:])
+        return lax.dynamic_update_slice(total, here + weighted[i], start)
 
     return lax.fori_loop(0, weighted.shape[0], add, total)

@@ -12,26 +12,27 @@ from jax_seg.infer.logits import BACKGROUND
 from jax_seg.infer.sliding_window import predict_volume
 
 
-def segment_volume(network, volume, preprocessing, *, patch, overlap, batch=1):
+def segment_volume(network, volume, preprocessing, *, patch, overlap, batch=1, classes=1):
     """The logits of a whole volume.
 
     Under `PerVolume` the volume is measured, and what lies outside of its box is background.
 
     Args:
-      network: [B, *patch, 1] as stored -> float32 [B, *patch, 1], of `make_network` with its
+      network: [B, *patch, 1] as stored -> float32 [B, *patch, classes], of `make_network` with its
         variables; under `PerVolume` with a second argument `own`.
       volume: [D, H, W] as stored.
       preprocessing: `Preprocessing` or `PerVolume` of the network.
-      patch, overlap, batch: of `predict_volume`.
+      patch, overlap, batch, classes: of `predict_volume`.
 
     Returns:
-      float32 [D, H, W] on the device.
+      float32 [D, H, W] on the device; of several classes [D, H, W, classes].
     """
+    options = {"patch": patch, "overlap": overlap, "batch": batch, "classes": classes}
     if not isinstance(preprocessing, PerVolume):
-        return predict_volume(network, volume, patch=patch, overlap=overlap, batch=batch)
+        return predict_volume(network, volume, **options)
     numbers, box = measure(volume, preprocessing)
     network = functools.partial(network, own=np.array(numbers, np.float32))
-    logits = predict_volume(network, volume[box], patch=patch, overlap=overlap, batch=batch)
+    logits = predict_volume(network, volume[box], **options)
     return within(logits, box, volume.shape)
 
 
@@ -52,13 +53,19 @@ def at_spacing(segment, trained):
         if not spacing or not trained or not differ(spacing, trained):
             return segment(*first, volume)
         logits = np.asarray(segment(*first, resample_image(volume, spacing, trained)))
-        return jnp.asarray(resample(logits, volume.shape, trained, spacing, 1))
+
+        def back(logits):
+            return resample(logits, volume.shape, trained, spacing, 1)
+
+        if logits.ndim == 3:
+            return jnp.asarray(back(logits))
+        return jnp.stack([back(of_class) for of_class in np.moveaxis(logits, -1, 0)], -1)
 
     return resampling
 
 
 def within(logits, box, shape):
-    """Logits [*box] as those of a volume of `shape`: the rest is background."""
-    if logits.shape == tuple(shape):
+    """Logits [*box] or [*box, classes] as those of a volume of `shape`: the rest is background."""
+    if logits.shape[:3] == tuple(shape):
         return logits
-    return jnp.full(shape, BACKGROUND).at[box].set(logits)
+    return jnp.full((*shape, *logits.shape[3:]), BACKGROUND).at[box].set(logits)

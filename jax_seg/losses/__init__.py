@@ -1,13 +1,15 @@
-"""Losses for masked binary segmentation, and their weighted sum.
+"""Losses for masked segmentation, and their weighted sum.
 
-Each is `f(logits, label, mask, **options) -> scalar float32` on [B, *spatial, C] arrays: label 1
-foreground and 0 background, mask 1 where the voxel is labelled. An unlabelled voxel contributes
-nothing to value or gradient (`masking`).
+Each is `f(logits, label, mask, **options) -> scalar float32` on [B, *spatial, C] arrays: for each
+of C classes label 1 inside and 0 outside, mask 1 where the voxel is labelled. An unlabelled voxel
+contributes nothing to value or gradient (`masking`). A class is judged against all else; where
+classes exclude each other, by the logit of its softmax (`combine`).
 """
 
 import inspect
 
 import jax
+import jax.numpy as jnp
 
 from jax_seg.losses.boundary import boundary
 from jax_seg.losses.fields import FIELDS, group_options
@@ -22,6 +24,7 @@ from jax_seg.losses.pixel import (
 )
 from jax_seg.losses.structure import edge, soft_iou, structure
 from jax_seg.losses.topology import cldice, connectivity, skeleton_recall
+from jax_seg.ops.classes import against_rest
 
 __all__ = [
     "FIELDS",
@@ -70,7 +73,16 @@ TERMS = (*LOSSES, *OF_COARSER, *GATE_TERMS)
 
 
 def combine(
-    logits, label, mask, weights, *, gates=None, terms=None, options=None, level_weights=None
+    logits,
+    label,
+    mask,
+    weights,
+    *,
+    gates=None,
+    terms=None,
+    options=None,
+    level_weights=None,
+    exclusive=False,
 ):
     """Weighted sum of losses, over one level of logits or several.
 
@@ -85,7 +97,8 @@ def combine(
 
     Args:
       logits: [B, *spatial, C], or a tuple of them, finest first.
-      label, mask: the shape of the finest logits, see `masking.labelled`.
+      label, mask: the shape of the finest logits, see `masking.labelled`; a mask may have one
+        channel for all classes.
       weights: name in `TERMS` -> weight, a number or a scalar array.
       gates: name in `GATE_TERMS` -> value, of a network that has gates; they are added where they
         have a weight. Other names are ignored.
@@ -94,6 +107,7 @@ def combine(
       options: name in `LOSSES` -> its keyword arguments; those of a term that is not computed have
         no effect.
       level_weights: one number per level, normalised to sum 1; by default 1, 1/2, 1/4, ...
+      exclusive: whether the C classes exclude each other: a voxel is of one of them or of none.
 
     Returns:
       (total, components): scalar float32, and the unweighted value of each term by name, those in
@@ -108,18 +122,25 @@ def combine(
     levels = logits if isinstance(logits, (tuple, list)) else (logits,)
     level_weights = _check_levels(terms, len(levels), level_weights)
     deep = [name for name in terms if name in OF_COARSER]
+    if jnp.shape(mask) == (*jnp.shape(label)[:-1], 1):
+        mask = jnp.broadcast_to(mask, jnp.shape(label))
     values, total = [], 0.0
     for index, (level, level_weight) in enumerate(zip(levels, level_weights, strict=True)):
         if index:
             label, mask = coarsen(label, mask, level.shape)
         values.append({})
+        of_each = against_rest(level.astype(jnp.float32)) if exclusive else level
         for name in terms:
             # The finest level's own terms are reported, whatever its weight.
             wanted = index > 0 if name in deep else level_weight or index == 0
             if wanted:
                 term = OF_COARSER[name] if name in deep else LOSSES[name]
                 with jax.named_scope(name):
-                    values[-1][name] = term(level, label, mask, **options.get(name, {}))
+                    if exclusive and term is cross_entropy:
+                        found = term(level, label, mask, exclusive=True)
+                    else:
+                        found = term(of_each, label, mask, **options.get(name, {}))
+                values[-1][name] = found
         own = sum(weights[name] * value for name, value in values[-1].items() if name not in deep)
         total += level_weight * own / sum(level_weights)
     components = values[0]

@@ -41,17 +41,24 @@ def variance_floor(target_entropy=0.5, voxels=math.inf):
     return float((np.square(1 - spread) + doubt).min())
 
 
-def cross_entropy(logits, label, mask):
-    """Binary cross entropy in nats, mean over the labelled voxels; 0 when there is none.
+def cross_entropy(logits, label, mask, exclusive=False):
+    """Cross entropy in nats, mean over the labelled voxels; 0 when there is none.
 
     Args:
       logits, label, mask: [B, *spatial, C], see `masking.labelled`.
+      exclusive: whether the C classes exclude each other: that of a softmax over them and a
+        background of logit 0, else the mean of C binary ones. With one class both are equal. Where
+        a coarsened voxel holds several classes, they share it.
 
     Returns:
       Scalar float32.
     """
     logits, label, mask = labelled(logits, label, mask)
-    return mean_over_voxels(sigmoid_binary_cross_entropy(logits, label), mask)
+    if not exclusive:
+        return mean_over_voxels(sigmoid_binary_cross_entropy(logits, label), mask)
+    share = label / jnp.maximum(label.sum(-1, keepdims=True), 1)
+    total = jax.nn.logsumexp(jnp.pad(logits, [(0, 0)] * (logits.ndim - 1) + [(0, 1)]), -1)
+    return mean_over_voxels(total - (share * logits).sum(-1), mask[..., 0])
 
 
 def focal(logits, label, mask, *, alpha, gamma=2.0, foreground_weight=1.0, background_weight=1.0):

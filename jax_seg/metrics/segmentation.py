@@ -1,10 +1,10 @@
-"""Overlap scores of a binary segmentation, from four counts that are summed and divided once."""
+"""Overlap scores of a segmentation, from four counts of each class, summed and divided once."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
+from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED, members
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,77 @@ class Confusion:
     def labelled(self):
         """Number of voxels counted."""
         return self.true_positive + self.false_positive + self.false_negative + self.true_negative
+
+
+@dataclass(frozen=True)
+class ByClass:
+    """The counts of several classes; like `Confusion` they are added, and scored once.
+
+    Attributes:
+      each: {name: Confusion}.
+      together: Confusion of all classes against background.
+    """
+
+    each: dict
+    together: Confusion
+
+    def __add__(self, other):
+        each = {name: one + other.each[name] for name, one in self.each.items()}
+        return ByClass(each, self.together + other.together)
+
+    def __radd__(self, zero):
+        return self
+
+    @property
+    def labelled(self):
+        """Number of voxels counted."""
+        return self.together.labelled
+
+
+def as_json(counts):
+    """A `Confusion` or `ByClass` as JSON types, which `from_json` takes."""
+    if isinstance(counts, ByClass):
+        each = {name: as_json(one) for name, one in counts.each.items()}
+        return {"each": each, "together": as_json(counts.together)}
+    return {kind: int(number) for kind, number in asdict(counts).items()}
+
+
+def from_json(content):
+    """The `Confusion` or `ByClass` that `as_json` wrote."""
+    if "each" in content:
+        each = {name: Confusion(**one) for name, one in content["each"].items()}
+        return ByClass(each, Confusion(**content["together"]))
+    return Confusion(**content)
+
+
+def together(counts):
+    """The Confusion of foreground against background of a Confusion or ByClass."""
+    return counts.together if isinstance(counts, ByClass) else counts
+
+
+def count(masks, label, classes):
+    """Count agreement of each class over the labelled voxels.
+
+    Args:
+      masks: bool [D, H, W], or [D, H, W, classes] of several, see `classes.masks_of`.
+      label: uint8 [D, H, W] of codes.
+      classes: Classes.
+
+    Returns:
+      Confusion, or ByClass of several.
+    """
+    if len(classes.names) == 1:
+        return confusion(masks, label)
+    masks, true = np.asarray(masks), members(np.asarray(label)[..., None], classes)
+
+    def one(predicted, inside):
+        return confusion(predicted, np.where(label == MASKED, MASKED, inside).astype(np.uint8))
+
+    each = {
+        name: one(masks[..., number], true[..., number])
+        for number, name in enumerate(classes.names)
+    }
+    return ByClass(each, one(masks.any(-1), true.any(-1)))
 
 
 def confusion(prediction, label):
@@ -69,17 +140,27 @@ def scores(counts):
     empty, which is a perfect prediction, and 0 otherwise, so no mistake is ever rewarded.
 
     Args:
-      counts: Confusion, of one volume or summed over many.
+      counts: Confusion or ByClass, of one volume or summed over many.
 
     Returns:
       dict of floats: dice, iou, precision, recall, accuracy, and foreground_predicted and
-      foreground_label as shares of the labelled voxels.
+      foreground_label as shares of the labelled voxels. Of several classes the first five are means
+      over them, and 'classes' is {name: dict of these floats}.
 
     Raises:
       ValueError: no voxel is labelled.
     """
     if not counts.labelled:
         raise ValueError("No voxel is labelled, so there is nothing to score; exclude the volume.")
+    if isinstance(counts, ByClass):
+        of_class = {name: scores(one) for name, one in counts.each.items()}
+        found = scores(counts.together)
+        means = {
+            key: float(np.mean([one[key] for one in of_class.values()]))
+            for key in found
+            if not key.startswith("foreground")
+        }
+        return found | means | {"classes": of_class}
     both, predicted = counts.true_positive, counts.true_positive + counts.false_positive
     foreground = counts.true_positive + counts.false_negative
     empty_score = float(predicted == 0 and foreground == 0)
@@ -128,5 +209,7 @@ def counted(number, noun):
 
 
 def in_words(scores):
-    """'dice: 0.4845, focal: 0.1605' from {name: number}."""
-    return ", ".join(f"{name}: {value:.4f}" for name, value in scores.items())
+    """'dice: 0.4845, focal: 0.1605' from {name: number}, and 'Dice of sheet 0.4' of its classes."""
+    numbers = [f"{name}: {value:.4f}" for name, value in scores.items() if name != "classes"]
+    of_class = [f"Dice of {n}: {one['dice']:.4f}" for n, one in scores.get("classes", {}).items()]
+    return ", ".join(numbers + of_class)

@@ -25,12 +25,13 @@ def build(name, **fields):
     return MODELS[name](**fields)
 
 
-def check_fields(fields, shape):
-    """Reject a network that does not fit the samples of a run, or has more than one logit.
+def check_fields(fields, shape, classes=1):
+    """Reject a network that does not fit the samples of a run, or its classes.
 
     Args:
       fields: of a network, those that it has.
       shape: of a sample's image, [*spatial, C].
+      classes: number of classes, each with a logit.
 
     Raises:
       ValueError: naming the field.
@@ -38,7 +39,7 @@ def check_fields(fields, shape):
     for name, wanted, reason in (
         ("dimensions", len(shape) - 1, f"a sample has {len(shape) - 1} axes"),
         ("in_channels", shape[-1], f"a sample has {shape[-1]}"),
-        ("out_channels", 1, "a run has one class, the foreground"),
+        ("out_channels", classes, f"data.classes makes {classes}"),
     ):
         if fields.get(name, wanted) != wanted:
             raise ValueError(f"model.{name} is {fields[name]}, but {reason}; set it to {wanted}.")

@@ -11,8 +11,8 @@ def forward(model, variables, image, key=None):
       key: of dropout; with a key the network runs in training mode.
 
     Returns:
-      (logits, gates, batch_stats): logits [B, *spatial, 1] or a tuple of them; gates a dict, empty
-      where there are none; the new running statistics, the old ones without a key.
+      (logits, gates, batch_stats): logits [B, *spatial, classes] or a tuple of them; gates a
+      dict, empty where there are none; the new running statistics, the old ones without a key.
     """
     if key is None:
         output, changed = model.apply(variables, image), variables

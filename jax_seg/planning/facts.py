@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_seg.data import folder, spacing
+from jax_seg.data.labels import label_table
 from jax_seg.data.readers import open_volume
 from jax_seg.data.readers.spacing import differ
 from jax_seg.diagnosis import appearance, volumes
@@ -62,12 +63,14 @@ class Labels(NamedTuple):
     Attributes:
       background, foreground, ignore: tuples of label values.
       reason: a sentence.
+      classes: as the field data.classes, where foreground is of several classes.
     """
 
     background: tuple
     foreground: tuple
     ignore: tuple
     reason: str
+    classes: tuple = ()
 
 
 def gather(config, given=None):
@@ -116,8 +119,11 @@ def _values(found):
 def _labels(config, values, given):
     """`Labels`: as the user says, as nnU-Net's dataset.json says, or as the voxels show."""
     named = ("background", "foreground", "ignore")
-    if set(given) & {f"data.{name}" for name in ("foreground", "ignore")}:
-        return Labels(*(tuple(config.data[name]) for name in named), "as given")
+    if set(given) & {f"data.{name}" for name in ("foreground", "ignore", "classes")}:
+        of_values = {name: tuple(config.data[name]) for name in named}
+        classes = tuple(config.data.classes)
+        foreground = label_table(**of_values, classes=classes).foreground
+        return Labels(**of_values | {"foreground": foreground}, reason="as given", classes=classes)
     if len(values) == 1:
         raise ValueError(
             f"All labels of {config.data.root} hold the value {next(iter(values))} alone: there is "
@@ -152,29 +158,44 @@ def _labels(config, values, given):
 
 
 def _of_dataset_json(root, values):
-    """`Labels` of nnU-Net's dataset.json beside the volumes; None without one."""
+    """`Labels` of nnU-Net's dataset.json beside the volumes; None without one.
+
+    Several names beside background and ignore are classes, lists of values ones that share them.
+    """
     try:
         said = read_json(f"{root}/dataset.json").get("labels", {})
-    except (FileNotFoundError, AttributeError):
+        of_name = {name: [v] if isinstance(v, int) else list(v) for name, v in said.items()}
+    except (FileNotFoundError, AttributeError, TypeError):
         return None
-    numbers = {name: value for name, value in said.items() if isinstance(value, int)}
-    if "background" not in numbers or len(numbers) != len(said):
+    integers = all(isinstance(v, int) for some in of_name.values() for v in some)
+    if "background" not in of_name or not integers:
         return None
-    ignore = tuple(value for name, value in numbers.items() if name == "ignore")
-    foreground = tuple(v for n, v in numbers.items() if n not in ("background", "ignore"))
-    if unnamed := sorted(set(values) - set(numbers.values())):
+    background, ignore = (tuple(of_name.pop(name, ())) for name in ("background", "ignore"))
+    foreground = tuple(dict.fromkeys(v for some in of_name.values() for v in some))
+    if unnamed := sorted(set(values) - {*background, *ignore, *foreground}):
         raise ValueError(
             f"Labels of {root} hold the value {unnamed[0]}, which dataset.json does not name: add "
             "it there, or set data.foreground and data.ignore."
         )
-    words = ", ".join(f"{value} {name}" for name, value in numbers.items())
-    return Labels((numbers["background"],), foreground, ignore, f"dataset.json says {words}")
+    named = {name: ",".join(map(str, some)) for name, some in of_name.items()}
+    words = ", ".join(f"{some} {name}" for name, some in named.items())
+    reason = f"dataset.json says {', '.join(map(str, background))} background, {words}"
+    if ignore:
+        reason += f", {', '.join(map(str, ignore))} ignore"
+    if len(named) == 1:
+        return Labels(background, foreground, ignore, reason)
+    classes = tuple(f"{name.replace('=', ' ')}={some}" for name, some in named.items())
+    reason += "; to segment them as one, set data.foreground"
+    return Labels(background, foreground, ignore, reason, classes)
 
 
 def _evidence(config, labels):
     config = config.copy_and_resolve_references()
     config.data.update(
-        background=labels.background, foreground=labels.foreground, ignore=labels.ignore
+        background=labels.background,
+        foreground=labels.foreground,
+        ignore=labels.ignore,
+        classes=(),
     )
     return Evidence(config, quick=True)
 

@@ -39,9 +39,12 @@ class Decision(NamedTuple):
 def labels(facts):
     """Which values are foreground, and which unlabelled."""
     chosen = facts.labels
+    of_classes = ("classes",) if chosen.classes else ("foreground",)
     fields = {
-        f"data.{name}": getattr(chosen, name) for name in ("background", "foreground", "ignore")
+        f"data.{name}": getattr(chosen, name) for name in ("background", *of_classes, "ignore")
     }
+    if chosen.classes:
+        fields["model.out_channels"] = len(chosen.classes)
     shares = ", ".join(f"{value}: {100 * share:.1f} %" for value, share in facts.values.items())
     return Decision("labels", fields, f"{chosen.reason} (shares of the voxels: {shares})")
 

@@ -5,6 +5,7 @@ import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # after the choice of a backend without a screen
+from matplotlib.patches import Patch
 
 from jax_seg.data.sampling import AXES
 from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
@@ -56,16 +57,20 @@ def learning_curve(events, path):
     _save(figure, path)
 
 
-def slices(image, label, prediction, path, title=""):
+def slices(image, label, prediction, path, title="", classes=()):
     """Three planes through the middle of a volume: image, label and prediction over it.
 
     Args:
       image: [D, H, W].
-      label: [D, H, W], encoded as in `ops.classes`; None when there is none.
-      prediction: [D, H, W] uint8, 0 or 1.
+      label: [D, H, W], encoded as in `ops.classes`; None when there is none. Of several classes
+        their numbers from 1, or MASKED.
+      prediction: [D, H, W] uint8, 0 or 1; of several classes their numbers from 1.
       path: of the PNG.
       title: over the picture.
+      classes: names of several classes, each of which has a colour; with one the colours tell
+        what is right.
     """
+    colours = [plt.get_cmap("tab10")(n % 10)[:3] for n in range(len(classes))]
     columns = ["image", "prediction"] if label is None else ["image", "label", "prediction"]
     depth, height, width = image.shape
     heights = np.array([height / width, depth / width, depth / height])  # of pictures one wide
@@ -78,7 +83,7 @@ def slices(image, label, prediction, path, title=""):
         squeeze=False,
     )
     low, high = np.percentile(image, (0.5, 99.5))
-    for axis, name in enumerate(AXES):
+    for axis, axis_name in enumerate(AXES):
         middle = image.shape[axis] // 2
 
         def plane(volume, axis=axis, middle=middle):
@@ -87,7 +92,12 @@ def slices(image, label, prediction, path, title=""):
         grey = np.clip((plane(image).astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
         pictures = {"image": _paint(grey, {})}
         predicted = plane(prediction) == 1
-        if label is None:
+        if classes:
+            for name, volume in (("label", label), ("prediction", prediction)):
+                numbers = plane(volume)
+                layers = {colour: numbers == n for n, colour in enumerate(colours, 1)}
+                pictures[name] = _paint(grey, layers | {UNLABELED: plane(label) == MASKED})
+        elif label is None:
             pictures["prediction"] = _paint(grey, {FOUND: predicted})
         else:
             truth = plane(label)
@@ -105,8 +115,11 @@ def slices(image, label, prediction, path, title=""):
         for column, picture_name in enumerate(columns):
             axes[axis, column].imshow(pictures[picture_name], interpolation="nearest")
             axes[axis, column].set(xticks=[], yticks=[])
-            axes[axis, column].set_title(f"{picture_name}, {name} {middle}")
-    if label is not None:
+            axes[axis, column].set_title(f"{picture_name}, {axis_name} {middle}")
+    if classes:
+        shown = [Patch(color=c, label=n) for c, n in zip(colours, classes, strict=True)]
+        figure.legend(handles=shown, loc="outside lower center", ncols=5)
+    elif label is not None:
         title += "\ngreen: found   blue: missed   red: wrong   grey: unlabelled"
     figure.suptitle(title.strip())
     _save(figure, path)

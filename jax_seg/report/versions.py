@@ -82,7 +82,7 @@ def read_run(workdir, name, kind, honest):
     workdir, run = Path(workdir), open_run(workdir)
     fields = run.fields
     volumes = held_out.labelled(fields, workdir)
-    own = held_out.table_of(fields)
+    own = held_out.table_of(fields).together()
     counts, predicted, labelled, voxels = {}, 0, 0, 0
     for identifier in run.volumes:
         reader = open_volume(run.probabilities[identifier])

@@ -67,6 +67,7 @@ def read(text):
             f"{text} was imported from nnU-Net and predicts by its rules, which an export does not "
             "carry: train it further (docs/nnunet.md), or export it with nnU-Net."
         )
+    tasks.require_one_class(configuration.flat(config), text)
     rule = stored(beside["preprocessing"])
     network = make_network(models.build(**config.model), rule)
     return Source(network, variables, rule, members.load(member), beside)

@@ -109,7 +109,7 @@ def common_volumes(networks, images=None, labels=None):
 
 def table_of(fields):
     """The `label_table` of a run; missing fields take its defaults."""
-    kinds = ("foreground", "ignore", "background")
+    kinds = ("foreground", "ignore", "background", "classes")
     return label_table(**{k: fields[f"data.{k}"] for k in kinds if f"data.{k}" in fields})
 
 

@@ -58,7 +58,7 @@ class Run:
     @functools.cached_property
     def volumes(self):
         """{id: scores} of the validation volumes by the best checkpoint."""
-        return self.validation.get("volumes", {})
+        return {i: _with_classes(one) for i, one in self.validation.get("volumes", {}).items()}
 
     @functools.cached_property
     def probabilities(self):
@@ -189,6 +189,13 @@ def read_runs(workdirs):
     ]
 
 
+def _with_classes(scores):
+    """Scores with one number for each class instead of all of its scores."""
+    of_class = scores.get("classes", {})
+    plain = {name: value for name, value in scores.items() if name != "classes"}
+    return plain | {f"Dice of {name}": one["dice"] for name, one in of_class.items()}
+
+
 def confusions(run):
     """{id: Confusion} of a run's validation volumes, from its stored scores.
 
@@ -215,8 +222,8 @@ def read_volume(run, name):
       name: id of one of its probabilities.
 
     Returns:
-      (image or None, label or None, probability): [D, H, W] each; the label uint8, encoded as in
-      `ops.classes`, the probability floating point.
+      (image or None, label or None, probability): [D, H, W] each; the label uint8, BACKGROUND,
+      FOREGROUND (of any class) or MASKED, the probability floating point.
 
     Raises:
       ValueError, OSError: a file is damaged, or they do not fit together.
@@ -226,7 +233,7 @@ def read_volume(run, name):
     if name not in run.labelled:
         return None, None, probability
     volume = run.labelled[name]
-    image, label = kind.read_pair(volume, held_out.table_of(run.fields))
+    image, label = kind.read_pair(volume, held_out.table_of(run.fields).together())
     _, image_path, label_path, *_ = volume  # of a volume's label or an image's mask
     for path, array in ((image_path, image), (label_path, label)):
         if array.shape != probability.shape:

@@ -81,7 +81,11 @@ def load(texts, weights=None, *, overlap=None, windows=None, flips=(), rotations
         "combine networks of nnU-Net with others of it",
     )
     if imported != members.NNUNET:
-        options = {"weights": weights, "orientations": orientations}
+        options = {
+            "weights": weights,
+            "orientations": orientations,
+            "classes": classes_of(networks),
+        }
         return functools.partial(_mean_logits, networks, options), networks, facts
 
     def segment(volume, spacing=None):  # it turns each window, which `members.load` has seen to
@@ -158,6 +162,12 @@ def agreed(what, values, advice):
         given = ", ".join(map(str, values))
         raise ValueError(f"The members differ in their {what} ({given}): {advice}.")
     return values[0]
+
+
+def classes_of(networks):
+    """The `Classes` of the members of an ensemble; ValueError where they differ in them."""
+    found = [held_out.table_of(network.fields).classes for network in networks]
+    return agreed("classes", found, "name members with the same data.classes")
 
 
 def label_table(networks):

@@ -57,6 +57,7 @@ def find(run, probabilities=None, labels=None, images=None):
     if images:
         require_two_folders(images, labels)
     tasks.require_volumes(fields, workdir)
+    tasks.require_one_class(fields, workdir)
     if not (fields or labels):
         raise FileNotFoundError(
             f"{workdir / 'config.json'} does not exist, so the labels are not known: name the "

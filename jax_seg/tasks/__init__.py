@@ -19,6 +19,7 @@ Each module has
   segmenter(network, config, ...) -> (variables, array as read) -> logits [D, H, W]
 """
 
+from jax_seg.data.labels import class_names
 from jax_seg.tasks import images, volumes
 
 KINDS = {"folder": volumes, "synthetic": volumes, "images": images}
@@ -46,6 +47,20 @@ def require_volumes(fields, workdir):
         raise ValueError(
             f"{workdir} is a run on {kind.NOUN}s, but this needs volumes: compare its stored "
             "scores with jax_seg.compare, or score its maps with jax_seg.evaluate --camouflage."
+        )
+
+
+def require_one_class(fields, workdir):
+    """Raise a ValueError where a run tells several classes apart.
+
+    Args:
+      fields: of `kind_of_run`.
+      workdir: its folder, for the message.
+    """
+    if len(names := class_names(fields.get("data.classes", ()))) > 1:
+        raise ValueError(
+            f"{workdir} tells several classes apart ({', '.join(names)}), and this command knows "
+            "one: use jax_seg.predict, jax_seg.evaluate --classes and jax_seg.compare."
         )
 
 

@@ -10,8 +10,8 @@ from jax_seg.data.labels import encode, require_labelled
 from jax_seg.data.readers import open_volume, read_volume
 from jax_seg.metrics.competition import competition_score
 from jax_seg.metrics.foreground import foreground_scores
-from jax_seg.metrics.segmentation import Confusion, confusion, scores
-from jax_seg.ops.classes import MASKED
+from jax_seg.metrics.segmentation import confusion, count, scores
+from jax_seg.ops.classes import MASKED, members
 
 LARGEST = 640**3  # voxels that are scored as a whole
 PART = 320  # voxels along each axis of a part: the size of the competition's volumes
@@ -95,10 +95,18 @@ def evaluate_volume(prediction_path, label_path, table, *, threshold=0.5, **opti
         )
     if math.prod(reader.shape) > LARGEST:
         return _in_parts(prediction_path, label_path, table, threshold, **options)
-    prediction = read_prediction(prediction_path, threshold)
     label = encode(read_volume(label_path), table, label_path, prefix="--")
     require_labelled(label, label_path)
-    return score_volume(prediction, label, **options)
+    if len(table.classes.names) > 1:
+        counts = _of_classes(read_volume(prediction_path), label, table, prediction_path)
+        return counts, scores(counts)
+    return score_volume(read_prediction(prediction_path, threshold), label, **options)
+
+
+def _of_classes(prediction, label, table, path):
+    """The `ByClass` of a prediction that holds label values."""
+    codes = encode(prediction, table, path, prefix="--")
+    return count(members(codes[..., None], table.classes), label, table.classes)
 
 
 def _in_parts(prediction_path, label_path, table, threshold, *, thin, **options):
@@ -110,18 +118,23 @@ def _in_parts(prediction_path, label_path, table, threshold, *, thin, **options)
         )
     volumes = open_volume(prediction_path), open_volume(label_path)
     starts = (range(0, n, PART) for n in volumes[1].shape)
-    counts, parts = Confusion(), []
+    counts, parts = [], []
     for start in itertools.product(*starts):
         size = tuple(min(PART, n - a) for a, n in zip(start, volumes[1].shape, strict=True))
         voxels, label = (volume.read(start, size) for volume in volumes)
         label = encode(label, table, label_path, prefix="--")
         if (label == MASKED).all():
             continue
-        prediction = as_mask(voxels, prediction_path, threshold)
-        counted, found = score_volume(prediction, label, **options)
-        counts, parts = counts + counted, [*parts, found]
+        if len(table.classes.names) > 1:
+            counted = _of_classes(voxels, label, table, prediction_path)
+            found = scores(counted)
+        else:
+            prediction = as_mask(voxels, prediction_path, threshold)
+            counted, found = score_volume(prediction, label, **options)
+        counts, parts = [*counts, counted], [*parts, found]
     if not parts:
         require_labelled(np.full((1, 1, 1), MASKED, np.uint8), label_path)
+    counts = sum(counts)
     summed = scores(counts)
     means = {
         name: float(np.mean([part[name] for part in parts]))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jax_seg.data.preprocess import Preprocessing
+from jax_seg.ops.classes import ONE, Classes
 from jax_seg.system.files import read_json
 from jax_seg.tasks.sources import differing
 
@@ -29,6 +30,7 @@ class Task(NamedTuple):
       about: a description of the data for the opening line.
       remarks: warnings about unusual data, for the log.
       spacing: (z, y, x) of the voxels on which the network is trained; None where it is not known.
+      classes: `Classes` that the network tells apart.
     """
 
     train: object
@@ -46,6 +48,7 @@ class Task(NamedTuple):
     about: str
     remarks: list
     spacing: tuple | None = None
+    classes: Classes = ONE
 
 
 def stored_scores(workdir, steps, checksums, report):

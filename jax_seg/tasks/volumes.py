@@ -15,10 +15,11 @@ from jax_seg.data.readers import read_volume
 from jax_seg.data.sampling import PatchSampler, check_patch
 from jax_seg.data.writers import write_tiff
 from jax_seg.infer import postprocess as postprocessing
-from jax_seg.infer.logits import foreground
+from jax_seg.infer.postprocess import by_class
 from jax_seg.infer.volume import at_spacing, segment_volume
 from jax_seg.metrics import segmentation
 from jax_seg.metrics.balance import class_balance, remarks, require_target
+from jax_seg.ops.classes import MASKED, ONE, masks_of, members, painted, probabilities_of
 from jax_seg.system.files import write_json
 from jax_seg.tasks import kinds, sources
 from jax_seg.tasks.task import Task, stored_scores
@@ -30,6 +31,7 @@ PREDICTION = kinds.VOLUMES
 FIELDS = {
     "data": (
         *("name", "root", "images", "labels", "background", "foreground", "ignore"),
+        "classes",
         *("fold", "folds", "group", "split_seed", "threads", "cache", "cache_gb"),
         *("patch", "patches_per_volume", "foreground_share", "balance_target"),
         *("spacing", "resample"),
@@ -91,6 +93,7 @@ def prepare(
         about=_about(found),
         remarks=found.remarks,
         spacing=found.spacing,
+        classes=found.table.classes,
     )
 
 
@@ -135,6 +138,7 @@ def prepare_data(workdir, preprocessing=None, *, data, synthetic, preprocess, **
         preprocessing=preprocessing and stored_preprocessing(preprocessing),
         voxels=data.get("spacing", ()),
         resample=data.get("resample", "auto"),
+        classes=data.get("classes", ()),
     )
 
 
@@ -194,9 +198,15 @@ def read_probability(path):
     return read_volume(path)
 
 
-def probability_of(logits):
-    """The probabilities float32 [D, H, W] of what `segment_volumes` yields last."""
-    return np.asarray(jax.nn.sigmoid(logits))
+def probability_of(logits, classes=ONE):
+    """The probability float32 [D, H, W] of foreground of what `segment_volumes` yields last.
+
+    Of several classes it is that of any of them, where they share voxels of the most probable.
+    """
+    if len(classes.names) == 1:
+        return np.asarray(jax.nn.sigmoid(logits))
+    of_each = probabilities_of(logits, classes)
+    return np.asarray(of_each.sum(-1).clip(max=1) if classes.exclusive else of_each.max(-1))
 
 
 def segmenter(network, config, preprocessing, *, overlap=None, windows=None, name=""):
@@ -218,6 +228,7 @@ def segmenter(network, config, preprocessing, *, overlap=None, windows=None, nam
         "patch": config.data.patch,
         "overlap": overlap,
         "batch": config.validate.windows if windows is None else windows,
+        "classes": config.model.out_channels,
     }
 
     def segment(variables, volume):
@@ -246,7 +257,8 @@ def segment_volumes(
       threshold: on the probability.
 
     Yields:
-      (Volume, Confusion, logits float32 [D, H, W]), one by one, so that the caller may stop.
+      (Volume, what `segmentation.count` counts, logits float32 [D, H, W], of several classes
+      [D, H, W, classes]), one by one, so that the caller may stop.
     """
     segment = at_spacing(
         functools.partial(
@@ -256,14 +268,15 @@ def segment_volumes(
             patch=patch,
             overlap=overlap,
             batch=windows,
+            classes=len(data.table.classes.names),
         ),
         data.spacing,
     )
     for volume in _originals(data)[share]:
         image, label = read_encoded(volume, data.cache, data.table)
         logits = segment(image, spacing=data.spacings[volume.id])
-        prediction = np.asarray(foreground(logits, threshold))
-        yield volume, segmentation.confusion(prediction, label), logits
+        masks = np.asarray(masks_of(logits, data.table.classes, threshold))
+        yield volume, segmentation.count(masks, label, data.table.classes), logits
 
 
 def evaluate(weights, segment, *, workdir, report, pictures, judged_on, data, steps, target=()):
@@ -294,7 +307,7 @@ def evaluate(weights, segment, *, workdir, report, pictures, judged_on, data, st
     if known := stored_scores(workdir, at, checksums, report):
         sources.refresh(workdir / "validation" / "scores.json", checksums, pairs)
         return known
-    counts, improved = {}, segmentation.Confusion()
+    counts, improved = {}, []
     for name, (_, variables) in weights.items():
         counts[name] = {}
         for volume, found, logits in segment(variables):
@@ -302,7 +315,7 @@ def evaluate(weights, segment, *, workdir, report, pictures, judged_on, data, st
             report(f"{volume.id} {name}: {words}{judged_on.suffix('volume')}")
             if name == "raw":
                 draw = None if counts[name] else pictures.slices
-                improved += _keep(volume, logits, data, steps, workdir, draw)
+                improved.append(_keep(volume, logits, data, steps, workdir, draw))
             counts[name][volume.id] = found
     pooled = {}
     for name, found in counts.items():
@@ -311,9 +324,10 @@ def evaluate(weights, segment, *, workdir, report, pictures, judged_on, data, st
         pooled[name] = _pooled(sum(found.values()), at[name], on, what, report)
     if len(steps) > 1:
         what = f"raw weights and {', '.join(steps)}"
-        pooled["postprocessed"] = _pooled(improved, at["raw"], judged_on, what, report)
+        pooled["postprocessed"] = _pooled(sum(improved), at["raw"], judged_on, what, report)
     if target:
-        balance = class_balance(counts["raw"], target, noun=judged_on.mark())
+        raw = {id: segmentation.together(found) for id, found in counts["raw"].items()}
+        balance = class_balance(raw, target, noun=judged_on.mark())
         pooled["raw"]["within_background_target"] = balance["pooled"]["within_target"]
         report(*remarks(balance, judged_on.mark())["target"])
     volumes = {
@@ -342,16 +356,30 @@ def _pooled(counts, step, on, what, report):
 
 
 def _keep(volume, logits, data, steps, workdir, draw):
-    """Write a volume's probabilities; the Confusion of its post-processed prediction."""
+    """Write a volume's probabilities; the counts of its post-processed prediction.
+
+    Of several classes the probability of any of them is written, and the label values predicted.
+    """
     image, label = read_encoded(volume, data.cache, data.table)
-    probability = np.asarray(jax.nn.sigmoid(logits), np.float16)
-    path = workdir / "validation" / "probabilities" / f"{volume.id}.tif"
+    classes, folder = data.table.classes, workdir / "validation"
+    probability = probability_of(logits, classes).astype(np.float16)
+    path = folder / "probabilities" / f"{volume.id}.tif"
     write_tiff(path, probability, compression="zlib")
-    prediction = postprocessing.apply(probability, image, steps)
-    if draw:
-        picture = workdir / "plots" / f"{volume.id}.png"
-        draw(image, label, prediction, picture, title=volume.id)
-    return segmentation.confusion(prediction, label)
+    picture = workdir / "plots" / f"{volume.id}.png"
+    if len(classes.names) == 1:
+        masks = postprocessing.apply(probability, image, steps)
+        if draw:
+            draw(image, label, masks, picture, title=volume.id)
+    else:
+        masks = by_class.apply(logits, image, steps, classes)
+        path = folder / "masks" / f"{volume.id}.tif"
+        write_tiff(path, painted(masks, classes.values), compression="lzw")
+        if draw:
+            order = range(1, 1 + len(classes.names))
+            true = painted(members(label[..., None], classes), order)
+            true[label == MASKED] = MASKED
+            draw(image, true, painted(masks, order), picture, volume.id, classes.names)
+    return segmentation.count(masks, label, classes)
 
 
 def _sampler(found, part, data, patches_per_volume, seed):

@@ -1,7 +1,5 @@
 """After an epoch: judge weights and averages on the validation part, then decide what follows."""
 
-import dataclasses
-
 from jax_seg.metrics import segmentation
 from jax_seg.system import processes
 from jax_seg.training import console, pace, plateau, schedule, stages
@@ -81,22 +79,23 @@ def _judge_patches(run, stage, state, progress, name, variables):
 
 def _judge_wholes(run, state, progress, name, variables):
     """Pooled scores of the whole validation part; each process segments a share of it."""
-    devices, total = run.settings.devices, segmentation.Confusion()
+    devices, here_counted = run.settings.devices, []
     share = slice(devices.process, None, devices.processes)
     here = devices.here(variables)
     for _, counts, _ in run.data.segment(run.programs.network, here, share):
-        total += counts
+        here_counted.append(counts)
         if devices.processes == 1:  # else all would have to stop here
             stop_if_asked(run, state, progress)
-    counts = {kind: int(number) for kind, number in dataclasses.asdict(total).items()}
-    parts = processes.from_all(counts)
-    scores = segmentation.scores(sum(segmentation.Confusion(**part) for part in parts))
+    # A process without a volume of its own has counted nothing.
+    parts = processes.from_all(segmentation.as_json(sum(here_counted)) if here_counted else None)
+    scores = segmentation.scores(sum(segmentation.from_json(part) for part in parts if part))
     which = _suffix(name)
     run.journal.event(f"volumes{which}", **_at(run, state, progress), **scores)
     run.journal.say(
         f"Epoch {progress.epoch} {run.data.wholes.capitalize()}{which} - "
         f"{segmentation.in_words(scores)}{run.judged_on.suffix(run.data.wholes)}"
     )
+    scores.pop("classes", None)  # a checkpoint is chosen by their mean
     return scores
 
 

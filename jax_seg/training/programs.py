@@ -11,6 +11,7 @@ from jax_seg import losses, models
 from jax_seg.infer.network import make_network
 from jax_seg.losses import GATE_TERMS
 from jax_seg.models.forward import forward
+from jax_seg.ops.classes import ONE as ONE_CLASS
 from jax_seg.system.devices import ONE, compiled, divided, each_on_its_own, shared
 from jax_seg.training import optimizers
 from jax_seg.training import state as train_state
@@ -57,6 +58,7 @@ def build(
     preprocessing,
     augment,
     devices=ONE,
+    classes=ONE_CLASS,
 ):
     """The programs of a run; they compile when first called.
 
@@ -71,11 +73,12 @@ def build(
       seed: of the parameters and of every draw.
       shape, preprocessing, augment: of a `Task`.
       devices: `devices.Devices` that share every batch.
+      classes: `Classes` that the network tells apart.
 
     Raises:
       ValueError: a field has an unsuitable value.
     """
-    models.check_fields(model, shape)
+    models.check_fields(model, shape, len(classes.names))
     network, key = models.build(**model), random_key(seed)
     image = jnp.zeros((1, *shape), jnp.float32)
     if devices.depth > 1:
@@ -89,7 +92,7 @@ def build(
         return train_state.create(network.init(key, image), update, averages)
 
     _require_gates(network, jax.eval_shape(fresh_state), image, terms)
-    objective = weighted_losses(terms, **loss)
+    objective = weighted_losses(terms, exclusive=classes.exclusive, **loss)
     augment = each_on_its_own(augment, devices)
     divide = functools.partial(divided, devices=devices)
     divide_parts = functools.partial(divided, devices=devices, first_axis=1)
@@ -105,8 +108,9 @@ def build(
         ema_decay=ema_decay,
         gradient_noise=gradient_noise,
         divide=divide_parts,
+        classes=classes,
     )
-    evaluate = make_patch_evaluation(network, objective, preprocessing, divide)
+    evaluate = make_patch_evaluation(network, objective, preprocessing, divide, classes)
     batch_stats_of = make_statistics_pass(network, preprocessing, key, divide)
     return Programs(
         fresh_state,
@@ -114,7 +118,7 @@ def build(
         evaluate=compiled(evaluate, devices),
         network=shared(make_network(network, preprocessing), devices),
         batch_stats_of=compiled(batch_stats_of, devices),
-        locate=make_locator(network, augment, preprocessing, key, divide_parts),
+        locate=make_locator(network, augment, preprocessing, key, divide_parts, classes),
     )
 
 
@@ -131,13 +135,14 @@ def _require_whole_parts(network, key, shape, space):
         ) from error
 
 
-def weighted_losses(terms, *, level_weights, **options):
+def weighted_losses(terms, *, level_weights, exclusive=False, **options):
     """`losses.combine` of these terms, with these options."""
     return functools.partial(
         losses.combine,
         terms=[name for name in terms if name not in GATE_TERMS],
         level_weights=level_weights or None,
         options=losses.group_options(options),
+        exclusive=exclusive,
     )
 
 

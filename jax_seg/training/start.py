@@ -92,6 +92,7 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
         shape=data.shape,
         preprocessing=data.preprocessing,
         augment=data.augment,
+        classes=data.classes,
         devices=settings.devices,
     )
     to_store = {

@@ -9,7 +9,7 @@ from flax import struct, traverse_util
 
 from jax_seg.data.preprocess import preprocess
 from jax_seg.models.forward import forward
-from jax_seg.ops.classes import FOREGROUND, MASKED
+from jax_seg.ops.classes import MASKED, ONE, members
 from jax_seg.training import optimizers
 from jax_seg.training.averaging import ema_update
 
@@ -27,6 +27,7 @@ def make_train_step(
     ema_decay=0.0,
     gradient_noise=0.0,
     divide=lambda parts: parts,
+    classes=ONE,
 ):
     """The training step: (state, batch, knobs, accumulate=1) -> (state, metrics).
 
@@ -44,6 +45,7 @@ def make_train_step(
       gradient_noise: η of Neelakantan et al. 2015, whose noise has the standard deviation
         √(η / (1 + step)^0.55); 0 for none.
       divide: what is done to the parts [accumulate, B, …] of a batch before they pass.
+      classes: `Classes` of the logits.
 
     Returns:
       The step. `batch` is {'image': stored dtype [B, *spatial, C], 'label': uint8 [B, *spatial, 1],
@@ -61,7 +63,7 @@ def make_train_step(
     @functools.partial(jax.jit, donate_argnums=0, static_argnames="accumulate")
     def train_step(state, batch, knobs, accumulate=1):
         step_key = jax.random.fold_in(key, state.step)
-        batch = augment(step_key, normalised(batch, preprocessing))
+        batch = augment(step_key, normalised(batch, preprocessing, classes))
         weights = knobs["loss_weights"]
 
         def objective(params, dropout_key, batch):
@@ -145,7 +147,7 @@ def _mean_over_parts(f, keys, batch, divide):
     return jax.tree.map(lambda x: x / count, total)
 
 
-def make_patch_evaluation(model, loss, preprocessing, divide=lambda batch: batch):
+def make_patch_evaluation(model, loss, preprocessing, divide=lambda batch: batch, classes=ONE):
     """(variables, batch, weights) -> {'loss': [B], name: [B], …}: each patch's own loss, jitted.
 
     Values of the gates, which are of the whole batch, are repeated for each patch. `divide` is
@@ -154,7 +156,7 @@ def make_patch_evaluation(model, loss, preprocessing, divide=lambda batch: batch
 
     @jax.jit
     def evaluate(variables, batch, weights):
-        batch = normalised(divide(batch), preprocessing)
+        batch = normalised(divide(batch), preprocessing, classes)
         logits, gates, _ = forward(model, variables, batch["image"])
 
         def one(logits, label, mask):
@@ -184,7 +186,7 @@ def make_statistics_pass(model, preprocessing, key, divide=lambda image: image):
     return batch_stats_of
 
 
-def make_locator(model, augment, preprocessing, key, divide=lambda parts: parts):
+def make_locator(model, augment, preprocessing, key, divide=lambda parts: parts, classes=ONE):
     """(state, batch, accumulate=1) -> names of the layers with non-finite results.
 
     In the order of computation. For a batch that `train_step` has refused: augmentation, division
@@ -194,7 +196,7 @@ def make_locator(model, augment, preprocessing, key, divide=lambda parts: parts)
     @functools.partial(jax.jit, static_argnames="accumulate")
     def finite_shares(state, batch, accumulate):
         step_key = jax.random.fold_in(key, state.step)
-        batch = augment(step_key, normalised(batch, preprocessing))
+        batch = augment(step_key, normalised(batch, preprocessing, classes))
 
         def look(dropout_key, batch):
             _, kept = model.apply(
@@ -234,10 +236,13 @@ def _all_finite(tree):
     return jnp.stack(finite).all().astype(jnp.float32)
 
 
-def normalised(batch, preprocessing):
-    """A batch as drawn, with its image normalised and its label split into label and mask."""
+def normalised(batch, preprocessing, classes=ONE):
+    """A batch as drawn, with its image normalised and its label split into label and mask.
+
+    The label is float32 [B, *spatial, classes], the mask float32 [B, *spatial, 1].
+    """
     return {
         "image": preprocess(batch["image"], preprocessing, batch.get("own")),
-        "label": (batch["label"] == FOREGROUND).astype(jnp.float32),
+        "label": members(batch["label"], classes).astype(jnp.float32),
         "mask": (batch["label"] != MASKED).astype(jnp.float32),
     }

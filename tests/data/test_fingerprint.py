@@ -93,7 +93,7 @@ def test_a_volume_is_measured_slab_by_slab(slab, share_of_zeros, monkeypatch):
         read.append(last - first)
         return image[first:last], label[first:last]
 
-    found = module._measure(label.shape, reader)
+    found = module._measure(label.shape, reader, (1,))
     assert set(read) <= {1, 5, 7, 40} and max(read) <= max(slab // 3500, 1)
     assert found.counts.tolist() == [
         int((label == kind).sum()) for kind in (BACKGROUND, FOREGROUND, MASKED)
@@ -124,7 +124,7 @@ def test_a_measurement_that_was_interrupted_goes_on_where_it_was(tmp_path, monke
         return image[first:last], label[first:last]
 
     with pytest.raises(KeyboardInterrupt):
-        module._measure(label.shape, reader, partial=partial)
-    found = module._measure(label.shape, reader, partial=partial)
+        module._measure(label.shape, reader, (1,), partial=partial)
+    found = module._measure(label.shape, reader, (1,), partial=partial)
     assert read == [0, 10, 20, *(20, 30), *(0, 10, 20, 30)]  # then once more, for the places
     assert_same([found], [module.measure(image, label)])

@@ -1,5 +1,6 @@
 """Label values to background, foreground and masked, by hand and against np.select."""
 
+import re
 import tracemalloc
 
 import numpy as np
@@ -8,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from jax_seg.data import labels
 from jax_seg.data.labels import Counts, count, encode, label_table
-from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
+from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED, Classes
 
 VALUES = np.array([[[0, 1, 2], [2, 1, 1]]])
 ENCODED = [[[0, 1, 255], [255, 1, 1]]]
@@ -200,3 +202,40 @@ def test_count():
     encoded = encode(VALUES, label_table(), "a.tif")
     assert count(encoded) == Counts(background=1, foreground=3, masked=2)
     assert count(np.zeros((0, 3, 3), np.uint8)) == (0, 0, 0)
+
+
+def test_several_classes():
+    """Values that belong to the same classes have one code."""
+    table = label_table(ignore=(9,), classes=("sheet=1,5", "ink = 3, 4", "thick=5,1,7"))
+    assert table.values == (0, 1, 3, 4, 5, 7, 9)
+    assert table.codes == (0, 1, 2, 2, 1, 3, 255)
+    assert table.classes == Classes(("sheet", "ink", "thick"), ((1,), (2,), (1, 3)), (1, 3, 5))
+    assert table.foreground == (1, 3, 4, 5, 7)
+    label = np.array([[[0, 1, 3, 4, 5, 7, 9]]], np.int16)
+    assert encode(label, table, "file").ravel().tolist() == [0, 1, 2, 2, 1, 3, 255]
+    together = encode(label, table.together(), "file")
+    assert together.ravel().tolist() == [0, 1, 1, 1, 1, 1, 255]
+    assert labels.count(encode(label, table, "file")) == (1, 5, 1)
+    assert str(table) == (
+        "{0: background, 1: sheet and thick, 3: ink, 4: ink, 5: sheet and thick, 7: thick, "
+        "9: unlabelled}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"classes": ("sheet=1", "ink=2")}, "data.classes and data.ignore both name the label"),
+        ({"classes": ("sheet",), "ignore": ()}, "data.classes holds 'sheet': write a name and"),
+        ({"classes": ("sheet=one",)}, "data.classes holds 'sheet=one': write a name and"),
+        ({"classes": ("=1",)}, "data.classes holds '=1', a class without a name"),
+        ({"classes": ("a=1", "a=3")}, "data.classes names 'a' twice"),
+        ({"classes": ("a=1,3", "b=1")}, "data.classes begins two classes with one label value"),
+        ({"classes": ("a=1", "b=3"), "foreground": (4,)}, "data.foreground and data.classes both"),
+        ({"classes": ("a=0", "b=3")}, "data.classes and data.background both name the label"),
+        ({"classes": tuple(f"c{n}={n}" for n in range(3, 400))}, "up to 253 are held"),
+    ],
+)
+def test_classes_that_are_not_told_apart(fields, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        label_table(**fields)

@@ -8,7 +8,7 @@ import tifffile
 
 from configs import auto, base
 from jax_seg import plan as command
-from jax_seg.planning import facts, planned
+from jax_seg.planning import facts, planned, rules
 from jax_seg.planning import plan as planning
 from jax_seg.planning.machine import Machine
 from jax_seg.system import config_file, configuration
@@ -75,6 +75,29 @@ def test_dataset_json_names_the_values(sheets, tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps(says))
     with pytest.raises(ValueError, match="the value 2, which dataset"):
         facts.gather(config_of(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "foreground"),
+    [
+        ({"sheet": 1, "sand": 2}, ("sheet=1", "sand=2"), (1, 2)),
+        ({"all": [2, 1], "a=b": 2}, ("all=2,1", "a b=2"), (2, 1)),
+    ],
+)
+def test_several_names_of_dataset_json_are_classes(labels, classes, foreground, sheets, tmp_path):
+    for name in ("images", "labels"):
+        (tmp_path / name).symlink_to(sheets / name)
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0} | labels}))
+    found = facts.gather(config_of(tmp_path))
+    assert found.labels[:3] == ((0,), foreground, ()) and found.labels.classes == classes
+    assert found.foreground == pytest.approx(0.475)  # of both together
+    fields = rules.labels(found).fields
+    assert fields["data.classes"] == classes and fields["model.out_channels"] == 2
+    assert "data.foreground" not in fields
+    config = config_of(tmp_path)
+    config.data.update(classes=("one=1",), ignore=(2,))
+    given = facts.gather(config, {"data.classes": ("one=1",)})
+    assert given.labels == facts.Labels((0,), (1,), (2,), "as given", ("one=1",))
 
 
 def test_labels_of_one_value_are_refused(sheets, tmp_path):

@@ -54,6 +54,7 @@ CHANGES = {
     "data.background": ((5,), {}),
     "data.foreground": ((5,), {}),
     "data.ignore": ((), {}),
+    "data.classes": (("sheet=5",), {}),  # it learns of several in test_runs_of_classes.py
     "data.fold": ("1", {}),
     "data.folds": (2, {}),
     "data.group": ("", {}),

@@ -1,0 +1,42 @@
+"""Post-processing of several classes: the same steps for each of them."""
+
+import numpy as np
+
+from jax_seg.infer import postprocess
+from jax_seg.ops.classes import masks_of, probabilities_of
+
+
+def apply(logits, image, steps, classes):
+    """Carry out the steps for each class.
+
+    Where classes exclude each other, the most probable takes the place of a threshold, and a step
+    adds no voxel to a class that another one had before.
+
+    Args:
+      logits: float32 [D, H, W, classes].
+      image: [D, H, W] the input.
+      steps: list of texts, see `postprocess.parse`, beginning with a threshold or hysteresis.
+      classes: Classes.
+
+    Returns:
+      bool [D, H, W, classes].
+
+    Raises:
+      ValueError: of `postprocess.apply`.
+    """
+    parsed = postprocess.parse_all(steps)
+    (first, parameters), *rest = parsed
+    value = (postprocess.defaults(first) | parameters).get("value", 0.5)
+    before = np.asarray(masks_of(logits, classes, value))
+    found = np.empty_like(before)
+    for number in range(before.shape[-1]):
+        probability = np.asarray(probabilities_of(logits, classes)[..., number])
+        mask = before[..., number]
+        for name, chosen in parsed if first != "threshold" else rest:
+            mask = postprocess.apply_step(
+                mask if name != first else probability, name, chosen, probability, image
+            )
+        found[..., number] = mask
+    if classes.exclusive:
+        found &= before | ~before.any(-1, keepdims=True)
+    return found
