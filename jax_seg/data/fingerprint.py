@@ -12,6 +12,8 @@ import numpy as np
 
 from jax_seg.data import labels
 from jax_seg.data.intensities import SAMPLE
+from jax_seg.data.preprocess import has_input
+from jax_seg.data.readers.contract import channels_of
 from jax_seg.ops.classes import FOREGROUND, MASKED
 from jax_seg.system.files import replacing, stamp, writing
 
@@ -25,10 +27,10 @@ class Fingerprint(NamedTuple):
     Attributes:
       shape: [3] voxels.
       counts: [3] voxels of background, foreground and masked.
-      intensities: [<= SAMPLE] float32 sample of the image.
+      intensities: [<= SAMPLE] float32 sample of the image; [<= SAMPLE, C] of several channels.
       checksums: [2] CRC-32 of the image's and of the encoded label's voxels.
       labelled, foreground: [<= COORDINATES, 3] sampled coordinates of such voxels, of those where
-        the image is not zero: a patch around one has input. Where all are zero, of all.
+        the image is not zero in every channel: a patch around one has input. Where all are, of all.
     """
 
     shape: np.ndarray
@@ -43,7 +45,7 @@ def measure(image, label, seed=0):
     """Measure one volume that is in memory.
 
     Args:
-      image: [D, H, W], any real dtype.
+      image: [D, H, W], any real dtype; or [D, H, W, C].
       label: [D, H, W] uint8, encoded as in `ops.classes`.
       seed: of the samples.
 
@@ -51,7 +53,8 @@ def measure(image, label, seed=0):
       Fingerprint.
     """
     image, label = np.asarray(image), np.asarray(label)
-    return _measure(label.shape, lambda first, last: (image[first:last], label[first:last]), seed)
+    several = image.shape[3] if image.ndim == 4 else 1
+    return _measure(label.shape, lambda a, b: (image[a:b], label[a:b]), seed=seed, channels=several)
 
 
 class _Scan(NamedTuple):
@@ -61,7 +64,7 @@ class _Scan(NamedTuple):
       done: [] sections that have been looked at.
       counts: [3] voxels of each kind so far.
       found: [4, D] voxels of each of `_WANTED` in every section.
-      intensities: [SAMPLE or fewer] of the sampled voxels so far.
+      intensities: [SAMPLE or fewer] of the sampled voxels so far; or [.., C].
       checksums: [2] so far.
     """
 
@@ -73,15 +76,15 @@ class _Scan(NamedTuple):
 
 
 _WANTED = (
-    lambda image, label: (label != MASKED) & (image != 0),
+    lambda image, label: (label != MASKED) & has_input(image, label.ndim),
     lambda image, label: label != MASKED,
-    lambda image, label: (label == FOREGROUND) & (image != 0),
+    lambda image, label: (label == FOREGROUND) & has_input(image, label.ndim),
     lambda image, label: label == FOREGROUND,
 )
 """Places for patches: (image, label) -> bool. Of a class, those with input, then all of them."""
 
 
-def _measure(shape, read, seed=0, partial=None):
+def _measure(shape, read, seed=0, partial=None, channels=1):
     """Measure a volume slab by slab: it may be larger than memory.
 
     Args:
@@ -89,6 +92,7 @@ def _measure(shape, read, seed=0, partial=None):
       read: (first, last) section -> (image, encoded label) of these sections.
       seed: of the samples.
       partial: file that keeps how far the first pass has come; None for none.
+      channels: of the image.
 
     Returns:
       Fingerprint.
@@ -98,7 +102,7 @@ def _measure(shape, read, seed=0, partial=None):
     # With replacement: a permutation would cost eight times the volume's memory.
     drawn = np.arange(size) if size <= SAMPLE else generator.integers(0, size, SAMPLE)
     voxels = np.sort(drawn)
-    scan = _scanned(shape, read, voxels, partial)
+    scan = _scanned(shape, read, voxels, partial, channels)
     wanted, ranks = [], []
     for of_class in (0, 2):
         for which in (of_class, of_class + 1):
@@ -118,7 +122,7 @@ def _measure(shape, read, seed=0, partial=None):
     )
 
 
-def _scanned(shape, read, voxels, partial):
+def _scanned(shape, read, voxels, partial, channels):
     """The `_Scan` of a volume, taken up where an earlier start has left it in `partial`."""
     depth, page = shape[0], math.prod(shape[1:])
     scan = partial and partial.exists() and _stored(partial, _Scan)
@@ -126,13 +130,14 @@ def _scanned(shape, read, voxels, partial):
         done=np.array(0),
         counts=np.zeros(3, np.int64),
         found=np.zeros((len(_WANTED), depth), np.int64),
-        intensities=np.zeros(len(voxels), np.float32),
+        intensities=np.zeros((len(voxels), channels)[: 1 + (channels > 1)], np.float32),
         checksums=np.zeros(2, np.uint32),
     )
     for first, last in _slabs(shape, int(scan.done)):
         image, label = read(first, last)
         here = slice(*np.searchsorted(voxels, (first * page, last * page)))
-        scan.intensities[here] = image.reshape(-1)[voxels[here] - first * page]
+        flat = image.reshape(-1, *image.shape[3:])
+        scan.intensities[here] = flat[voxels[here] - first * page]
         for number, condition in enumerate(_WANTED):
             scan.found[number, first:last] = [
                 np.count_nonzero(condition(*section)) for section in zip(image, label, strict=True)
@@ -194,9 +199,10 @@ def _nth(sections, condition, ranks):
     """Flat indices of the voxels of these ranks, sorted, among those that meet a condition."""
     chosen, offset = [np.zeros(0, np.int64)], 0
     for number, section in enumerate(sections):
-        flat = np.flatnonzero(condition(*section))
+        met = condition(*section)
+        flat = np.flatnonzero(met)
         here = ranks[slice(*np.searchsorted(ranks, (offset, offset + flat.size)))] - offset
-        chosen.append(number * section[0].size + flat[here])
+        chosen.append(number * met.size + flat[here])
         offset += flat.size
     return np.concatenate(chosen)
 
@@ -242,7 +248,8 @@ def fingerprint(volumes, cache, table, directory, threads):
             return known
         partial = stored.with_suffix(".partial.npz")
         image, label = cache.open(volume.image), cache.open(volume.label)
-        result = _measure(label.shape, _reader_of_slabs(image, label, table), partial=partial)
+        read = _reader_of_slabs(image, label, table)
+        result = _measure(label.shape, read, partial=partial, channels=channels_of(image))
         if not len(result.labelled):
             raise ValueError(
                 f"{volume.label} has no labelled voxel: every value is in data.ignore; remove the "
@@ -277,7 +284,7 @@ def _stored(path, kind):
 
 
 def read_pair(volume, cache, table):
-    """Read a whole volume: image [D, H, W] and encoded label [D, H, W] uint8."""
+    """Read a whole volume: image [D, H, W], or [D, H, W, C], and encoded label [D, H, W] uint8."""
     image, label = cache.open(volume.image), cache.open(volume.label)
     zero = (0,) * len(image.shape)
     return (

@@ -5,7 +5,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from jax_seg.data.preprocess import PerVolume, measure
+from jax_seg.data.preprocess import PerVolume, as_array, measure
 from jax_seg.data.readers.spacing import differ
 from jax_seg.data.resample import resample, resample_image
 from jax_seg.infer.logits import BACKGROUND
@@ -18,9 +18,9 @@ def segment_volume(network, volume, preprocessing, *, patch, overlap, batch=1):
     Under `PerVolume` the volume is measured, and what lies outside of its box is background.
 
     Args:
-      network: [B, *patch, 1] as stored -> float32 [B, *patch, 1], of `make_network` with its
+      network: [B, *patch, C] as stored -> float32 [B, *patch, 1], of `make_network` with its
         variables; under `PerVolume` with a second argument `own`.
-      volume: [D, H, W] as stored.
+      volume: [D, H, W] as stored, or [D, H, W, C].
       preprocessing: `Preprocessing` or `PerVolume` of the network.
       patch, overlap, batch: of `predict_volume`.
 
@@ -30,9 +30,9 @@ def segment_volume(network, volume, preprocessing, *, patch, overlap, batch=1):
     if not isinstance(preprocessing, PerVolume):
         return predict_volume(network, volume, patch=patch, overlap=overlap, batch=batch)
     numbers, box = measure(volume, preprocessing)
-    network = functools.partial(network, own=np.array(numbers, np.float32))
+    network = functools.partial(network, own=as_array(numbers))
     logits = predict_volume(network, volume[box], patch=patch, overlap=overlap, batch=batch)
-    return within(logits, box, volume.shape)
+    return within(logits, box, volume.shape[:3])
 
 
 def at_spacing(segment, trained):
@@ -52,7 +52,7 @@ def at_spacing(segment, trained):
         if not spacing or not trained or not differ(spacing, trained):
             return segment(*first, volume)
         logits = np.asarray(segment(*first, resample_image(volume, spacing, trained)))
-        return jnp.asarray(resample(logits, volume.shape, trained, spacing, 1))
+        return jnp.asarray(resample(logits, volume.shape[:3], trained, spacing, 1))
 
     return resampling
 

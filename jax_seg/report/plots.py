@@ -60,12 +60,13 @@ def slices(image, label, prediction, path, title=""):
     """Three planes through the middle of a volume: image, label and prediction over it.
 
     Args:
-      image: [D, H, W].
+      image: [D, H, W]; of [D, H, W, C] the first channel is drawn.
       label: [D, H, W], encoded as in `ops.classes`; None when there is none.
       prediction: [D, H, W] uint8, 0 or 1.
       path: of the PNG.
       title: over the picture.
     """
+    image = image[..., 0] if image.ndim == 4 else image
     columns = ["image", "prediction"] if label is None else ["image", "label", "prediction"]
     depth, height, width = image.shape
     heights = np.array([height / width, depth / width, depth / height])  # of pictures one wide
