@@ -67,6 +67,11 @@ def read(text):
             f"{text} was imported from nnU-Net and predicts by its rules, which an export does not "
             "carry: train it further (docs/nnunet.md), or export it with nnU-Net."
         )
+    if (channels := config.model.get("in_channels", 1)) > 1:
+        raise ValueError(
+            f"{text} takes images of {channels} channels, which an export does not carry: name "
+            "networks for one channel."
+        )
     rule = stored(beside["preprocessing"])
     network = make_network(models.build(**config.model), rule)
     return Source(network, variables, rule, members.load(member), beside)

@@ -215,8 +215,8 @@ def read_volume(run, name):
       name: id of one of its probabilities.
 
     Returns:
-      (image or None, label or None, probability): [D, H, W] each; the label uint8, encoded as in
-      `ops.classes`, the probability floating point.
+      (image or None, label or None, probability): [D, H, W] each, or an image [D, H, W, C]; the
+      label uint8, encoded as in `ops.classes`, the probability floating point.
 
     Raises:
       ValueError, OSError: a file is damaged, or they do not fit together.
@@ -229,7 +229,7 @@ def read_volume(run, name):
     image, label = kind.read_pair(volume, held_out.table_of(run.fields))
     _, image_path, label_path, *_ = volume  # of a volume's label or an image's mask
     for path, array in ((image_path, image), (label_path, label)):
-        if array.shape != probability.shape:
+        if array.shape[:3] != probability.shape:
             raise ValueError(
                 f"{run.probabilities[name]} has shape {probability.shape} but {path} has "
                 f"{array.shape}: predict the whole {run.noun} again."

@@ -154,7 +154,20 @@ def refused(folder, tmp_path, capsys, *flags):
     ("change", "named"),
     [
         ({"dataset": {"labels": {"background": 0, "a": 1, "b": 2}}}, "2 classes .* (a, b)"),
-        ({"dataset": {"channel_names": {"0": "T1", "1": "T2"}}}, "2 input channels (T1, T2)"),
+        (
+            {"dataset": {"channel_names": {"0": "T1", "1": "T2"}}},
+            "normalises 1 channels, but dataset.json names 2",
+        ),
+        (
+            {
+                "dataset": {"channel_names": {"0": "CT", "1": "MRI"}},
+                "configuration": {
+                    "normalization_schemes": ["NoNormalization", "ZScoreNormalization"],
+                    "use_mask_for_norm": [False, True],
+                },
+            },
+            "in different ways (NoNormalization, ZScoreNormalization; within a mask: False, True)",
+        ),
         (
             {"architecture": {"network_class_name": "mamba.UMambaBot"}},
             "the network is a UMambaBot, which cannot be imported",
