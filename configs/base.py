@@ -85,7 +85,7 @@ def _preprocess():
 
 
 def _augment():
-    """Probabilities per patch, and ranges; all channels change alike, by the same drawn amount."""
+    """Probabilities per patch, and ranges; intensities of each channel change by their own draw."""
     augment = ml_collections.ConfigDict()
     augment.flip = 0.5  # for each axis
     augment.rotate90 = 0.5  # 0 to 3 quarter turns in a random plane of equal axes

@@ -121,7 +121,7 @@ def sample_type(data):
 
 def augmentation(_preprocessing, *, augment, **_):
     """(key, batch) -> batch, from the section `augment`."""
-    return functools.partial(augment_batch, **augment)
+    return functools.partial(augment_batch, apart=True, **augment)
 
 
 def prepare_data(workdir, preprocessing=None, *, data, synthetic, preprocess, **_):
