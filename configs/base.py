@@ -89,7 +89,7 @@ def _preprocess():
 
 
 def _augment():
-    """Probabilities per patch, and ranges."""
+    """Probabilities per patch, and ranges; intensities of each channel change by their own draw."""
     augment = ml_collections.ConfigDict()
     augment.flip = 0.5  # for each axis
     augment.rotate90 = 0.5  # 0 to 3 quarter turns in a random plane of equal axes
@@ -120,7 +120,7 @@ def _model():
     model.name = "unet"  # or 'residual_unet', see configs/residual_m.py
     model.filters = 32  # channels of the finest level
     model.poolings = 4  # resolution levels below the finest
-    model.in_channels = 1
+    model.in_channels = 0  # of the images; 0 for as many as they have
     model.out_channels = 1
     model.dimensions = 3
     # Finest levels without pooling along depth: one per factor 2 of spacing.

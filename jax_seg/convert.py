@@ -126,14 +126,14 @@ def convert(source, workdir, *, patch, limits, images=None):
       ValueError, OSError: the file, the range or the folders cannot be used.
     """
     model, params = unet.from_torch(source)
-    if (model.in_channels, model.out_channels, model.dimensions) != (1, 1, 3):
+    if (model.out_channels, model.dimensions) != (1, 3):
         raise ValueError(
-            f"{source} is a network of {model.dimensions} dimensions, {model.in_channels} input "
-            f"channels and {model.out_channels} logits, but prediction needs 3 dimensions, one "
-            "input channel and one logit; jax_seg.weights.unet.from_torch reads its parameters."
+            f"{source} is a network of {model.dimensions} dimensions and {model.out_channels} "
+            "logits, but prediction needs 3 dimensions and one logit; "
+            "jax_seg.weights.unet.from_torch reads its parameters."
         )
     preprocessing = (
-        from_weights.preprocessing_of_images(images)
+        from_weights.preprocessing_of_images(images, model.in_channels)
         if images
         else from_weights.preprocessing_of_range(*limits)
     )
@@ -141,8 +141,16 @@ def convert(source, workdir, *, patch, limits, images=None):
     from_weights.write_workdir(workdir, {"": network})
     return (
         f"{workdir}: U-Net with {model.filters} filters and {model.poolings} poolings, "
-        f"{_size(params):,} parameters; intensities {preprocessing.low:g} to "
-        f"{preprocessing.high:g} map to 0 to 1."
+        f"{_size(params):,} parameters; {_ranges(preprocessing)} map to 0 to 1."
+    )
+
+
+def _ranges(preprocessing):
+    """'intensities 0 to 255', or the same of each channel that has a range of its own."""
+    each = preprocess.of_channels(preprocessing)
+    ranges = [f"{one.low:g} to {one.high:g}" for one in each]
+    return "intensities " + ", ".join(
+        f"{one} (channel {number})" if len(each) > 1 else one for number, one in enumerate(ranges)
     )
 
 

@@ -122,7 +122,9 @@ def _predict(arguments):
     in_blocks = blockwise.asked(arguments)
     segment, networks, settings = _networks(arguments)
     kind, decide, facts = _decision(arguments, networks)
-    found = (in_blocks and blockwise.find(arguments.input)) or kind.find(arguments.input)
+    channels = max(network.fields.get("model.in_channels", 1) for network in networks)
+    found = in_blocks and blockwise.find(arguments.input)
+    found = found or kind.find(arguments.input, channels)
     output = arguments.output
     settings |= facts | {"predicted_with": checkpoints.code_version()}
     if in_blocks:

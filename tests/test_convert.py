@@ -32,7 +32,7 @@ def test_a_network_that_prediction_cannot_run_is_refused(tmp_path, capsys):
         ),
     )
     assert convert.main([str(source), str(tmp_path / "run")]) == 1
-    assert "of 2 dimensions, 1 input channels and 1 logits" in capsys.readouterr().err
+    assert "of 2 dimensions and 1 logits" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -57,15 +57,15 @@ RANGES = {
 }
 
 
-def augment(key, batch, *, flip=0.0, in_plane_only=False, **fields):
+def augment(key, batch, *, flip=0.0, in_plane_only=False, apart=False, **fields):
     """Transform each sample at random and on its own: flips, then `PROBABILITIES` in their order.
 
     Each transform has a probability per sample, a Python number; one of probability 0 is not in
     the program. The default ranges are those of nnU-Net v2 (Isensee et al. 2021), whose
     probabilities are flip 0.5, rotate 0.2, scale 0.2, noise 0.1, blur 0.2, brightness 0.15,
     contrast 0.15, low_resolution 0.25, gamma_inverted 0.1, gamma 0.3. Factors and exponents fall
-    below and above 1 equally often. Intensity transforms touch the image alone, with one parameter
-    for all channels and the statistics of each channel.
+    below and above 1 equally often. Intensity transforms touch the image alone, with the statistics
+    of each channel, and one parameter for all channels, or with `apart` one of each.
 
     Args:
       key: random key; the same key gives the same result.
@@ -74,6 +74,8 @@ def augment(key, batch, *, flip=0.0, in_plane_only=False, **fields):
       flip: probability of mirroring each spatial axis, or one probability per axis.
       in_plane_only: exclude depth from rotate90, rotate, scale and low_resolution, for voxels
         or patches much coarser or shorter in depth.
+      apart: draw the parameters of all intensity transforms but noise for each channel by itself,
+        as nnU-Net does: for channels that are recorded apart, unlike red, green and blue.
       **fields: probabilities, of `PROBABILITIES`, by default 0; (low, high), of `RANGES`.
 
     Returns:
@@ -88,7 +90,7 @@ def augment(key, batch, *, flip=0.0, in_plane_only=False, **fields):
     _check(flips, fields, len(shape))
     probabilities = {name: fields.get(name, 0.0) for name in PROBABILITIES}
     ranges = {name: fields.get(name, RANGES[name].default) for name in RANGES}
-    steps = _steps(flips, probabilities, ranges, shape, in_plane_only)
+    steps = _steps(flips, probabilities, ranges, shape, in_plane_only, apart)
     if not any(steps):
         return batch
 
@@ -102,7 +104,7 @@ def augment(key, batch, *, flip=0.0, in_plane_only=False, **fields):
     return lax.map(augment_sample, (sample_keys(key, len(batch["image"])), batch))
 
 
-def _steps(flips, probabilities, ranges, shape, in_plane_only):
+def _steps(flips, probabilities, ranges, shape, in_plane_only, apart):
     """The transforms in their order, each (key, sample) -> sample; None for those that are off."""
     planes = [
         plane
@@ -128,7 +130,9 @@ def _steps(flips, probabilities, ranges, shape, in_plane_only):
 
     def on_image(name, transform):
         limits = ranges[f"{name.removesuffix('_inverted')}_range"]
-        return _on_image(probabilities[name], partial(transform, limits=limits))
+        transform = partial(transform, limits=limits)
+        each = apart and name != "noise"
+        return _on_image(probabilities[name], _each_channel(transform) if each else transform)
 
     return [
         *(_sometimes(p, partial(warp.flip, axis=axis)) for axis, p in enumerate(flips)),
@@ -158,6 +162,19 @@ def _sometimes(probability, transform):
 def _on_image(probability, transform):
     step = _sometimes(probability, transform)
     return step and (lambda key, sample: sample | {"image": step(key, sample["image"])})
+
+
+def _each_channel(transform):
+    """transform(key, image [*spatial, C]), channel by channel; of one channel it is `transform`."""
+
+    def on_each(key, image):
+        if image.shape[-1] == 1:
+            return transform(key, image)
+        keys = random.split(key, image.shape[-1])
+        parts = [transform(k, image[..., c : c + 1]) for c, k in enumerate(keys)]
+        return jnp.concatenate(parts, -1)
+
+    return on_each
 
 
 def _spatial(image):

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_seg.data.readers import is_zarr, open_volume
-from jax_seg.data.readers.contract import block_slices
+from jax_seg.data.readers import is_zarr, open_image
+from jax_seg.data.readers.contract import block_slices, channels_of
 from jax_seg.system.files import (
     ABANDONED_SECONDS,
+    channel_files,
     container,
     existing,
     refuse_address,
@@ -60,14 +61,14 @@ class Cache:
         return Cache, (self.directory, self.limit_bytes)
 
     def open(self, path):
-        """Opens a volume as a reader with random access, decoding it first if necessary.
+        """Opens an image or label as a reader with random access, decoding it first if necessary.
 
         Zarr and uncompressed TIFF, alone or as slices in a folder, have random access already and
         are not cached. A source is checked, and its decoded file marked as used, once a minute:
         every patch opens two volumes.
 
         Raises:
-            ValueError: as `open_volume`, any voxel of a decoded volume included; or the decoded
+            ValueError: as `open_image`, any voxel of a decoded volume included; or the decoded
                 volume is larger than the limit.
             OSError: the disk of the cache is full.
         """
@@ -103,17 +104,17 @@ class Cache:
         )
 
     def _decode(self, reader, decoded):
-        header = io.BytesIO()
+        header, channels = io.BytesIO(), channels_of(reader)
         np.lib.format.write_array_header_1_0(
             header,
             {
                 "descr": np.lib.format.dtype_to_descr(reader.dtype),
                 "fortran_order": False,
-                "shape": reader.shape,
+                "shape": reader.shape if channels == 1 else (*reader.shape, channels),
             },
         )
         depth, *page = reader.shape
-        page_bytes = math.prod(page) * reader.dtype.itemsize
+        page_bytes = math.prod(page) * channels * reader.dtype.itemsize
         total = header.tell() + depth * page_bytes
         if total > self.limit_bytes:
             raise ValueError(
@@ -179,13 +180,18 @@ class CachedReader:
 
     def __init__(self, cache, path, voxels):
         self.cache, self.path, self.voxels = cache, path, voxels
-        self.shape, self.dtype = voxels.shape, voxels.dtype
+        self.shape, self.dtype = voxels.shape[:3], voxels.dtype
+        if voxels.ndim == 4:
+            self.channels = voxels.shape[3]
 
     def __reduce__(self):
         return self.cache.open, (self.path,)
 
     def read(self, start, size):
-        """The voxels [start, start + size), each (d, h, w) triples: a read-only view [D, H, W]."""
+        """The voxels [start, start + size), each (d, h, w) triples, [D, H, W] or [D, H, W, C].
+
+        A read-only view.
+        """
         return np.asarray(self.voxels[block_slices(self, start, size)])
 
 
@@ -196,7 +202,7 @@ def _version(path):
     checked; the chunks of a Zarr folder need no check, because Zarr is never cached here.
     """
     path, _ = container(path)
-    if path.is_dir() and not is_zarr(path):
+    if (path.is_dir() and not is_zarr(path)) or len(channel_files(path)) > 1:
         return tuple(stamp(path)[1:])
     status = path.stat()
     return status.st_size, status.st_mtime_ns
@@ -209,5 +215,5 @@ def _open_map(decoded):
 
 @functools.lru_cache(maxsize=OPEN_SOURCES)
 def _open_source(path, size, modified):
-    """`open_volume`, remembered while the file has this size and modification time."""
-    return open_volume(path)
+    """`open_image`, remembered while the file has this size and modification time."""
+    return open_image(path)

@@ -1,6 +1,7 @@
 """A folder of labelled volumes made ready: split, decoded, measured, with its preprocessing."""
 
 import math
+import statistics
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -8,10 +9,17 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_seg.data import cache as volume_cache
-from jax_seg.data import folder, folds, intensities, labels, spacing, synthetic
+from jax_seg.data import folder, folds, labels, spacing, synthetic
 from jax_seg.data.fingerprint import fingerprint
-from jax_seg.data.preprocess import PerVolume, Preprocessing, fit_preprocessing, measure
-from jax_seg.data.readers import check_pair, open_volume
+from jax_seg.data.preprocess import (
+    PerVolume,
+    Preprocessing,
+    fit_preprocessing,
+    measure,
+    remarks,
+)
+from jax_seg.data.readers import check_pair, open_image, open_volume
+from jax_seg.data.readers.contract import channels_of
 from jax_seg.ops.classes import ONE
 from jax_seg.system.files import existing, remove_unfinished
 
@@ -31,6 +39,7 @@ class Dataset(NamedTuple):
       cache: opens their files.
       table: of `labels.label_table`.
       dtype: of the images, uint8 when all of them are, else float32.
+      channels: of every image.
       preprocessing: `Preprocessing`, fitted to the training volumes, or `PerVolume`.
       numbers: {id: `Preprocessing`} of each volume under `PerVolume`, else None.
       remarks: sentences on unusual intensities.
@@ -46,6 +55,7 @@ class Dataset(NamedTuple):
     cache: object
     table: labels.LabelTable
     dtype: np.dtype
+    channels: int
     preprocessing: Preprocessing | PerVolume
     numbers: dict | None
     remarks: list
@@ -103,6 +113,7 @@ def prepare(
         foreground=foreground, ignore=ignore, background=background, classes=classes
     )
     train, validation = _split(found, fold=fold, fold_count=fold_count, group=group, seed=seed)
+    channels = require_same_channels([*train, *validation])
     cache_directory = Path(cache_directory)
     cache = _cache(cache_directory, cache_gb)
     originals, spacings, target, at_target = _at_one_spacing(
@@ -128,6 +139,7 @@ def prepare(
         cache=cache,
         table=table,
         dtype=sample_type(volume.image for volume in used),
+        channels=channels,
         preprocessing=preprocessing,
         numbers=_numbers(used, cache, preprocessing, threads) if own else None,
         # Volumes that differ by a factor are what a normalisation of each is for.
@@ -145,13 +157,9 @@ def _require_foreground(facts, root, table):
 
 
 def _remarks(train, validation, facts, preprocessing):
-    """Sentences on unusual intensities, see `intensities.remarks`."""
-    return intensities.remarks(
-        {v.id: facts[v.id].intensities for v in train},
-        {v.id: facts[v.id].intensities for v in validation},
-        preprocessing.low,
-        preprocessing.high,
-    )
+    """Sentences on unusual intensities, see `preprocess.remarks`."""
+    parts = ({v.id: facts[v.id].intensities for v in part} for part in (train, validation))
+    return remarks(*parts, preprocessing)
 
 
 def _numbers(volumes, cache, rule, threads):
@@ -202,7 +210,7 @@ def _at_one_spacing(train, validation, voxels, resample, table, directory):
     }
     target = spacing.of_run([spacings[v.id] for v in train], voxels)
     for volume in found.values():
-        check_pair(open_volume(volume.image), open_volume(volume.label))
+        check_pair(open_image(volume.image), open_volume(volume.label))
     others = [
         id
         for id, v in found.items()
@@ -222,8 +230,25 @@ def _measure(volumes, cache, table, directory, threads):
 
 def sample_type(images):
     """uint8 where all image files hold uint8, else float32; reads headers only."""
-    types = {np.dtype(open_volume(image).dtype) for image in images}
+    types = {np.dtype(open_image(image).dtype) for image in images}
     return np.dtype(np.uint8) if types == {np.dtype(np.uint8)} else np.dtype(np.float32)
+
+
+def require_same_channels(volumes):
+    """The number of channels of all images of a list of `Volume`; reads headers only.
+
+    Raises:
+      ValueError: naming an image that has another number than the others.
+    """
+    counts = {volume.image: channels_of(open_image(volume.image)) for volume in volumes}
+    usual = statistics.mode(counts.values())
+    for image, count in counts.items():
+        if count != usual:
+            raise ValueError(
+                f"{image} has {count} channel{'s' * (count > 1)}, but other images have {usual}: "
+                "give every image the same channels, as NAME_0000, NAME_0001 and so on."
+            )
+    return usual
 
 
 def write_synthetic(directory, *, volumes, size, seed):

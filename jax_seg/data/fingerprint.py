@@ -12,6 +12,8 @@ import numpy as np
 
 from jax_seg.data import labels
 from jax_seg.data.intensities import SAMPLE
+from jax_seg.data.preprocess import has_input
+from jax_seg.data.readers.contract import channels_of
 from jax_seg.ops.classes import FOREGROUND, MASKED
 from jax_seg.system.files import replacing, stamp, writing
 
@@ -25,11 +27,11 @@ class Fingerprint(NamedTuple):
     Attributes:
       shape: [3] voxels.
       counts: [3] voxels of background, foreground and masked.
-      intensities: [<= SAMPLE] float32 sample of the image.
+      intensities: [<= SAMPLE] float32 sample of the image; [<= SAMPLE, C] of several channels.
       checksums: [2] CRC-32 of the image's and of the encoded label's voxels.
       labelled, foreground: [<= COORDINATES, 3] sampled coordinates of such voxels, of those where
-        the image is not zero: a patch around one has input. Where all are zero, of all. Of
-        foreground so many of each code, one code after another.
+        the image is not zero in every channel: a patch around one has input. Where all are, of all.
+        Of foreground so many of each code, one code after another.
       ends: [codes] where the coordinates of each code of foreground end.
     """
 
@@ -46,7 +48,7 @@ def measure(image, label, seed=0, codes=(FOREGROUND,)):
     """Measure one volume that is in memory.
 
     Args:
-      image: [D, H, W], any real dtype.
+      image: [D, H, W], any real dtype; or [D, H, W, C].
       label: [D, H, W] uint8, encoded as in `ops.classes`.
       seed: of the samples.
       codes: of foreground.
@@ -55,11 +57,12 @@ def measure(image, label, seed=0, codes=(FOREGROUND,)):
       Fingerprint.
     """
     image, label = np.asarray(image), np.asarray(label)
+    several = image.shape[3] if image.ndim == 4 else 1
 
     def read(first, last):
         return image[first:last], label[first:last]
 
-    return _measure(label.shape, read, codes, seed)
+    return _measure(label.shape, read, codes, seed=seed, channels=several)
 
 
 class _Scan(NamedTuple):
@@ -69,7 +72,7 @@ class _Scan(NamedTuple):
       done: [] sections that have been looked at.
       counts: [3] voxels of each kind so far.
       found: [2 + 2 codes, D] voxels of each of `_wanted` in every section.
-      intensities: [SAMPLE or fewer] of the sampled voxels so far.
+      intensities: [SAMPLE or fewer] of the sampled voxels so far; or [.., C].
       checksums: [2] so far.
     """
 
@@ -84,14 +87,17 @@ def _wanted(codes):
     """Places for patches: (image, label) -> bool. Of a kind, those with input, then all of them."""
 
     def of_kind(is_it):
-        return [lambda image, label: is_it(label) & (image != 0), lambda _, label: is_it(label)]
+        return [
+            lambda image, label: is_it(label) & has_input(image, label.ndim),
+            lambda _, label: is_it(label),
+        ]
 
     kinds = [lambda label: label != MASKED]
     kinds += [lambda label, code=code: label == code for code in codes]
     return [condition for is_it in kinds for condition in of_kind(is_it)]
 
 
-def _measure(shape, read, codes, seed=0, partial=None):
+def _measure(shape, read, codes, seed=0, partial=None, channels=1):
     """Measure a volume slab by slab: it may be larger than memory.
 
     Args:
@@ -100,6 +106,7 @@ def _measure(shape, read, codes, seed=0, partial=None):
       codes: of foreground.
       seed: of the samples.
       partial: file that keeps how far the first pass has come; None for none.
+      channels: of the image.
 
     Returns:
       Fingerprint.
@@ -110,7 +117,7 @@ def _measure(shape, read, codes, seed=0, partial=None):
     drawn = np.arange(size) if size <= SAMPLE else generator.integers(0, size, SAMPLE)
     voxels = np.sort(drawn)
     conditions = _wanted(codes)
-    scan = _scanned(shape, read, conditions, voxels, partial)
+    scan = _scanned(shape, read, conditions, voxels, partial, channels)
     wanted, ranks = [], []
     for of_kind in range(0, len(conditions), 2):
         for which in (of_kind, of_kind + 1):
@@ -132,7 +139,7 @@ def _measure(shape, read, codes, seed=0, partial=None):
     )
 
 
-def _scanned(shape, read, conditions, voxels, partial):
+def _scanned(shape, read, conditions, voxels, partial, channels):
     """The `_Scan` of a volume, taken up where an earlier start has left it in `partial`."""
     depth, page = shape[0], math.prod(shape[1:])
     scan = partial and partial.exists() and _stored(partial, _Scan)
@@ -140,13 +147,14 @@ def _scanned(shape, read, conditions, voxels, partial):
         done=np.array(0),
         counts=np.zeros(3, np.int64),
         found=np.zeros((len(conditions), depth), np.int64),
-        intensities=np.zeros(len(voxels), np.float32),
+        intensities=np.zeros((len(voxels), channels)[: 1 + (channels > 1)], np.float32),
         checksums=np.zeros(2, np.uint32),
     )
     for first, last in _slabs(shape, int(scan.done)):
         image, label = read(first, last)
         here = slice(*np.searchsorted(voxels, (first * page, last * page)))
-        scan.intensities[here] = image.reshape(-1)[voxels[here] - first * page]
+        flat = image.reshape(-1, *image.shape[3:])
+        scan.intensities[here] = flat[voxels[here] - first * page]
         for number, condition in enumerate(conditions):
             scan.found[number, first:last] = [
                 np.count_nonzero(condition(*section)) for section in zip(image, label, strict=True)
@@ -211,9 +219,10 @@ def _nth(sections, condition, ranks):
     """Flat indices of the voxels of these ranks, sorted, among those that meet a condition."""
     chosen, offset = [np.zeros(0, np.int64)], 0
     for number, section in enumerate(sections):
-        flat = np.flatnonzero(condition(*section))
+        met = condition(*section)
+        flat = np.flatnonzero(met)
         here = ranks[slice(*np.searchsorted(ranks, (offset, offset + flat.size)))] - offset
-        chosen.append(number * section[0].size + flat[here])
+        chosen.append(number * met.size + flat[here])
         offset += flat.size
     return np.concatenate(chosen)
 
@@ -264,6 +273,7 @@ def fingerprint(volumes, cache, table, directory, threads):
             _reader_of_slabs(image, label, table),
             table.classes.all_codes,
             partial=partial,
+            channels=channels_of(image),
         )
         if not len(result.labelled):
             raise ValueError(
@@ -299,7 +309,7 @@ def _stored(path, kind):
 
 
 def read_pair(volume, cache, table):
-    """Read a whole volume: image [D, H, W] and encoded label [D, H, W] uint8."""
+    """Read a whole volume: image [D, H, W], or [D, H, W, C], and encoded label [D, H, W] uint8."""
     image, label = cache.open(volume.image), cache.open(volume.label)
     zero = (0,) * len(image.shape)
     return (

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import tifffile
 
+from jax_seg.data.grouping import base_of, grouped
 from jax_seg.data.names import (
     EXTENSION,
     alike,
@@ -20,7 +21,7 @@ from jax_seg.data.names import (
 )
 from jax_seg.data.readers import recognised
 from jax_seg.data.table import read_scrolls, read_spacings
-from jax_seg.system.files import container, existing
+from jax_seg.system.files import channel_files, container, existing, without_channels
 
 NNUNET = ("imagesTr", "imagesTs")  # folders of nnU-Net's names
 LAYOUTS = (("train_images", "train_labels"), ("imagesTr", "labelsTr"), ("images", "labels"))
@@ -30,7 +31,8 @@ _OTHER_FILES = re.compile(r"\b(?:FileName|MetadataFile)\s*=\s*[\"']([^\"']+)")  
 class Volume(NamedTuple):
     """One volume on disk; `label` is None where there is only an image to predict.
 
-    `spacing` is (z, y, x) where the table of the data set gives it, else None.
+    `spacing` is (z, y, x) where the table of the data set gives it, else None. Where each channel
+    of the image has a file of its own, `image` stands for them all, see `files.channel_files`.
     """
 
     id: str
@@ -52,17 +54,21 @@ def find_volumes(root, images="", labels="", table=""):
 
     Returns:
         [Volume], sorted by id. The id is the file name without its extension, in composed letters
-        (NFC), and in nnU-Net's imagesTr and imagesTs without the channel suffix _0000. A warning
-        names the entries of a folder that are not volumes.
+        (NFC), and in nnU-Net's imagesTr and imagesTs without the channel suffix _0000. Images
+        NAME_0000, NAME_0001, … with one label NAME are the channels of one. A warning names the
+        entries of a folder that are not volumes.
 
     Raises:
         FileNotFoundError: `root`, a named folder or a named table is missing, or is empty.
-        ValueError: images and labels do not pair one to one, or the table does not fit them.
+        ValueError: images and labels do not pair one to one, a channel is missing, or the table
+            does not fit them.
     """
     root = existing(root)
     images, labels = _folders(root, images, labels)
     require_two_folders(images, labels)
-    image_of, label_of = (_by_id(_volumes_in(folder)) for folder in (images, labels))
+    files = _volumes_in(images)
+    label_of = _by_id(_volumes_in(labels))
+    image_of = _by_id(_with_channels(files, label_of))
     _require_pairs(images, labels, image_of, label_of)
     table = existing(root / table) if table else root / "train.csv"
     known = table.exists()
@@ -74,22 +80,44 @@ def find_volumes(root, images="", labels="", table=""):
     ]
 
 
-def find_images(source):
+def find_images(source, channels=1):
     """The volumes to predict, without labels: [Volume], sorted by id.
 
     Args:
         source: a TIFF file, a Zarr folder, a folder of either, or a list of these.
+        channels: of the images that are wanted. Where there are several, NAME_0000, NAME_0001, …
+            are those of one image; in nnU-Net's imagesTr and imagesTs they always are.
 
     Raises:
         FileNotFoundError: a path is missing, or holds no volume.
-        ValueError: two volumes have the same id, so their predictions would have the same name.
+        ValueError: two volumes have the same id, so their predictions would have the same name; or
+            a channel is missing.
     """
     sources = [source] if isinstance(source, str | Path) else source
     paths = [path for one in sources for path in _volumes_in(existing(one))]
     if not paths:
         raise ValueError("The list of images is empty: name a volume or a folder of volumes.")
-    image_of = _by_id(paths)
+    image_of = _by_id(_with_channels(paths, several=channels > 1))
     return [Volume(id, image_of[id], None, id) for id in sorted(image_of)]
+
+
+def _with_channels(paths, label_of=(), several=False):
+    """`paths`, where files that are the channels of one image become one path.
+
+    Args:
+        paths: of images.
+        label_of: ids of labels: files NAME_0000 and so on are channels where NAME has a label.
+        several: all files of such names are channels.
+    """
+    present = {(path.parent, _stem(path)) for path in paths}
+
+    def is_channel(path):
+        name = base_of(_stem(path))
+        if file_name(path.parent) in NNUNET and (path.parent, f"{name}_0000") in present:
+            return True
+        return several or (name in label_of and _stem(path) not in label_of)
+
+    return grouped(paths, is_channel)
 
 
 def _folders(root, images, labels):
@@ -149,7 +177,8 @@ def _volumes_in(path):
             f"{path} holds no volume: put .tif, .zarr, .nii.gz, .nrrd, .mrc, .h5 or .n5 volumes "
             f"there{held}, or name another folder."
         )
-    warn_of_rest(path, rest, {_id(child) for child in found}, "volumes")
+    ids = {_id(child) for child in found}
+    warn_of_rest(path, rest, ids | {base_of(id) for id in ids}, "volumes")
     return found
 
 
@@ -164,22 +193,8 @@ def _by_id(paths):
             f"{' and '.join(folders)} {have} {some(repeated)} more than once, as "
             f"{' and '.join(map(str, same))}: keep one file per id."
         )
-    _refuse_parts(paths)
-    _refuse_channels(paths)
+    _refuse_parts([file for path in paths for file in channel_files(path)])
     return dict(zip(ids, paths, strict=True))
-
-
-def _refuse_channels(paths):
-    """Raise a ValueError where nnU-Net's names, ID_0000 and ID_0001, give a volume two channels."""
-    names = {path.parent / EXTENSION.sub("", path.name) for path in paths}
-    for name in sorted(names):
-        second = name.with_name(f"{name.name.removesuffix('_0000')}_0001")
-        if file_name(name.parent) in NNUNET and second != name and second in names:
-            raise ValueError(
-                f"{name.parent} has {name.name} and {second.name}, two channels of one volume in "
-                "nnU-Net's naming: only volumes of one channel are read, so move the others "
-                "elsewhere."
-            )
 
 
 def _refuse_parts(paths):
@@ -211,7 +226,12 @@ def _files_of(path):
 
 def _id(path):
     file, dataset = container(path)
-    id = EXTENSION.sub("", file_name(file)).strip()
+    id = _stem(file)
     if dataset:  # several volumes of one file have different names
         id += dataset.rstrip("/").replace("/", "_")
     return id.removesuffix("_0000") if file_name(path.parent) in NNUNET else id
+
+
+def _stem(path):
+    """The plain name of a volume without its extension, and of an image without its channels."""
+    return EXTENSION.sub("", without_channels(file_name(path))).strip()

@@ -15,7 +15,7 @@ SHOWN = 5  # volumes named individually
 
 
 def sample(image, count=SAMPLE, seed=0):
-    """Intensities of `count` voxels of an image of any shape, drawn with replacement, float32."""
+    """Intensities of `count` voxels of an image of one channel, drawn with replacement, float32."""
     voxels = np.asarray(image).reshape(-1)
     # Not every n-th: where rows are as long as n, that is a single column of the volume.
     drawn = np.random.default_rng(seed).integers(0, voxels.size, count)
@@ -87,7 +87,27 @@ def compare(name, values, low, high):
     )
 
 
-def remarks(training, validation, low, high):
+def blended(image):
+    """float32 [D, H, W]: the mean over the channels of an image [D, H, W, C], of one it is itself.
+
+    Each channel is first divided by the 99.5th percentile of its absolute values, so that none
+    outweighs the others; zero in all channels stays zero.
+    """
+    if image.ndim == 3:
+        return image
+    scales = [
+        max(float(np.percentile(np.abs(sample(one)), SPAN[1])), 1e-12)
+        for one in np.moveaxis(image, -1, 0)
+    ]
+    return np.mean(image / np.array(scales, np.float32), -1, dtype=np.float32)
+
+
+def named(name, channel):
+    """'v0', or 'v0 (channel 1)' of one of several channels; `channel` is None of the only one."""
+    return name if channel is None else f"{name} (channel {channel})"
+
+
+def remarks(training, validation, low, high, channel=None):
     """Sentences on unusual intensities of a run's volumes.
 
     Each volume is compared with the typical one, whose range is the median of the training volumes'
@@ -97,6 +117,7 @@ def remarks(training, validation, low, high):
     Args:
       training, validation: {id: sample of intensities}; at least one training volume.
       low, high: of the run's `Preprocessing`.
+      channel: number of the one that these are of; None of images of one channel.
 
     Returns:
       List of sentences, at most SHOWN + 2.
@@ -106,22 +127,25 @@ def remarks(training, validation, low, high):
         typical = low, high
     found = [
         sentence
-        for name, values in (training | validation).items()
+        for id, values in (training | validation).items()
+        for name in [named(id, channel)]
         if (sentence := _constant(name, values) or _differing(name, values, typical, (low, high)))
     ]
     if len(found) > SHOWN:
-        found[SHOWN:] = [f"{len(found) - SHOWN} more volumes differ from the others in this way."]
-    if masked := masked_sentence(np.concatenate([np.ravel(v) for v in training.values()])):
+        more = named(f"{len(found) - SHOWN} more volumes", channel)
+        found[SHOWN:] = [f"{more} differ from the others in this way."]
+    everything = np.concatenate([np.ravel(v) for v in training.values()])
+    if masked := masked_sentence(everything, named("the training volumes' voxels", channel)):
         found.append(masked)
     return found
 
 
-def masked_sentence(values):
+def masked_sentence(values, of="the training volumes' voxels"):
     """A sentence on the zeros of masked scans; '' where a sample has few of them, see `scan`."""
     if len(scan(values)) == np.size(values):
         return ""
     return (
-        f"{100 * zero_share(values):.1f} % of the training volumes' voxels are exactly zero, as in "
+        f"{100 * zero_share(values):.1f} % of {of} are exactly zero, as in "
         "masked scans: percentiles are computed without them, and a window of zeros is predicted "
         "as background."
     )

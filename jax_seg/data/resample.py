@@ -54,13 +54,16 @@ def resample_image(image, before, after):
     one of integers, it is rounded.
 
     Args:
-      image: [D, H, W] of any real type.
+      image: [D, H, W] of any real type, or [D, H, W, C], each channel by itself.
       before, after: (z, y, x) spacings of the image and of the result, in one unit.
 
     Returns:
-      [d, h, w] of the image's type.
+      [d, h, w] of the image's type, or [d, h, w, C].
     """
     image = np.asarray(image)
+    if image.ndim == 4:
+        channels = [resample_image(one, before, after) for one in np.moveaxis(image, -1, 0)]
+        return np.stack(channels, -1)
     shape = new_shape(image.shape, before, after)
     _require_memory(image.shape, shape)
     result = resample(image.astype(np.float32), shape, before, after, 3)

@@ -64,16 +64,16 @@ class PatchSampler:
         return len(self.volumes) * self.patches_per_volume
 
     def __getitem__(self, index):
-        """Patch `index` >= 0: {'image': [*patch, 1], 'label': uint8 [*patch, 1], 'volume': int32}.
+        """Patch `index` >= 0: {'image': [*patch, C], 'label': uint8 [*patch, 1], 'volume': int32}.
 
         Labels are encoded as in `ops.classes`; voxels outside of the volume are MASKED. With
-        `numbers`, those of its volume are added: 'own', float32 [4].
+        `numbers`, those of its volume are added: 'own', float32 [4], or [4, C] of several channels.
         """
         number, corner = self.place(index)
         reader = self.cache.open(self.volumes[number].image)
         image = read_patch(reader, corner, self.patch, outside="edge")
         sample = {
-            "image": image.astype(self.dtype, copy=False)[..., None],
+            "image": with_channels(image.astype(self.dtype, copy=False)),
             "label": self._label(number, corner)[..., None],
             "volume": np.int32(number),
         }
@@ -131,6 +131,11 @@ def _of_a_code(facts, generator):
     return parts[generator.integers(len(parts))] if len(parts) > 1 else parts[0]
 
 
+def with_channels(image):
+    """An image as read, [D, H, W] or [D, H, W, C], as [D, H, W, C]."""
+    return image[..., None] if image.ndim == 3 else image
+
+
 def check_patch(patch):
     """`patch` as a tuple; ValueError where it is not three numbers of voxels."""
     if len(patch) != 3 or min(patch) < 1:
@@ -151,7 +156,7 @@ def read_patch(reader, start, size, outside):
         return only the part inside.
 
     Returns:
-      Array of `size`, or of the part inside.
+      Array of `size`, or of the part inside; of several channels, with their axis.
     """
     low = np.maximum(start, 0)
     high = np.minimum(np.add(start, size), reader.shape)
@@ -166,6 +171,7 @@ def pad_patch(inside, shape, start, size, outside):
     if not before.any() and not after.any():
         return inside
     widths = list(zip(before.tolist(), after.tolist(), strict=True))
+    widths += [(0, 0)] * (inside.ndim - 3)  # of channels
     if outside == "edge":
         return np.pad(inside, widths, mode="edge")
     return np.pad(inside, widths, constant_values=outside)

@@ -14,12 +14,20 @@ import tifffile
 
 from jax_seg.data.labels import encode
 from jax_seg.data.names import EXTENSION
-from jax_seg.data.readers import open_volume, read_volume
+from jax_seg.data.readers import open_image, read_image, read_volume
+from jax_seg.data.readers.contract import channels_of
 from jax_seg.data.readers.remote import is_address
 from jax_seg.data.readers.spacing import differ, in_words, three_positive
 from jax_seg.data.resample import resample_classes, resample_image
 from jax_seg.data.writers import CLASSIC_BYTES
-from jax_seg.system.files import container, read_json, replacing, stamp
+from jax_seg.system.files import (
+    channel_files,
+    channels_path,
+    container,
+    read_json,
+    replacing,
+    stamp,
+)
 
 CHOICES = ("auto", "never")
 CODE = 1  # raised when the same volume would be resampled otherwise, so that it is done again
@@ -49,7 +57,7 @@ def stated(image, of_table=None):
     """
     if of_table:
         return of_table
-    return (None if is_address(image) else _beside(image)) or open_volume(image).spacing
+    return (None if is_address(image) else _beside(image)) or open_image(image).spacing
 
 
 def of_run(spacings, field):
@@ -107,8 +115,7 @@ def resampled(volume, found, target, table, directory):
     text = repr([CODE, found, target, *((str(p), stamp(p)) for p in (volume.image, volume.label))])
     key = hashlib.sha256(text.encode() + table.tobytes()).hexdigest()[:16]
     image, label = (directory / f"{volume.id}-{key}.{part}.tif" for part in ("image", "label"))
-    if not image.exists():
-        _write(image, resample_image(read_volume(volume.image), found, target))
+    image = _resampled_image(volume.image, image, found, target)
     if not label.exists():
         values = read_volume(volume.label)
         classes = encode(values, table, volume.label)
@@ -117,6 +124,21 @@ def resampled(volume, found, target, table, directory):
         value_of[classes.ravel()[first]] = values.ravel()[first]
         _write(label, value_of[resample_classes(classes, found, target)])
     return volume._replace(image=image, label=label, spacing=target)
+
+
+def _resampled_image(source, path, found, target):
+    """Write an image at another spacing, each of several channels to a file; returns its path."""
+    count = channels_of(open_image(source))
+    if count > 1:
+        first = path.with_name(path.name.replace(".image", ".image_0000"))
+        path = channels_path(first, count)
+    files = channel_files(path)
+    if not all(file.exists() for file in files):
+        voxels = read_image(source)
+        for number, file in enumerate(files):
+            one = voxels if count == 1 else voxels[..., number]
+            _write(file, resample_image(one, found, target))
+    return path
 
 
 def _write(path, voxels):
@@ -136,7 +158,7 @@ def _beside(image):
 
     Other files of this name, as those in which predict records its settings, have no such field.
     """
-    file, _ = container(image)
+    file = channel_files(container(image)[0])[0]
     name = EXTENSION.sub("", file.name)
     for stem in dict.fromkeys((name, name.removesuffix("_0000"))):
         path = file.with_name(f"{stem}.json")

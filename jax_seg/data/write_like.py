@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from jax_seg.data.readers import extension, open_volume
+from jax_seg.data.readers import extension, open_image, open_volume
 from jax_seg.data.readers.library import library
 from jax_seg.data.readers.spacing import unit_of_tiff
 from jax_seg.data.readers.tiff import TiffReader
 from jax_seg.data.writers import write_tiff
-from jax_seg.system.files import replacing
+from jax_seg.system.files import channel_files, replacing
 
 WRITTEN = {".nii": ".nii", ".nii.gz": ".nii.gz", ".nrrd": ".nrrd", ".mrc": ".mrc"}
 WRITTEN |= {".rec": ".mrc"}
@@ -29,7 +29,7 @@ def write_like(path, mask, source, origin):
     Args:
       path: of the file; its extension is `suffix_like(source)`.
       mask: integers [D, H, W].
-      source: path of the input.
+      source: path of the input; of several channels the first one's file counts.
       origin: name of the writing program, which the file's header keeps.
 
     Raises:
@@ -37,6 +37,7 @@ def write_like(path, mask, source, origin):
       OSError: the file cannot be written.
     """
     path, suffix = Path(path), suffix_like(source)
+    source = channel_files(source)[0]
     if suffix == ".tif":
         spacing, unit = _spacing(source)
         write_tiff(path, mask, compression="lzw", origin=origin, spacing=spacing, unit=unit)
@@ -48,7 +49,7 @@ def write_like(path, mask, source, origin):
 
 def _spacing(source):
     """(spacing, unit) that an input's own file states; None where it states none."""
-    reader = open_volume(source)
+    reader = open_image(source)
     if reader.spacing and isinstance(reader, TiffReader):
         with tifffile.TiffFile(source) as tiff:
             return reader.spacing, unit_of_tiff(tiff)

@@ -37,7 +37,8 @@ class Example(NamedTuple):
       id: of the volume or image.
       part: 'training' or 'validation'.
       group: of the scroll that it belongs to, '' if unknown.
-      image: [D, H, W] as stored; the mean over channels of an image.
+      image: [D, H, W] as stored; the mean over channels of an image, or of a volume of several
+        (`intensities.blended`).
       label: [D, H, W] uint8, encoded as in `ops.classes`.
       start: [3] first voxel of the crop.
       shape: [3] of the whole volume.
@@ -209,7 +210,8 @@ class Evidence:
     @functools.cached_property
     def model(self):
         """The network, see `models`."""
-        return models.build(**self.settings.programs["model"])
+        fields = self.settings.programs["model"]
+        return models.build(**models.with_channels(fields, self.task.shape))
 
     @functools.cached_property
     def loss(self):

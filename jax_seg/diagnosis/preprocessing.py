@@ -22,8 +22,7 @@ SAME = 1e-4  # of the normalised range: rounding
 
 def saturated(evidence):
     """Voxels that normalisation clips, and what they told about the label."""
-    if isinstance(evidence.preprocessing, PerVolume):
-        raise Skipped("each volume is normalised by its own intensities")
+    _require_one_range(evidence.preprocessing)
     low, high = evidence.preprocessing[:2]
     facts = {e.id: _clipping(e, low, high) for e in evidence.part("training")}
     clipped = {name: one["clipped"] for name, one in facts.items()}
@@ -56,9 +55,16 @@ def saturated(evidence):
 
 def skew(evidence):
     """The path of a voxel in training against that in prediction."""
-    if isinstance(evidence.preprocessing, PerVolume):
-        raise Skipped("each volume is normalised by its own intensities")
+    _require_one_range(evidence.preprocessing)
     return [*_refitted(evidence), *_types(evidence), *_other_voxels(evidence)]
+
+
+def _require_one_range(preprocessing):
+    """`Skipped` where not all voxels are clipped to the same range."""
+    if isinstance(preprocessing, PerVolume):
+        raise Skipped("each volume is normalised by its own intensities")
+    if isinstance(preprocessing.low, tuple):
+        raise Skipped("each channel is normalised by its own intensities")
 
 
 def shifted(evidence):

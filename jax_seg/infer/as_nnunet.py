@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jax_seg.data.preprocess import PerVolume, Preprocessing, measure, preprocess
+from jax_seg.data.preprocess import PerVolume, Preprocessing, as_array, measure, preprocess
 from jax_seg.data.readers.spacing import differ
 from jax_seg.data.resample import new_shape, resample
+from jax_seg.data.sampling import with_channels
 from jax_seg.infer.ensemble import PLANE, turn_back
 from jax_seg.infer.sliding_window import window_starts
 from jax_seg.infer.volume import within
@@ -33,10 +34,10 @@ def segment_volume(
     """The logits of a whole volume.
 
     Args:
-      network: [1, *patch, 1] as stored, own -> float32 logits [1, *patch, K], of
+      network: [1, *patch, C] as stored, own -> float32 logits [1, *patch, K], of
         `network.make_network` with its variables and a `PerVolume`; K as many as nnU-Net's network
         has.
-      volume: [D, H, W] as stored.
+      volume: [D, H, W] as stored, or [D, H, W, C].
       preprocessing: `Preprocessing` or `PerVolume`.
       patch: window in voxels.
       overlap: of `window_starts`.
@@ -55,29 +56,33 @@ def segment_volume(
     inside = original = np.asarray(volume)[box]
     zero = 0.0 if getattr(preprocessing, "region", "") == "nonzero" else numbers.shift
     if resampled := bool(spacing and trained and differ(spacing, trained)):
-        shape = new_shape(inside.shape, spacing, trained)
-        inside = np.asarray(preprocess(inside, as_rule(preprocessing), np.array(numbers)))
-        inside, numbers, zero = resample(inside, shape, spacing, trained, 3), NORMALISED, 0.0
-    own = np.array(numbers, np.float32)
-    padded, before = _padded(inside, patch, zero)
-    starts = [window_starts(n, p, overlap) for n, p in zip(padded.shape, patch, strict=True)]
+        shape = new_shape(inside.shape[:3], spacing, trained)
+        inside = np.asarray(preprocess(inside, as_rule(preprocessing), as_array(numbers)))
+        channels = np.moveaxis(with_channels(inside), -1, 0)
+        each = [resample(one, shape, spacing, trained, 3) for one in channels]
+        inside, numbers, zero = np.stack(each, -1), NORMALISED, 0.0
+    own = as_array(numbers)
+    padded, before = _padded(with_channels(inside), patch, zero)
+    whole = padded.shape[:3]
+    starts = [window_starts(n, p, overlap) for n, p in zip(whole, patch, strict=True)]
     weights, voxels = jnp.asarray(_weights(tuple(patch))), jnp.asarray(padded)
+    size = (*patch, padded.shape[3])
     sums = None
     for start in itertools.product(*starts):
-        window, logits = lax.dynamic_slice(voxels, start, patch), 0.0
+        window, logits = lax.dynamic_slice(voxels, (*start, 0), size), 0.0
         for orientation in orientations:
-            turned = _turned(window, orientation)[None, ..., None]
+            turned = _turned(window, orientation)[None]
             logits += turn_back(network(turned, own)[0], orientation) / len(orientations)
         if sums is None:
-            shape = (*padded.shape, logits.shape[-1])
-            sums = jnp.zeros(shape, jnp.float16), jnp.zeros(padded.shape, jnp.float16)
+            shape = (*whole, logits.shape[-1])
+            sums = jnp.zeros(shape, jnp.float16), jnp.zeros(whole, jnp.float16)
         sums = _add(*sums, logits, weights, np.array(start, np.int32))
     logits = _divided(*sums)
-    ends = (slice(b, b + n) for b, n in zip(before, inside.shape, strict=True))
+    ends = (slice(b, b + n) for b, n in zip(before, inside.shape[:3], strict=True))
     logits = logits[tuple(ends)]
     if resampled:
-        logits = jnp.asarray(resample(np.asarray(logits), original.shape, trained, spacing, 1))
-    return within(logits, box, volume.shape)
+        logits = jnp.asarray(resample(np.asarray(logits), original.shape[:3], trained, spacing, 1))
+    return within(logits, box, volume.shape[:3])
 
 
 def as_rule(preprocessing):
@@ -94,13 +99,22 @@ def _turned(window, orientation):
 
 
 def _padded(volume, patch, value):
-    """(the volume at least as large as a patch, voxels added before it along each axis)."""
-    room = [max(p - n, 0) for n, p in zip(volume.shape, patch, strict=True)]
+    """(the volume at least as large as a patch, voxels added before it along each axis).
+
+    Args:
+      volume: [D, H, W, C].
+      patch: voxels.
+      value: of what is added, one number or one of each channel.
+    """
+    *shape, channels = volume.shape
+    room = [max(p - n, 0) for n, p in zip(shape, patch, strict=True)]
     if not any(room):
         return volume.astype(np.float32) if volume.dtype.itemsize > 4 else volume, (0, 0, 0)
-    widths = [(r // 2, r - r // 2) for r in room]
-    padded = np.pad(volume.astype(np.float32), widths, constant_values=value)
-    return padded, tuple(before for before, _ in widths)
+    before = tuple(r // 2 for r in room)
+    padded = np.empty((*(n + r for n, r in zip(shape, room, strict=True)), channels), np.float32)
+    padded[...] = value
+    padded[tuple(slice(b, b + n) for b, n in zip(before, shape, strict=True))] = volume
+    return padded, before
 
 
 def _weights(patch):

@@ -84,7 +84,10 @@ def measuring(mark):
     parts = (
         preprocess.Preprocessing,
         preprocess.PerVolume,
+        preprocess.together,
+        preprocess.has_input,
         preprocess.measure,
+        preprocess._numbers,
         preprocess._box,
         preprocess._percentiles,
     )

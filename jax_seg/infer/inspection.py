@@ -1,7 +1,7 @@
 """Check a volume against the networks that segment it: windows and intensities."""
 
 from jax_seg.data import intensities
-from jax_seg.data.readers import open_volume, spacing
+from jax_seg.data.readers import open_image, spacing
 from jax_seg.infer.sliding_window import count_empty
 
 
@@ -10,17 +10,23 @@ def inspect(name, image, *, grids, ranges):
 
     Args:
       name: of the volume, in sentences.
-      image: [D, H, W] as stored.
+      image: [D, H, W] as stored, or [D, H, W, C].
       grids: {(patch, overlap)} of the networks.
-      ranges: {(low, high)} of their preprocessing.
+      ranges: {(channel, low, high)} of their preprocessing; channel is None of the only one.
 
     Returns:
       dict of JSON types: 'windows' and those of zeros alone as 'empty_windows', each over all
       grids, and 'warnings', a list of sentences.
     """
     counts = [count_empty(image, patch=patch, overlap=overlap) for patch, overlap in grids]
-    values = intensities.sample(image)
-    sentences = {intensities.compare(name, values, *bounds) for bounds in ranges}
+    values = {
+        channel: intensities.sample(image if channel is None else image[..., channel])
+        for channel in {channel for channel, _, _ in ranges}
+    }
+    sentences = {
+        intensities.compare(intensities.named(name, channel), values[channel], *bounds)
+        for channel, *bounds in ranges
+    }
     return {
         "windows": sum(total for _, total in counts),
         "empty_windows": sum(empty for empty, _ in counts),
@@ -30,7 +36,7 @@ def inspect(name, image, *, grids, ranges):
 
 def spacing_as_nnunet(path):
     """The spacing (z, y, x) of a volume as nnU-Net reads it, see `spacing.as_nnunet`."""
-    return spacing.as_nnunet(path, open_volume(path).spacing)
+    return spacing.as_nnunet(path, open_image(path).spacing)
 
 
 def other_spacing(path, trained):

@@ -20,7 +20,7 @@ class Part(NamedTuple):
     """The voxels [start, start + size) of a whole volume, whose surroundings can be read too.
 
     Attributes:
-      read: (start, size) -> the voxels of that box of the whole volume.
+      read: (start, size) -> the voxels of that box of the whole volume, perhaps with channels.
       whole: shape of the whole volume.
       dtype: of its voxels.
       start, size: of the part.
@@ -44,14 +44,15 @@ class Part(NamedTuple):
 
 
 def whole(volume):
-    """An array in memory as a `Part`: all of it."""
+    """An array in memory, [D, H, W] or [D, H, W, C], as a `Part`: all of it."""
+    shape = volume.shape[:3]
     return Part(
         read=lambda start, size: volume[box(start, size)],
-        whole=volume.shape,
+        whole=shape,
         dtype=volume.dtype,
-        start=(0,) * volume.ndim,
-        size=volume.shape,
-        cuts=tuple(((0, length),) for length in volume.shape),
+        start=(0,) * len(shape),
+        size=shape,
+        cuts=tuple(((0, length),) for length in shape),
         tally=Counter(),
     )
 

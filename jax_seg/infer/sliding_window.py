@@ -63,10 +63,10 @@ def predict_volume(network, volume, *, patch, overlap=0.5, batch=1, classes=1):
     so the output of no other voxel changes.
 
     Args:
-      network: jitted [batch, *patch, 1] of the volume's dtype -> float32 [batch, *patch, classes].
+      network: jitted [batch, *patch, C] of the volume's dtype -> float32 [batch, *patch, classes].
         It is compiled once, whatever the volumes' shapes are. The output of a window must not
         depend on its place in the batch.
-      volume: [D, H, W] array, or `Part`.
+      volume: [D, H, W] array, or [D, H, W, C], or `Part`.
       patch: window size in voxels.
       overlap: see `window_starts`.
       batch: windows per call.
@@ -89,7 +89,7 @@ def predict_volume(network, volume, *, patch, overlap=0.5, batch=1, classes=1):
     if voxels.dtype.itemsize > 4:  # JAX would keep 32 of 64 bits, and integers wrap
         voxels = voxels.astype(np.float32)
     device_volume = jnp.asarray(voxels)
-    total = jnp.zeros((*voxels.shape, *several), jnp.float32)
+    total = jnp.zeros((*voxels.shape[:3], *several), jnp.float32)
 
     def place(chosen):
         """First voxels and weights along each axis of a batch, filled up with weight zero."""
@@ -200,8 +200,10 @@ def _read(part, axes):
     """The voxels of the windows, extended where the volume is smaller than a window."""
     voxels = part.read(tuple(a.first for a in axes), tuple(a.length for a in axes))
     if any(a.before + a.after for a in axes):
-        voxels = np.pad(voxels, [(a.before, a.after) for a in axes], mode="edge")
-    room = [(0, a.extent - n) for a, n in zip(axes, voxels.shape, strict=True)]
+        ends = [(a.before, a.after) for a in axes]
+        voxels = np.pad(voxels, ends + [(0, 0)] * (voxels.ndim - 3), mode="edge")
+    room = [(0, a.extent - n) for a, n in zip(axes, voxels.shape[:3], strict=True)]
+    room += [(0, 0)] * (voxels.ndim - 3)  # of channels
     return np.pad(voxels, room) if any(n for _, n in room) else voxels
 
 
@@ -231,7 +233,10 @@ def _partition_of_unity(length, window, starts):
 
 @functools.partial(jax.jit, static_argnames="patch")
 def _gather(volume, starts, patch):
-    return jax.vmap(lambda start: lax.dynamic_slice(volume, start, patch))(starts)[..., None]
+    if volume.ndim == 3:
+        volume = volume[..., None]
+    size = (*patch, volume.shape[3])
+    return jax.vmap(lambda start: lax.dynamic_slice(volume, (*start, 0), size))(starts)
 
 
 @jax.jit

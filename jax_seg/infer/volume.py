@@ -5,7 +5,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from jax_seg.data.preprocess import PerVolume, measure
+from jax_seg.data.preprocess import PerVolume, as_array, measure
 from jax_seg.data.readers.spacing import differ
 from jax_seg.data.resample import resample, resample_image
 from jax_seg.infer.logits import BACKGROUND
@@ -18,9 +18,9 @@ def segment_volume(network, volume, preprocessing, *, patch, overlap, batch=1, c
     Under `PerVolume` the volume is measured, and what lies outside of its box is background.
 
     Args:
-      network: [B, *patch, 1] as stored -> float32 [B, *patch, classes], of `make_network` with its
+      network: [B, *patch, C] as stored -> float32 [B, *patch, classes], of `make_network` with its
         variables; under `PerVolume` with a second argument `own`.
-      volume: [D, H, W] as stored.
+      volume: [D, H, W] as stored, or [D, H, W, C].
       preprocessing: `Preprocessing` or `PerVolume` of the network.
       patch, overlap, batch, classes: of `predict_volume`.
 
@@ -31,9 +31,9 @@ def segment_volume(network, volume, preprocessing, *, patch, overlap, batch=1, c
     if not isinstance(preprocessing, PerVolume):
         return predict_volume(network, volume, **options)
     numbers, box = measure(volume, preprocessing)
-    network = functools.partial(network, own=np.array(numbers, np.float32))
+    network = functools.partial(network, own=as_array(numbers))
     logits = predict_volume(network, volume[box], **options)
-    return within(logits, box, volume.shape)
+    return within(logits, box, volume.shape[:3])
 
 
 def at_spacing(segment, trained):
@@ -55,7 +55,7 @@ def at_spacing(segment, trained):
         logits = np.asarray(segment(*first, resample_image(volume, spacing, trained)))
 
         def back(logits):
-            return resample(logits, volume.shape, trained, spacing, 1)
+            return resample(logits, volume.shape[:3], trained, spacing, 1)
 
         if logits.ndim == 3:
             return jnp.asarray(back(logits))

@@ -25,6 +25,16 @@ def build(name, **fields):
     return MODELS[name](**fields)
 
 
+def with_channels(fields, shape):
+    """Fields of a network: where its in_channels is 0, it takes those of a sample.
+
+    Args:
+      fields: of a network.
+      shape: of a sample's image, [*spatial, C].
+    """
+    return fields | {"in_channels": shape[-1]} if fields.get("in_channels") == 0 else fields
+
+
 def check_fields(fields, shape, classes=1):
     """Reject a network that does not fit the samples of a run, or its classes.
 
@@ -38,7 +48,7 @@ def check_fields(fields, shape, classes=1):
     """
     for name, wanted, reason in (
         ("dimensions", len(shape) - 1, f"a sample has {len(shape) - 1} axes"),
-        ("in_channels", shape[-1], f"a sample has {shape[-1]}"),
+        ("in_channels", shape[-1], f"the images have {shape[-1]} (0 takes what they have)"),
         ("out_channels", classes, f"data.classes makes {classes}"),
     ):
         if fields.get(name, wanted) != wanted:

@@ -8,7 +8,8 @@ import numpy as np
 
 from jax_seg.data import folder, spacing
 from jax_seg.data.labels import label_table
-from jax_seg.data.readers import open_volume
+from jax_seg.data.preprocess import has_input
+from jax_seg.data.readers import open_image, open_volume
 from jax_seg.data.readers.spacing import differ
 from jax_seg.diagnosis import appearance, volumes
 from jax_seg.diagnosis.evidence import Evidence
@@ -37,8 +38,9 @@ class Facts(NamedTuple):
       foreground, unlabelled: share of the labelled voxels, and of all.
       thickness: of the foreground in voxels, the median over volumes; 0 without foreground.
       pieces: median number of connected pieces of foreground in a volume.
-      range_ratio: largest over smallest range of intensities of the volumes.
-      zeros: share of the voxels that are zero.
+      range_ratio: largest over smallest range of intensities of the volumes, of the channel in
+        which they differ most.
+      zeros: share of the voxels that are zero, in all channels.
     """
 
     shapes: np.ndarray
@@ -204,7 +206,7 @@ def _measured(evidence, found, values, labels):
     sampler = evidence.task.train
     counts = np.sum([facts.counts for facts in sampler.fingerprints], 0)
     intensities = [facts.intensities for facts in sampler.fingerprints]
-    ranges = np.array([np.ptp(np.percentile(one, (0.5, 99.5))) for one in intensities])
+    ranges = np.array([np.ptp(np.percentile(one, (0.5, 99.5), axis=0), 0) for one in intensities])
     examples = evidence.part("training")
     field = tuple(evidence.field("data.spacing", ()))
     stated = [three for v in found if (three := field or spacing.stated(v.image, v.spacing))]
@@ -212,7 +214,7 @@ def _measured(evidence, found, values, labels):
     pieces = [connected(e.label == FOREGROUND).max() for e in examples]
     return Facts(
         shapes=np.array([facts.shape for facts in sampler.fingerprints]),
-        dtype=str(open_volume(found[0].image).dtype),
+        dtype=str(open_image(found[0].image).dtype),
         groups=len({volume.scroll_id for volume in found}),
         spacing=tuple(np.median(stated, 0).tolist()) if stated else None,
         spacings_differ=any(differ(one, stated[0]) for one in stated),
@@ -223,8 +225,8 @@ def _measured(evidence, found, values, labels):
         unlabelled=float(counts[2] / counts.sum()),
         thickness=float(np.median(thick)) if thick else 0.0,
         pieces=float(np.median(pieces)),
-        range_ratio=float(ranges.max() / max(ranges.min(), 1e-12)),
-        zeros=float(np.mean([np.mean(one == 0) for one in intensities])),
+        range_ratio=float(np.max(ranges.max(0) / np.maximum(ranges.min(0), 1e-12))),
+        zeros=float(np.mean([1 - np.mean(has_input(one, 1)) for one in intensities])),
     )
 
 

@@ -61,7 +61,7 @@ def slices(image, label, prediction, path, title="", classes=()):
     """Three planes through the middle of a volume: image, label and prediction over it.
 
     Args:
-      image: [D, H, W].
+      image: [D, H, W]; of [D, H, W, C] the first channel is drawn.
       label: [D, H, W], encoded as in `ops.classes`; None when there is none. Of several classes
         their numbers from 1, or MASKED.
       prediction: [D, H, W] uint8, 0 or 1; of several classes their numbers from 1.
@@ -71,6 +71,7 @@ def slices(image, label, prediction, path, title="", classes=()):
         what is right.
     """
     colours = [plt.get_cmap("tab10")(n % 10)[:3] for n in range(len(classes))]
+    image = image[..., 0] if image.ndim == 4 else image
     columns = ["image", "prediction"] if label is None else ["image", "label", "prediction"]
     depth, height, width = image.shape
     heights = np.array([height / width, depth / width, depth / height])  # of pictures one wide

@@ -89,6 +89,7 @@ def _view(runs, name, thresholds, used, pixels, problems):
             # Each further run adds its classes, which take about a third of an image's space.
             slices = sprites.choose_slices(size, pixels / (1 + (share - 1) / 3))
             grey = probability if image is None else image
+            grey = grey[..., 0] if grey.ndim == 4 else grey  # the first channel
             low, high = sprites.contrast(grey)
             mask = probability > used[number] if label is None else label == FOREGROUND
             found = {

@@ -196,6 +196,11 @@ def predict(arguments, networks, settings, volume, output):
 def _require_blocks(networks):
     """Refuse networks whose result in one place depends on the whole volume."""
     for network in networks:
+        if (channels := network.fields.get("model.in_channels", 1)) > 1:
+            raise ValueError(
+                f"{network.facts['workdir']} takes images of {channels} channels, which are not "
+                "predicted block by block: name a folder as --output instead of a .zarr."
+            )
         imported = bool(network.fields.get("validate.convention"))
         if imported or "low" not in network.facts["preprocessing"]:
             why = "predicts as nnU-Net does" if imported else "normalises each volume by itself"

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 from jax_seg.data.preprocess import PerVolume
-from jax_seg.data.readers import open_volume
+from jax_seg.data.readers import open_image
 from jax_seg.infer.postprocess import read_steps
 from jax_seg.runs import checkpoints
 from jax_seg.runs.run import open_run
@@ -116,7 +116,7 @@ def _spacing(source):
         warnings.simplefilter("ignore")  # the run has said what it does not read
         for name in wanted & run.labelled.keys():
             try:
-                found.add(open_volume(run.labelled[name].image).spacing)
+                found.add(open_image(run.labelled[name].image).spacing)
             except (ValueError, OSError):
                 continue
     found.discard(None)

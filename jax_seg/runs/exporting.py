@@ -68,6 +68,11 @@ def read(text):
             "carry: train it further (docs/nnunet.md), or export it with nnU-Net."
         )
     tasks.require_one_class(configuration.flat(config), text)
+    if (channels := config.model.get("in_channels", 1)) > 1:
+        raise ValueError(
+            f"{text} takes images of {channels} channels, which an export does not carry: name "
+            "networks for one channel."
+        )
     rule = stored(beside["preprocessing"])
     network = make_network(models.build(**config.model), rule)
     return Source(network, variables, rule, members.load(member), beside)

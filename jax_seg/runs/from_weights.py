@@ -11,8 +11,8 @@ import numpy as np
 
 from jax_seg.data import intensities
 from jax_seg.data.folder import find_images
-from jax_seg.data.preprocess import PerVolume, Preprocessing, fit_preprocessing
-from jax_seg.data.readers import read_volume
+from jax_seg.data.preprocess import PerVolume, Preprocessing, fit_preprocessing, remarks
+from jax_seg.data.readers import read_image
 from jax_seg.runs import checkpoints, members
 from jax_seg.system import configuration
 from jax_seg.system.files import read_json, remove_unfinished_beside, unfinished, write_json
@@ -161,21 +161,40 @@ def preprocessing_of_range(low, high):
     return Preprocessing(low, high, low, 1 / (high - low))
 
 
-def preprocessing_of_images(folder):
-    """`Preprocessing` from the percentiles 0.5 and 99.5 of all volumes in a folder.
+def preprocessing_of_images(folder, channels=1):
+    """`Preprocessing` from the percentiles 0.5 and 99.5 of each channel of all images in a folder.
 
     Warns if their intensities are unusual.
 
+    Args:
+      folder: of images.
+      channels: that the network takes.
+
     Raises:
-      ValueError, FileNotFoundError: there are no volumes, or one cannot be read.
+      ValueError, FileNotFoundError: there are no images, or one cannot be read, or it has another
+        number of channels.
     """
-    samples = {v.id: intensities.sample(read_volume(v.image)) for v in find_images(folder)}
+    samples = {v.id: _sample(v.image, channels) for v in find_images(folder, channels)}
     preprocessing = fit_preprocessing(
         np.concatenate([*samples.values()]),
         name="percentile",
         low_percentile=0.5,
         high_percentile=99.5,
     )
-    for remark in intensities.remarks(samples, {}, preprocessing.low, preprocessing.high):
+    for remark in remarks(samples, {}, preprocessing):
         print(f"Warning: {remark}", file=sys.stderr)
     return preprocessing
+
+
+def _sample(path, channels):
+    """Intensities of an image, [N] or [N, C]."""
+    image = read_image(path)
+    found = image.shape[3] if image.ndim == 4 else 1
+    if found != channels:
+        raise ValueError(
+            f"{path} has {found} channel{'s' * (found > 1)}, but the network takes {channels}: "
+            "name a folder of such images."
+        )
+    if found == 1:
+        return intensities.sample(image)
+    return np.stack([intensities.sample(one) for one in np.moveaxis(image, -1, 0)], -1)

@@ -6,7 +6,7 @@ from jax_seg import tasks
 from jax_seg.data import dataset, folds
 from jax_seg.data.folder import find_volumes
 from jax_seg.data.labels import encode, label_table, require_labelled
-from jax_seg.data.readers import check_pair, open_volume, read_volume, read_whole
+from jax_seg.data.readers import check_pair, open_image, open_volume, read_volume, read_whole
 from jax_seg.tasks import judged
 
 
@@ -144,12 +144,12 @@ def read_label(path, table):
 
 
 def read_labelled(volume, table):
-    """A volume's image [D, H, W] as stored, and its label encoded by a `LabelTable`.
+    """A volume's image as stored, [D, H, W] or [D, H, W, C], and its label, encoded by a table.
 
     Raises:
       FileNotFoundError, ValueError: of `read_label`, or image and label differ in shape.
     """
-    image = open_volume(volume.image)
+    image = open_image(volume.image)
     check_pair(image, open_volume(volume.label))
     label = read_label(volume.label, table)
     return read_whole(image), label

@@ -48,9 +48,9 @@ class Network(NamedTuple):
     """A trained network, ready to run.
 
     Attributes:
-      segment: volume [D, H, W] as stored -> float32 logits [D, H, W] on the device; for a network
-        for images, image uint8 [1, H, W, 3] -> logits [1, H, W]. One for volumes takes the volume's
-        `spacing` too, see `at_spacing`.
+      segment: volume [D, H, W] or [D, H, W, C] as stored -> float32 logits [D, H, W] on the device;
+        of one for images, image uint8 [1, H, W, 3] -> logits [1, H, W]. A network for volumes takes
+        the volume's `spacing` too, see `at_spacing`.
       fields: every field of its run's configuration by its dotted path.
       facts: what identifies it: workdir, step, epoch, weights, their digest, trained_with (code
         version), preprocessing, and for volumes patch, overlap and where it is known the spacing
@@ -184,14 +184,30 @@ def load(
         )
         segment = at_spacing(segment, trained)
     best = member.checkpoint in ("", "best") and facts["weights"] == "raw"
+
+    def on_device(image, **known):
+        _require_channels(image, fields.get("model.in_channels"), member.workdir)
+        return segment(device.place(variables), image, **known)
+
     return Network(
-        lambda image, **known: segment(device.place(variables), image, **known),
+        on_device,
         fields,
         facts | chosen,
         validation_ids=stored.get("split", {}).get("validation"),
         trained_on=judged.trained_on(stored),
         judged_on=judged.of_stored(stored)._replace(chose=(judged.CHECKPOINT,) * best),
     )
+
+
+def _require_channels(image, wanted, workdir):
+    """Raise a ValueError where an image has not the channels that a network takes."""
+    found = image.shape[3] if len(image.shape) == 4 else 1
+    if wanted and found != wanted:
+        raise ValueError(
+            f"the image has {found} channel{'s' * (found > 1)}, but the network of {workdir} takes "
+            f"{wanted}: give all of them, as NAME_0000, NAME_0001 and so on, or choose a network "
+            "of such images."
+        )
 
 
 def _network(model, preprocessing, programs):

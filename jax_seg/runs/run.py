@@ -222,8 +222,8 @@ def read_volume(run, name):
       name: id of one of its probabilities.
 
     Returns:
-      (image or None, label or None, probability): [D, H, W] each; the label uint8, BACKGROUND,
-      FOREGROUND (of any class) or MASKED, the probability floating point.
+      (image or None, label or None, probability): [D, H, W] each, or an image [D, H, W, C]; the
+      label uint8, BACKGROUND, FOREGROUND (of any class) or MASKED, the probability floating point.
 
     Raises:
       ValueError, OSError: a file is damaged, or they do not fit together.
@@ -236,7 +236,7 @@ def read_volume(run, name):
     image, label = kind.read_pair(volume, held_out.table_of(run.fields).together())
     _, image_path, label_path, *_ = volume  # of a volume's label or an image's mask
     for path, array in ((image_path, image), (label_path, label)):
-        if array.shape != probability.shape:
+        if array.shape[:3] != probability.shape:
             raise ValueError(
                 f"{run.probabilities[name]} has shape {probability.shape} but {path} has "
                 f"{array.shape}: predict the whole {run.noun} again."

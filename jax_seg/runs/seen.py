@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 from jax_seg.runs import held_out
-from jax_seg.system.files import read_json
+from jax_seg.system.files import channel_files, read_json
 from jax_seg.tasks import judged, sources
 
 CHOSEN_BY = {"steps": "tune", "weights": "fit_ensemble"}
@@ -94,4 +94,8 @@ def _same_file(one, other):
     one, other = Path(one), Path(other)
     if one.resolve() == other.resolve():
         return True
-    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
+    pairs = channel_files(one), channel_files(other)
+    return len(pairs[0]) == len(pairs[1]) and all(
+        a.is_file() and b.is_file() and filecmp.cmp(a, b, shallow=False)
+        for a, b in zip(*pairs, strict=True)
+    )

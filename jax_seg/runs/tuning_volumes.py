@@ -6,7 +6,7 @@ from typing import NamedTuple
 from jax_seg import tasks
 from jax_seg.data.folder import find_images
 from jax_seg.data.names import plain, require_two_folders
-from jax_seg.data.readers import open_volume, read_whole
+from jax_seg.data.readers import open_image, open_volume, read_whole
 from jax_seg.infer import postprocess
 from jax_seg.infer.postprocess import search
 from jax_seg.runs import held_out
@@ -105,7 +105,8 @@ def _labelled(fields, workdir, labels, images):
     if not labels:
         # The run's other volumes were trained on, and have no prediction.
         return list(held_out.labelled(fields, workdir).values()), set()
-    image_of = {v.id: v.image for v in find_images(images)} if images else {}
+    channels = fields.get("model.in_channels", 1)
+    image_of = {v.id: v.image for v in find_images(images, channels)} if images else {}
     found = [v._replace(label=v.image, image=image_of.get(v.id)) for v in find_images(labels)]
     return found, {volume.id for volume in found}
 
@@ -138,7 +139,7 @@ def read_volume(paths, table):
       ValueError, OSError: a file is missing or damaged, shapes differ, or no voxel is
         labelled.
     """
-    probability, image = open_volume(paths.probability), paths.image and open_volume(paths.image)
+    probability, image = open_volume(paths.probability), paths.image and open_image(paths.image)
     for other in filter(None, (open_volume(paths.label), image)):
         if other.shape != probability.shape:
             raise ValueError(

@@ -21,6 +21,7 @@ NAMES = (
     r"tmp\w+\.part",
 )
 """Names of unfinished files. Those that start with '._' belong to the macOS file manager."""
+_CHANNELS = re.compile(r"(.+)_\{0000\.\.(\d{4})\}(.*)")  # a range of names, as a shell writes it
 ADVICE = {
     errno.ENOSPC: "free some disk space, then run the same command again",
     errno.EDQUOT: "free some of your quota, then run the same command again",
@@ -237,9 +238,9 @@ def existing(path, field=""):
       ValueError: it is the address of a server or an object store.
     """
     path = Path(path)
-    if not container(path)[0].exists():
+    if absent := [one for one in channel_files(path) if not container(one)[0].exists()]:
         refuse_address(path)
-        named = f"{field} is {path}, which" if field else path
+        named = f"{field} is {path}, which" if field else absent[0]
         raise FileNotFoundError(f"{named} does not exist: check the path.")
     return path
 
@@ -248,6 +249,37 @@ def container(path):
     """(the file or folder, name of a dataset in it) of 'FILE.h5:/DATASET'; '' without a dataset."""
     found = re.fullmatch(r"(.+\.(?:h5|hdf5|n5)):(/.*)", str(path), re.IGNORECASE)
     return (Path(found[1]), found[2]) if found else (Path(path), "")
+
+
+def channel_files(path):
+    """The files of an image, those of its channels in order, or its only one: [Path].
+
+    NAME_{0000..0002}.EXT stands for the channels NAME_0000.EXT, NAME_0001.EXT and NAME_0002.EXT of
+    one image, unless a file has that very name.
+    """
+    path = Path(path)
+    found = _CHANNELS.fullmatch(path.name)
+    if not found or path.exists():
+        return [path]
+    name, last, rest = found.groups()
+    return [path.with_name(f"{name}_{number:04}{rest}") for number in range(int(last) + 1)]
+
+
+def channels_path(first, count):
+    """The path that stands for the channels NAME_0000.EXT, NAME_0001.EXT, … of one image.
+
+    Args:
+      first: path of NAME_0000.EXT.
+      count: number of channels.
+    """
+    name, _, rest = first.name.rpartition("_0000")
+    return first.with_name(f"{name}_{{0000..{count - 1:04}}}{rest}")
+
+
+def without_channels(name):
+    """NAME.EXT of a name NAME_{0000..0002}.EXT; others as they are."""
+    found = _CHANNELS.fullmatch(name)
+    return found[1] + found[3] if found else name
 
 
 def refuse_address(path):
@@ -266,8 +298,9 @@ def refuse_address(path):
 
 def stamp(path):
     """[files, bytes, newest time in nanoseconds] of a file or folder; differs after a change."""
-    path, _ = container(path)
-    files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+    files = []
+    for one in channel_files(container(path)[0]):
+        files += [p for p in one.rglob("*") if p.is_file()] if one.is_dir() else [one]
     status = [file.stat() for file in files]
     return [
         len(files),

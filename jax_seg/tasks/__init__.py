@@ -8,7 +8,8 @@ Each module has
   PREDICTION             `kinds.Kind`: how inputs are read and predictions written
   FIELDS                 {section of the configuration: the fields that it uses, None for all}
   prepare(workdir, preprocessing, *, seed, **sections) -> `Task`
-  sample_shape(data)     shape of one training sample's image, channels last
+  channels(data)         of the images, from their headers; the usual number if no data is named
+  sample_shape(data, channels)  shape of one training sample's image, channels last
   sample_type(data)      type of the image on its way to the device
   augmentation(preprocessing, **sections) -> (key, batch) -> batch
   labelled(root, images, labels) -> {id: volume or example with its label}

@@ -85,9 +85,14 @@ def prepare(workdir, preprocessing, *, seed, data, augment, colour, validate):
     )
 
 
-def sample_shape(data):
+def channels(_data):
+    """Number of channels of an image: red, green and blue."""
+    return 3
+
+
+def sample_shape(data, channels=3):
     """Shape of a resized image, channels last; `data` is the section of the configuration."""
-    return (data["side"], data["side"], 3)
+    return (data["side"], data["side"], channels)
 
 
 def sample_type(_data):

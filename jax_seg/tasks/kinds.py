@@ -8,7 +8,9 @@ import jax
 import numpy as np
 
 from jax_seg.data import folder, images
-from jax_seg.data.readers import open_volume, pictures, read_whole
+from jax_seg.data.preprocess import PerVolume, of_channels, stored
+from jax_seg.data.readers import open_image, pictures, read_image
+from jax_seg.data.readers.contract import channels_of
 from jax_seg.data.write_like import suffix_like, write_like
 from jax_seg.infer.inspection import inspect, other_spacing
 from jax_seg.system import memory
@@ -22,8 +24,9 @@ class Kind(NamedTuple):
     """A kind of input, and how it is found, read and written.
 
     Attributes:
-      find: list of paths -> list of items with an 'id' and the path 'image'.
-      read: path -> array, [D, H, W] or [1, H, W, 3].
+      find: list of paths, channels of the images wanted -> list of items with an 'id' and the path
+        'image'.
+      read: path -> array, [D, H, W], [D, H, W, C] or [1, H, W, 3].
       write: (path, prediction [D, H, W], path of the input).
       suffix: path of the input -> suffix of the file that is written for it.
       name: its noun in the plural.
@@ -46,18 +49,19 @@ class Kind(NamedTuple):
 
 
 def _read_volume(path):
-    """A whole volume [D, H, W]; ValueError if memory cannot hold it and its prediction.
+    """A whole image of one channel or several; ValueError if memory cannot hold it and its mask.
 
     Checked first, since running out of memory may kill the process and lose the other volumes.
     """
     memory.require(_bytes_of_volume(path), path, "predict it")
-    return read_whole(open_volume(path))
+    return read_image(path)
 
 
 def _bytes_of_volume(path):
-    reader = open_volume(path)
+    reader = open_image(path)
     on_host = LOGIT_BYTES if jax.default_backend() == "cpu" else 0
-    return (reader.dtype.itemsize + MASK_BYTES + on_host) * math.prod(reader.shape)
+    voxel = reader.dtype.itemsize * channels_of(reader)
+    return (voxel + MASK_BYTES + on_host) * math.prod(reader.shape)
 
 
 def _write_mask(path, prediction, source):
@@ -66,9 +70,14 @@ def _write_mask(path, prediction, source):
 
 def _inspect_volume(path, array, networks):
     grids = {(tuple(each["patch"]), each["overlap"]) for each in networks}
-    rules = [each["preprocessing"] for each in networks]
+    rules = [stored(each["preprocessing"]) for each in networks]
     # A volume that is normalised by its own intensities has no range that it could miss.
-    ranges = {(rule["low"], rule["high"]) for rule in rules if "low" in rule}
+    ranges = {
+        (number if array.ndim == 4 else None, one.low, one.high)
+        for rule in rules
+        if not isinstance(rule, PerVolume)
+        for number, one in enumerate(of_channels(rule, array.shape[3] if array.ndim == 4 else 1))
+    }
     found = inspect(path, array, grids=grids, ranges=ranges)
     spacings = {tuple(each.get("trained_spacing") or ()) for each in networks}
     sentences = {other_spacing(path, spacing) for spacing in spacings}
@@ -90,7 +99,7 @@ VOLUMES = Kind(
     needs=_bytes_of_volume,
 )
 IMAGES = Kind(
-    find=images.find_images,
+    find=lambda paths, _: images.find_images(paths),
     read=lambda path: pictures.read_image(path)[None],
     write=_write_map,
     suffix=lambda _: ".png",

@@ -9,7 +9,7 @@ nothing.
 import zlib
 from pathlib import Path
 
-from jax_seg.system.files import read_json, stamp, write_json
+from jax_seg.system.files import channel_files, container, read_json, stamp, write_json
 
 PARTS = ("image", "label")
 CHUNK = 2**20  # bytes read at a time
@@ -107,15 +107,18 @@ def _of_file(path):
 
 def _differs(file):
     path = Path(file["path"])
-    if not path.exists() or stamp(path) == file["stamp"]:
+    present = all(container(one)[0].exists() for one in channel_files(path))
+    if not present or stamp(path) == file["stamp"]:
         return False
     return _checksum(path) != file["crc"]
 
 
 def _checksum(path):
-    """CRC-32 of the bytes of a file, or of all files in a folder."""
-    path, checksum = Path(path), 0
-    for one in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+    """CRC-32 of the bytes of a file, of all files in a folder, or of all channels of an image."""
+    checksum, files = 0, []
+    for one in channel_files(path):
+        files += sorted(p for p in one.rglob("*") if p.is_file()) if one.is_dir() else [one]
+    for one in files:
         with one.open("rb") as file:
             while chunk := file.read(CHUNK):
                 checksum = zlib.crc32(chunk, checksum)

@@ -9,9 +9,11 @@ import numpy as np
 from jax_seg.data import dataset, folder
 from jax_seg.data.augment import augment as augment_batch
 from jax_seg.data.fingerprint import read_pair as read_encoded
+from jax_seg.data.intensities import blended
 from jax_seg.data.labels import encode
 from jax_seg.data.preprocess import stored as stored_preprocessing
-from jax_seg.data.readers import read_volume
+from jax_seg.data.readers import open_image, read_image, read_volume
+from jax_seg.data.readers.contract import channels_of
 from jax_seg.data.sampling import PatchSampler, check_patch
 from jax_seg.data.writers import write_tiff
 from jax_seg.infer import postprocess as postprocessing
@@ -71,7 +73,7 @@ def prepare(
         validation_ids=[volume.id for volume in found.validation],
         checksums=_checksums(found.train, found.train_facts)
         | _checksums(found.validation, found.validation_facts),
-        shape=sample_shape(data),
+        shape=sample_shape(data, found.channels),
         preprocessing=found.preprocessing,
         augment=augmentation(found.preprocessing, augment=augment),
         segment=functools.partial(
@@ -97,9 +99,17 @@ def prepare(
     )
 
 
-def sample_shape(data):
+def channels(data):
+    """Number of channels of the images, from the headers of one; 1 if no data is named."""
+    if data["name"] == "synthetic" or not data["root"]:
+        return 1
+    found = folder.find_volumes(data["root"], images=data["images"], labels=data["labels"])
+    return channels_of(open_image(found[0].image))
+
+
+def sample_shape(data, channels=1):
     """Shape of a patch, channels last; `data` is the section of the configuration."""
-    return (*check_patch(data["patch"]), 1)
+    return (*check_patch(data["patch"]), channels)
 
 
 def sample_type(data):
@@ -114,7 +124,7 @@ def sample_type(data):
 
 def augmentation(_preprocessing, *, augment, **_):
     """(key, batch) -> batch, from the section `augment`."""
-    return functools.partial(augment_batch, **augment)
+    return functools.partial(augment_batch, apart=True, **augment)
 
 
 def prepare_data(workdir, preprocessing=None, *, data, synthetic, preprocess, **_):
@@ -170,8 +180,8 @@ def labelled(root, images="", labels=""):
 
 
 def read_pair(volume, table):
-    """A volume's image [D, H, W] as stored, and its label encoded by a `LabelTable`."""
-    return read_volume(volume.image), encode(read_volume(volume.label), table, volume.label)
+    """A volume's image as stored, [D, H, W] or [D, H, W, C], and its label encoded by a table."""
+    return read_image(volume.image), encode(read_volume(volume.label), table, volume.label)
 
 
 def read_middle(volume, sampler, box_of):
@@ -183,14 +193,14 @@ def read_middle(volume, sampler, box_of):
       box_of: shape -> (first voxel, size) of the part.
 
     Returns:
-      (image [d, h, w] as stored, encoded label, first voxel, shape of the whole volume, name of its
-      scroll or '').
+      (image [d, h, w] as stored, or several channels `blended`; encoded label, first voxel, shape
+      of the whole volume, name of its scroll or '').
     """
     image, label = sampler.cache.open(volume.image), sampler.cache.open(volume.label)
     start, size = box_of(image.shape)
     encoded = encode(label.read(start, size), sampler.table, volume.label)
     scroll = str(volume.scroll_id or "")
-    return image.read(start, size), encoded, start, tuple(image.shape), scroll
+    return blended(image.read(start, size)), encoded, start, tuple(image.shape), scroll
 
 
 def read_probability(path):
@@ -220,8 +230,8 @@ def segmenter(network, config, preprocessing, *, overlap=None, windows=None, nam
       name: of the run, for messages.
 
     Returns:
-      ((variables, volume [D, H, W] as stored) -> float32 logits [D, H, W] on the device, dict of
-      the options that decide the result).
+      ((variables, volume [D, H, W] or [D, H, W, C] as stored) -> float32 logits [D, H, W] on the
+      device, dict of the options that decide the result).
     """
     overlap = config.validate.overlap if overlap is None else overlap
     options = {

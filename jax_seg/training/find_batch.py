@@ -25,7 +25,9 @@ def abstract_programs(config, devices=ONE):
     """
     settings = read_settings(config)
     kind, task, plan = settings.kind, settings.task, settings.plan
-    shape, preprocessing = kind.sample_shape(task["data"]), Preprocessing(0.0, 1.0, 0.0, 1.0)
+    channels = settings.programs["model"].get("in_channels") or kind.channels(task["data"])
+    shape = kind.sample_shape(task["data"], channels)
+    preprocessing = Preprocessing(0.0, 1.0, 0.0, 1.0)
     compiled = programs.build(
         **settings.programs,
         shape=shape,

@@ -78,6 +78,7 @@ def build(
     Raises:
       ValueError: a field has an unsuitable value.
     """
+    model = models.with_channels(model, shape)
     models.check_fields(model, shape, len(classes.names))
     network, key = models.build(**model), random_key(seed)
     image = jnp.zeros((1, *shape), jnp.float32)

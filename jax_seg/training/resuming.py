@@ -33,9 +33,10 @@ def stored_run(checkpoints, config, workdir, defaults=None):
     if step is None:
         return None
     stored = checkpoints.found()[step].loop
-    changed = configuration.differences(
-        config, stored["config"], ignore=MAY_DIFFER, defaults=defaults
-    )
+    ignore = MAY_DIFFER
+    if config.model.get("in_channels") == 0:  # as the images have: see `check_channels`
+        ignore += ("model.in_channels",)
+    changed = configuration.differences(config, stored["config"], ignore=ignore, defaults=defaults)
     if changed:
         raise ValueError(
             f"{workdir} holds a run of another configuration ({'; '.join(changed)}); choose "
@@ -113,6 +114,25 @@ def check_spacing(stored, spacing, workdir):
         raise ValueError(
             f"{workdir} holds a run at a spacing of {in_words(before)}, and the volumes now state "
             f"{now}: restore what states their spacing, or choose another --workdir."
+        )
+
+
+def check_channels(stored, channels, workdir):
+    """Refuse to resume where the images now have more or fewer channels than when the run began.
+
+    Args:
+      stored: what the last checkpoint stores beside the state.
+      channels: of a sample now.
+      workdir: folder of the run.
+
+    Raises:
+      ValueError: naming both numbers.
+    """
+    before = stored["config"]["model"].get("in_channels") or channels
+    if before != channels:
+        raise ValueError(
+            f"{workdir} holds a run on images of {before} channel{'s' * (before > 1)}, and those "
+            f"of data.root now have {channels}: restore the data or choose another --workdir."
         )
 
 

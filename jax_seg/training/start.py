@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jax_seg import models
 from jax_seg.models import camouflage, trees
 from jax_seg.runs import checkpoints, members
 from jax_seg.system import configuration, processes
@@ -83,9 +84,11 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
     if stored is not None:
         resuming.check_split(stored, split, config.data.root, workdir)
         resuming.check_spacing(stored, data.spacing, workdir)
+        resuming.check_channels(stored, data.shape[-1], workdir)
     source = settings.train["start_from"]
     before = stored.get("before", []) if stored else lineage(source)
     as_dict = configuration.as_dict(config)
+    as_dict["model"] = models.with_channels(as_dict["model"], data.shape)
     on = judged.of_split(split, judged.data_of(configuration.flat(as_dict)), before)
     compiled = programs.build(
         **settings.programs,

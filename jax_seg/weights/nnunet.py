@@ -113,7 +113,7 @@ def read_fold(path):
     head = _head(path, arrays, plan)
     arrays, more = _folded(path, arrays, plan)
     model = models.build(NETWORKS[plan.network], **plan.fields)
-    x = jnp.zeros((1, *model.smallest_input(), 1))
+    x = jnp.zeros((1, *model.smallest_input(), model.in_channels))
     shapes = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
     poolings, strides = plan.fields["poolings"], plan.fields["strides"]
     if not plan.bias:

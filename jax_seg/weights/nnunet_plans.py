@@ -32,7 +32,7 @@ class Plan(NamedTuple):
       patch: window in voxels of the stored volume.
       spacing: (z, y, x) of the volumes that it was trained on, in the data set's units; None of the
         slices of a 2-D configuration.
-      intensities: `Preprocessing` as a dict, or that of `PerVolume`.
+      intensities: `Preprocessing` as a dict, of all channels, or that of `PerVolume`.
       foreground: name of the class.
     """
 
@@ -62,6 +62,7 @@ def read_plan(folder, configuration):
     path, dataset_path = (existing(folder / name) for name in ("plans.json", "dataset.json"))
     plans, dataset = read_json(path), read_json(dataset_path)
     try:
+        channels = dataset.get("channel_names") or dataset["modality"]
         foreground, heads = _foreground(dataset, dataset_path)
         stored = _inherited(plans["configurations"], configuration, path)
         network, arguments = _architecture(stored, path)
@@ -69,9 +70,10 @@ def read_plan(folder, configuration):
         forward = plans.get("transpose_forward", (0, 1, 2))
         axes = tuple(forward.index(axis) for axis in range(3))
         fields, bias = _fields(network, arguments, axes, flat, path)
+        fields["in_channels"] = len(channels)
         patch = _on_axes(stored["patch_size"], axes, flat)
         spacing = None if flat else tuple(float(stored["spacing"][axis]) for axis in axes)
-        intensities = _intensities(plans, stored, path)
+        intensities = _intensities(plans, stored, channels, path)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(
             f"{path} or {dataset_path.name} beside it lacks an entry or has one of another kind "
@@ -92,13 +94,7 @@ def read_plan(folder, configuration):
 
 
 def _foreground(dataset, path):
-    """(name of the foreground, channels of the logits); ValueError for more than one of either."""
-    channels = dataset.get("channel_names") or dataset["modality"]
-    if len(channels) != 1:
-        raise ValueError(
-            f"{path} names {len(channels)} input channels ({', '.join(channels.values())}); only "
-            "networks of one channel can be imported."
-        )
+    """(name of the foreground, channels of the logits); ValueError for more than one foreground."""
     labels = {name: value for name, value in dataset["labels"].items() if name != "ignore"}
     classes = {name: value for name, value in labels.items() if name != "background"}
     if len(classes) != 1:
@@ -214,9 +210,33 @@ def _on_axes(sizes, axes, flat):
     return tuple(int(sizes[axis]) for axis in axes)
 
 
-def _intensities(plans, stored, path):
-    """The fields of `Preprocessing` or of `PerVolume` for the one channel."""
-    (scheme,), (masked,) = stored["normalization_schemes"], stored["use_mask_for_norm"]
+def _intensities(plans, stored, channels, path):
+    """The fields of `Preprocessing` or of `PerVolume` for all channels."""
+    schemes = stored["normalization_schemes"]
+    each = [
+        _of_scheme(plans, scheme, masked, str(number), path)
+        for number, (scheme, masked) in enumerate(
+            zip(schemes, stored["use_mask_for_norm"], strict=True)
+        )
+    ]
+    if len(each) != len(channels):
+        raise ValueError(
+            f"{path} normalises {len(each)} channels, but dataset.json names {len(channels)}; copy "
+            "nnU-Net's model folder again."
+        )
+    if all(one == each[0] for one in each):
+        return each[0]
+    if all("low" in one for one in each):
+        return {name: tuple(one[name] for one in each) for name in each[0]}
+    raise ValueError(
+        f"{path}: channels are normalised in different ways ({', '.join(schemes)}; within a mask: "
+        f"{', '.join(map(str, stored['use_mask_for_norm']))}), which cannot be imported; networks "
+        f"with one way for all channels, or with {CLIPPED} for each, can."
+    )
+
+
+def _of_scheme(plans, scheme, masked, channel, path):
+    """The fields of `Preprocessing` or of `PerVolume` for one channel."""
     if scheme in PER_VOLUME:
         return {
             "name": PER_VOLUME[scheme],
@@ -225,7 +245,7 @@ def _intensities(plans, stored, path):
             "region": "nonzero" if masked and scheme == "ZScoreNormalization" else "box",
         }
     if scheme == CLIPPED:
-        facts = plans["foreground_intensity_properties_per_channel"]["0"]
+        facts = plans["foreground_intensity_properties_per_channel"][channel]
         return {
             "low": facts["percentile_00_5"],
             "high": facts["percentile_99_5"],

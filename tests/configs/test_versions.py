@@ -58,7 +58,7 @@ COLUMNS = (
 ROWS = {line.split()[0]: line.split()[1:] for line in TABLE.strip().splitlines()}
 
 COMMON = {
-    "model.in_channels": 1,
+    "model.in_channels": 0,
     "model.out_channels": 1,
     "model.filters": 32,
     "model.poolings": 4,

@@ -349,3 +349,30 @@ def test_a_batch_of_other_arrays_is_refused():
         augment(jax.random.key(0), batch | {"distance": batch["image"]}, flip=0.5)
     with pytest.raises(ValueError, match=r"float16 \(1, 2, 3, 4, 1\)"):
         augment(jax.random.key(0), batch | {"image": batch["image"].astype(np.float16)})
+
+
+def test_channels_change_together_or_apart():
+    """Brightness multiplies both channels by one factor, or each by its own within the range."""
+    batch = random_batch((4, 4, 4), samples=3, channels=2)
+    one, two = (run(batch, apart=apart, brightness=1.0) for apart in (False, True))
+    factors = [result["image"] / batch["image"] for result in (one, two)]
+    for found in factors:
+        first = np.broadcast_to(found[:, :1, :1, :1], found.shape)
+        np.testing.assert_allclose(found, first, rtol=1e-5)
+        assert found.min() >= 0.75 - 1e-5 and found.max() <= 1.25 + 1e-5
+    together, apart = (found[:, 0, 0, 0] for found in factors)
+    np.testing.assert_allclose(together[:, 0], together[:, 1], rtol=1e-5)
+    assert (np.abs(apart[:, 0] - apart[:, 1]) > 1e-3).all()
+
+
+def test_a_single_channel_does_not_know_of_others():
+    batch = random_batch((4, 4, 4))
+    assert_same(run(batch, apart=True, **INTENSITY), run(batch, **INTENSITY))
+
+
+def test_where_channels_lie_does_not_differ():
+    """Spatial transforms move every channel alike: of two equal channels, both stay equal."""
+    batch = random_batch((4, 4, 4))
+    batch["image"] = np.concatenate([batch["image"]] * 2, -1)
+    moved = run(batch, apart=True, flip=0.5, rotate90=1.0, rotate=1.0, scale=1.0)["image"]
+    np.testing.assert_array_equal(moved[..., 0], moved[..., 1])

@@ -12,12 +12,24 @@ LEVELS = np.resize(np.arange(1, 202), (8, 8, 16)).astype(np.uint16)
 def test_windows_and_warnings_over_all_networks():
     volume = np.concatenate([LEVELS, np.zeros_like(LEVELS)], -1)
     grids = {((8, 8, 8), 0.0), ((8, 8, 32), 0.0)}  # 2 of 4 windows are empty; 0 of 1
-    found = inspect("a.tif", volume, grids=grids, ranges={(1, 201), (0, 210)})
+    found = inspect("a.tif", volume, grids=grids, ranges={(None, 1, 201), (None, 0, 210)})
     assert found == {"windows": 5, "empty_windows": 2, "warnings": []}
-    found = inspect("a.tif", LEVELS * 257, grids=grids, ranges={(1, 201), (0, 65_000)})
+    found = inspect("a.tif", LEVELS * 257, grids=grids, ranges={(None, 1, 201), (None, 0, 65_000)})
     assert found["empty_windows"] == 0
     (warning,) = found["warnings"]
     assert warning.startswith("a.tif has intensities from ") and "clips to 1 to 201" in warning
+
+
+def test_a_warning_names_the_channel():
+    """The second channel alone is on another scale; a window is empty where both are zero."""
+    second = np.concatenate([LEVELS * 257, np.zeros_like(LEVELS)], -1)
+    first = np.concatenate([LEVELS, np.zeros_like(LEVELS)], -1)
+    first[0, 0, 20] = 7
+    ranges = {(0, 1, 201), (1, 1, 201)}
+    found = inspect("a", np.stack([first, second], -1), grids={((8, 8, 8), 0.0)}, ranges=ranges)
+    assert (found["windows"], found["empty_windows"]) == (4, 1)
+    (warning,) = found["warnings"]
+    assert warning.startswith("a (channel 1) has intensities from ")
 
 
 def test_another_spacing_than_that_of_an_imported_network(tmp_path):

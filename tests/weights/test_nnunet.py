@@ -141,6 +141,54 @@ def edited(folder, tmp_path, *, plans=None, dataset=None, architecture=None, con
     return copy
 
 
+def with_another_channel(folder, tmp_path):
+    """A copy of a model folder whose network takes a channel before its own, of weight zero."""
+    plans = json.loads((FOLDERS / folder / "plans.json").read_text())
+    ((name, stored),) = plans["configurations"].items()
+    own = plans.get("foreground_intensity_properties_per_channel", {}).get("0", {})
+    other = dict.fromkeys(("percentile_00_5", "mean"), 3.0) | {"percentile_99_5": 9.0, "std": 2.0}
+    schemes = ("normalization_schemes", "use_mask_for_norm")
+    copy = edited(
+        folder,
+        tmp_path,
+        plans={"foreground_intensity_properties_per_channel": {"0": other, "1": own}},
+        dataset={"channel_names": {"0": "other", "1": "own"}},
+        configuration={field: stored[field] * 2 for field in schemes},
+    )
+    path = copy / "fold_0" / "checkpoint_final.pth"
+    arrays, _ = nnunet.read_checkpoint(path)
+    first = [
+        n for n, array in arrays.items() if "enc" in n and array.ndim > 2 and array.shape[1] == 1
+    ]
+    assert first
+    for one in first:
+        arrays[one] = np.concatenate([np.zeros_like(arrays[one]), arrays[one]], 1)
+    torch_save(path, {"network_weights": state_dict(arrays), "init_args": {"configuration": name}})
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "spacing", "flips"),
+    [
+        ("flat", "flat", None, ("height", "width")),
+        ("resampled", "membrane", (36.0, 6.9, 5.06), ()),
+        ("masked", "membrane", None, ()),
+    ],
+)
+def test_a_network_of_two_channels(tmp_path, name, folder, spacing, flips):
+    """It ignores one channel, and predicts from the other what nnU-Net did from that alone."""
+    convert.convert_folder(with_another_channel(folder, tmp_path), tmp_path / "run")
+    segment, (network,), _ = together.load([str(tmp_path / "run")], flips=flips)
+    assert network.fields["model.in_channels"] == 2
+    golden = np.load(FOLDERS / "predictions.npz")
+    own = golden[f"{name}_volume"]
+    other = np.where(own == 0, 0, 1 + own[::-1] % 50).astype(own.dtype)
+    expected = golden[f"{name}_probability"]
+    assert_predicted(segment, np.stack([other, own], -1), expected, spacing)
+    with pytest.raises(ValueError, match=r"the image has 1 channel, but the network of .* takes 2"):
+        segment(own, spacing=spacing)
+
+
 def refused(folder, tmp_path, capsys, *flags):
     """The sentence with which the command refuses a folder; nothing is left."""
     assert convert.main([str(folder), str(tmp_path / "run"), *flags]) == 1
@@ -154,7 +202,20 @@ def refused(folder, tmp_path, capsys, *flags):
     ("change", "named"),
     [
         ({"dataset": {"labels": {"background": 0, "a": 1, "b": 2}}}, "2 classes .* (a, b)"),
-        ({"dataset": {"channel_names": {"0": "T1", "1": "T2"}}}, "2 input channels (T1, T2)"),
+        (
+            {"dataset": {"channel_names": {"0": "T1", "1": "T2"}}},
+            "normalises 1 channels, but dataset.json names 2",
+        ),
+        (
+            {
+                "dataset": {"channel_names": {"0": "CT", "1": "MRI"}},
+                "configuration": {
+                    "normalization_schemes": ["NoNormalization", "ZScoreNormalization"],
+                    "use_mask_for_norm": [False, True],
+                },
+            },
+            "in different ways (NoNormalization, ZScoreNormalization; within a mask: False, True)",
+        ),
         (
             {"architecture": {"network_class_name": "mamba.UMambaBot"}},
             "the network is a UMambaBot, which cannot be imported",

@@ -1,4 +1,4 @@
-"""Read one 3-D volume behind one contract: TIFF, slices, Zarr, NIfTI, NRRD, MRC, HDF5, N5.
+"""Read 3-D volumes and images of channels behind one contract: TIFF, Zarr, NIfTI, NRRD, HDF5, …
 
 A reader has
 - `path`, `shape` (D, H, W) and `dtype`: what `read` gives;
@@ -7,7 +7,8 @@ A reader has
 - `spacing`: (z, y, x) between voxels as the file gives it, in micrometres where it names a known
   unit; None where it gives none. `unit` of a Zarr: that name, or None;
 - `notes`: sentences about assumptions where the file is ambiguous;
-- `read(start, size)`: the voxels of a block.
+- `read(start, size)`: the voxels of a block, [D, H, W];
+- `channels`, only where there are several: `read` then gives [D, H, W, C], see `contract`.
 
 Opening a volume looks at headers and names of files only; `read` decodes. Readers pickle by their
 path and so travel to workers. Assumptions are reported in one way: `open_volume` passes each
@@ -21,6 +22,8 @@ import warnings
 from pathlib import Path
 
 from jax_seg.data.readers import remote, spacing
+from jax_seg.data.readers.channels import ChannelsReader
+from jax_seg.data.readers.contract import channels_of, require_one_channel
 from jax_seg.data.readers.hdf5 import Hdf5Reader, N5Reader
 from jax_seg.data.readers.mrc import MrcReader
 from jax_seg.data.readers.nifti import NiftiReader
@@ -30,7 +33,7 @@ from jax_seg.data.readers.tiff import TiffReader
 from jax_seg.data.readers.zarr import ZarrReader
 from jax_seg.data.readers.zarr_metadata import is_zarr
 from jax_seg.system import memory
-from jax_seg.system.files import container, existing
+from jax_seg.system.files import channel_files, container, existing
 
 OF_LIBRARIES = {  # formats whose libraries are the extra 'formats'
     ".nii": NiftiReader,
@@ -72,6 +75,28 @@ def open_volume(path):
         ValueError: not a volume, damaged, or of an unsupported type; several channels or times;
             from `read` too, when voxels cannot be decoded or are NaN or infinite.
     """
+    reader = open_image(path)
+    require_one_channel(reader)
+    return reader
+
+
+def open_image(path):
+    """Opens an image of one channel or of several, which labels and masks never have.
+
+    Args:
+        path: of `open_volume`; a Zarr array or HDF5 dataset may have an axis of channels; and
+            NAME_{0000..0002}.EXT stands for the channels NAME_0000.EXT to NAME_0002.EXT.
+
+    Returns:
+        A reader as of `open_volume`. One of several channels has `channels`, their number, and
+        `read` returns [D, H, W, C]. ChannelsReader where each has a file of its own.
+
+    Raises:
+        FileNotFoundError, ValueError: of `open_volume`; the channels differ in shape or spacing.
+    """
+    if not remote.is_address(path) and len(files := channel_files(path)) > 1:
+        existing(path)
+        return ChannelsReader(path, [open_volume(file) for file in files])
     if remote.is_address(path):
         return ZarrReader(path)
     path = existing(path)
@@ -121,13 +146,19 @@ def read_volume(path):
     return read_whole(open_volume(path))
 
 
+def read_image(path):
+    """All voxels of an image, [D, H, W] or [D, H, W, C]; errors as of `open_image`."""
+    return read_whole(open_image(path))
+
+
 def read_whole(reader):
-    """All voxels of a reader's volume [D, H, W].
+    """All voxels of a reader's volume [D, H, W], or [D, H, W, C] of several channels.
 
     Raises:
         ValueError: they cannot be decoded, or memory cannot hold them.
     """
-    memory.require(math.prod(reader.shape) * reader.dtype.itemsize, reader.path, "read it")
+    size = math.prod(reader.shape) * channels_of(reader) * reader.dtype.itemsize
+    memory.require(size, reader.path, "read it")
     return reader.read((0, 0, 0), reader.shape)
 
 

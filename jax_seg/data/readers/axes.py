@@ -10,10 +10,14 @@ _COUNTED = {"c": "channels", "t": "times", "s": "samples per pixel"}
 
 
 class Axes(NamedTuple):
-    """Where depth, height and width lie among the `rank` axes of an array; others have length 1."""
+    """Where depth, height and width lie among the `rank` axes of an array; others have length 1.
+
+    Where `channel` is the number of an axis, that one is kept, whole.
+    """
 
     rank: int
     zyx: tuple
+    channel: int | None = None
 
     @property
     def in_order(self):
@@ -25,14 +29,17 @@ class Axes(NamedTuple):
         index = [0] * self.rank
         for axis, part in zip(self.zyx, window, strict=True):
             index[axis] = part
+        if self.channel is not None:
+            index[self.channel] = slice(None)
         return tuple(index)
 
     def to_zyx(self, voxels):
-        """The voxels that `index` gave, as [D, H, W]."""
-        return np.transpose(voxels, np.argsort(np.argsort(self.zyx)))
+        """The voxels that `index` gave, as [D, H, W], or [D, H, W, C]."""
+        kept = self.zyx if self.channel is None else (*self.zyx, self.channel)
+        return np.transpose(voxels, np.argsort(np.argsort(kept)))
 
 
-def find_axes(path, shape, names=()):
+def find_axes(path, shape, names=(), channels=False):
     """The axes of a volume among those of a stored array.
 
     Names decide where there are any. Unnamed axes take the remaining places of z, y and x, in this
@@ -44,6 +51,7 @@ def find_axes(path, shape, names=()):
         names: one for each axis, '' or None for one without: z, y, x, c (channels), t (times), s
             (samples), their English words, or any other. Empty means that none has one. Where none
             is z, y, x, c, t or s, position decides.
+        channels: whether several channels may be read.
 
     Returns:
         Axes.
@@ -64,14 +72,17 @@ def find_axes(path, shape, names=()):
             f"{path} names several axes {repeated[0]}, in {_text(names)}: correct the names in its "
             "metadata."
         )
-    for name, length in zip(names, shape, strict=True):
-        if name and name not in "zyx" and length > 1:
+    channel, spatial = None, sum(name in "zyx" for name in names)  # '' among them
+    for axis, (name, length) in enumerate(zip(names, shape, strict=True)):
+        if channels and name == "c" and length > 1 and channel is None and spatial >= 3:
+            channel = axis
+        elif name and name not in "zyx" and length > 1:
             raise ValueError(
                 f"{path} has {length} {_COUNTED.get(name, f'places along the axis {name}')} (axes "
                 f"{_text(names)}, shape {shape}): save one of them or, if they are "
                 "slices, name that axis z."
             )
-    return Axes(len(shape), _places(path, shape, names))
+    return Axes(len(shape), _places(path, shape, names), channel)
 
 
 def _known(names):

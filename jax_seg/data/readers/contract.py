@@ -1,6 +1,25 @@
-"""Code that all readers of volumes share: blocks, types, and errors that name the file."""
+"""Code that all readers of volumes share: blocks, types, and errors that name the file.
+
+A reader of one channel reads [D, H, W]. One of several has the attribute `channels`, their number,
+2 or more, and reads [D, H, W, C]; its `shape` and the blocks asked of it remain (D, H, W), of all
+channels. So whatever reads one channel knows nothing of several.
+"""
 
 import numpy as np
+
+
+def channels_of(reader):
+    """Number of channels of a reader: 1 where it reads [D, H, W]."""
+    return getattr(reader, "channels", 1)
+
+
+def require_one_channel(reader):
+    """Raise a ValueError where a label, or another volume of one channel, has several."""
+    if channels_of(reader) > 1:
+        raise ValueError(
+            f"{reader.path} has {channels_of(reader)} channels where one is read: save one of them "
+            "as a volume of its own."
+        )
 
 
 def block_slices(reader, start, size):
@@ -40,7 +59,7 @@ def finished(reader, voxels, start):
         finite = np.isfinite(voxels)
         if not finite.all():
             first = np.unravel_index(finite.argmin(), finite.shape)
-            voxel = tuple(int(a + b) for a, b in zip(start, first, strict=True))
+            voxel = tuple(int(a + b) for a, b in zip(start, first, strict=False))
             raise ValueError(
                 f"{reader.path} holds {voxels[first]} at voxel {voxel}: replace NaN and infinite "
                 "values with finite numbers."

@@ -12,6 +12,8 @@ from jax_seg.data.readers.contract import block_slices, damaged, decoded_dtype, 
 from jax_seg.data.readers.library import library
 from jax_seg.system.files import container
 
+MOST_CHANNELS = 9  # of an axis that nothing names: a longer one may be slices
+
 
 class Hdf5Reader:
     """One dataset of an HDF5 file; reopened at every read, so that it holds no file and pickles."""
@@ -19,7 +21,7 @@ class Hdf5Reader:
     random_access = True
 
     def __init__(self, path):
-        """Opens FILE.h5:/DATASET, or FILE.h5 where it holds one volume."""
+        """Opens FILE.h5:/DATASET, or FILE.h5 where it holds one volume or image of channels."""
         self.path = Path(path)
         with _file(self.path) as file:
             self._name = container(self.path)[1] or _only(self.path, _volumes(file))
@@ -29,8 +31,11 @@ class Hdf5Reader:
                     f"{', '.join(_volumes(file)) or 'no volume'}: choose one of these."
                 )
             dataset = file[self._name]
-            self._axes = find_axes(path, dataset.shape, [axis.label for axis in dataset.dims])
+            names = _names(self.path, dataset.shape, [axis.label for axis in dataset.dims])
+            self._axes = find_axes(path, dataset.shape, names, channels=True)
             self.shape = tuple(dataset.shape[axis] for axis in self._axes.zyx)
+            if self._axes.channel is not None:
+                self.channels = dataset.shape[self._axes.channel]
             self.dtype = decoded_dtype(path, dataset.dtype)
             lengths = dataset.attrs.get("element_size_um")  # of ilastik and ImageJ
         self.spacing, self.notes = None, ()
@@ -41,7 +46,7 @@ class Hdf5Reader:
         return Hdf5Reader, (self.path,)
 
     def read(self, start, size):
-        """The voxels [start, start + size), each (d, h, w) triples: [D, H, W]."""
+        """The voxels [start, start + size), each (d, h, w) triples: [D, H, W] or [D, H, W, C]."""
         index = self._axes.index(block_slices(self, start, size))
         try:
             with _file(self.path) as file:
@@ -106,6 +111,24 @@ def _file(path):
         return library("h5py", path).File(container(path)[0], "r")
     except OSError as error:
         raise damaged(path, error) from error
+
+
+def _names(path, shape, labels):
+    """The names of a dataset's axes; of four that have none, the channels are the shortest axis.
+
+    Raises:
+        ValueError: which of four axes holds channels cannot be seen.
+    """
+    if any(labels) or len(shape) != 4 or 1 in shape:
+        return labels
+    shortest = [axis for axis, length in enumerate(shape) if length == min(shape)]
+    if len(shortest) > 1 or shortest[0] not in (0, 3) or min(shape) > MOST_CHANNELS:
+        raise ValueError(
+            f"{path} has shape {tuple(shape)}, and its channels are not the shortest axis, first "
+            f"or last, of at most {MOST_CHANNELS}: label that axis c, or save each channel as a "
+            "dataset of its own."
+        )
+    return ["c" if axis == shortest[0] else "" for axis in range(4)]
 
 
 def _volumes(file):

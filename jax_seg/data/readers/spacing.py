@@ -2,9 +2,8 @@
 
 import math
 import xml.etree.ElementTree
-from pathlib import Path
 
-from jax_seg.system.files import read_json
+from jax_seg.system.files import channel_files, read_json
 
 TOLERANCE = 0.01  # spacings that differ by no more than this share are the same
 _MICROMETRES = {
@@ -101,7 +100,7 @@ def as_nnunet(path, micrometres):
     Raises:
         ValueError: the JSON file is damaged.
     """
-    path = Path(path)
+    path = channel_files(path)[0]
     if path.suffix.lower() in (".tif", ".tiff"):
         beside = path.with_name(f"{path.stem.removesuffix('_0000')}.json")
         found = read_json(beside) if beside.is_file() else {}

@@ -28,10 +28,12 @@ class ZarrReader:
         its chunks, they are not checked again."""
         self.path = remote.Address(path) if remote.is_address(path) else Path(path)
         array = find_array(self.path)
-        self._axes = find_axes(path, array.shape, array.names)
+        self._axes = find_axes(path, array.shape, array.names, channels=True)
         self._store, dtype = _open(self.path, array)
         self.dtype = decoded_dtype(path, dtype)
         self.shape = tuple(array.shape[axis] for axis in self._axes.zyx)
+        if self._axes.channel is not None:
+            self.channels = array.shape[self._axes.channel]
         self.spacing = self.unit = None
         if array.scale and len(array.scale) == self._axes.rank:
             scale, units = (
@@ -50,7 +52,7 @@ class ZarrReader:
         return ZarrReader, (self.path, self.notes)
 
     def read(self, start, size):
-        """The voxels [start, start + size), each (d, h, w) triples: [D, H, W]."""
+        """The voxels [start, start + size), each (d, h, w) triples: [D, H, W] or [D, H, W, C]."""
         index = self._axes.index(block_slices(self, start, size))
         try:
             voxels = self._store(index)

@@ -157,7 +157,8 @@ def apply(probability, image, steps):
 
     Args:
       probability: [D, H, W] floating point in [0, 1], or a mask of 0 and 1.
-      image: [D, H, W] the input, or None where no step is mask_empty.
+      image: [D, H, W] the input, or [D, H, W, C], empty where all channels are; or None where no
+        step is mask_empty.
       steps: list of texts, see `parse`; without a threshold or hysteresis it starts with `DEFAULT`.
 
     Returns:
@@ -180,6 +181,7 @@ def apply_step(mask, name, parameters, probability, image):
     if name == "mask_empty":
         if image is None:
             raise ValueError("The step 'mask_empty' needs the image: give it, or remove the step.")
+        image = image.max(-1) if image.ndim == 4 else image
         if image.shape != mask.shape:
             raise ValueError(
                 f"The image has shape {image.shape} and the probabilities {mask.shape}: give the "

@@ -171,13 +171,3 @@ def test_damaged_files_and_missing_libraries_are_one_sentence(tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match=r"needs the package .*pip install 'jax-seg\[formats\]'"):
         open_volume(path)
-
-
-def test_channels_of_nnunet_are_refused(tmp_path):
-    (tmp_path / "imagesTs").mkdir()
-    for channel in (0, 1):
-        write_nifti(tmp_path / "imagesTs" / f"case_000{channel}.nii.gz")
-    with pytest.raises(ValueError, match="case_0000 and case_0001, two channels of one volume"):
-        find_images(tmp_path / "imagesTs")
-    (tmp_path / "imagesTs" / "case_0001.nii.gz").unlink()
-    assert [volume.id for volume in find_images(tmp_path / "imagesTs")] == ["case"]
