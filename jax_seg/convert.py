@@ -192,6 +192,7 @@ def _imported(fold, path):
         plan.patch,
         name=NETWORKS[plan.network],
         validate={"convention": members.NNUNET},
+        classes=plan.classes,
         source={
             "program": "nnU-Net",
             "checkpoint": str(path.absolute()),

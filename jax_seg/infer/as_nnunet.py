@@ -22,14 +22,23 @@ from jax_seg.data.resample import new_shape, resample
 from jax_seg.data.sampling import with_channels
 from jax_seg.infer.ensemble import PLANE, turn_back
 from jax_seg.infer.sliding_window import window_starts
-from jax_seg.infer.volume import within
+from jax_seg.infer.volume import resampled_back, within
 
 PEAK = 10.0  # nnU-Net's largest weight in a window
 NORMALISED = Preprocessing(-3e38, 3e38, 0.0, 1.0)  # of a volume that is normalised already
 
 
 def segment_volume(
-    network, volume, preprocessing, *, patch, overlap, orientations, spacing=None, trained=None
+    network,
+    volume,
+    preprocessing,
+    *,
+    patch,
+    overlap,
+    orientations,
+    spacing=None,
+    trained=None,
+    classes=1,
 ):
     """The logits of a whole volume.
 
@@ -45,10 +54,11 @@ def segment_volume(
       spacing: (z, y, x) of the volume; None where it is not known.
       trained: the spacing that the network was trained on, in the same unit, or None. A volume of
         another is resampled to it, and its logits back.
+      classes: number of them.
 
     Returns:
-      float32 [D, H, W] on the device: the foreground's logit, less the background's where the
-      network has one.
+      float32 [D, H, W] on the device, of several classes [D, H, W, classes]: the logits, less that
+      of the background where the network has one.
     """
     numbers, box = preprocessing, (slice(None),) * 3
     if isinstance(preprocessing, PerVolume):
@@ -77,11 +87,11 @@ def segment_volume(
             shape = (*whole, logits.shape[-1])
             sums = jnp.zeros(shape, jnp.float16), jnp.zeros(whole, jnp.float16)
         sums = _add(*sums, logits, weights, np.array(start, np.int32))
-    logits = _divided(*sums)
+    logits = _divided(*sums, classes)
     ends = (slice(b, b + n) for b, n in zip(before, inside.shape[:3], strict=True))
     logits = logits[tuple(ends)]
     if resampled:
-        logits = jnp.asarray(resample(np.asarray(logits), original.shape[:3], trained, spacing, 1))
+        logits = resampled_back(logits, original.shape[:3], trained, spacing)
     return within(logits, box, volume.shape[:3])
 
 
@@ -143,8 +153,9 @@ def _add(logit_sums, weight_sums, logits, weights, start):
     )
 
 
-@jax.jit
-def _divided(logit_sums, weight_sums):
+@functools.partial(jax.jit, static_argnums=2)
+def _divided(logit_sums, weight_sums, classes):
     mean = logit_sums.astype(jnp.float32) / weight_sums.astype(jnp.float32)[..., None]
     mean = lax.reduce_precision(mean, exponent_bits=5, mantissa_bits=10)  # as half precision does
-    return mean[..., -1] - mean[..., 0] if mean.shape[-1] == 2 else mean[..., 0]
+    logits = mean[..., 1:] - mean[..., :1] if mean.shape[-1] > classes else mean
+    return logits[..., 0] if classes == 1 else logits

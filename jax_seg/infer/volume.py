@@ -52,16 +52,25 @@ def at_spacing(segment, trained):
         *first, volume = arguments
         if not spacing or not trained or not differ(spacing, trained):
             return segment(*first, volume)
-        logits = np.asarray(segment(*first, resample_image(volume, spacing, trained)))
-
-        def back(logits):
-            return resample(logits, volume.shape[:3], trained, spacing, 1)
-
-        if logits.ndim == 3:
-            return jnp.asarray(back(logits))
-        return jnp.stack([back(of_class) for of_class in np.moveaxis(logits, -1, 0)], -1)
+        logits = segment(*first, resample_image(volume, spacing, trained))
+        return resampled_back(logits, volume.shape[:3], trained, spacing)
 
     return resampling
+
+
+def resampled_back(logits, shape, trained, spacing):
+    """Logits at the spacing `trained`, interpolated to a grid of `shape` and `spacing`, linearly.
+
+    They are [d, h, w] or [d, h, w, classes].
+    """
+
+    def back(of_class):
+        return resample(of_class, shape, trained, spacing, 1)
+
+    logits = np.asarray(logits)
+    if logits.ndim == 3:
+        return jnp.asarray(back(logits))
+    return jnp.stack([back(of_class) for of_class in np.moveaxis(logits, -1, 0)], -1)
 
 
 def within(logits, box, shape):

@@ -29,6 +29,7 @@ class Imported(NamedTuple):
       name: of the model in `models.MODELS`.
       validate: what differs in the configuration's section of that name.
       source: dict of JSON types about where the weights come from.
+      classes: the field data.classes; () of one class.
     """
 
     model: object
@@ -38,6 +39,7 @@ class Imported(NamedTuple):
     name: str = "unet"
     validate: dict = {}  # noqa: RUF012 (nothing writes to it)
     source: dict | None = None
+    classes: tuple = ()
 
 
 def write_workdir(workdir, networks):
@@ -68,11 +70,13 @@ def _write(folder, network):
     fields = {field: getattr(model, field) for field in model.__dataclass_fields__}
     fields = {k: v for k, v in fields.items() if k not in ("parent", "name")}
     validate = {"metric": "loss", "overlap": 0.5, "windows": 1, "threshold": 0.5}
+    # Any value may be a class, so none is unlabelled.
+    of_classes = {"classes": network.classes, "ignore": ()} if network.classes else {}
     config = configuration.as_dict(
         ml_collections.ConfigDict(
             {
                 "model": {"name": network.name, **fields},
-                "data": {"patch": tuple(network.patch)},
+                "data": {"patch": tuple(network.patch), **of_classes},
                 "validate": validate | network.validate,
                 **_rule_section(network.preprocessing),
             }
@@ -101,8 +105,9 @@ def _rule_section(preprocessing):
 def inherit(config, defaults, workdir):
     """Complete the configuration of a run that starts from an imported network.
 
-    The fields of `model` and `preprocess` and data.patch that the configuration leaves at their
-    defaults become those of the network, so that its weights fit and see what they were trained on.
+    The fields of `model` and `preprocess`, data.patch and the classes that the configuration leaves
+    at their defaults become those of the network, so that its weights fit and see what they were
+    trained on.
 
     Args:
       config: ConfigDict, changed in place.
@@ -125,7 +130,7 @@ def inherit(config, defaults, workdir):
     known, given = configuration.flat(stored), configuration.flat(config)
     usual, changed = configuration.flat(defaults), {}
     for field, value in known.items():
-        inherited = field.startswith(("model.", "preprocess.")) or field == "data.patch"
+        inherited = field.startswith(("model.", "preprocess.", "data."))
         if inherited and given.get(field, value) == usual.get(field) != value:
             changed[field] = value
     config.update_from_flattened_dict(changed)

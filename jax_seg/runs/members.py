@@ -18,6 +18,7 @@ import numpy as np
 
 from jax_seg import models, tasks
 from jax_seg.data import preprocess
+from jax_seg.data.labels import class_names
 from jax_seg.infer import as_nnunet, ensemble
 from jax_seg.infer.network import make_network
 from jax_seg.infer.volume import at_spacing
@@ -229,6 +230,7 @@ def _as_nnunet(stored, config, rule, programs, overlap, orientations):
         "patch": tuple(config.data.patch),
         "overlap": config.validate.overlap if overlap is None else overlap,
     }
+    classes = max(len(class_names(config.data.get("classes", ()))), 1)
 
     def segment(variables, volume, spacing=None):
         network = functools.partial(program, {"params": {**variables["params"], "output": head}})
@@ -240,6 +242,7 @@ def _as_nnunet(stored, config, rule, programs, overlap, orientations):
             orientations=orientations,
             spacing=spacing,
             trained=stored["source"]["spacing"],
+            classes=classes,
         )
 
     return segment, options | {"patch": list(options["patch"])}

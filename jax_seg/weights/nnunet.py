@@ -31,7 +31,7 @@ class Fold(NamedTuple):
     Attributes:
       name: of its folder, as 'fold_0'.
       plan: `Plan`.
-      params: float32 parameters of the plan's model, which has one logit.
+      params: float32 parameters of the plan's model, which has a logit for each class.
       head: the last layer with all logits of nnU-Net's network: 'kernel' [C, K] and 'bias' [K].
       trainer: class that trained it.
       epoch: number of epochs that it was trained for.
@@ -176,7 +176,7 @@ def _head(path, arrays, plan):
 
 
 def _folded(path, arrays, plan):
-    """Two logits as their difference, whose sigmoid is the softmax; and the heads without weight.
+    """Logits less that of the background, whose softmax is the same; and the heads without weight.
 
     Returns:
       ({name: array}, names of the tensors that are left out).
@@ -193,10 +193,10 @@ def _folded(path, arrays, plan):
             if len(array) != plan.heads:
                 raise ValueError(
                     f"{path}: tensor '{name}' has {len(array)} classes, but dataset.json describes "
-                    f"{plan.heads}; only networks with one foreground class can be imported."
+                    f"{plan.heads}: copy the file that belongs to this network."
                 )
             array = np.asarray(array, np.float32)
-            array = array[1:] - array[:1] if plan.heads == 2 else array
+            array = array[1:] - array[:1] if plan.heads > max(len(plan.classes), 1) else array
         result[name] = array
     return result, unused
 

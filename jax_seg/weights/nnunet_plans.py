@@ -27,13 +27,14 @@ class Plan(NamedTuple):
       axes: for each axis of the stored volume, the axis of the network's tensors that it becomes:
         nnU-Net may transpose volumes, and its 2-D networks see slices.
       bias: whether convolutions have a bias.
-      heads: number of channels of the logits: 2 for a softmax over background and foreground, 1 for
-        a region of its own.
+      heads: number of channels of the logits: one more than classes for a softmax over them and the
+        background, as many for regions, each on its own.
       patch: window in voxels of the stored volume.
       spacing: (z, y, x) of the volumes that it was trained on, in the data set's units; None of the
         slices of a 2-D configuration.
       intensities: `Preprocessing` as a dict, of all channels, or that of `PerVolume`.
-      foreground: name of the class.
+      foreground: names of the classes.
+      classes: of several classes, the field data.classes; () of one.
     """
 
     configuration: str
@@ -46,6 +47,7 @@ class Plan(NamedTuple):
     spacing: tuple | None
     intensities: dict
     foreground: str
+    classes: tuple
 
 
 def read_plan(folder, configuration):
@@ -63,13 +65,14 @@ def read_plan(folder, configuration):
     plans, dataset = read_json(path), read_json(dataset_path)
     try:
         channels = dataset.get("channel_names") or dataset["modality"]
-        foreground, heads = _foreground(dataset, dataset_path)
+        names, classes, heads = _classes(dataset, dataset_path)
         stored = _inherited(plans["configurations"], configuration, path)
         network, arguments = _architecture(stored, path)
         flat = len(stored["patch_size"]) == 2
         forward = plans.get("transpose_forward", (0, 1, 2))
         axes = tuple(forward.index(axis) for axis in range(3))
         fields, bias = _fields(network, arguments, axes, flat, path)
+        fields |= {"out_channels": len(classes)} if classes else {}
         fields["in_channels"] = len(channels)
         patch = _on_axes(stored["patch_size"], axes, flat)
         spacing = None if flat else tuple(float(stored["spacing"][axis]) for axis in axes)
@@ -89,22 +92,38 @@ def read_plan(folder, configuration):
         patch,
         spacing,
         intensities,
-        foreground,
+        names,
+        classes,
     )
 
 
-def _foreground(dataset, path):
-    """(name of the foreground, channels of the logits); ValueError for more than one foreground."""
-    labels = {name: value for name, value in dataset["labels"].items() if name != "ignore"}
-    classes = {name: value for name, value in labels.items() if name != "background"}
-    if len(classes) != 1:
-        raise ValueError(
-            f"{path} names {len(classes)} classes beside the background ({', '.join(classes)}); "
-            "only networks with one foreground class can be imported."
-        )
-    ((name, value),) = classes.items()
-    regions = "regions_class_order" in dataset or isinstance(value, list | tuple)
-    return name, 1 if regions else 2
+def _classes(dataset, path):
+    """(names of the foreground, the field data.classes or (), channels of the logits)."""
+    values = {
+        name: [value] if isinstance(value, int) else list(value)
+        for name, value in dataset["labels"].items()
+        if name not in ("ignore", "background")
+    }
+    if not values:
+        raise ValueError(f"{path} names no class beside the background, so nothing is segmented.")
+    order = dataset.get("regions_class_order")
+    regions = order is not None or any(len(found) > 1 for found in values.values())
+    if regions and len(values) > 1:  # each is written as its value in that order
+        for first, found in zip(order or (), values.values(), strict=False):
+            found.sort(key=lambda value, first=first: value != first)
+        if [found[0] for found in values.values()] != order:
+            raise ValueError(
+                f"{path}: regions_class_order is {order}, which has to name a value of each region "
+                f"({', '.join(f'{name} {found}' for name, found in values.items())}); other orders "
+                "cannot be imported."
+            )
+    elif not regions:  # the logits follow the values
+        values = dict(sorted(values.items(), key=lambda item: item[1]))
+    several = tuple(
+        f"{name.replace('=', ' ')}={','.join(map(str, v))}" for name, v in values.items()
+    )
+    heads = len(values) + (not regions)
+    return " and ".join(values), several if len(several) > 1 else (), heads
 
 
 def _inherited(configurations, name, path):

@@ -9,8 +9,8 @@ from hypothesis.extra import numpy as hnp
 from jax_seg.metrics import threshold
 from jax_seg.metrics.competition import competition_score
 from jax_seg.metrics.foreground import foreground_scores
-from jax_seg.metrics.segmentation import Confusion, confusion, scores
-from jax_seg.ops.classes import MASKED
+from jax_seg.metrics.segmentation import Confusion, as_json, confusion, count, from_json, scores
+from jax_seg.ops.classes import MASKED, Classes
 
 # label      1 1 1 0 0 0 0 0 masked, twice
 # prediction 1 1 0 1 0 0 0 0 1 0   TP 2, FN 1, FP 1, TN 4, two voxels unlabelled
@@ -32,6 +32,28 @@ def test_counts_and_scores_by_hand():
             "foreground_label": 3 / 8,
         }
     )
+
+
+def test_counts_of_classes_by_hand():
+    """Classes that share voxels: code 1 is of the first alone, 2 of both."""
+    classes = Classes(("whole", "core"), ((1, 2), (2,)), (1, 2))
+    label = np.array([[[0, 1, 2, 2, MASKED]]], np.uint8)
+    masks = np.zeros((1, 1, 5, 2), bool)
+    masks[0, 0, :, 0] = [1, 1, 1, 0, 1]
+    masks[0, 0, :, 1] = [0, 1, 1, 0, 1]
+    found = count(masks, label, classes)
+    assert found.each == {"whole": Confusion(2, 1, 1, 0), "core": Confusion(1, 1, 1, 1)}
+    assert found.together == Confusion(2, 1, 1, 0) and found.labelled == 4
+    assert from_json(as_json(found)) == found
+    both = sum([found, found])
+    assert both.each["core"] == Confusion(2, 2, 2, 2)
+    scored = scores(both)
+    assert scored["classes"]["whole"]["dice"] == pytest.approx(2 / 3)
+    assert scored["classes"]["core"]["dice"] == pytest.approx(1 / 2)
+    assert scored["dice"] == pytest.approx(7 / 12)
+    assert scored["foreground_predicted"] == pytest.approx(3 / 4)  # of any class
+    one = Classes(("sheet",), ((1,),), (4,))
+    assert count(PREDICTION == 1, LABEL, one) == confusion(PREDICTION, LABEL)
 
 
 def test_pooled_scores_are_not_the_mean_of_scores():

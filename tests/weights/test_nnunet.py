@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from jax_seg import convert, models
+from jax_seg import convert, models, predict
 from jax_seg.data import preprocess
+from jax_seg.ops.classes import probabilities_of
 from jax_seg.runs import checkpoints, together
 from jax_seg.weights import nnunet
 from jax_seg.weights.nnunet_plans import NETWORKS, read_plan
@@ -189,6 +190,62 @@ def test_a_network_of_two_channels(tmp_path, name, folder, spacing, flips):
         segment(own, spacing=spacing)
 
 
+def of_three_logits(folder, tmp_path, labels, heads, **dataset):
+    """A copy of a model folder whose last layers are `heads` of (background, foreground) logits."""
+    copy = edited(folder, tmp_path, dataset={"labels": labels, **dataset})
+    path = copy / "fold_0" / "checkpoint_final.pth"
+    arrays, beside = nnunet.read_checkpoint(path)
+    for name in [name for name in arrays if ".seg_layers." in name]:
+        kernel = np.asarray(heads[0], arrays[name].dtype)
+        arrays[name] = np.tensordot(kernel, arrays[name], 1)
+        if name.endswith("bias"):
+            arrays[name] = arrays[name] + np.asarray(heads[1], arrays[name].dtype)
+    torch_save(path, {"network_weights": state_dict(arrays), "init_args": beside["init_args"]})
+    return copy
+
+
+def test_a_network_of_several_classes(tmp_path):
+    """A class beside the foreground of nnU-Net's own prediction, with half of its odds."""
+    labels = {"background": 0, "late": 2, "early": 1}
+    heads = [[1, 0], [0, 1], [0, 1]], [0.0, 0.0, -np.log(2)]
+    folder = of_three_logits("membrane", tmp_path, labels, heads)
+    said = convert.convert_folder(folder, tmp_path / "run")
+    assert "find early and late" in said
+    segment, (network,), _ = together.load([str(tmp_path / "run")])
+    assert network.fields["data.classes"] == ("early=1", "late=2")
+    golden = np.load(FOLDERS / "predictions.npz")
+    p = golden["masked_probability"].astype(np.float64)
+    odds = p / np.maximum(1 - p, 1e-6)
+    expected = np.stack([odds, odds / 2], -1) / (1 + 1.5 * odds)[..., None]
+    logits = segment(golden["masked_volume"])
+    classes = together.classes_of([network])
+    found = np.asarray(probabilities_of(logits, classes))
+    error = np.abs(found - expected)
+    assert error.max() < 2e-3 and error.mean() < 1e-4
+    assert found[..., 0].max() > 0.5
+
+
+def test_a_network_of_regions(tmp_path):
+    """Each has a logit of its own: the whole is nnU-Net's foreground, the core is rarer."""
+    labels = {"background": 0, "whole": [1, 2], "core": [2]}
+    heads = [[-1, 1], [-1, 1]], [0.0, -1.0]
+    folder = of_three_logits("membrane", tmp_path, labels, heads, regions_class_order=[1, 2])
+    convert.convert_folder(folder, tmp_path / "run")
+    segment, (network,), _ = together.load([str(tmp_path / "run")])
+    assert together.classes_of([network]).values == (1, 2)
+    golden = np.load(FOLDERS / "predictions.npz")
+    logits = np.asarray(segment(golden["masked_volume"]))
+    p = golden["masked_probability"].astype(np.float64)
+    error = np.abs(1 / (1 + np.exp(-logits[..., 0])) - p)
+    assert error.max() < 2e-3 and error.mean() < 1e-4
+    np.testing.assert_allclose(logits[..., 1], logits[..., 0] - 1, atol=0.1)
+    output = tmp_path / "masks"
+    tifffile.imwrite(tmp_path / "volume.tif", golden["masked_volume"])
+    command = ["--workdir", str(tmp_path / "run"), "--input", str(tmp_path / "volume.tif")]
+    assert predict.main([*command, "--output", str(output)]) == 0
+    assert set(np.unique(tifffile.imread(output / "volume.tif"))) == {0, 1, 2}
+
+
 def refused(folder, tmp_path, capsys, *flags):
     """The sentence with which the command refuses a folder; nothing is left."""
     assert convert.main([str(folder), str(tmp_path / "run"), *flags]) == 1
@@ -201,7 +258,12 @@ def refused(folder, tmp_path, capsys, *flags):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"dataset": {"labels": {"background": 0, "a": 1, "b": 2}}}, "2 classes .* (a, b)"),
+        ({"dataset": {"labels": {"background": 0, "a": 1, "b": 2}}}, "2 classes, but .* 3"),
+        ({"dataset": {"labels": {"background": 0}}}, "names no class beside the background"),
+        (
+            {"dataset": {"labels": {"all": [1, 2], "b": 2}, "regions_class_order": [3, 2]}},
+            "regions_class_order is [3, 2], which has to name a value of each region (all [1, 2]",
+        ),
         (
             {"dataset": {"channel_names": {"0": "T1", "1": "T2"}}},
             "normalises 1 channels, but dataset.json names 2",

@@ -26,16 +26,15 @@ def apply(logits, image, steps, classes):
     """
     parsed = postprocess.parse_all(steps)
     (first, parameters), *rest = parsed
-    value = (postprocess.defaults(first) | parameters).get("value", 0.5)
+    decided = first == "threshold"
+    value = (postprocess.defaults(first) | parameters)["value"] if decided else 0.5
     before = np.asarray(masks_of(logits, classes, value))
-    found = np.empty_like(before)
+    probabilities, found = np.asarray(probabilities_of(logits, classes)), np.empty_like(before)
     for number in range(before.shape[-1]):
-        probability = np.asarray(probabilities_of(logits, classes)[..., number])
-        mask = before[..., number]
-        for name, chosen in parsed if first != "threshold" else rest:
-            mask = postprocess.apply_step(
-                mask if name != first else probability, name, chosen, probability, image
-            )
+        probability = probabilities[..., number]
+        mask = before[..., number] if decided else probability
+        for name, chosen in rest if decided else parsed:
+            mask = postprocess.apply_step(mask, name, chosen, probability, image)
         found[..., number] = mask
     if classes.exclusive:
         found &= before | ~before.any(-1, keepdims=True)
