@@ -68,7 +68,7 @@ def test_each_channel_of_images_has_its_range(tmp_path):
             tifffile.imwrite(path, np.full((8, 9, 10), value, np.uint8))
     preprocessing = from_weights.preprocessing_of_images(tmp_path, 2)
     assert (preprocessing.low, preprocessing.high) == ((40, 7), (80, 9))
-    with pytest.raises(ValueError, match="lacks a_0000.tif, a channel of a"):
+    with pytest.raises(ValueError, match=r"lacks a_0000\.tif, a channel of a"):
         (tmp_path / "a_0000.tif").unlink()
         from_weights.preprocessing_of_images(tmp_path, 2)
     tifffile.imwrite(tmp_path / "c.tif", np.ones((8, 9, 10), np.uint8))
