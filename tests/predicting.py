@@ -23,7 +23,7 @@ def write_runs(folder, root):
 @functools.cache
 def tiny_network():
     """The network of every run here, compiled once."""
-    model = models.build(**tiny_config("").model)
+    model = models.build(**tiny_config("").model.to_dict() | {"in_channels": 1})
     return make_network(model, Preprocessing(0.0, 255.0, 0.0, 1 / 255))
 
 

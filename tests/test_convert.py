@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jax_seg import convert
-from jax_seg.runs import checkpoints
+from jax_seg.runs import checkpoints, together
 from jax_seg.weights.unet import from_torch
 from tests.conftest import GOLDEN
 from tests.torch_files import state_dict, torch_save, torch_shapes
@@ -22,6 +22,21 @@ def test_a_run_with_its_range_of_intensities(tmp_path, capsys):
         params["params"]["output"]["bias"], from_torch(SOURCE)[1]["output"]["bias"]
     )
     assert stored_beside["preprocessing"]["scale"] == 1 / 200
+
+
+def test_a_network_of_two_channels(tmp_path, capsys):
+    """The range is that of both channels; with --images each would have its own."""
+    shapes = torch_shapes(channels=2).items()
+    arrays = state_dict({name: np.ones(shape, np.float32) for name, shape in shapes})
+    source, workdir = torch_save(tmp_path / "two.pth", arrays), tmp_path / "run"
+    assert convert.main([str(source), str(workdir), "--patch", "4", "4", "4"]) == 0
+    assert "intensities 0 to 255 map" in capsys.readouterr().out
+    segment, (network,), _ = together.load([str(workdir)])
+    assert network.fields["model.in_channels"] == 2
+    image = np.random.default_rng(0).integers(1, 99, (4, 6, 5, 2)).astype(np.uint8)
+    logits = np.asarray(segment(image))
+    assert logits.shape == (4, 6, 5)
+    np.testing.assert_allclose(np.asarray(segment(image[..., ::-1])), logits, atol=1e-5)
 
 
 def test_a_network_that_prediction_cannot_run_is_refused(tmp_path, capsys):

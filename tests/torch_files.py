@@ -72,18 +72,20 @@ def state_dict(arrays):
     return OrderedDict((name, stored(array)) for name, array in arrays.items())
 
 
-def torch_shapes(filters=2, poolings=1, dimensions=3):
+def torch_shapes(filters=2, poolings=1, dimensions=3, channels=1):
     """Names and shapes of the PyTorch network, written out independently of the model."""
     shapes = {}
 
-    def block(name, channels, features):
-        for position, c in ((0, channels), (3, features)):
+    def block(name, before, features):
+        for position, c in ((0, before), (3, features)):
             shapes[f"{name}.{position}.weight"] = (features, c, *(3,) * dimensions)
             shapes[f"{name}.{position}.bias"] = (features,)
 
     for level in range(poolings):
         block(
-            f"encoders.{level}", max(1, filters * 2**level // 2) if level else 1, filters * 2**level
+            f"encoders.{level}",
+            max(1, filters * 2**level // 2) if level else channels,
+            filters * 2**level,
         )
     block("bottleneck", filters * 2**poolings // 2, filters * 2**poolings)
     for index in range(poolings):

@@ -27,6 +27,7 @@ def write_run(
     config = tiny_config(root)
     config.validate.metric = "dice"
     config.postprocess.steps = ()
+    config.model.in_channels = 1  # as a run finds in its data
     if change:
         change(config)
     stored = configuration.as_dict(config)

@@ -147,7 +147,7 @@ def _scanned(shape, read, conditions, voxels, partial, channels):
         done=np.array(0),
         counts=np.zeros(3, np.int64),
         found=np.zeros((len(conditions), depth), np.int64),
-        intensities=np.zeros((len(voxels), channels)[: 1 + (channels > 1)], np.float32),
+        intensities=np.zeros((len(voxels), *((channels,) if channels > 1 else ())), np.float32),
         checksums=np.zeros(2, np.uint32),
     )
     for first, last in _slabs(shape, int(scan.done)):

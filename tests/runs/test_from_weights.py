@@ -59,3 +59,18 @@ def test_the_range_of_images_is_that_of_all_of_them(tmp_path):
         tifffile.imwrite(tmp_path / f"{name}.tif", np.full((8, 9, 10), value, np.uint8))
     preprocessing = from_weights.preprocessing_of_images(tmp_path)
     assert (preprocessing.low, preprocessing.high) == (40, 80)
+
+
+def test_each_channel_of_images_has_its_range(tmp_path):
+    for name, values in (("a", (40, 7)), ("b", (80, 9))):
+        for channel, value in enumerate(values):
+            path = tmp_path / f"{name}_000{channel}.tif"
+            tifffile.imwrite(path, np.full((8, 9, 10), value, np.uint8))
+    preprocessing = from_weights.preprocessing_of_images(tmp_path, 2)
+    assert (preprocessing.low, preprocessing.high) == ((40, 7), (80, 9))
+    with pytest.raises(ValueError, match=r"lacks a_0000\.tif, a channel of a"):
+        (tmp_path / "a_0000.tif").unlink()
+        from_weights.preprocessing_of_images(tmp_path, 2)
+    tifffile.imwrite(tmp_path / "c.tif", np.ones((8, 9, 10), np.uint8))
+    with pytest.raises(ValueError, match=r"c\.tif has 1 channel, but the network takes 2"):
+        from_weights.preprocessing_of_images(tmp_path / "c.tif", 2)
