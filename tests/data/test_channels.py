@@ -35,6 +35,7 @@ from jax_seg.tasks import sources
 from tests.zarr_volumes import write_image
 
 SHAPE = (3, 4, 5)
+GREY = {"photometric": "minisblack"}
 VOXELS = np.random.default_rng(0).integers(1, 100, (*SHAPE, 2)).astype(np.uint8)
 
 
@@ -49,7 +50,7 @@ def write_channels(folder, name="a", voxels=VOXELS, ending=".tif"):
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(voxels.shape[-1]):
         path = folder / f"{name}_{number:04}{ending}"
-        tifffile.imwrite(path, voxels[..., number], compression="lzw", photometric="minisblack")
+        tifffile.imwrite(path, voxels[..., number], compression="lzw", **GREY)
     return folder / f"{name}_{{0000..{voxels.shape[-1] - 1:04}}}{ending}"
 
 
@@ -118,7 +119,7 @@ def test_missing_channels_are_named(tmp_path, names, message):
 
 def test_an_image_with_other_channels_is_named(tmp_path):
     paths = [write_channels(tmp_path, name) for name in "ab"]
-    tifffile.imwrite(tmp_path / "c.tif", VOXELS[..., 0], photometric="minisblack")
+    tifffile.imwrite(tmp_path / "c.tif", VOXELS[..., 0], **GREY)
     volumes = [Volume(path.name[0], path, None, "") for path in paths]
     assert require_same_channels(volumes) == 2
     with pytest.raises(ValueError, match=r"c\.tif has 1 channel, but other images have 2:"):
@@ -147,7 +148,7 @@ def test_files_of_channels(tmp_path):
     assert before[0] == 2
     record = sources.record({"a": (path, None)})
     assert sources.changed({"sources": record}) == {}
-    tifffile.imwrite(tmp_path / "a_0001.tif", VOXELS[..., 0], photometric="minisblack")
+    tifffile.imwrite(tmp_path / "a_0001.tif", VOXELS[..., 0], **GREY)
     assert stamp(path) != before
     assert sources.changed({"sources": record}) == {"a": ["image"]}
     (tmp_path / "a_0001.tif").unlink()
@@ -193,7 +194,7 @@ def test_hdf5_whose_channels_cannot_be_seen(tmp_path, shape):
 
 def test_channels_on_other_grids_are_refused(tmp_path):
     path = write_channels(tmp_path)
-    tifffile.imwrite(tmp_path / "a_0001.tif", np.zeros((3, 4, 6), np.uint8))
+    tifffile.imwrite(tmp_path / "a_0001.tif", np.zeros((3, 4, 6), np.uint8), **GREY)
     message = r"a_0001\.tif has shape \(3, 4, 6\), but a_0000\.tif, a channel of the same image"
     with pytest.raises(ValueError, match=message):
         open_image(path)
@@ -207,8 +208,8 @@ def test_channels_on_other_grids_are_refused(tmp_path):
 
 
 def test_types_are_joined(tmp_path):
-    tifffile.imwrite(tmp_path / "a_0000.tif", VOXELS[..., 0], photometric="minisblack")
-    tifffile.imwrite(tmp_path / "a_0001.tif", VOXELS[..., 1] / np.float32(3))
+    tifffile.imwrite(tmp_path / "a_0000.tif", VOXELS[..., 0], **GREY)
+    tifffile.imwrite(tmp_path / "a_0001.tif", VOXELS[..., 1] / np.float32(3), **GREY)
     image = read_image(tmp_path / "a_{0000..0001}.tif")
     assert image.dtype == np.float32
     np.testing.assert_array_equal(image[..., 1], VOXELS[..., 1] / np.float32(3))
@@ -247,7 +248,7 @@ def test_spacing_beside_the_channels_and_resampling_of_each(tmp_path):
     path = write_channels(tmp_path, voxels=voxels)
     (tmp_path / "a.json").write_text('{"spacing": [2, 1, 1]}')
     assert stated(path) == (2.0, 1.0, 1.0)
-    tifffile.imwrite(tmp_path / "label.tif", np.ones((4, 4, 4), np.uint8))
+    tifffile.imwrite(tmp_path / "label.tif", np.ones((4, 4, 4), np.uint8), **GREY)
     volume = Volume("a", path, tmp_path / "label.tif", "a")
     table = labels.label_table(foreground=(1,))
     moved = spacing.resampled(volume, (2.0, 1, 1), (1.0, 1, 1), table, tmp_path / "moved")
