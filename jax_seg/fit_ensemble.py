@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from jax_seg import tasks
 from jax_seg.data.fingerprint import random_places
 from jax_seg.infer.ensemble import cross_entropy, fit_weights
 from jax_seg.infer.logits import require_numbers
@@ -41,6 +42,8 @@ def sample(networks, volumes, seed=0):
     Returns:
       ([probabilities [members, voxels] of each volume], [labels [voxels]], {volume id: error}).
     """
+    for network in networks:
+        tasks.require_one_class(network.fields, network.facts["workdir"])
     table = together.label_table(networks)
     probabilities, labels, errors = [], [], {}
     for number, volume in enumerate(volumes):

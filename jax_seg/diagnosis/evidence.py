@@ -285,6 +285,8 @@ class Evidence:
         Of the best raw weights, as the run stored them at its end; computed from the best
         checkpoint where the run has not ended. `Skipped` where neither is possible.
         """
+        if class_names(self.of_classes):
+            raise Skipped("the network tells several classes apart, and this check knows one")
         if self.run.probabilities:
             found = []
             for name in _spread(sorted(self.run.probabilities), MOST_VOLUMES[self.quick]):
@@ -293,10 +295,9 @@ class Evidence:
                     found.append((name, np.asarray(probability, np.float32), label, image))
             if found:
                 return found
-        variables = self.best.variables
         network, kind, found = self.programs.network, self.settings.kind, []
         table = held_out.table_of(self.fields)
-        for one, _, result in self.task.segment(network, variables):
+        for one, _, result in self.task.segment(network, self.best.variables):
             image, label = kind.read_pair(one, table)
             found.append((one.id, kind.probability_of(result), label, image))
             if len(found) >= MOST_VOLUMES[True]:
@@ -317,18 +318,22 @@ class Evidence:
 
 
 def of_config(config, workdir=None, quick=False, given=None):
-    """`Evidence` of a configuration; several classes are examined as one foreground.
+    """`Evidence` of a configuration.
 
+    Of several classes the first is examined: its voxels against the background, those of the others
+    unlabelled. What they look like together would be a mixture that no network is asked to find.
     Arguments are the attributes of `Evidence`.
     """
     classes = config.data.get("classes", ())
     if len(class_names(classes)) < 2:
         return Evidence(config, workdir, quick, given or {})
     config = config.copy_and_resolve_references()
-    table = label_table(
-        ignore=config.data.ignore, background=config.data.background, classes=classes
+    every, first = (
+        label_table(ignore=(), background=config.data.background, classes=some).foreground
+        for some in (classes, classes[:1])
     )
-    config.data.update(foreground=table.foreground, classes=())
+    others = tuple(value for value in every if value not in first)
+    config.data.update(foreground=first, classes=(), ignore=(*config.data.ignore, *others))
     config.model.out_channels = 1
     return Evidence(config, workdir, quick, of_classes=classes)
 

@@ -89,7 +89,7 @@ def predict_volume(network, volume, *, patch, overlap=0.5, batch=1, classes=1):
     if voxels.dtype.itemsize > 4:  # JAX would keep 32 of 64 bits, and integers wrap
         voxels = voxels.astype(np.float32)
     device_volume = jnp.asarray(voxels)
-    total = jnp.zeros((*voxels.shape[:3], *several), jnp.float32)
+    total = jnp.zeros((*voxels.shape[: len(axes)], *several), jnp.float32)
 
     def place(chosen):
         """First voxels and weights along each axis of a batch, filled up with weight zero."""
@@ -110,7 +110,7 @@ def predict_volume(network, volume, *, patch, overlap=0.5, batch=1, classes=1):
     for chosen in _batches(empty, batch):
         starts, profiles = place(chosen)
         total = _add(total, _weigh(background, profiles), starts)
-    if part.size == total.shape[:3]:
+    if part.size == total.shape[: len(axes)]:
         return total
     inside = box([axis.inside for axis in axes], part.size)
     if jax.default_backend() == "cpu":  # a view, where a slice would be compiled for every place

@@ -193,7 +193,7 @@ def test_a_network_of_two_channels(tmp_path, name, folder, spacing, flips):
 def of_three_logits(folder, tmp_path, labels, heads, **dataset):
     """A copy of a model folder whose last layers are `heads` of (background, foreground) logits."""
     copy = edited(folder, tmp_path, dataset={"labels": labels, **dataset})
-    path = copy / "fold_0" / "checkpoint_final.pth"
+    (path,) = copy.glob("fold_*/checkpoint_final.pth")
     arrays, beside = nnunet.read_checkpoint(path)
     for name in [name for name in arrays if ".seg_layers." in name]:
         kernel = np.asarray(heads[0], arrays[name].dtype)
