@@ -99,7 +99,7 @@ VOLUMES = Kind(
     needs=_bytes_of_volume,
 )
 IMAGES = Kind(
-    find=lambda paths, _: images.find_images(paths),
+    find=lambda paths, _channels=None: images.find_images(paths),
     read=lambda path: pictures.read_image(path)[None],
     write=_write_map,
     suffix=lambda _: ".png",
