@@ -156,7 +156,7 @@ def with_another_channel(folder, tmp_path):
         dataset={"channel_names": {"0": "other", "1": "own"}},
         configuration={field: stored[field] * 2 for field in schemes},
     )
-    path = copy / "fold_0" / "checkpoint_final.pth"
+    ((_, path),) = nnunet.find_folds(copy).items()
     arrays, _ = nnunet.read_checkpoint(path)
     first = [
         n for n, array in arrays.items() if "enc" in n and array.ndim > 2 and array.shape[1] == 1
