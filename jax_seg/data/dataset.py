@@ -77,17 +77,17 @@ def prepare(
     cache_gb,
     threads,
     preprocess,
+    classes=(),
     preprocessing=None,
     voxels=(),
     resample="auto",
-    classes=(),
 ):
     """Find, split, decode and measure the volumes of a folder.
 
     Args:
       root: folder in one of the layouts of `folder.find_volumes`.
       images, labels_folder: names of its two subfolders, '' to find them.
-      background, foreground, ignore: label values.
+      background, foreground, ignore, classes: of `labels.label_table`.
       fold: the one held out, or 'none' for none.
       fold_count: number of folds.
       group: 'scroll_id' keeps the volumes of a scroll in one fold, '' shuffles volumes.
@@ -97,9 +97,7 @@ def prepare(
       threads: volumes measured at once.
       preprocess: keyword arguments of `fit_preprocessing`.
       preprocessing: stored values of a resumed run; None fits them.
-      voxels: the field data.spacing; () takes what the files say.
-      resample: 'auto' resamples volumes of another spacing than the run's, 'never' refuses them.
-      classes: of `labels.label_table`.
+      voxels, resample: the fields data.spacing and data.resample.
 
     Returns:
       Dataset.
@@ -124,8 +122,9 @@ def prepare(
     facts = _measure(used, cache, table, cache_directory / "measured", threads)
     train_facts = [facts[v.id] for v in train]
     if preprocessing is None:
-        sample = np.concatenate([one.intensities for one in train_facts])
-        preprocessing = fit_preprocessing(sample, **preprocess)
+        preprocessing = fit_preprocessing(
+            np.concatenate([one.intensities for one in train_facts]), **preprocess
+        )
     _require_foreground(train_facts, root, table)
     own = isinstance(preprocessing, PerVolume)
     return Dataset(

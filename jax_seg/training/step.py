@@ -38,14 +38,13 @@ def make_train_step(
       optimizer, clip_norm: of `optimizers.make_optimizer`; clip_norm counts the clipped steps.
       loss: `losses.combine` with its terms and options.
       augment: (key, batch) -> batch.
-      preprocessing: `Preprocessing`.
+      preprocessing, classes: `Preprocessing` of the images, `Classes` of the logits.
       key: random key of the run; step n draws from fold_in(key, n).
       part_of: tree of labels, of `optimizers.label_parameters`.
       ema_decay: of the average 'ema', when the state keeps one.
       gradient_noise: η of Neelakantan et al. 2015, whose noise has the standard deviation
         √(η / (1 + step)^0.55); 0 for none.
       divide: what is done to the parts [accumulate, B, …] of a batch before they pass.
-      classes: `Classes` of the logits.
 
     Returns:
       The step. `batch` is {'image': stored dtype [B, *spatial, C], 'label': uint8 [B, *spatial, 1],
