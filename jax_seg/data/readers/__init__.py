@@ -75,8 +75,9 @@ def open_volume(path):
         ValueError: not a volume, damaged, or of an unsupported type; several channels or times;
             from `read` too, when voxels cannot be decoded or are NaN or infinite.
     """
-    reader = open_image(path)
+    reader = _opened(path)
     require_one_channel(reader)
+    _announce_notes(reader)
     return reader
 
 
@@ -94,30 +95,39 @@ def open_image(path):
     Raises:
         FileNotFoundError, ValueError: of `open_volume`; the channels differ in shape or spacing.
     """
-    if not remote.is_address(path) and len(files := channel_files(path)) > 1:
-        existing(path)
-        return ChannelsReader(path, [open_volume(file) for file in files])
+    reader = _opened(path)
+    _announce_notes(reader)
+    return reader
+
+
+def _opened(path):
     if remote.is_address(path):
         return ZarrReader(path)
     path = existing(path)
+    if len(files := channel_files(path)) > 1:
+        readers = [_opened(file) for file in files]
+        for reader in readers:
+            require_one_channel(reader)
+        return ChannelsReader(path, readers)
     if kind := OF_LIBRARIES.get(extension(path)):
-        reader = kind(path)
-    elif not path.is_dir():
-        reader = TiffReader(path)
-    elif is_zarr(path):
-        reader = ZarrReader(path)
-    else:
-        reader = SlicesReader(path)
+        return kind(path)
+    if not path.is_dir():
+        return TiffReader(path)
+    return ZarrReader(path) if is_zarr(path) else SlicesReader(path)
+
+
+def _announce_notes(reader):
+    if remote.is_address(reader.path):
+        return
     for note in reader.notes:
         _announce(note)
     if reader.spacing is not None and spacing.anisotropic(reader.spacing):
         # The folder instead of the file: one sentence for all its volumes.
         distances = " × ".join(f"{number:g}" for number in reader.spacing)
         _announce(
-            f"Volumes in {path.parent} have a voxel spacing of {distances} (z, y, x): patches "
-            "and networks treat voxels as cubes."
+            f"Volumes in {reader.path.parent} have a voxel spacing of {distances} (z, y, x): "
+            "patches and networks treat voxels as cubes."
         )
-    return reader
 
 
 def extension(path):
@@ -174,4 +184,4 @@ def check_pair(image_reader, label_reader):
 
 @functools.cache
 def _announce(note):
-    warnings.warn(note, stacklevel=3)
+    warnings.warn(note, stacklevel=4)

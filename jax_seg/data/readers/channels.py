@@ -27,7 +27,7 @@ class ChannelsReader:
         self.dtype = np.result_type(*(reader.dtype for reader in readers))
         if self.dtype == np.float64:  # of 32-bit integers beside floats
             self.dtype = np.dtype(np.float32)
-        self.notes = ()  # each reader has given its own
+        self.notes = tuple(dict.fromkeys(note for reader in readers for note in reader.notes))
         slow = [reader for reader in readers if not reader.random_access]
         self.random_access = not slow
         self.by_slices = all(getattr(reader, "by_slices", True) for reader in slow)
