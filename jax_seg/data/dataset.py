@@ -126,7 +126,6 @@ def prepare(
             np.concatenate([one.intensities for one in train_facts]), **preprocess
         )
     _require_foreground(train_facts, root, table)
-    own = isinstance(preprocessing, PerVolume)
     return Dataset(
         train=train,
         validation=validation,
@@ -140,9 +139,8 @@ def prepare(
         dtype=sample_type(volume.image for volume in used),
         channels=channels,
         preprocessing=preprocessing,
-        numbers=_numbers(used, cache, preprocessing, threads) if own else None,
-        # Volumes that differ by a factor are what a normalisation of each is for.
-        remarks=[] if own else _remarks(train, validation, facts, preprocessing),
+        numbers=_numbers(used, cache, preprocessing, threads),
+        remarks=_remarks(train, validation, facts, preprocessing),
     )
 
 
@@ -157,12 +155,16 @@ def _require_foreground(facts, root, table):
 
 def _remarks(train, validation, facts, preprocessing):
     """Sentences on unusual intensities, see `preprocess.remarks`."""
+    if isinstance(preprocessing, PerVolume):
+        return []  # volumes that differ by a factor are what a normalisation of each is for
     parts = ({v.id: facts[v.id].intensities for v in part} for part in (train, validation))
     return remarks(*parts, preprocessing)
 
 
 def _numbers(volumes, cache, rule, threads):
-    """{id: `Preprocessing`} of each volume by itself."""
+    """{id: `Preprocessing`} of each volume by itself under `PerVolume`, else None."""
+    if not isinstance(rule, PerVolume):
+        return None
 
     def one(volume):
         reader = cache.open(volume.image)

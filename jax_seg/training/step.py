@@ -54,9 +54,8 @@ def make_train_step(
       gradients: for a loss that is a mean over patches, this is the gradient of the whole batch in
       the memory of a part. metrics: 'loss', one entry per loss term and per value of the gates,
       'gradient_norm' before clipping, and 'clipped_share' (1 when it passed clip_norm), float32
-      scalars; 'module_norms', the gradient's norm by module of the network; 'finite', bool. If
-      the loss or a gradient is not finite, only `state.finite` changes, and no later step changes
-      anything.
+      scalars; 'module_norms', the gradient's norm by module of the network; 'finite', bool. If the
+      loss or a gradient is not finite, only `state.finite` changes, and later steps nothing at all.
     """
 
     @functools.partial(jax.jit, donate_argnums=0, static_argnames="accumulate")
