@@ -88,8 +88,7 @@ def prepare(
       root: folder in one of the layouts of `folder.find_volumes`.
       images, labels_folder: names of its two subfolders, '' to find them.
       background, foreground, ignore, classes: of `labels.label_table`.
-      fold: the one held out, or 'none' for none.
-      fold_count: number of folds.
+      fold, fold_count: the one held out, or 'none' for none; the number of folds.
       group: 'scroll_id' keeps the volumes of a scroll in one fold, '' shuffles volumes.
       seed: of the split.
       cache_directory: for decoded volumes and measurements.
