@@ -87,7 +87,7 @@ def predict_volume(network, volume, *, patch, overlap=0.5, batch=1):
     if voxels.dtype.itemsize > 4:  # JAX would keep 32 of 64 bits, and integers wrap
         voxels = voxels.astype(np.float32)
     device_volume = jnp.asarray(voxels)
-    total = jnp.zeros(voxels.shape[:3], jnp.float32)
+    total = jnp.zeros(voxels.shape[: len(axes)], jnp.float32)
 
     def place(chosen):
         """First voxels and weights along each axis of a batch, filled up with weight zero."""
@@ -199,9 +199,9 @@ def _read(part, axes):
     voxels = part.read(tuple(a.first for a in axes), tuple(a.length for a in axes))
     if any(a.before + a.after for a in axes):
         ends = [(a.before, a.after) for a in axes]
-        voxels = np.pad(voxels, ends + [(0, 0)] * (voxels.ndim - 3), mode="edge")
-    room = [(0, a.extent - n) for a, n in zip(axes, voxels.shape[:3], strict=True)]
-    room += [(0, 0)] * (voxels.ndim - 3)  # of channels
+        voxels = np.pad(voxels, ends + [(0, 0)] * (voxels.ndim - len(axes)), mode="edge")
+    room = [(0, a.extent - n) for a, n in zip(axes, voxels.shape, strict=False)]
+    room += [(0, 0)] * (voxels.ndim - len(axes))  # of channels
     return np.pad(voxels, room) if any(n for _, n in room) else voxels
 
 
@@ -231,9 +231,9 @@ def _partition_of_unity(length, window, starts):
 
 @functools.partial(jax.jit, static_argnames="patch")
 def _gather(volume, starts, patch):
-    if volume.ndim == 3:
+    if volume.ndim == len(patch):
         volume = volume[..., None]
-    size = (*patch, volume.shape[3])
+    size = (*patch, volume.shape[-1])
     return jax.vmap(lambda start: lax.dynamic_slice(volume, (*start, 0), size))(starts)
 
 
