@@ -181,22 +181,26 @@ def kernel_gradient(x, kernel, gradient):
     return result.astype(kernel.dtype)
 
 
+@functools.lru_cache
+def _kernel_matrix(tiles, sizes):
+    """G of all axes at once, float32 [P, entries], the P positions ordered (w, h, d)."""
+    axes = (transforms(tile, size)[1] for tile, size in zip(tiles, sizes, strict=True))
+    nested = np.einsum("ad,bh,cw->cbadhw", *axes)
+    return nested.reshape(-1, prod(sizes)).astype(np.float32)
+
+
 def _transform_kernel(kernel, tiles, adjoint):
     """[*sizes, C, K] -> float32 [P, C, K], the P positions ordered (w, h, d)."""
-    result, before = kernel.astype(jnp.float32), 1
-    for axis, tile in enumerate(tiles):
-        matrix = transforms(tile, kernel.shape[axis])[1]
-        result = _along(matrix[:, ::-1] if adjoint else matrix, result, before)
-        before *= len(matrix)
-    return result.reshape(-1, *kernel.shape[3:])
+    # One product with all of G, because sums along each axis are three loops to compile per layer.
+    entries = kernel.astype(jnp.float32).reshape(-1, prod(kernel.shape[3:]))
+    matrix = _kernel_matrix(tiles, kernel.shape[:3])
+    matrix = matrix[:, ::-1] if adjoint else matrix  # of entries in reverse order: flipped in space
+    return jnp.matmul(matrix, entries).reshape(-1, *kernel.shape[3:])
 
 
 def _kernel_of(total, tiles, sizes, swapped):
     """The transpose of `_transform_kernel`, of [P, C, K] or swapped [P, K, C]."""
-    result, before = total, 1
-    for axis in (2, 1, 0):
-        result = _along(transforms(tiles[axis], sizes[axis])[1].T, result, before)
-        before *= sizes[axis]
+    result = jnp.matmul(_kernel_matrix(tiles, sizes).T, total.reshape(len(total), -1))
     result = result.reshape(*sizes, *total.shape[1:])
     return result.swapaxes(3, 4) if swapped else result
 
