@@ -51,13 +51,14 @@ def transforms(tile, size):
         finite = [[point**power for power in range(degree)] for point in points]
         return np.array([*finite, [0] * (degree - 1) + [1]], float)
 
-    interpolation = []
+    # The scale of each interpolating polynomial goes to G, so that B has a 1 in every row.
+    interpolation, scales = [], []
     for point in points:
         others = [other for other in points if other != point]
-        scale = np.prod([point - other for other in others])
-        interpolation.append([*np.poly(others)[::-1] / scale, 0])
+        scales.append([np.prod([point - other for other in others])])
+        interpolation.append([*np.poly(others)[::-1], 0])
     interpolation.append(np.poly(points)[::-1] if points else [1])
-    return values(tile).T, values(size), np.array(interpolation, float)
+    return values(tile).T, values(size) / [*scales, [1]], np.array(interpolation, float)
 
 
 def convolve(x, kernel, adjoint=False):
