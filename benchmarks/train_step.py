@@ -3,6 +3,7 @@
     python -m benchmarks.train_step                 16 filters on 48³ and 32 on 64³, three minutes
     python -m benchmarks.train_step --model residual_unet       beside nnU-Net's own, ten minutes
     python -m benchmarks.train_step --filters 32 --size 128 --batch 2 --dtype bfloat16     on a GPU
+    python -m benchmarks.train_step --filters 16 --patch 16 96 96 --batch 2 [--planar 2]
     python -m benchmarks.train_step --small         a smoke test of half a minute
 
 Binary cross entropy, SGD with momentum 0.9. Alternates the contestants and prints medians, how many
@@ -17,6 +18,8 @@ package dynamic-network-architectures, channels doubled up to ten times the filt
 
 import argparse
 import os
+from math import prod
+from typing import NamedTuple
 from unittest import mock
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the peers share the device
@@ -41,34 +44,65 @@ except ImportError:
 WIDEST = 10  # times the filters of the finest level: 320 for 32, as nnU-Net limits it
 
 
-def residual_features(filters, poolings):
-    """Channels of each level of the residual network."""
-    return tuple(min(filters << level, WIDEST * filters) for level in range(poolings + 1))
+class Network(NamedTuple):
+    """A network to compare, ours and its peer.
+
+    Attributes:
+      name: 'unet' or 'residual_unet'.
+      filters: channels of the finest level.
+      poolings: number of levels below the finest.
+      planar: number of finest levels that do not change depth, `planar_levels` of our models.
+    """
+
+    name: str
+    filters: int
+    poolings: int
+    planar: int = 0
 
 
-def build(name, filters, poolings, dtype):
-    """Our network of a name."""
-    if name == "unet":
-        return unet.Model(filters=filters, poolings=poolings, dtype=dtype)
-    features = residual_features(filters, poolings)
-    return residual_unet.Model(filters=filters, poolings=poolings, features=features, dtype=dtype)
+def features_of(network):
+    """Channels of each level, finest first."""
+    doubled = (network.filters << level for level in range(network.poolings + 1))
+    if network.name == "unet":
+        return tuple(doubled)
+    return tuple(min(features, WIDEST * network.filters) for features in doubled)
 
 
-def build_torch(name, filters, poolings):
+def kernels_of(network):
+    """Size of each level's kernels, finest first."""
+    return [(1 if n < network.planar else 3, 3, 3) for n in range(network.poolings + 1)]
+
+
+def strides_of(network):
+    """Strides of each level from the one above, finest first."""
+    below = [(1 if n < network.planar else 2, 2, 2) for n in range(network.poolings)]
+    return [(1, 1, 1), *below]
+
+
+def build(network, dtype):
+    """Our network."""
+    _, filters, poolings, planar = network
+    options = {"filters": filters, "poolings": poolings, "planar_levels": planar, "dtype": dtype}
+    if network.name == "unet":
+        return unet.Model(**options)
+    return residual_unet.Model(features=features_of(network), **options)
+
+
+def build_torch(network):
     """The same network in PyTorch."""
-    if name == "unet":
-        return UNet(filters, poolings)
+    levels = network.poolings + 1
+    if network.name == "unet":
+        return UNet(network.filters, network.poolings, network.planar)
     from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 
-    levels = poolings + 1
     blocks = [residual_unet.BLOCKS[min(n, len(residual_unet.BLOCKS) - 1)] for n in range(levels)]
     return ResidualEncoderUNet(
         1,
         levels,
-        residual_features(filters, poolings),
+        features_of(network),
         torch.nn.Conv3d,
-        3,
-        [1] + [2] * poolings,
+        kernels_of(network),
+        strides_of(network),
         blocks,
         1,
         1,
@@ -80,34 +114,35 @@ def build_torch(name, filters, poolings):
     )
 
 
-def network_operations(name, filters, poolings, size, batch):
-    """Multiplications and additions of one inference's convolutions, in their direct form."""
-    if name == "residual_unet":
-        return residual_operations(filters, poolings, size, batch)
-    total, before = 0, 1
-    for level in range(poolings + 1):
-        features, voxels = filters << level, batch * (size >> level) ** 3
-        total += 27 * voxels * features * (before + features)
-        if level < poolings:
-            decoder = 27 * voxels * features * (2 * features + features)
-            total += decoder + voxels * features * 2 * features  # and its transposed convolution
-        before = features
-    return 2 * (total + batch * size**3 * filters)
+def network_operations(network, patch, batch):
+    """Multiplications and additions of one inference's convolutions, in their direct form.
 
-
-def residual_operations(filters, poolings, size, batch):
-    """`network_operations` of the residual network."""
-    features = residual_features(filters, poolings)
-    total, before = 27 * batch * size**3 * filters, filters  # the stem
+    Args:
+      network: a `Network`.
+      patch: voxels along each axis.
+      batch: number of patches.
+    """
+    features, residual = features_of(network), network.name == "residual_unet"
+    size, voxels = tuple(patch), []
+    for stride in strides_of(network):
+        size = tuple(length // step for length, step in zip(size, stride, strict=True))
+        voxels.append(batch * prod(size))
+    entries = [prod(kernel) for kernel in kernels_of(network)]
+    stem = residual * entries[0] * voxels[0] * features[0]
+    total, before = stem + voxels[0] * features[0], features[0] if residual else 1
     for level, width in enumerate(features):
-        voxels = batch * (size >> level) ** 3
-        blocks = residual_unet.BLOCKS[min(level, len(residual_unet.BLOCKS) - 1)]
-        total += 27 * voxels * width * (before + (2 * blocks - 1) * width)
-        total += voxels * before * width * (before != width)
-        if level < poolings:
-            total += 27 * voxels * width * 2 * width + voxels * features[level + 1] * width
+        convolved = entries[level] * voxels[level] * width
+        if residual:
+            blocks = residual_unet.BLOCKS[min(level, len(residual_unet.BLOCKS) - 1)]
+            total += convolved * (before + (2 * blocks - 1) * width)
+            total += voxels[level] * before * width * (before != width)
+        else:
+            total += convolved * (before + width)
+        if level < network.poolings:  # the decoder and, from the level below, its upsampling
+            total += convolved * (2 * width if residual else 3 * width)
+            total += voxels[level] * features[level + 1] * width
         before = width
-    return 2 * (total + batch * size**3 * filters)
+    return 2 * total
 
 
 def matmul_speed(dtype, repeats):
@@ -119,9 +154,9 @@ def matmul_speed(dtype, repeats):
     return 2 * side**3 / alternate(call, repeats)["product"]
 
 
-def jax_contestant(x, label, name, filters, poolings, dtype):
+def jax_contestant(x, label, network, dtype):
     """(training call, inference call, bytes of the training program)."""
-    model = build(name, filters, poolings, dtype)
+    model = build(network, dtype)
     optimizer = optax.sgd(1e-3, momentum=0.9)
     generator = np.random.default_rng(0)  # the model's own initialisation compiles for seconds
     variables = jax.tree.map(
@@ -130,20 +165,19 @@ def jax_contestant(x, label, name, filters, poolings, dtype):
     )
     state = {"now": (variables, optimizer.init(variables))}
 
-    def network(variables, x):
+    def logits_of(variables, x):
         return forward(model, variables, x)[0]
 
     def step(variables, moments, x, label):
         def objective(variables):
-            logits = network(variables, x)
-            return optax.sigmoid_binary_cross_entropy(logits, label).mean()
+            return optax.sigmoid_binary_cross_entropy(logits_of(variables, x), label).mean()
 
         loss, gradient = jax.value_and_grad(objective)(variables)
         updates, moments = optimizer.update(gradient, moments, variables)
         return optax.apply_updates(variables, updates), moments, loss
 
     step = jax.jit(step, donate_argnums=(0, 1)).lower(*state["now"], x, label).compile()
-    infer = jax.jit(network).lower(variables, x).compile()
+    infer = jax.jit(logits_of).lower(variables, x).compile()
     used = step.memory_analysis()
 
     def train():
@@ -156,7 +190,7 @@ def jax_contestant(x, label, name, filters, poolings, dtype):
     return train, inference, used.temp_size_in_bytes + used.argument_size_in_bytes
 
 
-def torch_contestant(x, label, name, filters, poolings, dtype, compiled=False):
+def torch_contestant(x, label, network, dtype, compiled=False):
     """As `jax_contestant`; the bytes are the peak of a step on a GPU, nan on a CPU."""
     device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
 
@@ -165,10 +199,9 @@ def torch_contestant(x, label, name, filters, poolings, dtype, compiled=False):
         return array.to(device, memory_format=torch.channels_last_3d)
 
     x, label = tensor(x), tensor(label)
-    network = build_torch(name, filters, poolings)
-    network = network.to(device, memory_format=torch.channels_last_3d)
-    optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9)
-    run = torch.compile(network) if compiled else network
+    model = build_torch(network).to(device, memory_format=torch.channels_last_3d)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
+    run = torch.compile(model) if compiled else model
     loss_of = torch.nn.functional.binary_cross_entropy_with_logits
 
     def forward():
@@ -199,9 +232,9 @@ def torch_contestant(x, label, name, filters, poolings, dtype, compiled=False):
     return train, inference, memory
 
 
-def contestants(x, label, *network):
+def contestants(x, label, network, dtype):
     """name -> (training call, inference call, bytes), ours first."""
-    result = {"ours": jax_contestant(x, label, *network)}
+    result = {"ours": jax_contestant(x, label, network, dtype)}
     on_gpu = jax.default_backend() == "gpu"
     if not on_gpu:
         jax.clear_caches()  # a traced convolution keeps its form
@@ -209,12 +242,12 @@ def contestants(x, label, *network):
             mock.patch.object(convolution, "cpu_form", lambda x, kernel: convolution.XLA),
             mock.patch.object(convolution, "strided_form", lambda *_: None),
         ):
-            result["XLA's own"] = jax_contestant(x, label, *network)
+            result["XLA's own"] = jax_contestant(x, label, network, dtype)
         jax.clear_caches()
     if torch is not None:
-        result["PyTorch"] = torch_contestant(x, label, *network)
+        result["PyTorch"] = torch_contestant(x, label, network, dtype)
         if on_gpu:
-            result["PyTorch compiled"] = torch_contestant(x, label, *network, compiled=True)
+            result["PyTorch compiled"] = torch_contestant(x, label, network, dtype, compiled=True)
     return result
 
 
@@ -226,6 +259,16 @@ def main(argv=None):
         "--filters", type=int, help="filters of the finest level (default: both cases)"
     )
     parser.add_argument("--size", type=int, default=64, help="voxels along each axis")
+    parser.add_argument(
+        "--patch",
+        type=int,
+        nargs=3,
+        metavar=("D", "H", "W"),
+        help="voxels along the axes, if unequal",
+    )
+    parser.add_argument(
+        "--planar", type=int, default=0, help="number of finest levels that do not change depth"
+    )
     parser.add_argument("--poolings", type=int, default=4)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
@@ -237,15 +280,19 @@ def main(argv=None):
         "--small", action="store_true", help="smoke test: its timings are meaningless"
     )
     arguments = parser.parse_args(argv)
-    cases = [(arguments.filters, arguments.size)] if arguments.filters else [(16, 48), (32, 64)]
+    patch = tuple(arguments.patch or (arguments.size,) * 3)
+    cases = [(16, (48,) * 3), (32, (64,) * 3)]
+    if arguments.patch or arguments.filters:
+        cases = [(arguments.filters or 16, patch)]
     if arguments.small:
-        cases, arguments.poolings, arguments.repeats = [(4, 8)], 1, 1
+        cases, arguments.poolings, arguments.repeats = [(4, (8,) * 3)], 1, 1
     if arguments.device:
         jax.config.update("jax_platforms", {"cpu": "cpu", "gpu": "cuda"}[arguments.device])
 
     speed = matmul_speed(arguments.dtype, arguments.repeats)
     print(
         f"{arguments.model}, {jax.default_backend()}, {arguments.dtype}, batch {arguments.batch}, "
+        f"{arguments.planar} planar levels, "
         f"median of {arguments.repeats} runs; matrix product {speed / 1e12:.2f} TFLOP/s\n"
     )
     print(
@@ -253,20 +300,23 @@ def main(argv=None):
         "| share of floor | memory GB |"
     )
     print("|" + "|".join("-" * n for n in (15, 18, 9, 9, 9, 9, 11, 16, 11)) + "|")
-    for filters, size in cases:
+    for filters, patch in cases:
         generator = np.random.default_rng(0)
-        shape = (arguments.batch, size, size, size, 1)
+        shape = (arguments.batch, *patch, 1)
         x = jnp.asarray(generator.standard_normal(shape, np.float32))
         label = (x > 0).astype(jnp.float32)
-        network = arguments.model, filters, arguments.poolings
-        peers = contestants(x, label, *network, arguments.dtype)
+        network = Network(arguments.model, filters, arguments.poolings, arguments.planar)
+        peers = contestants(x, label, network, arguments.dtype)
         train = alternate({name: peer[0] for name, peer in peers.items()}, arguments.repeats)
         infer = alternate({name: peer[1] for name, peer in peers.items()}, arguments.repeats)
         # A training step has two gradients where inference has one product.
-        operations = 3 * network_operations(*network, size, arguments.batch)
+        operations = 3 * network_operations(network, patch, arguments.batch)
+        title = f"{filters}, " + (
+            f"{patch[0]}³" if len(set(patch)) == 1 else "×".join(map(str, patch))
+        )
         for name, (_, _, memory) in peers.items():
             print(
-                f"| {f'{filters}, {size}³':13} | {name:16} "
+                f"| {title:13} | {name:16} "
                 f"| {train[name]:7.3f} | {train[name] / train['ours']:6.2f}× "
                 f"| {infer[name]:7.3f} | {infer[name] / infer['ours']:6.2f}× "
                 f"| {arguments.batch / train[name]:9.2f} "

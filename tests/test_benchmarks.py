@@ -2,6 +2,8 @@
 
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from benchmarks import conv, gpu, input, own_step, timing, train_step
@@ -72,7 +74,26 @@ def test_operations_of_a_network_by_hand():
     # 2 filters, 1 pooling, 4³: encoder 1→2→2 and decoder 4→2→2 on 64 voxels, bottleneck 2→4→4 and
     # the transposed convolution 4→2 on 8 (8·8·4·2 products), output 2→1.
     products = 27 * 64 * (2 + 4 + 8 + 4) + 27 * 8 * (8 + 16) + 8 * 8 * 4 * 2 + 64 * 2
-    assert train_step.network_operations("unet", 2, 1, 4, 1) == 2 * products
+    network = train_step.Network("unet", 2, 1)
+    assert train_step.network_operations(network, (4, 4, 4), 1) == 2 * products
+
+
+def test_operations_of_a_planar_network_by_hand():
+    # 2 filters, 1 pooling, 2×4×4 twice: kernels of 9 entries on 64 voxels, of 27 on 16.
+    products = 9 * 64 * (2 + 4 + 8 + 4) + 27 * 16 * (8 + 16) + 64 * 4 * 2 + 64 * 2
+    network = train_step.Network("unet", 2, 1, 1)
+    assert train_step.network_operations(network, (2, 4, 4), 2) == 2 * products
+
+
+def test_the_peer_of_a_planar_network_has_its_parameters_and_output():
+    torch = pytest.importorskip("torch")
+    network = train_step.Network("unet", 2, 2, 1)
+    ours, peer = train_step.build(network, "float32"), train_step.build_torch(network)
+    x = jnp.zeros((1, 2, 8, 8, 1))
+    shapes = jax.eval_shape(ours.init, jax.random.key(0), x)["params"]
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert count == sum(parameter.numel() for parameter in peer.parameters())
+    assert peer(torch.zeros(1, 1, 2, 8, 8)).shape == (1, 1, 2, 8, 8)
 
 
 def test_alternate_takes_turns_and_skips_the_first_of_each(monkeypatch):
@@ -90,4 +111,5 @@ def test_operations_of_a_residual_network_by_hand():
     coarse = 27 * 8 * (2 * 4 + 5 * 4 * 4) + 8 * 2 * 4  # three blocks, the first projects
     decoder = 8 * 4 * 2 * 8 + 27 * 64 * 4 * 2
     products = fine + coarse + decoder + 64 * 2
-    assert train_step.network_operations("residual_unet", 2, 1, 4, 1) == 2 * products
+    network = train_step.Network("residual_unet", 2, 1)
+    assert train_step.network_operations(network, (4, 4, 4), 1) == 2 * products

@@ -52,6 +52,12 @@ def conv(x, kernel, strides=()):
       up.
     """
     strides = tuple(strides) or (1,) * (x.ndim - 2)
+    # Along an axis of one voxel the rest of the kernel meets the padding alone.
+    met = (
+        slice(size // 2, size // 2 + 1) if length == 1 else slice(None)
+        for length, size in zip(x.shape[1:-1], kernel.shape, strict=False)
+    )
+    kernel = kernel[tuple(met)]
     planar = x.ndim == 5 and kernel.shape[0] == 1 < kernel.shape[1] and strides[0] == 1
     if planar:  # slices are a batch of images
         images = _conv(x.reshape(-1, *x.shape[2:]), kernel[0], strides[1:])

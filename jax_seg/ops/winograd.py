@@ -51,13 +51,14 @@ def transforms(tile, size):
         finite = [[point**power for power in range(degree)] for point in points]
         return np.array([*finite, [0] * (degree - 1) + [1]], float)
 
-    interpolation = []
+    # The scale of each interpolating polynomial goes to G, so that B has a 1 in every row.
+    interpolation, scales = [], []
     for point in points:
         others = [other for other in points if other != point]
-        scale = np.prod([point - other for other in others])
-        interpolation.append([*np.poly(others)[::-1] / scale, 0])
+        scales.append([np.prod([point - other for other in others])])
+        interpolation.append([*np.poly(others)[::-1], 0])
     interpolation.append(np.poly(points)[::-1] if points else [1])
-    return values(tile).T, values(size), np.array(interpolation, float)
+    return values(tile).T, values(size) / [*scales, [1]], np.array(interpolation, float)
 
 
 def convolve(x, kernel, adjoint=False):
@@ -181,22 +182,38 @@ def kernel_gradient(x, kernel, gradient):
     return result.astype(kernel.dtype)
 
 
+@functools.lru_cache
+def _kernel_matrix(tiles, sizes):
+    """G of all axes at once, float32 [P, entries], the P positions ordered (w, h, d)."""
+    axes = (transforms(tile, size)[1] for tile, size in zip(tiles, sizes, strict=True))
+    nested = np.einsum("ad,bh,cw->cbadhw", *axes)
+    return nested.reshape(-1, prod(sizes)).astype(np.float32)
+
+
 def _transform_kernel(kernel, tiles, adjoint):
     """[*sizes, C, K] -> float32 [P, C, K], the P positions ordered (w, h, d)."""
-    result = kernel.astype(jnp.float32)
-    for axis, tile in enumerate(tiles):
-        matrix = transforms(tile, kernel.shape[axis])[1]
-        result = _combine(matrix[:, ::-1] if adjoint else matrix, _unstack(result, axis))
-    return result.reshape(-1, *kernel.shape[3:])
+    # One product with all of G, because sums along each axis are three loops to compile per layer.
+    entries = kernel.astype(jnp.float32).reshape(-1, prod(kernel.shape[3:]))
+    matrix = _kernel_matrix(tiles, kernel.shape[:3])
+    matrix = matrix[:, ::-1] if adjoint else matrix  # of entries in reverse order: flipped in space
+    return jnp.matmul(matrix, entries).reshape(-1, *kernel.shape[3:])
 
 
 def _kernel_of(total, tiles, sizes, swapped):
     """The transpose of `_transform_kernel`, of [P, C, K] or swapped [P, K, C]."""
-    total = total.reshape(*_points(tiles, sizes), *total.shape[1:])
-    for axis, position in ((2, 0), (1, 1), (0, 2)):
-        matrix = transforms(tiles[axis], sizes[axis])[1].T
-        total = _combine(matrix, _unstack(total, position))
-    return total.swapaxes(3, 4) if swapped else total
+    result = jnp.matmul(_kernel_matrix(tiles, sizes).T, total.reshape(len(total), -1))
+    result = result.reshape(*sizes, *total.shape[1:])
+    return result.swapaxes(3, 4) if swapped else result
+
+
+# The arrays of a transform are reshaped to three or four axes: XLA compiles a loop over eight, one
+# for each row of a matrix, in four times as long, and it runs no faster.
+
+
+def _along(matrix, x, before):
+    """`matrix` times the middle axis of `x` as [before, n, after]: [rows, before, after]."""
+    x = x.reshape(before, matrix.shape[1], -1)
+    return _combine(matrix, [lax.index_in_dim(x, n, 1, keepdims=False) for n in range(x.shape[1])])
 
 
 def _combine(matrix, parts):
@@ -215,32 +232,31 @@ def _combine(matrix, parts):
     return lax.concatenate(rows, 0)
 
 
-def _unstack(x, axis):
-    return [lax.index_in_dim(x, index, axis, keepdims=False) for index in range(x.shape[axis])]
-
-
 def _transform(block, tiles, sizes, which):
     """Transform every tile of [B, D, H, W, C] (with its halo): [w, h, d, B, tD, tH, tW, C]."""
-    for axis, (tile, size) in enumerate(zip(tiles, sizes, strict=True)):
+    batch, *lengths, channels = block.shape
+    before, counts = batch, []
+    for axis, (tile, size, length) in enumerate(zip(tiles, sizes, lengths, strict=True)):
         matrix = transforms(tile, size)[which]
         matrix = matrix.T if which == 0 else matrix
-        position = 1 + 2 * axis  # each pass has put one axis of transformed positions in front
-        count, length = (block.shape[position] - matrix.shape[1]) // tile + 1, matrix.shape[1]
-        parts = [
-            lax.slice_in_dim(block, first, first + tile * (count - 1) + 1, tile, position)
-            for first in range(length)
-        ]
+        rows, needed = matrix.shape
+        counts.append((length - needed) // tile + 1)
+        last = tile * (counts[-1] - 1) + 1
+        block = block.reshape(before, length, prod(lengths[axis + 1 :]) * channels)
+        parts = [lax.slice_in_dim(block, first, first + last, tile, 1) for first in range(needed)]
         block = _combine(matrix, parts)
-    return block
+        before *= rows * counts[-1]
+    return block.reshape(*_points(tiles, sizes), batch, *counts, channels)
 
 
 def _inverse(products, tiles, sizes):
     """[w, h, d, B, tD, tH, tW, K] -> the block of outputs [B, D, H, W, K]."""
-    for axis in range(3):
-        matrix = transforms(tiles[axis], sizes[axis])[0]
-        products = _combine(matrix, _unstack(products, 2))
-    w, h, d, B, tD, tH, tW, K = products.shape
-    return products.transpose(3, 4, 2, 5, 1, 6, 0, 7).reshape(B, tD * d, tH * h, tW * w, K)
+    leading, (B, tD, tH, tW, K) = products.shape[:3], products.shape[3:]
+    for axis, tile in enumerate(tiles):
+        products = _along(transforms(tile, sizes[axis])[0], products, prod(leading[:2]))
+        leading = (tile, *leading[:2])
+    outputs = products.reshape(*leading, B, tD, tH, tW, K).transpose(3, 4, 2, 5, 1, 6, 0, 7)
+    return outputs.reshape(B, tD * tiles[0], tH * tiles[1], tW * tiles[2], K)
 
 
 def _whole_tiles(x, tiles):

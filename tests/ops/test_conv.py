@@ -161,6 +161,23 @@ def test_a_convolution_within_slices_is_one_of_images(channels):
     assert f"tensor<18x40x36x{channels}xf32>" in jax.jit(conv).lower(x, kernel).as_text()
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_an_axis_of_one_voxel_meets_the_middle_of_the_kernel(stride):
+    x, kernel, _ = arrays((2, 1, 6, 5, 4), (3, 3, 3), 3)
+
+    def everything_of(convolve):
+        result, pull = jax.vjp(convolve, x, kernel)
+        return result, pull(jnp.sin(result))
+
+    def ours(x, kernel):
+        return conv(x, kernel, (stride,) * 3)
+
+    actual = everything_of(ours)
+    assert_close(actual, everything_of(lambda *of: XLA.convolve(*of)[:, :, ::stride, ::stride]))
+    assert not np.any(actual[1][1][::2])  # the outer slices of the kernel meet no voxel
+    assert "-> tensor<1x3x3x4x3xf32>" in jax.jit(ours).lower(x, kernel).as_text()
+
+
 def test_form_of_each_level_of_a_unet():
     def form(side, channels, features, batch=1):
         x = jax.ShapeDtypeStruct((batch, side, side, side, channels), jnp.float32)
