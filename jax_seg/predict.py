@@ -266,7 +266,9 @@ def _write_submission(path, output, names):
     with replacing(path) as beside, zipfile.ZipFile(beside, "w") as archive:
         archive.comment = outputs.written_by("predict").encode()
         for name in names:
-            archive.write(output / name, name)
+            inside = sorted((output / name).rglob("*"))  # of an N5
+            for path in inside or [output / name]:
+                archive.write(path, path.relative_to(output))
 
 
 def _networks(arguments):

@@ -31,6 +31,11 @@ class Axes(NamedTuple):
         """The voxels that `index` gave, as [D, H, W]."""
         return np.transpose(voxels, np.argsort(np.argsort(self.zyx)))
 
+    def from_zyx(self, voxels):
+        """The array of all stored axes that holds [D, H, W]; the others have length 1."""
+        others = [axis for axis in range(self.rank) if axis not in self.zyx]
+        return np.expand_dims(np.transpose(voxels, np.argsort(self.zyx)), others)
+
 
 def find_axes(path, shape, names=()):
     """The axes of a volume among those of a stored array.
