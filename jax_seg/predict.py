@@ -36,8 +36,9 @@ def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog=program("predict"),
-        description="Segment volumes (as uint8, 1 is foreground, in TIFF; of NIfTI, NRRD and "
-        "MRC in the same format) or images (as PNG, 255 means probability 1) with trained models.",
+        description="Segment volumes (1 is foreground, of several classes their label values; in TIFF, "
+        "NIfTI, NRRD, MRC, HDF5 or N5 as the input) or images (as PNG, 255 means probability 1) "
+        "with trained models.",
     )
     _add_networks(parser)
     parser.add_argument(
@@ -275,7 +276,9 @@ def _write_submission(path, output, names):
     with replacing(path) as beside, zipfile.ZipFile(beside, "w") as archive:
         archive.comment = outputs.written_by("predict").encode()
         for name in names:
-            archive.write(output / name, name)
+            inside = sorted((output / name).rglob("*"))  # of an N5
+            for path in inside or [output / name]:
+                archive.write(path, path.relative_to(output))
 
 
 def _networks(arguments):

@@ -38,6 +38,16 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda one: [one.path.parent != folder for folder in longest])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _programs_are_shared():
+    """Runs of equal programs compile them once; a process that reads this file alone does not."""
+    from tests import shared_programs
+
+    with pytest.MonkeyPatch.context() as patch:
+        shared_programs.share(patch)
+        yield
+
+
 def write_volumes(root, count=6, size=20, seed=0):
     """Volumes with one bright plane each, in the competition's layout; two volumes per scroll."""
     generator = np.random.default_rng(seed)

@@ -13,13 +13,15 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
-from jax_seg.data.preprocess import Preprocessing
+from jax_seg.data.preprocess import stored
 from jax_seg.report import plots
 from jax_seg.runs import checkpoints
 from jax_seg.training import programs
 from jax_seg.training import run as training
 from jax_seg.training.settings import read_settings
+from tests import shared_programs
 from tests.conftest import tiny_config
 
 TERMS = {"dice": 0.5, "focal": 0.3, "variance": 0.2}
@@ -39,12 +41,14 @@ def configured(root, count, space=1):
     return config
 
 
-def one_step(root, count, space):
-    """(change of the weights, metrics, collectives, text for a GPU) of one update of two parts."""
+def one_step(root, count, space, preprocessing):
+    """(change of the weights, metrics, collectives, text for a GPU) of one update of two parts.
+
+    Its programs are those of the runs here.
+    """
     config = configured(root, count, space)
     settings = read_settings(config)
     devices, kind = settings.devices, settings.kind
-    preprocessing = Preprocessing(0.0, 200.0, 0.0, 1 / 200.0)
     built = programs.build(
         **settings.programs,
         shape=kind.sample_shape(settings.task["data"]),
@@ -82,13 +86,13 @@ def flat(tree):
 
 
 def trained(root, workdir, *starts):
-    """Scores and weights of a run whose starts are (devices, space, epochs that it then has)."""
+    """Scores, weights and preprocessing of a run of starts (devices, space, epochs to its end)."""
     for count, space, epochs in starts:
         config = configured(root, count, space)
         config.train.epochs = epochs
         scores = training.run(config, workdir)
-    variables, _, _ = checkpoints.read_variables(workdir, "latest", "ema")
-    return scores, flat(variables)
+    variables, beside, _ = checkpoints.read_variables(workdir, "latest", "ema")
+    return scores, flat(variables), stored(beside["preprocessing"])
 
 
 def distance(ours, expected):
@@ -97,17 +101,20 @@ def distance(ours, expected):
 
 def main(root, output):
     """Write what `test_devices` looks at."""
-    expected, metrics, *_ = one_step(root, 1, 1)
+    shared_programs.share(pytest.MonkeyPatch())
     for picture in ("slices", "learning_curve"):  # drawing takes longer than training here
         setattr(plots, picture, lambda *_, **__: None)
+    scores, weights, preprocessing = trained(root, output / "one", (1, 1, 2))
+    expected, metrics, *_ = one_step(root, 1, 1, preprocessing)
     results = {"metrics": {"1": metrics}, "distance": {}, "moved": {}, "for_gpu": {}, "runs": {}}
     for count, space in ((8, 1), (4, 2)):
         name = f"{count} {space}"
-        change, results["metrics"][name], moved, for_gpu = one_step(root, count, space)
+        change, results["metrics"][name], moved, for_gpu = one_step(
+            root, count, space, preprocessing
+        )
         results["distance"][name], results["moved"][name] = distance(change, expected), moved
         results["for_gpu"][name] = for_gpu
-    scores, weights = trained(root, output / "one", (1, 1, 2))
-    found, resumed = trained(root, output / "several", (8, 1, 1), (4, 2, 2))
+    found, resumed, _ = trained(root, output / "several", (8, 1, 1), (4, 2, 2))
     results["runs"] = {"dice": [scores["dice"], found["dice"]]}
     results["runs"]["distance"] = distance(resumed, weights)
     (output / "results.json").write_text(json.dumps(results))

@@ -1,12 +1,10 @@
-"""A run that copies its folder at chosen moments, each as a process killed there would leave it.
+"""Copies of a run's folder at chosen moments, as the process would leave it if killed there.
 
-`launch.py --config tests/snapshots.py:PLAN.json` trains the plan's "source" in its "workdir". As
-Python's audit event EVENT is first about to happen at a path that PATTERN finds, the folder is
-copied to where "moments", {copy: [EVENT, PATTERN]}, says. The whole process stands still meanwhile:
-its files are what it has handed to the system until then, which is all that SIGKILL leaves.
+As Python's audit event EVENT is first about to happen at a path that PATTERN finds, the folder is
+copied. The whole process stands still meanwhile: its files are what it has handed to the system
+until then, which is all that SIGKILL leaves.
 """
 
-import json
 import os
 import re
 import shutil
@@ -16,29 +14,18 @@ import sys
 import time
 from pathlib import Path
 
-from jax_seg.system import config_file
 
-
-def at(moments, source, workdir, plan):
-    """The value of --config for the run of `source` in `workdir`; writes the file `plan`."""
-    moments = {str(copy): moment for copy, moment in moments.items()}
-    content = {"source": source, "workdir": str(workdir), "moments": moments}
-    Path(plan).write_text(json.dumps(content))
-    return f"tests/snapshots.py:{plan}"
-
-
-def get_config(plan):
-    content = json.loads(Path(plan).read_text())
-    left = dict(content["moments"])
+def take(moments, workdir):
+    """Have a folder copied, once for each of {copy: (EVENT, PATTERN)}, from now on."""
+    left = dict(moments)
 
     def watch(name, arguments):
         for copy, (event, pattern) in list(left.items()):
             if name == event and re.search(pattern, str(arguments[0])) and left.pop(copy, None):
-                command = [sys.executable, __file__, str(os.getpid()), content["workdir"], copy]
+                command = [sys.executable, __file__, str(os.getpid()), workdir, copy]
                 subprocess.run(command, check=True)
 
     sys.addaudithook(watch)
-    return config_file.load(content["source"])
 
 
 def copy_of_stopped(process, workdir, copy):

@@ -33,6 +33,22 @@ def get_config(argument="demo"):
 """
 
 
+EACH = """
+import contextlib, io, json, os, pathlib, sys
+from jax_seg.__main__ import main
+file = pathlib.Path(sys.argv[1])
+said = {}
+for name, arguments in json.loads(file.read_text()).items():
+    if name == "replay":
+        os.chdir(sys.argv[2])
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        status = main(arguments)
+    assert not status, (name, status, printed.getvalue())
+    said[name] = printed.getvalue()
+file.write_text(json.dumps(said))
+"""
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """The wheel, of a copy: what an earlier build left in the repository would come along."""
@@ -125,52 +141,69 @@ def test_the_commands_are_listed_and_a_wrong_one_is_refused(installed, tmp_path)
     _run([installed.program, "pedict"], tmp_path, status=2)
 
 
-def test_predict_and_evaluate(installed, trained, tmp_path):
-    data, masks = installed.work / "data", tmp_path / "masks"
-    command = [installed.program, "predict", "--workdir", trained, "--output", masks]
-    _run([*command, "--input", data / "train_images"], tmp_path)
+@pytest.fixture(scope="module")
+def masks(installed, trained, tmp_path_factory):
+    """A folder with what the program `predict` writes."""
+    folder = tmp_path_factory.mktemp("predicted") / "masks"
+    command = [installed.program, "predict", "--workdir", trained, "--output", folder]
+    _run([*command, "--input", installed.work / "data" / "train_images"], folder.parent)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def said(installed, trained, masks, tmp_path_factory):
+    """(folder that the other commands have written to, what each of them has printed).
+
+    They run one after another in one process of the environment, which starts and compiles once;
+    `replay` alone, the last one, in the folder with `configs/`.
+    """
+    out = tmp_path_factory.mktemp("said")
+    shutil.copytree(trained, out / "run", ignore=lambda _, names: {"cache"} & set(names))
+    models = [trained, f"{trained}@ema"]
+    labels = installed.work / "data" / "train_labels"
+    commands = {
+        "evaluate": ["--predictions", masks, "--labels", labels, "--output", out / "scores.json"],
+        "report": [trained, "--output", out / "page.html"],
+        "tune": [out / "run", "--metric", "dice", "--steps", "fill_holes"],
+        "compare": models,
+        "fit_ensemble": [*models, "--output", out / "ensemble.json"],
+        "convert": [GOLDEN / "unet_f4_d2.pth", out / "converted"],
+        "checkpoint": [out / "converted"],
+        "replay": ["--versions=tiny", "--kind=as written", "--minutes=1e-9", "--output", out],
+    }
+    text = json.dumps({name: [name, *map(str, rest)] for name, rest in commands.items()})
+    (out / "commands.json").write_text(text)
+    _run([installed.python, "-c", EACH, out / "commands.json", installed.work], out)
+    return out, json.loads((out / "commands.json").read_text())
+
+
+def test_predict_and_evaluate(masks, said):
+    out, _ = said
     assert {path.name for path in masks.glob("*.tif")} == {f"v{n}.tif" for n in range(6)}
     assert tifffile.imread(masks / "v0.tif").shape == (20, 20, 20)
-    labels = ["--labels", data / "train_labels", "--output", tmp_path / "scores.json"]
-    _run([installed.program, "evaluate", "--predictions", masks, *labels], tmp_path)
-    assert len(json.loads((tmp_path / "scores.json").read_text())["volumes"]) == 6
+    assert len(json.loads((out / "scores.json").read_text())["volumes"]) == 6
 
 
-def test_report(installed, trained, tmp_path):
-    page = tmp_path / "page.html"
-    _run([installed.python, "-m", "jax_seg.report", trained, "--output", page], tmp_path)
-    assert (ROOT / "jax_seg" / "report" / "page.css").read_text() in page.read_text()
+def test_report(said):
+    style = (ROOT / "jax_seg" / "report" / "page.css").read_text()
+    assert style in (said[0] / "page.html").read_text()
 
 
-def test_tune(installed, trained, tmp_path):
-    copy = tmp_path / "run"
-    shutil.copytree(trained, copy, ignore=lambda _, names: {"cache"} & set(names))
-    _run([installed.program, "tune", copy, "--metric", "dice", "--steps", "fill_holes"], tmp_path)
-    assert json.loads((copy / "postprocess.json").read_text())["steps"]
+def test_tune(said):
+    assert json.loads((said[0] / "run" / "postprocess.json").read_text())["steps"]
 
 
-def test_compare_and_fit_ensemble(installed, trained, tmp_path):
-    models = [trained, f"{trained}@ema"]
-    assert "dice of 2 volumes" in _run([installed.program, "compare", *models], tmp_path)
-    output = tmp_path / "ensemble.json"
-    command = [installed.python, "-m", "jax_seg", "fit_ensemble", *models, "--output", output]
-    _run(command, tmp_path)
-    assert sum(json.loads(output.read_text())["weights"]) == pytest.approx(1)
+def test_compare_and_fit_ensemble(said):
+    out, printed = said
+    assert "dice of 2 volumes" in printed["compare"]
+    weights = json.loads((out / "ensemble.json").read_text())["weights"]
+    assert sum(weights) == pytest.approx(1)
 
 
-def test_convert_and_checkpoint(installed, tmp_path):
-    _run([installed.program, "convert", GOLDEN / "unet_f4_d2.pth", "converted"], tmp_path)
-    listed = _run([installed.program, "checkpoint", "converted"], tmp_path)
-    assert "step 0" in listed and "code 0." in listed
+def test_convert_and_checkpoint(said):
+    _, printed = said
+    assert "step 0" in printed["checkpoint"] and "code 0." in printed["checkpoint"]
 
 
-def test_replay_finds_its_versions_in_the_current_folder(installed, tmp_path):
-    command = [
-        installed.program,
-        "replay",
-        "--versions=tiny",
-        "--kind=as written",
-        "--minutes=1e-9",
-    ]
-    _run([*command, "--output", tmp_path], installed.work)
-    assert "| tiny, as written | 1 |" in (tmp_path / "README.md").read_text()
+def test_replay_finds_its_versions_in_the_current_folder(said):
+    assert "| tiny, as written | 1 |" in (said[0] / "README.md").read_text()

@@ -1,4 +1,4 @@
-"""A tiny run on images as a file, for tests that start `launch.py` in a process of its own."""
+"""A tiny run on images, as a configuration file."""
 
 import numpy as np
 from PIL import Image

@@ -10,11 +10,12 @@ from jax_seg.data.readers import extension, open_image, open_volume
 from jax_seg.data.readers.library import library
 from jax_seg.data.readers.spacing import unit_of_tiff
 from jax_seg.data.readers.tiff import TiffReader
+from jax_seg.data.write_dataset import write_hdf5, write_n5
 from jax_seg.data.writers import write_tiff
-from jax_seg.system.files import channel_files, replacing
+from jax_seg.system.files import channel_files, replacing, replacing_folder
 
 WRITTEN = {".nii": ".nii", ".nii.gz": ".nii.gz", ".nrrd": ".nrrd", ".mrc": ".mrc"}
-WRITTEN |= {".rec": ".mrc"}
+WRITTEN |= {".rec": ".mrc", ".h5": ".h5", ".hdf5": ".h5", ".n5": ".n5"}
 """The extension in which a prediction of an input with another is written; all else is TIFF."""
 
 
@@ -27,7 +28,7 @@ def write_like(path, mask, source, origin):
     """Write a mask [D, H, W] whole or not at all, placed in space as its input is.
 
     Args:
-      path: of the file; its extension is `suffix_like(source)`.
+      path: of the file, or of the folder of an N5; its extension is `suffix_like(source)`.
       mask: integers [D, H, W].
       source: path of the input; of several channels the first one's file counts.
       origin: name of the writing program, which the file's header keeps.
@@ -42,7 +43,14 @@ def write_like(path, mask, source, origin):
         spacing, unit = _spacing(source)
         write_tiff(path, mask, compression="lzw", origin=origin, spacing=spacing, unit=unit)
         return
+    if suffix == ".n5":
+        with replacing_folder(path) as beside:
+            write_n5(beside, mask, open_image(source), origin)
+        return
     with replacing(path) as beside:
+        if suffix == ".h5":
+            write_hdf5(beside, mask, open_image(source), origin)
+            return
         writer = _write_nifti if suffix.startswith(".nii") else _write_nrrd
         (_write_mrc if suffix == ".mrc" else writer)(beside, mask, Path(source), origin)
 

@@ -24,7 +24,7 @@ def predict_files(kind, segment, decide, inspect, found, output, *, settings, pr
     """Segment files one after another, reading the next and writing the last in the background.
 
     For a volume it writes `output/<id>.tif` (0 and 1, or the values of several classes; LZW; of
-    NIfTI, NRRD and MRC in the input's format), with `probabilities` also
+    NIfTI, NRRD, MRC, HDF5 and N5 in the input's format), with `probabilities` also
     `output/probabilities/<id>.tif` (float16); for an image `output/<id>.png` (8 bits, 255 where the
     object is certain); and last `output/<id>.json`, the sidecar.
 

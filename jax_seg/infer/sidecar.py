@@ -10,6 +10,7 @@ from pathlib import Path
 from jax_seg.system.files import read_json, stamp, write_json
 from jax_seg.system.outputs import marked
 
+PART = 2**20  # bytes that are read at once
 MEMBER = {
     "digest": "checkpoint",
     "preprocessing": "preprocessing",
@@ -107,7 +108,7 @@ def unfinished(found, output, suffix, settings, probabilities):
                 f"{Path(output) / damaged[0]} has changed since it was written: move it away, "
                 "or pass --overwrite to predict it again."
             )
-        elif not all(f in made["files"] and (Path(output) / f).is_file() for f in wanted):
+        elif not all(f in made["files"] and (Path(output) / f).exists() for f in wanted):
             to_do.append(volume)
     return to_do, errors
 
@@ -122,12 +123,21 @@ def _read(path):
 
 
 def _record(path):
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    return {"bytes": path.stat().st_size, "blake2b": digest}
+    """The bytes of a file and their digest; of a folder those of all its files, and their names."""
+    files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+    digest = hashlib.blake2b(digest_size=16)
+    for one in files:
+        if one != path:
+            digest.update(f"{one.relative_to(path)}\n".encode())
+        with one.open("rb") as file:
+            while part := file.read(PART):
+                digest.update(part)
+    return {"bytes": sum(one.stat().st_size for one in files), "blake2b": digest.hexdigest()}
 
 
 def _is_damaged(path, recorded):
-    if recorded is None or not path.is_file():
+    if recorded is None or not path.exists():
         return False
-    return path.stat().st_size != recorded["bytes"] or _record(path) != recorded
+    if path.is_file() and path.stat().st_size != recorded["bytes"]:
+        return True
+    return _record(path) != recorded

@@ -2,8 +2,6 @@
 
 import functools
 import json
-import shutil
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +16,8 @@ from jax_seg.system import configuration, outputs
 from jax_seg.system.files import (
     refuse_address,
     remove_unfinished_beside,
-    to_disk,
-    unfinished,
+    replacing_folder,
     write_json,
-    writing,
 )
 
 COMMAND = "export"
@@ -112,33 +108,20 @@ def write(folder, sources, onnx=False):
       ValueError: ONNX cannot carry a network.
       OSError: the folder cannot be written.
     """
-    folder, mark = Path(folder), outputs.written_by(COMMAND)
+    mark = outputs.written_by(COMMAND)
     remove_unfinished_beside(folder)
-    beside, before = unfinished(folder, ""), unfinished(folder, "-replaced")
-    try:
-        with writing(folder):
-            beside.mkdir(parents=True)
-            described = [_write(beside, n, one, mark, onnx) for n, one in enumerate(sources)]
-            content = {
-                "members": [one | {"weight": 1 / len(sources)} for one in described],
-                "threshold": card.threshold(sources),
-                "exported_with": checkpoints.code_version(),
-            }
-            write_json(beside / "model.json", outputs.marked(content, COMMAND))
-            (beside / "load.py").write_text(exported.script())
-            if any(one["per_volume"] for one in described):
-                (beside / "measure_volume.py").write_text(exported.measuring(mark))
-            (beside / "card.md").write_text(card.text(sources, mark))
-            for path in beside.iterdir():
-                to_disk(path)
-            if folder.exists():
-                folder.replace(before)
-            beside.replace(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-        if before.exists() and not folder.exists():
-            before.replace(folder)
-        shutil.rmtree(before, ignore_errors=True)
+    with replacing_folder(folder) as beside:
+        described = [_write(beside, n, one, mark, onnx) for n, one in enumerate(sources)]
+        content = {
+            "members": [one | {"weight": 1 / len(sources)} for one in described],
+            "threshold": card.threshold(sources),
+            "exported_with": checkpoints.code_version(),
+        }
+        write_json(beside / "model.json", outputs.marked(content, COMMAND))
+        (beside / "load.py").write_text(exported.script())
+        if any(one["per_volume"] for one in described):
+            (beside / "measure_volume.py").write_text(exported.measuring(mark))
+        (beside / "card.md").write_text(card.text(sources, mark))
 
 
 def _write(folder, number, source, mark, onnx):

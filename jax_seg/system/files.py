@@ -63,6 +63,34 @@ def replacing(path, durable=True):
             beside.unlink()
 
 
+@contextlib.contextmanager
+def replacing_folder(path):
+    """Yield a new folder beside `path`; rename it to `path` on success, in place of an older one.
+
+    On an error the unfinished folder is removed and an existing one is kept.
+
+    Raises:
+      OSError: of `writing`.
+    """
+    path = Path(path)
+    beside, before = unfinished(path, ""), unfinished(path, "-replaced")
+    try:
+        with writing(path, beside):
+            beside.mkdir(parents=True)
+            yield beside
+            for one in beside.rglob("*"):
+                to_disk(one)
+            if path.exists():
+                path.replace(before)
+            beside.replace(path)
+            to_disk(path.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        if before.exists() and not path.exists():  # interrupted between the two renames
+            before.replace(path)
+        shutil.rmtree(before, ignore_errors=True)
+
+
 def unfinished(path, suffix=None):
     """The name of an unfinished file beside `path`, which records its process and machine."""
     path = Path(path)

@@ -1,7 +1,8 @@
 """Where a command may write: outside its inputs, and never over a file it did not write itself.
 
 Every file that a command writes carries a mark, `written_by(command)`: JSON as its first field
-"origin" (`marked`), TIFF and PNG as the tag Software, HTML as its generator, zips as their comment.
+"origin" (`marked`), TIFF and PNG as the tag Software, HDF5 as the attribute "software", which an N5
+folder has in its attributes.json, HTML as its generator, zips as their comment.
 A file without the mark is somebody's work, and no flag allows replacing it.
 """
 
@@ -25,9 +26,13 @@ def marked(content, command):
 
 
 def is_own(path, command):
-    """Whether a file carries the mark of a command."""
-    mark = written_by(command).encode()
-    with Path(path).open("rb") as file:
+    """Whether a file, or the folder of an N5, carries the mark of a command."""
+    path, mark = Path(path), written_by(command).encode()
+    if path.is_dir():
+        path /= "attributes.json"
+        if not path.is_file():
+            return False
+    with path.open("rb") as file:
         if mark in file.read(HEAD):
             return True
         file.seek(max(os.fstat(file.fileno()).st_size - TAIL, 0))
@@ -121,4 +126,4 @@ def require_file(path, command, *, inside=(), flag="--output"):
 
 
 def _own_file(path, command):
-    return path.is_file() and is_own(path, command)
+    return (path.is_file() or path.is_dir()) and is_own(path, command)

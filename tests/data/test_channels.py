@@ -343,3 +343,16 @@ def test_channels_are_blended_without_outweighing_each_other():
     image[0, 0, :, 0], image[0, 0, :, 1] = [0, 1, 0, 1], [0, 0, 1000, 1000]
     np.testing.assert_allclose(intensities.blended(image)[0, 0], [0, 0.5, 0.5, 1], rtol=1e-6)
     assert intensities.blended(image[..., 0]).shape == (1, 1, 4)
+
+
+def test_a_mask_of_channels_of_hdf5_keeps_their_axis(tmp_path):
+    source, path = tmp_path / "a.h5", tmp_path / "mask.h5"
+    with h5py.File(source, "w") as file:
+        dataset = file.create_dataset("raw", data=np.moveaxis(VOXELS, -1, 0))
+        for axis, name in zip(dataset.dims, "czyx", strict=True):
+            axis.label = name
+    mask = (VOXELS[..., 0] > 50).astype(np.uint8)
+    write_like(path, mask, source, "a test")
+    np.testing.assert_array_equal(open_volume(path).read((0, 0, 0), SHAPE), mask)
+    with h5py.File(path) as file:
+        assert file["raw"].shape == (1, *SHAPE)

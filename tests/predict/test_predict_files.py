@@ -5,11 +5,15 @@ import os
 import shutil
 import zipfile
 
+import h5py
 import numpy as np
 import pytest
+import tensorstore
+import tifffile
 import zarr
 
 from jax_seg import predict
+from jax_seg.data.readers import read_volume
 from jax_seg.runs import checkpoints, members
 from tests.conftest import write_volumes
 from tests.predicting import run, run_status
@@ -71,6 +75,50 @@ def test_a_cut_mask_is_neither_finished_nor_submitted(runs, image, tmp_path, cap
     assert run_status(image, out, *flags, "--overwrite") == 0
     assert (out / "v0.tif").read_bytes() == whole and submission.exists()
     assert run_status(image, out, *flags) == 0  # its own submission is replaced
+
+
+def write_dataset(path, voxels):
+    """FILE.h5 or FOLDER.n5 with the dataset raw; the path that names it."""
+    if path.suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            file["raw"] = voxels
+    else:
+        spec = {"driver": "n5", "kvstore": {"driver": "file", "path": f"{path}/raw"}}
+        about = {"dimensions": voxels.shape[::-1], "dataType": "uint8"}
+        spec["metadata"] = about | {"blockSize": [9, 9, 9], "compression": {"type": "gzip"}}
+        tensorstore.open(spec, create=True).result().write(voxels.T).result()
+    return f"{path}:/raw"
+
+
+@pytest.mark.parametrize("ending", ["h5", "n5"])
+def test_masks_that_are_datasets(runs, image, tmp_path, capsys, ending):
+    """Finished, cut, written again and submitted as files are; what others wrote stays."""
+    named = write_dataset(tmp_path / f"v.{ending}", tifffile.imread(image))
+    out, archived = tmp_path / "out", tmp_path / "all.zip"
+    command = ["--workdir", runs[0], "--input", named, "--output", str(out)]
+    command += ["--submission", str(archived)]
+    assert predict.main(command) == 0
+    assert predict.main(["--workdir", runs[0], "--input", str(image), "--output", str(out)]) == 0
+    mask, expected = out / f"v_raw.{ending}", tifffile.imread(out / "v0.tif")
+    np.testing.assert_array_equal(read_volume(f"{mask}:/raw"), expected)
+    assert 0 < expected.sum() < expected.size
+    with zipfile.ZipFile(archived) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    np.testing.assert_array_equal(read_volume(tmp_path / "unpacked" / mask.name), expected)
+    capsys.readouterr()
+    assert predict.main(command) == 0
+    assert "1 of 1 volumes are already finished" in capsys.readouterr().out
+    part = mask if ending == "h5" else mask / "raw" / "0" / "0" / "0"
+    part.write_bytes(part.read_bytes()[:-1] + b"!")
+    assert predict.main(command) == 1
+    assert f"{mask.name} has changed since it was written: move it" in capsys.readouterr().err
+    assert predict.main([*command, "--overwrite"]) == 0
+    np.testing.assert_array_equal(read_volume(mask), expected)
+    for path in out.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    write_dataset(mask, expected)
+    assert predict.main([*command, "--overwrite"]) == 1
+    assert f"{mask.name} was not written by jax_seg.predict" in capsys.readouterr().err
 
 
 @pytest.fixture

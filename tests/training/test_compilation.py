@@ -6,10 +6,12 @@ from jax_seg.system import cards
 from jax_seg.training import find_batch
 from jax_seg.training import run as training
 from tests.conftest import tiny_config
+from tests.shared_programs import anew
 
 
 def count_traces(monkeypatch):
     """A list that grows whenever a program that computes the loss is traced anew."""
+    anew(monkeypatch)
     traces, combine = [], losses.combine
 
     def counted(*arguments, **options):

@@ -1,9 +1,6 @@
 """Images in the one training loop: a detector in stages, killed and resumed, and its guards."""
 
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import launch
 from jax_seg import compare, evaluate, models, predict, tune
 from jax_seg.data.preprocess import Preprocessing
 from jax_seg.runs import checkpoints
 from jax_seg.runs.events import read_events
-from jax_seg.training import plateau, start, state
+from jax_seg.training import plateau, programs, state
 from jax_seg.training import run as training
+from jax_seg.training import start as starting
 from jax_seg.training.optimizers import make_optimizer
 from jax_seg.training.step import make_locator
 from tests import snapshots
 from tests.conftest import GOLDEN
 from tests.tiny_images import SIZE, get_config, write_images
-from tests.training.test_resume import ROOT, assert_same_end, finish
+from tests.training.test_resume import assert_same_end
 
 
 @pytest.fixture(scope="module")
@@ -31,30 +30,17 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """Compiled programs of the processes here: the detector takes half a minute, once."""
-    return tmp_path_factory.mktemp("compiled")
+def built():
+    """What `programs.build` has returned to the runs here."""
+    found, build = [], programs.build
 
+    def noted(**options):
+        found.append(build(**options))
+        return found[-1]
 
-def launch(config, workdir, compiled):
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "launch.py",
-            f"--config={config}",
-            f"--workdir={workdir}",
-            "--doctor=off",
-        ],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ
-        | {
-            "PYTHONPATH": str(ROOT),
-            "JAX_COMPILATION_CACHE_DIR": str(compiled),
-        },
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs, "build", noted)
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -64,24 +50,30 @@ def left(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(root, compiled, left, tmp_path_factory):
+def trained(root, built, left, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("trained")
     # 3 updates an epoch, 2 epochs a stage; checkpoint 2n + 1 at the end of an epoch.
-    moments = {left / "killed": ("os.mkdir", r"/checkpoints/save_25\.")}
-    config = snapshots.at(moments, f"tests/tiny_images.py:{root}", workdir, left / "plan.json")
-    finish(launch(config, workdir, compiled))
+    snapshots.take({left / "killed": ("os.mkdir", r"/checkpoints/save_25\.")}, workdir)
+    start(get_config(root), workdir)
     return workdir
 
 
+def start(config, workdir):
+    """As `launch.py` does, without a doctor."""
+    return training.run(config, workdir, defaults=launch.default_of(config))
+
+
 def test_a_run_killed_in_its_second_stage_ends_as_if_nothing_had_happened(
-    root, trained, compiled, left
+    root, trained, built, left
 ):
     workdir = left / "killed"
     assert not (workdir / "scores.json").exists()
-    finish(launch(f"tests/tiny_images.py:{root}", workdir, compiled))
+    start(get_config(root), workdir)
     assert_same_end(workdir, trained)
+    one, other = built
+    assert one is other
     for program in ("train_step", "evaluate", "network"):
-        assert len(list(compiled.glob(f"jit_{program}-*-cache"))) == 1, program
+        assert getattr(one, program)._cache_size() == 1, program  # a resumed run compiles nothing
 
 
 def test_a_frozen_encoder_keeps_its_bits_and_thaws(trained):
@@ -309,9 +301,9 @@ def detector_state(dims):
 
 def test_an_encoder_starts_from_published_weights():
     path = GOLDEN / "edgenext_small_public.safetensors"
-    started = start.start_encoder(detector_state((16, 32, 48, 96)), path)
+    started = starting.start_encoder(detector_state((16, 32, 48, 96)), path)
     assert any(bool(leaf.any()) for leaf in jax.tree.leaves(started.params["encoder"]))
     assert not any(bool(leaf.any()) for leaf in jax.tree.leaves(started.params["up_0"]))
     jax.tree.map(np.testing.assert_array_equal, started.averages["ema"]["params"], started.params)
     with pytest.raises(ValueError, match="differs in size from the detector's"):
-        start.start_encoder(detector_state((8, 32, 48, 96)), path)
+        starting.start_encoder(detector_state((8, 32, 48, 96)), path)

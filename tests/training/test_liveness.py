@@ -24,6 +24,7 @@ from jax_seg.system import configuration
 from jax_seg.training import judge, programs
 from jax_seg.training import run as training
 from tests.conftest import tiny_config
+from tests.shared_programs import once
 
 # Validation losses by epoch: better, three times worse than the best, far worse, better again.
 LOSSES = (1.0, 0.9, 0.92, 0.94, 0.93, 1.3, 0.85, 0.84)
@@ -184,8 +185,10 @@ TERMS += ("skeleton_recall", "connectivity")
 CHANGES |= {f"loss.weights.{term}": (0.7, {}) for term in TERMS}
 
 
-# Taken once: one observation may run inside another's patches.
-ORIGINALS = programs.build, pipeline.batches, checkpoints.save, judge.validate_patches
+# Taken once: one observation may run inside another's patches. Most fields leave the programs as
+# they are, which are then those of the run before, traced already.
+ORIGINALS = once(programs.build), pipeline.batches, checkpoints.save, judge.validate_patches
+TRACED = {}  # (function, static arguments, types of the others) -> (text, types of the results)
 
 
 def digest(*values):
@@ -197,6 +200,18 @@ def digest(*values):
 def text_of(function, *arguments):
     """A digest of a program: its operations, their parameters and every constant in it."""
     return digest(*_parts(jax.make_jaxpr(function)(*arguments)))
+
+
+def traced_once(function, *arguments, **static):
+    """(`text_of`, types of the results) of a jitted function, traced once for the same types."""
+    leaves, tree = jax.tree.flatten(arguments)
+    types = [jax.typeof(leaf) for leaf in leaves]
+    types = tuple((one.shape, one.dtype, one.weak_type) for one in types)
+    key = function, tuple(static.items()), tree, types
+    if key not in TRACED:
+        bound = functools.partial(function, **static)
+        TRACED[key] = text_of(bound, *arguments), jax.eval_shape(bound, *arguments)
+    return TRACED[key]
 
 
 def _parts(traced):
@@ -222,38 +237,34 @@ def _is_program(value):
 
 def traced_only(real, seen):
     """The programs with the same inputs and outputs, that record and do not compile."""
-    shapes = jax.eval_shape(real.fresh_state)
-    known = {}
+    known = set()
 
-    def once(function, *arguments):
-        key = (function, str(jax.tree.map(jnp.shape, arguments[1:])))
-        if key not in known:
-            known[key] = text_of(function, *arguments)
-            seen["programs"].append(known[key])
+    def noted(function, *arguments, **static):
+        text, results = traced_once(function, *arguments, **static)
+        if text not in known:
+            known.add(text)
+            seen["programs"].append(text)
+        return results
 
     def fresh_state():
-        seen["programs"].append(text_of(real.fresh_state))
-        state = jax.tree.map(lambda s: jnp.full(s.shape, 0.1).astype(s.dtype), shapes)
+        shapes = noted(real.fresh_state)
+        state = jax.tree.map(lambda s: np.full(s.shape, 0.1).astype(s.dtype), shapes)
         return state._replace(step=jnp.zeros((), jnp.int32), finite=jnp.ones((), bool))
 
     def train_step(state, batch, knobs, accumulate):
-        step = functools.partial(real.train_step, accumulate=accumulate)
         seen["calls"].append(digest(batch, knobs, state.params, str(accumulate)))
-        key = ("step", accumulate, batch["image"].shape)
-        if key not in known:
-            known[key] = jax.eval_shape(step, state, batch, knobs)[1]
-            seen["programs"].append(text_of(step, state, batch, knobs))
-        figures = {name: np.float32(0.2) for name in known[key]} | {"finite": np.True_}
+        _, results = noted(real.train_step, state, batch, knobs, accumulate=accumulate)
+        figures = {name: np.float32(0.2) for name in results} | {"finite": np.True_}
         return state._replace(step=state.step + 1), figures
 
     def evaluate(variables, batch, weights):
-        once(real.evaluate, variables, batch, weights)
+        noted(real.evaluate, variables, batch, weights)
         seen["calls"].append(digest(batch, weights))
         share = np.asarray(batch["label"] == 1).reshape(len(batch["label"]), -1).mean(1)
         return {name: share for name in ("loss", *weights)}
 
     def network(variables, image, own=None):
-        once(real.network, variables, image, own)
+        noted(real.network, variables, image, own)
         seen["calls"].append(digest(image, own))
         return (image[..., :1].astype(np.float32) - 130) / 20
 

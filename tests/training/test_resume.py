@@ -48,10 +48,10 @@ def left(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tiny, left, tmp_path_factory):
+def uninterrupted(volumes_folder, left, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("uninterrupted")
-    copies = {left / name: moment for name, moment in MOMENTS.items()}
-    finish(start(snapshots.at(copies, tiny, workdir, left / "plan.json"), workdir))
+    snapshots.take({left / name: moment for name, moment in MOMENTS.items()}, workdir)
+    training.run(tiny_run.get_config(str(volumes_folder)), workdir)
     return workdir
 
 
@@ -93,11 +93,14 @@ def test_killed_run_ends_bit_identical(moment, volumes_folder, uninterrupted, le
     assert_same_end(left / moment, uninterrupted)
 
 
-def test_killed_process_leaves_what_the_copies_hold(tiny, uninterrupted, left, tmp_path):
+def test_killed_process_leaves_what_the_copies_hold(
+    tiny, volumes_folder, uninterrupted, left, tmp_path
+):
+    """Of two processes, the second this one: bits do not depend on which has compiled."""
     killed = start(interrupted.at(MOMENTS[KILLED], tiny), tmp_path)
     finish(killed, status=-signal.SIGKILL)
     assert whole_saves(tmp_path) == whole_saves(left / KILLED)
-    finish(start(tiny, tmp_path))
+    training.run(tiny_run.get_config(str(volumes_folder)), tmp_path)
     assert_same_end(tmp_path, uninterrupted)
 
 

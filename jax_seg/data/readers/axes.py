@@ -38,6 +38,11 @@ class Axes(NamedTuple):
         kept = self.zyx if self.channel is None else (*self.zyx, self.channel)
         return np.transpose(voxels, np.argsort(np.argsort(kept)))
 
+    def from_zyx(self, voxels):
+        """The array of all stored axes that holds [D, H, W]; the others have length 1."""
+        others = [axis for axis in range(self.rank) if axis not in self.zyx]
+        return np.expand_dims(np.transpose(voxels, np.argsort(self.zyx)), others)
+
 
 def find_axes(path, shape, names=(), channels=False):
     """The axes of a volume among those of a stored array.

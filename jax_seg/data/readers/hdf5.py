@@ -16,7 +16,10 @@ MOST_CHANNELS = 9  # of an axis that nothing names: a longer one may be slices
 
 
 class Hdf5Reader:
-    """One dataset of an HDF5 file; reopened at every read, so that it holds no file and pickles."""
+    """One dataset of an HDF5 file; reopened at every read, so that it holds no file and pickles.
+
+    `name` of the dataset, and its `axes`, are for who writes another like it.
+    """
 
     random_access = True
 
@@ -24,18 +27,18 @@ class Hdf5Reader:
         """Opens FILE.h5:/DATASET, or FILE.h5 where it holds one volume or image of channels."""
         self.path = Path(path)
         with _file(self.path) as file:
-            self._name = container(self.path)[1] or _only(self.path, _volumes(file))
-            if self._name not in file or not hasattr(file[self._name], "shape"):
+            self.name = container(self.path)[1] or _only(self.path, _volumes(file))
+            if self.name not in file or not hasattr(file[self.name], "shape"):
                 raise ValueError(
                     f"{self.path} names no dataset of the file, which holds "
                     f"{', '.join(_volumes(file)) or 'no volume'}: choose one of these."
                 )
-            dataset = file[self._name]
+            dataset = file[self.name]
             names = _names(self.path, dataset.shape, [axis.label for axis in dataset.dims])
-            self._axes = find_axes(path, dataset.shape, names, channels=True)
-            self.shape = tuple(dataset.shape[axis] for axis in self._axes.zyx)
-            if self._axes.channel is not None:
-                self.channels = dataset.shape[self._axes.channel]
+            self.axes = find_axes(path, dataset.shape, names, channels=True)
+            self.shape = tuple(dataset.shape[axis] for axis in self.axes.zyx)
+            if self.axes.channel is not None:
+                self.channels = dataset.shape[self.axes.channel]
             self.dtype = decoded_dtype(path, dataset.dtype)
             lengths = dataset.attrs.get("element_size_um")  # of ilastik and ImageJ
         self.spacing, self.notes = None, ()
@@ -47,17 +50,20 @@ class Hdf5Reader:
 
     def read(self, start, size):
         """The voxels [start, start + size), each (d, h, w) triples: [D, H, W] or [D, H, W, C]."""
-        index = self._axes.index(block_slices(self, start, size))
+        index = self.axes.index(block_slices(self, start, size))
         try:
             with _file(self.path) as file:
-                voxels = file[self._name][index]
+                voxels = file[self.name][index]
         except OSError as error:
             raise damaged(self.path, error) from error
-        return finished(self, self._axes.to_zyx(voxels), start)
+        return finished(self, self.axes.to_zyx(voxels), start)
 
 
 class N5Reader:
-    """One dataset of an N5 folder, whose axes are stored as x, y, z."""
+    """One dataset of an N5 folder, whose axes are stored as x, y, z.
+
+    Its `name`, `axes` (in the opposite order) and `attributes` are for who writes another like it.
+    """
 
     random_access = True
 
@@ -76,11 +82,11 @@ class N5Reader:
                 f"{self.path} names no dataset of the folder, which holds "
                 f"{', '.join(found) or 'no volume'}: choose one of these."
             )
-        self._folder = folder / name.strip("/")
-        about = _attributes(self._folder / "attributes.json")
+        self.name, self._folder = name, folder / name.strip("/")
+        self.attributes = about = _attributes(self._folder / "attributes.json")
         shape = about["dimensions"][::-1]
-        self._axes = find_axes(path, shape, [*about.get("axes", ())][::-1])
-        self.shape = tuple(shape[axis] for axis in self._axes.zyx)
+        self.axes = find_axes(path, shape, [*about.get("axes", ())][::-1])
+        self.shape = tuple(shape[axis] for axis in self.axes.zyx)
         self.dtype = decoded_dtype(path, about["dataType"])
         self.spacing, self.notes = None, ()
         resolution = about.get("pixelResolution") or {}
@@ -88,7 +94,7 @@ class N5Reader:
         if lengths and len(lengths) == len(shape):
             units = about.get("units") or [resolution.get("unit", "")] * len(shape)
             self.spacing = spacing.in_micrometres(
-                *([values[::-1][axis] for axis in self._axes.zyx] for values in (lengths, units))
+                *([values[::-1][axis] for axis in self.axes.zyx] for values in (lengths, units))
             )
 
     def __reduce__(self):
@@ -96,14 +102,14 @@ class N5Reader:
 
     def read(self, start, size):
         """The voxels [start, start + size), each (d, h, w) triples: [D, H, W]."""
-        index = self._axes.index(block_slices(self, start, size))
+        index = self.axes.index(block_slices(self, start, size))
         spec = {"driver": "n5", "kvstore": {"driver": "file", "path": str(self._folder.absolute())}}
         try:
             store = tensorstore.open(spec, open=True, read=True).result()
             voxels = store[index[::-1]].read().result()
         except Exception as error:  # each codec has its own
             raise damaged(self.path, error) from error
-        return finished(self, self._axes.to_zyx(voxels.T), start)
+        return finished(self, self.axes.to_zyx(voxels.T), start)
 
 
 def _file(path):

@@ -1,5 +1,6 @@
 """NIfTI, NRRD, MRC, HDF5 and N5: written by their own libraries, read, and written back."""
 
+import json
 import pickle
 import sys
 
@@ -96,15 +97,17 @@ def test_voxels_spacing_and_blocks(tmp_path, name):
     np.testing.assert_array_equal(cached.read((0, 0, 0), SHAPE), VOXELS)
 
 
-@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mrc", "a.h5"])
+@pytest.mark.parametrize("name", FORMATS)
 def test_a_mask_lies_where_its_input_does(tmp_path, name):
     source = tmp_path / name
     FORMATS[name](source)
     mask = (VOXELS > 50).astype(np.uint8)
     path = tmp_path / f"mask{suffix_like(source)}"
     write_like(path, mask, source, outputs.written_by("predict"))
-    assert path.suffix == {"a.nii.gz": ".gz", "a.h5": ".tif"}.get(name, source.suffix)
+    assert path.suffix == {"a.nii.gz": ".gz"}.get(name, source.suffix)
     np.testing.assert_array_equal(read_volume(path), mask)
+    assert open_volume(path).dtype == (np.int8 if name == "a.mrc" else np.uint8)
+    assert open_volume(path).spacing == pytest.approx((2000, 250, 500))
     assert outputs.is_own(path, "predict") and not outputs.is_own(source, "predict")
     assert not list(tmp_path.glob(".*"))
     if "nii" in name:
@@ -119,6 +122,56 @@ def test_a_mask_lies_where_its_input_does(tmp_path, name):
         with mrcfile.open(path) as file:
             assert file.voxel_size.tolist() == (5e6, 2.5e6, 2e7)
             assert file.header.origin.tolist() == (1, 2, 3)
+
+
+def test_a_mask_of_hdf5_is_a_dataset_like_the_inputs(tmp_path):
+    """Of one channel, with axes x, z, y, in the file's own attributes and chunks."""
+    source, mask = tmp_path / "a.hdf5", (VOXELS > 50).astype(np.uint8)
+    with h5py.File(source, "w") as file:
+        file["other"] = VOXELS
+        dataset = file.create_dataset("t0/raw", data=VOXELS.transpose(2, 0, 1)[None])
+        for axis, label in zip(dataset.dims, "cxzy", strict=True):
+            axis.label = label
+        dataset.attrs["axistags"] = '{"axes": [{"key": "c"}]}'
+        dataset.attrs["resolution"] = np.array([1, 500, 2000, 250], np.float32)
+        dataset.attrs["maximum"] = 99  # of the image, not of its mask
+    path = tmp_path / f"mask{suffix_like(f'{source}:/t0/raw')}"
+    write_like(path, mask, f"{source}:/t0/raw", "us")
+    np.testing.assert_array_equal(read_volume(path), mask)
+    with h5py.File(path) as file:
+        assert list(file) == ["t0"] and list(file["t0"]) == ["raw"]
+        written = file["t0/raw"]
+        np.testing.assert_array_equal(written[0], mask.transpose(2, 0, 1))
+        assert written.dtype == np.uint8 and written.chunks == (1, 5, 3, 4)
+        assert written.compression == "gzip"
+        assert written.attrs["axistags"] == '{"axes": [{"key": "c"}]}'
+        np.testing.assert_array_equal(written.attrs["resolution"], [1, 500, 2000, 250])
+        assert "maximum" not in written.attrs
+
+
+def test_a_mask_of_n5_is_a_dataset_like_the_inputs(tmp_path):
+    """Of the root, with its axes stored as z, y, x; an older mask goes."""
+    source, mask = tmp_path / "a.n5", (VOXELS > 50).astype(np.uint8)
+    about = {"axes": ["z", "y", "x"], "pixelResolution": {"unit": "um", "dimensions": [4, 2, 1]}}
+    spec = {"driver": "n5", "kvstore": {"driver": "file", "path": str(source)}, "create": True}
+    spec["metadata"] = {"dimensions": SHAPE, "blockSize": SHAPE, "dataType": "int16"}
+    spec["metadata"]["compression"] = {"type": "raw"}
+    tensorstore.open(spec).result().write(VOXELS).result()
+    attributes = json.loads((source / "attributes.json").read_text())
+    (source / "attributes.json").write_text(json.dumps(attributes | about | {"maximum": 99}))
+    path = tmp_path / "mask.n5"
+    for content in (1 - mask, mask):
+        write_like(path, content, source, outputs.written_by("predict"))
+    assert outputs.is_own(path, "predict")
+    reader = open_volume(path)
+    assert reader.name == "/" and reader.spacing == (4, 2, 1)
+    np.testing.assert_array_equal(reader.read((0, 0, 0), SHAPE), mask)
+    written = json.loads((path / "attributes.json").read_text())
+    assert written["dataType"] == "uint8" and written["compression"]["type"] == "gzip"
+    assert {name: written[name] for name in about} == about and "maximum" not in written
+    plain = {"driver": "n5", "kvstore": {"driver": "file", "path": str(path)}}
+    np.testing.assert_array_equal(tensorstore.open(plain).result().read().result(), mask)
+    assert {one.name for one in tmp_path.iterdir()} == {"a.n5", "mask.n5"}
 
 
 def test_scaled_nifti_and_turned_mrc(tmp_path):
