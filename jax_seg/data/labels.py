@@ -206,9 +206,10 @@ def encode(label, table, path, prefix="data."):
             # A negative value counts from the end of the lookup, where its class is.
             found = lookup[values] if small else _search(values, table)
             if table.rest is None and (unnamed := found == _UNNAMED).any():
+                named = "foreground" if table.classes == ONE else "classes"
                 raise ValueError(
                     f"{path} holds the label value {int(values[unnamed][0])}, which none of "
-                    f"{prefix}foreground, {prefix}ignore and {prefix}background names: add it to "
+                    f"{prefix}{named}, {prefix}ignore and {prefix}background names: add it to "
                     f"one of them, or '{REST}' for all unnamed values."
                 )
             classes[...] = found
