@@ -36,8 +36,8 @@ def main(argv=None):
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog=program("predict"),
-        description="Segment volumes (1 is foreground, or label values of several classes; in "
-        "TIFF, NIfTI, NRRD, MRC, HDF5 or N5 as the input) or images (as PNG, 255 means probability 1) "
+        description="Segment volumes (1 is foreground, or label values of several classes; TIFF, "
+        "NIfTI, NRRD, MRC, HDF5 or N5, as the input) or images (as PNG, 255 means probability 1) "
         "with trained models.",
     )
     _add_networks(parser)
