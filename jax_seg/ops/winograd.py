@@ -207,7 +207,7 @@ def _kernel_of(total, tiles, sizes, swapped):
 
 
 # The arrays of a transform are reshaped to three or four axes: XLA compiles a loop over eight, one
-# for each row of a matrix, in four times as long, and it runs no faster.
+# for each row of a matrix, in four times as long, and a training step is no faster with it.
 
 
 def _along(matrix, x, before):
