@@ -88,9 +88,10 @@ def _block_by_block(x, kernel, adjoint, tiles, size, starts):
     y = jnp.zeros((*x.shape[:4], kernel.shape[3 if adjoint else 4]), x.dtype)
     kernel_PCK = _transform_kernel(kernel, tiles, adjoint)
     sizes = kernel.shape[:3]
+    padded = _with_halo(x, sizes)
 
     def block_step(y, start):
-        v = _transform(_read(x, start, size, sizes), tiles, sizes, 2)
+        v = _transform(_read(padded, start, size, sizes), tiles, sizes, 2)
         block = _inverse(_multiply(v, kernel_PCK, adjoint), tiles, sizes).astype(x.dtype)
         return lax.dynamic_update_slice(y, block, (0, *start, 0, 0)), None
 
@@ -106,7 +107,7 @@ def _output_channels_in_parts(x, kernel, tiles):
     y = jnp.zeros((*x.shape[:4], kernel.shape[3]), x.dtype)
     channels, firsts = _kernel_parts(kernel, tiles)
     sizes = kernel.shape[:3]
-    v = _transform(_read(x, (0, 0), x.shape[1:3], sizes), tiles, sizes, 2)
+    v = _transform(_with_halo(x, sizes).astype(jnp.float32), tiles, sizes, 2)
 
     def part_step(y, first):
         part = lax.dynamic_slice_in_dim(kernel, first, channels, 3)
@@ -121,10 +122,11 @@ def _input_channels_in_parts(x, kernel, tiles):
     """`convolve` of a volume of one block with a kernel."""
     channels, firsts = _kernel_parts(kernel, tiles)
     sizes = kernel.shape[:3]
+    padded = _with_halo(x, sizes)
 
     def part_step(total, first):
-        inputs = lax.dynamic_slice_in_dim(x, first, channels, 4)
-        v = _transform(_read(inputs, (0, 0), x.shape[1:3], sizes), tiles, sizes, 2)
+        inputs = lax.dynamic_slice_in_dim(padded, first, channels, 4).astype(jnp.float32)
+        v = _transform(inputs, tiles, sizes, 2)
         part = lax.dynamic_slice_in_dim(kernel, first, channels, 3)
         return total + _multiply(v, _transform_kernel(part, tiles, adjoint=False), False), None
 
@@ -155,18 +157,20 @@ def kernel_gradient(x, kernel, gradient):
     C, K = kernel.shape[3:]
     size, starts = _blocks(x.shape, K, tiles, sizes)
     P = prod(_points(tiles, sizes))
+    padded = _with_halo(x, sizes)
 
-    def products(x, start):
-        v = _transform(_read(x, start, size, sizes), tiles, sizes, 2).reshape(P, -1, x.shape[4])
+    def products(padded, start):
+        block = _read(padded, start, size, sizes)
+        v = _transform(block, tiles, sizes, 2).reshape(P, -1, block.shape[4])
         w = _transform(_read(gradient, start, size, (1, 1, 1)), tiles, sizes, 0).reshape(P, -1, K)
         # Of two transposed operands, the narrower first is up to twice as fast: [P, K, C] then.
-        pair = (w, v) if x.shape[4] > K else (v, w)
+        pair = (w, v) if block.shape[4] > K else (v, w)
         return lax.dot_general(*pair, (((1,), (1,)), ((0,), (0,))))
 
     if len(starts) > 1:
 
         def block_step(total, start):
-            return total + products(x, start), None
+            return total + products(padded, start), None
 
         total = jnp.zeros((P, K, C) if K < C else (P, C, K), jnp.float32)
         result = _kernel_of(lax.scan(block_step, total, starts)[0], tiles, sizes, K < C)
@@ -174,7 +178,7 @@ def kernel_gradient(x, kernel, gradient):
         channels, firsts = _kernel_parts(kernel, tiles)
 
         def inputs_step(result, first):
-            inputs = lax.dynamic_slice_in_dim(x, first, channels, 4)
+            inputs = lax.dynamic_slice_in_dim(padded, first, channels, 4)
             part = _kernel_of(products(inputs, (0, 0)), tiles, sizes, channels > K)
             return lax.dynamic_update_slice_in_dim(result, part, first, 3), None
 
@@ -207,7 +211,7 @@ def _kernel_of(total, tiles, sizes, swapped):
 
 
 # The arrays of a transform are reshaped to three or four axes: XLA compiles a loop over eight, one
-# for each row of a matrix, in four times as long, and it runs no faster.
+# for each row of a matrix, in four times as long, and a training step is no faster with it.
 
 
 def _along(matrix, x, before):
@@ -296,30 +300,15 @@ def _largest_divisor(number, limit):
     return max(d for d in range(1, number + 1) if number % d == 0 and (d <= limit or d == 1))
 
 
-def _read(x, start, size, sizes):
-    """Block of `x` in float32, with the neighbours that a kernel of `sizes` needs: zero outside."""
-    B, D, H, W, C = x.shape
-    depth, height = start
-
-    def planes(depth, count):
-        def rows(height, count_rows):
-            return lax.dynamic_slice(x, (0, depth, height, 0, 0), (B, count, count_rows, W, C))
-
-        if sizes[1] > 1 and size[1] < H:
-            return _with_neighbours(rows, height, size[1], H, 2)
-        return rows(height, size[1])
-
-    if sizes[0] > 1 and size[0] < D:
-        block = _with_neighbours(planes, depth, size[0], D, 1)
-    else:
-        block = planes(depth, size[0])
-    edges = (size[0] == D, size[1] == H, True)
-    pads = [(s // 2 * edge,) * 2 for s, edge in zip(sizes, edges, strict=True)]
-    return jnp.pad(block, [(0, 0), *pads, (0, 0)]).astype(jnp.float32)
+def _with_halo(x, sizes):
+    """`x` between the zeros outside of it that a kernel of `sizes` needs."""
+    # Once for the volume: to tell in every block what lies outside is slower than this copy.
+    return jnp.pad(x, [(0, 0), *((size // 2, size // 2) for size in sizes), (0, 0)])
 
 
-def _with_neighbours(read, start, count, length, axis):
-    """`read(start, count)` between one entry before and one after: zero where they are outside."""
-    before = jnp.where(start > 0, read(jnp.maximum(start - 1, 0), 1), 0)
-    after = jnp.where(start + count < length, read(jnp.minimum(start + count, length - 1), 1), 0)
-    return jnp.concatenate([before, read(start, count), after], axis)
+def _read(padded, start, size, sizes):
+    """Block (depth, height) of `_with_halo`, as wide as it, with its own halo, in float32."""
+    B, _, _, W, C = padded.shape
+    lengths = (length + entries - 1 for length, entries in zip(size, sizes, strict=False))
+    block = lax.dynamic_slice(padded, (0, *start, 0, 0), (B, *lengths, W, C))
+    return block.astype(jnp.float32)
