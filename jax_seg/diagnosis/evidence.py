@@ -243,7 +243,7 @@ class Evidence:
         """`Trained` weights of the 'best' or 'latest' checkpoint; `Skipped` without one."""
         if not self.workdir:
             raise Skipped("there is no run yet")
-        if len(class_names(self.of_classes)) > 1:
+        if self.of_classes:
             raise Skipped("the network tells several classes apart, and this check knows one")
         try:
             variables, stored, step = checkpoints.read_variables(self.workdir, which)
@@ -285,7 +285,7 @@ class Evidence:
         Of the best raw weights, as the run stored them at its end; computed from the best
         checkpoint where the run has not ended. `Skipped` where neither is possible.
         """
-        if class_names(self.of_classes):
+        if self.of_classes:
             raise Skipped("the network tells several classes apart, and this check knows one")
         if self.run.probabilities:
             found = []

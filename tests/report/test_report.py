@@ -31,14 +31,34 @@ def test_slices_paint_found_missed_and_wrong(tmp_path):
     plots.slices(image, label, prediction, path, title="volume")
     picture = matplotlib.image.imread(path)[..., :3]
 
-    def shows(colour):  # the overlay is three quarters colour, on any grey
-        direction = np.array(colour) - np.mean(colour)
-        found = picture - picture.mean(-1, keepdims=True)
-        return (np.abs(found - 0.75 * direction).max(-1) < 0.03).any()
-
-    assert all(shows(colour) for colour in (plots.FOUND, plots.MISSED, plots.WRONG))
+    assert all(shows(picture, colour) for colour in (plots.FOUND, plots.MISSED, plots.WRONG))
     masked = 0.45 * 1 + 0.55 * 0.6  # grey over white: a column of one slice, in two pictures of it
     assert np.mean(np.abs(picture - masked).max(-1) < 0.01) > 0.005
+
+
+def shows(picture, colour):
+    """Whether a picture has an overlay, which is three quarters colour, on any grey."""
+    direction = np.array(colour) - np.mean(colour)
+    found = picture - picture.mean(-1, keepdims=True)
+    return (np.abs(found - 0.75 * direction).max(-1) < 0.03).any()
+
+
+def test_slices_give_each_class_its_colour(tmp_path):
+    image = np.arange(480, dtype=np.uint16).reshape(6, 8, 10)
+    label, prediction = np.zeros((2, *image.shape), np.uint8)
+    label[:, 2], prediction[:, 2], prediction[:, 5] = 1, 1, 2
+    path = tmp_path / "volume.png"
+    plots.slices(image, label, prediction, path, "volume", ("sheet", "ink"))
+    picture = matplotlib.image.imread(path)[..., :3]
+    colours = [plots.plt.get_cmap("tab10")(n)[:3] for n in range(3)]
+    third = picture.shape[1] // 3
+    assert [shows(picture, colour) for colour in colours] == [True, True, False]
+    columns = [picture[: -picture.shape[0] // 8, n * third : (n + 1) * third] for n in range(3)]
+    assert [[shows(one, c) for c in colours[:2]] for one in columns] == [
+        [False, False],
+        [True, False],
+        [True, True],
+    ]
 
 
 def test_learning_curve_of_a_run_without_events(tmp_path):
