@@ -28,7 +28,7 @@ def block_size(channels, features, taps=27):
 
 def test_the_preset_has_the_published_levels():
     config = residual_m.get_config()
-    shapes = shapes_of(models.build(**config.model))
+    shapes = shapes_of(models.build(**models.with_channels(dict(config.model), (1,))))
     blocks = {name: len(level) for name, level in shapes.items() if "block_0" in level}
     assert blocks == {f"encoder_{n}": b for n, b in enumerate((1, 3, 4, 6, 6))} | {"bottleneck": 6}
     # 128 to 256 channels, then five blocks that keep them
