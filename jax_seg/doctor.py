@@ -70,6 +70,8 @@ def _examine(arguments, overrides):
         outputs.require_own([evidence.workdir / attending.FILE], "doctor", "--workdir")
     report = examine(evidence)
     print(in_words(report))
+    if evidence.reservation:
+        print(evidence.reservation)
     if evidence.workdir:
         attending.store(report, evidence.workdir)
     if arguments.json:

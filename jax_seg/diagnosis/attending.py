@@ -36,6 +36,8 @@ class Doctor(NamedTuple):
         evidence = of_config(config, quick=True, given=given)
         report = examine(evidence)
         store(report, run.workdir)
+        if evidence.reservation and report.findings:
+            run.journal.warn(evidence.reservation)
         for finding in report.findings:
             if finding.severity != "note":
                 run.journal.warn(in_one_line(finding))

@@ -88,6 +88,16 @@ class Evidence:
     given: dict = dataclasses.field(default_factory=dict)
     of_classes: tuple = ()
 
+    @property
+    def reservation(self):
+        """A sentence on what is not examined; '' where everything is."""
+        if not self.of_classes:
+            return ""
+        first, *others = class_names(self.of_classes)
+        return (
+            f"Of several classes {first} is examined, and {', '.join(others)} counts as unlabelled."
+        )
+
     # The configuration
 
     @functools.cached_property

@@ -135,6 +135,7 @@ def test_the_doctor_examines_the_first_class(exclusive, capsys):
     status = doctor.main(["--workdir", str(workdir), "--quick"])
     said = capsys.readouterr()
     assert status == 0, said.out + said.err
+    assert "Of several classes dark is examined, and bright counts as unlabelled." in said.out
     content = json.loads((workdir / "doctor.json").read_text())
     assert any("labels." in name for name in content["checked"])
     assert not [f for f in content["findings"] if f["severity"] == "error"]
