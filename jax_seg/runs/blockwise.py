@@ -1,7 +1,5 @@
 """Prediction of one volume block by block: the flags of the command, and the job they describe."""
 
-import argparse
-import contextlib
 import functools
 import itertools
 from pathlib import Path
@@ -13,7 +11,7 @@ from jax_seg.data import intensities
 from jax_seg.data.folder import Volume
 from jax_seg.data.readers import open_volume, remote
 from jax_seg.infer import ensemble
-from jax_seg.infer.blocks import engine, passes, records, store
+from jax_seg.infer.blocks import passes, records, store
 from jax_seg.infer.blocks.cuts import Cuts, parse_region
 from jax_seg.infer.blocks.job import (
     MASK,
@@ -27,7 +25,7 @@ from jax_seg.infer.blocks.job import (
 )
 from jax_seg.infer.blocks.run import identity, run
 from jax_seg.runs import members, seen, together
-from jax_seg.system import outputs
+from jax_seg.system import engine, outputs
 from jax_seg.system.files import stamp
 from jax_seg.tasks import judged
 
@@ -65,7 +63,7 @@ def add_arguments(parser):
     )
     group.add_argument("--ome", choices=store.VERSIONS, help="version of OME-Zarr (default: 0.5)")
     group.add_argument(
-        "--workers", type=_positive, help="start this many processes, one device each (Dask)"
+        "--workers", type=engine.count, help="start this many processes, one device each (Dask)"
     )
     group.add_argument(
         "--scheduler", metavar="ADDRESS", help="use the workers of this running Dask scheduler"
@@ -73,13 +71,6 @@ def add_arguments(parser):
     group.add_argument(
         "--part", metavar="K/N", help="compute only the K-th of N shares, as in a job array"
     )
-
-
-def _positive(text):
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("give a number of at least 1")
-    return number
 
 
 def asked(arguments):
@@ -107,8 +98,7 @@ def asked(arguments):
             "--dtype writes probabilities, which have no threshold and no post-processing: leave "
             "it out to write a mask."
         )
-    if arguments.scheduler and arguments.workers:
-        raise ValueError("--scheduler brings its own workers: leave out --workers.")
+    engine.opener(arguments.workers, arguments.scheduler)
     if arguments.part and (arguments.scheduler or arguments.workers):
         raise ValueError("--part needs no engine: leave out --workers and --scheduler.")
     return True
@@ -185,7 +175,7 @@ def predict(arguments, networks, settings, volume, output):
     )
     return run(
         job,
-        _engine(arguments),
+        engine.opener(arguments.workers, arguments.scheduler),
         region=region,
         part=part,
         overwrite=arguments.overwrite,
@@ -234,14 +224,6 @@ def _judged_on(networks, volume):
     if isinstance(volume.image, remote.Address):
         return judged.JudgedOn()
     return seen.by_any(networks, [volume])[volume.id]
-
-
-def _engine(arguments):
-    if arguments.scheduler:
-        return lambda job: engine.of_cluster(job, arguments.scheduler)
-    if arguments.workers:
-        return lambda job: engine.local(job, arguments.workers)
-    return lambda job: contextlib.nullcontext(engine.Here(job))
 
 
 def _parse_part(text):

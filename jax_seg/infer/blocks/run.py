@@ -1,5 +1,6 @@
 """One output, from its settings to its last block: what is missing is computed, no more."""
 
+import functools
 import math
 import os
 import shutil
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_seg.infer.blocks import engine, passes, records, store
+from jax_seg.infer.blocks import passes, records, store
 from jax_seg.infer.blocks.job import MASK
+from jax_seg.infer.blocks.loaded import Loaded, Task
 from jax_seg.infer.sidecar import MEMBER, TOGETHER, changes
 from jax_seg.infer.sliding_window import count_windows
+from jax_seg.system import engine
 from jax_seg.system.files import read_json, write_json
 from jax_seg.system.outputs import marked
 
@@ -36,7 +39,7 @@ def run(job, open_engine, *, region=None, part=None, overwrite=False, grids=()):
 
     Args:
       job: `Job`.
-      open_engine: job -> context manager of an engine.
+      open_engine: of `engine.opener`.
       region: (start, size) in voxels; None for the whole volume. Every block that it touches is
         computed in full.
       part: (k, n): compute only the k-th of n shares of the network's blocks.
@@ -61,13 +64,17 @@ def run(job, open_engine, *, region=None, part=None, overwrite=False, grids=()):
         _announce(job, plan, book, to_do, region, grids)
         failed = {}
         if any(to_do):
-            with open_engine(job) as workers:
+            with open_engine(_work(job)) as workers:
                 print(f"Computing on {workers.where}.", flush=True)
                 failed = _run_passes(job, plan, book, to_do, workers)
         if failed or part:
             return _unfinished(job, book, failed, part)
         _finish(job, book)
     return 0
+
+
+def _work(job):
+    return engine.Work(functools.partial(Loaded, job), job.threads)
 
 
 def _prepare(job, overwrite, alone):
@@ -193,10 +200,10 @@ def _run_passes(job, plan, book, to_do, workers):
             indices = [index for index in book.wanted[number] if index in chosen]
         if not indices:
             continue
-        tasks = [engine.Task(number, index, book.sources(number, index)) for index in indices]
+        tasks = [Task(number, index, book.sources(number, index)) for index in indices]
         if number == 0 and len(tasks) > 2:  # from the middle, where there is most likely input
             tasks.insert(0, tasks.pop(len(tasks) // 2))
-        leader = engine.Here(job) if one.alone else workers
+        leader = engine.Here(_work(job)) if one.alone else workers
         progress = _Progress(one, tasks, leader)
         for task, result in leader.run(tasks):
             if isinstance(result, engine.Failure):
