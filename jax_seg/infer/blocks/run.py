@@ -96,7 +96,8 @@ def _prepare(job, overwrite, alone):
     if not store.is_own(folder):
         top = {MASK: 1, "uint8": 255, "float16": 1}[job.kind]
         spacing, unit = job.reader.spacing, getattr(job.reader, "unit", None)
-        store.create(folder, levels, spacing=spacing, unit=unit, top=top)
+        halved = "maximum" if job.kind == MASK else "mean"
+        store.create(folder, levels, spacing=spacing, unit=unit, top=top, halved=halved)
 
 
 def require_same(made, job):
