@@ -20,7 +20,7 @@ from typing import NamedTuple
 from jax_seg.system import startup, workers
 
 DEATHS = 3  # of workers, after which a task is given up
-KILLED = f"killed its worker {DEATHS} times, as a lack of memory does: try fewer workers"
+KILLED = f"killed its worker {DEATHS} times, as a lack of memory does: try fewer workers."
 IN_FLIGHT = 2  # groups of tasks for each worker: one is computed, one waits
 GROUP_SECONDS, LARGEST = 1.0, 64  # of a group: how long it takes, and its tasks at most
 COUNTED_EVERY = 2.0  # seconds between two counts of the workers
