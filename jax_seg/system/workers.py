@@ -51,9 +51,11 @@ def on_this_machine(workers, environment=None):
     settings = {
         "distributed.scheduler.allowed-failures": 0,  # whoever submits decides
         "distributed.worker.multiprocessing-method": "spawn",  # JAX does not survive a fork
+        # In place before a worker imports Dask, which then sets up its log.
+        "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
         "distributed.comm.timeouts.connect": "60s",
     }
-    env = {"JAX_SEG_WORKERS": str(workers), "DASK_LOGGING__DISTRIBUTED": "critical"}
+    env = {"JAX_SEG_WORKERS": str(workers)}
     with dask.config.set(settings), contextlib.ExitStack() as opened:
         cluster = opened.enter_context(
             distributed.LocalCluster(
