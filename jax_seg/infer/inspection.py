@@ -19,6 +19,21 @@ def inspect(name, image, *, grids, ranges):
       grids, and 'warnings', a list of sentences.
     """
     counts = [count_empty(image, patch=patch, overlap=overlap) for patch, overlap in grids]
+    return {
+        "windows": sum(total for _, total in counts),
+        "empty_windows": sum(empty for empty, _ in counts),
+        "warnings": unlike(name, image, ranges),
+    }
+
+
+def unlike(name, image, ranges):
+    """Sentences on intensities that differ from those of the runs.
+
+    Args:
+      name: of the volume, in sentences.
+      image: voxels as stored, channels last where there are several.
+      ranges: of `inspect`.
+    """
     values = {
         channel: intensities.sample(image if channel is None else image[..., channel])
         for channel in {channel for channel, _, _ in ranges}
@@ -27,11 +42,7 @@ def inspect(name, image, *, grids, ranges):
         intensities.compare(intensities.named(name, channel), values[channel], *bounds)
         for channel, *bounds in ranges
     }
-    return {
-        "windows": sum(total for _, total in counts),
-        "empty_windows": sum(empty for empty, _ in counts),
-        "warnings": sorted(sentences - {""}),
-    }
+    return sorted(sentences - {""})
 
 
 def spacing_as_nnunet(path):

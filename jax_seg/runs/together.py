@@ -147,6 +147,15 @@ def other_spacing(network, volume):
     return found if spacing.to_resample(volume.image, found, trained, how) else None
 
 
+def is_resampled(network, volume):
+    """Whether a `Volume` has another spacing than a `Network`, imported or not, was trained on."""
+    trained = network.facts.get("trained_spacing")
+    if trained:
+        found = spacing_as_nnunet(volume.image)
+        return bool(found) and differ(found, trained)
+    return other_spacing(network, volume) is not None
+
+
 def agreed(what, values, advice):
     """The value that all members of an ensemble share.
 

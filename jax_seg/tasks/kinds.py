@@ -70,18 +70,29 @@ def _write_mask(path, prediction, source):
 
 def _inspect_volume(path, array, networks):
     grids = {(tuple(each["patch"]), each["overlap"]) for each in networks}
-    rules = [stored(each["preprocessing"]) for each in networks]
-    # A volume that is normalised by its own intensities has no range that it could miss.
-    ranges = {
-        (number if array.ndim == 4 else None, one.low, one.high)
-        for rule in rules
-        if not isinstance(rule, PerVolume)
-        for number, one in enumerate(of_channels(rule, array.shape[3] if array.ndim == 4 else 1))
-    }
+    ranges = ranges_of(networks, array.shape[3] if array.ndim == 4 else 1)
     found = inspect(path, array, grids=grids, ranges=ranges)
     spacings = {tuple(each.get("trained_spacing") or ()) for each in networks}
     sentences = {other_spacing(path, spacing) for spacing in spacings}
     return found | {"warnings": found["warnings"] + sorted(sentences - {""})}
+
+
+def ranges_of(networks, channels):
+    """{(channel, low, high)} to which networks clip; channel is None of the only one.
+
+    A volume that is normalised by its own intensities has no range that it could miss.
+
+    Args:
+      networks: their facts, with 'preprocessing'.
+      channels: number of them.
+    """
+    rules = [stored(each["preprocessing"]) for each in networks]
+    return {
+        (number if channels > 1 else None, one.low, one.high)
+        for rule in rules
+        if not isinstance(rule, PerVolume)
+        for number, one in enumerate(of_channels(rule, channels))
+    }
 
 
 def _write_map(path, prediction, _):

@@ -10,6 +10,7 @@ import tifffile
 
 from jax_seg import convert, models, predict
 from jax_seg.data import preprocess
+from jax_seg.data.readers import read_volume
 from jax_seg.ops.classes import probabilities_of
 from jax_seg.runs import checkpoints, together
 from jax_seg.weights import nnunet
@@ -89,6 +90,24 @@ def test_prediction_is_that_of_nnunet(membrane):
     golden = np.load(FOLDERS / "predictions.npz")
     for name, spacing in (("resampled", (36.0, 6.9, 5.06)), ("masked", None)):
         assert_predicted(segment, golden[f"{name}_volume"], golden[f"{name}_probability"], spacing)
+
+
+def test_blocks_are_those_of_nnunet(membrane, tmp_path, capsys):
+    """Bit for bit: in each voxel the same windows are added, in the same order."""
+    image = FOLDERS / "membrane" / "crop_0000.tif"
+    command = ["--workdir", str(membrane), "--input", str(image), "--flips", "width"]
+    assert predict.main([*command, "--output", str(tmp_path / "whole"), "--probabilities"]) == 0
+    blocks = ["--block", "64", "--chunk", "32", "--dtype", "float16"]
+    assert predict.main([*command, "--output", str(tmp_path / "p.zarr"), *blocks]) == 0
+    expected = tifffile.imread(tmp_path / "whole" / "probabilities" / "crop_0000.tif")
+    assert expected.std() > 0.1
+    np.testing.assert_array_equal(read_volume(tmp_path / "p.zarr"), expected)
+    other = tmp_path / "other_0000.tif"
+    shutil.copy(image, other)
+    (tmp_path / "other.json").write_text('{"spacing": [90, 4.6, 4.6]}')
+    command[3] = str(other)
+    assert predict.main([*command, "--output", str(tmp_path / "o.zarr"), *blocks]) == 1
+    assert "blocks are not resampled" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
