@@ -223,8 +223,8 @@ def _require_channels(reader, networks):
         if (wanted := network.fields.get("model.in_channels", 1)) != found:
             raise ValueError(
                 f"{reader.path} has {found} channel{'s' * (found > 1)}, but the network of "
-                f"{network.facts['workdir']} takes {wanted}: give all of them, as NAME_{{0000..0001}}.EXT, or choose a "
-                "network of such images."
+                f"{network.facts['workdir']} takes {wanted}: give all of them, as "
+                "NAME_{0000..0001}.EXT, or choose a network of such images."
             )
 
 
