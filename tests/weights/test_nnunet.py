@@ -11,7 +11,7 @@ import tifffile
 from jax_seg import convert, models, predict
 from jax_seg.data import preprocess
 from jax_seg.data.readers import read_volume
-from jax_seg.ops.classes import probabilities_of
+from jax_seg.ops.classes import masks_of, painted, probabilities_of
 from jax_seg.runs import checkpoints, together
 from jax_seg.weights import nnunet
 from jax_seg.weights.nnunet_plans import NETWORKS, read_plan
@@ -405,3 +405,26 @@ def test_a_region_has_one_logit_already(tmp_path):
     fold = fold_of(folder)
     assert fold.plan.heads == 1 and fold.head["kernel"].shape == (4, 1)
     jax.tree.map(np.testing.assert_array_equal, fold.params, fold_of(FOLDERS / "flat").params)
+
+
+def test_a_trained_network_of_three_classes(tmp_path):
+    """What nnU-Net 2.8.1 trained and predicted: softmax of a background and three classes."""
+    folder = FOLDERS / "classes"
+    said = convert.convert_folder(folder, tmp_path / "run")
+    assert "bright" in said and "dark" in said, said
+    expected = np.load(folder / "expected.npz")
+    segment, (network,), _ = together.load([str(tmp_path / "run")])
+    classes = together.classes_of([network])
+    assert classes.as_json() == {"bright": 1, "dark": 2, "brightest": 3}
+    logits = segment(expected["volume"], spacing=(2.0, 1.0, 1.0))
+    found = np.asarray(probabilities_of(logits, classes))
+    error = np.abs(found - np.moveaxis(expected["probability"].astype(np.float32), 0, -1))
+    # nnU-Net adds logits in half precision: where a sum lies amid two numbers, it may round away.
+    assert (error > 1e-3).sum() <= 3 and error.max() < 3e-3 and error.mean() < 1e-4
+    mirrored, *_ = together.load([str(tmp_path / "run")], flips=("depth", "height", "width"))
+    logits = mirrored(expected["volume"], spacing=(2.0, 1.0, 1.0))
+    mask = painted(np.asarray(masks_of(logits, classes, 0.5)), classes.values)
+    assert len(np.unique(mask)) == 4
+    top = np.sort(np.asarray(logits), -1)[..., -1]
+    sure = np.abs(top) > 0.01  # away from where a class and the background weigh alike
+    assert (mask == expected["mirrored"])[sure].mean() > 0.9995
