@@ -243,9 +243,13 @@ def _coarser(job, number, finer, level):
     def run(index):
         start, size = children(index)
         shape = finer.cuts.shape
-        size = tuple(min(n, s - a) for a, n, s in zip(start, size, shape, strict=True))
+        depth, *plane = (min(n, s - a) for a, n, s in zip(start, size, shape, strict=True))
         values = states.values_of(job.classes) if job.kind == MASK else None
-        level.write(index, halved(finer.read(start, size), values))
+        slab, parts = 2 * finer.chunk[0], []  # the whole would be eight times as large as a block
+        for z in range(0, depth, slab):
+            here = (start[0] + z, *start[1:]), (min(slab, depth - z), *plane)
+            parts.append(halved(finer.read(*here), values))
+        level.write(index, np.concatenate(parts))
         return {}
 
     def needs(index):
@@ -271,9 +275,9 @@ def halved(voxels, values=None):
         found = blocks.mean((1, 3, 5), dtype=np.float32)
         return (np.rint(found) if voxels.dtype.kind == "u" else found).astype(voxels.dtype)
     result = np.zeros([n // 2 for n in padded.shape], voxels.dtype)
-    most = np.ones(result.shape, np.int64)
+    most = np.ones(result.shape, np.uint8)
     for value in values:
-        count = (blocks == value).sum((1, 3, 5))
+        count = (blocks == value).sum((1, 3, 5), dtype=np.uint8)
         result[count >= most] = value
         most = np.maximum(count, most)
     return result
