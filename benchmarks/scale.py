@@ -32,13 +32,13 @@ import tifffile
 
 from jax_seg.data.readers import open_volume
 from jax_seg.data.scroll import scroll_volume
-from jax_seg.infer.blocks import engine
 from jax_seg.infer.blocks.cuts import Cuts
 from jax_seg.infer.blocks.job import MASK, Job, records_folder, threads
 from jax_seg.infer.blocks.run import identity, run
 from jax_seg.models.unet import Model
 from jax_seg.ops.classes import ONE
 from jax_seg.runs import from_weights
+from jax_seg.system import engine
 
 TILE = 128
 SPEED = re.compile(r"network: ([\d.e+]+) Mvoxel/s")
@@ -178,7 +178,7 @@ def blocks(arguments, folder):
         digest=identity(settings),
     )
     before, began = _peak(), time.monotonic()
-    run(job, lambda job: engine.local(job, 2))
+    run(job, lambda work: engine.local(work, 2))
     rate = side**3 / (time.monotonic() - began)
     print(f"{side**3} blocks, their pyramid included: {rate:.0f} blocks/s, ", end="")
     print(f"scheduler's memory {before / 2**20:.0f} → {_peak() / 2**20:.0f} MiB")

@@ -6,21 +6,21 @@ The probabilities come from WORKDIR/validation and the labels from the run's con
 --probabilities and --labels name others. The results are written to WORKDIR/tune/report.json and,
 for `jax_seg.predict`, to WORKDIR/postprocess.json. Run the same command to resume a search that
 stopped. The probabilities of a run that holds out nothing are refused; if others are of volumes
-that the network was trained on, the output says so.
+that the network was trained on, the output says so. With --workers or --scheduler, processes of
+Dask compute the scores; the results are the same.
 """
 
 import argparse
-import functools
 import sys
 from pathlib import Path
 
 import numpy as np
 
 from jax_seg.infer import postprocess
-from jax_seg.infer.postprocess import choice, search
+from jax_seg.infer.postprocess import choice, scoring, search
 from jax_seg.runs import tuning_volumes
 from jax_seg.runs.run import open_run
-from jax_seg.system import outputs
+from jax_seg.system import engine, outputs
 from jax_seg.system.commands import exit_status, report_errors
 from jax_seg.system.files import write_json
 from jax_seg.system.program import program
@@ -40,16 +40,19 @@ def tune(
     candidates=search.CANDIDATES,
     hold_out=(),
     force=False,
+    workers=None,
+    scheduler=None,
 ):
     """Tune a run, print the results, write `tune/report.json` and `postprocess.json`.
 
     Args:
       workdir: folder of the run.
       probabilities, labels, images: of `find`.
-      metric: key of `search.METRICS`.
+      metric: key of `scoring.METRICS`.
       candidates: steps to search over.
       hold_out: ids of volumes to exclude from the search.
       force: do not refuse steps that the guard finds harmful.
+      workers, scheduler: who computes the scores, of `engine.opener`.
 
     Returns:
       ([error of each volume that was skipped], number of all).
@@ -60,6 +63,7 @@ def tune(
     report, chosen_steps = workdir / "tune" / "report.json", workdir / "postprocess.json"
     for path in (report, chosen_steps):
         outputs.require_file(path, "tune", flag="WORKDIR")
+    open_engine = engine.opener(workers, scheduler)
     run = open_run(workdir, required=False)
     volumes, errors, table = _readable(run, probabilities, labels, images)
     without_image = [name for name, paths in volumes.items() if not paths.image]
@@ -68,29 +72,28 @@ def tune(
     candidates = _possible(candidates, without_image)
     folds = tuning_volumes.folds(list(volumes.values()), hold_out)
     names = folds[0][0] if hold_out else list(volumes)
-
-    @functools.lru_cache(maxsize=4)  # volumes of 320³ take 0.2 GB each
-    def read(name):
-        return tuning_volumes.read_volume(volumes[name], table)
-
-    results = search.Results(workdir / "tune" / "results.jsonl")
-    score = search.make_scorer(read, metric, results, report=_progress)
+    read = tuning_volumes.Volumes(volumes, table)
+    results = scoring.Results(workdir / "tune" / "results.jsonl")
     content = _begun(run, metric, {name: volumes[name] for name in names}, errors)
     rests_on = {name: (paths.image, paths.label) for name, paths in volumes.items()}
     content["sources"] = sources.record(rests_on)  # of those that were not searched on, too
     _print_trained_on(volumes)
     content |= choice.sweeps(read, names)
     _print_sweeps(content)
-    content |= choice.choose(score, names, candidates, force)
-    content |= choice.worth(score, names, content["ablation"][-1]["steps"])
-    _print_search(content)
     own = _possible(_own_steps(run.fields), without_image)
-    content["own"] = {"steps": own, "score": _mean(score(names, [own])[own])}
-    content["held_out"] = []
-    for searched, scored in folds:
-        rows = content if hold_out else choice.choose(score, searched, candidates, force)
-        steps = rows["ablation"][-1]["steps"]
-        content["held_out"] += _beside_own(score, scored, own, steps, volumes)
+    with open_engine(scoring.work(read, metric)) as scores:
+        if workers or scheduler:
+            print(f"\nScoring on {scores.where}.", flush=True)
+        score = scoring.make_scorer(read, metric, results, scores, report=_progress)
+        content |= choice.choose(score, names, candidates, force)
+        content |= choice.worth(score, names, content["ablation"][-1]["steps"])
+        _print_search(content)
+        content["own"] = {"steps": own, "score": _mean(score(names, [own])[own])}
+        content["held_out"] = []
+        for searched, scored in folds:
+            rows = content if hold_out else choice.choose(score, searched, candidates, force)
+            steps = rows["ablation"][-1]["steps"]
+            content["held_out"] += _beside_own(score, scored, own, steps, volumes)
     write_json(report, outputs.marked(content, "tune"))
     write_json(chosen_steps, outputs.marked(_decide(content, workdir), "tune"))
     return list(errors.values()), len(errors) + len(volumes)
@@ -267,7 +270,7 @@ def main(argv=None):
     parser.add_argument(
         "--metric",
         default="competition",
-        choices=search.METRICS,
+        choices=scoring.METRICS,
         help="score to optimise (default: competition)",
     )
     parser.add_argument(
@@ -282,6 +285,14 @@ def main(argv=None):
     )
     parser.add_argument(
         "--force", action="store_true", help="allow steps that harm a perfect prediction"
+    )
+    parser.add_argument(
+        "--workers",
+        type=engine.count,
+        help="score on this many processes, each with its share of the processors (Dask)",
+    )
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS", help="score on the workers of this Dask scheduler"
     )
     arguments = vars(parser.parse_args(argv))
     steps = arguments.pop("steps")

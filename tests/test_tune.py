@@ -12,10 +12,10 @@ from configs import base
 from jax_seg import tune
 from jax_seg.data.synthetic import volumes
 from jax_seg.infer import postprocess
-from jax_seg.infer.postprocess import search
+from jax_seg.infer.postprocess import scoring, search
 from jax_seg.metrics.segmentation import confusion, scores
 from jax_seg.ops.classes import MASKED
-from jax_seg.system import configuration
+from jax_seg.system import configuration, engine
 from jax_seg.system.files import write_json
 from tests.tuning import blobs, encoded, save, write_folder
 
@@ -123,7 +123,7 @@ class Killed(Exception):
 
 def counting(monkeypatch, stop_after=None):
     """Count the evaluations of Dice, and stop after some."""
-    calls, original = [], search.METRICS["dice"]
+    calls, original = [], scoring.METRICS["dice"]
 
     def metric(prediction, label):
         if len(calls) == stop_after:
@@ -131,7 +131,7 @@ def counting(monkeypatch, stop_after=None):
         calls.append(1)
         return original(prediction, label)
 
-    monkeypatch.setitem(search.METRICS, "dice", metric)
+    monkeypatch.setitem(scoring.METRICS, "dice", metric)
     return calls
 
 
@@ -176,15 +176,15 @@ def test_results_belong_to_the_voxels_that_were_scored(folder, monkeypatch):
 def scrolls():
     """Generated scrolls with their labels for probabilities."""
     return {
-        name: search.Arrays((label == 1).astype(np.float32), encoded(label), image)
+        name: scoring.Arrays((label == 1).astype(np.float32), encoded(label), image)
         for name, _, image, label in volumes(2, 48, seed=5)
     }
 
 
 def test_the_guard_finds_that_opening_erases_sheets(scrolls, tmp_path):
-    score = search.make_scorer(
-        scrolls.get, "competition", search.Results(tmp_path / "results.jsonl")
-    )
+    results = scoring.Results(tmp_path / "results.jsonl")
+    here = engine.Here(scoring.work(scrolls.get, "competition"))
+    score = scoring.make_scorer(scrolls.get, "competition", results, here)
     costs = search.guard(score, list(scrolls), ["open", "fill_holes", "hysteresis"])
     assert costs["open"] > 0.2 > search.GUARD
     assert costs["fill_holes"] <= search.GUARD and costs["hysteresis"] == 0

@@ -1,8 +1,13 @@
 """Volumes with dust that post-processing can remove, in the folders of a run and its data."""
 
+import os
+import signal
+from pathlib import Path
+
 import numpy as np
 import tifffile
 
+from jax_seg.infer.postprocess import scoring
 from jax_seg.ops.classes import MASKED
 
 
@@ -36,3 +41,18 @@ def write_folder(folder):
         save(folder / "labels" / f"{name}.tif", label)
         save(folder / "images" / f"{name}.tif", image)
     return folder
+
+
+def arrays(name):
+    """The `scoring.Arrays` of a volume of `write_folder`."""
+    probability, label, image = blobs("abc".index(name))
+    return scoring.Arrays(probability.astype(np.float32), encoded(label), image)
+
+
+def arrays_or_death(folder, deadly, deaths, name):
+    """`arrays`, in a process that dies at one of the volumes as often as asked."""
+    marks = list(Path(folder).glob("death*"))
+    if name == deadly and len(marks) < deaths:
+        (Path(folder) / f"death{len(marks)}").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return arrays(name)

@@ -1,7 +1,5 @@
 """Prediction of one volume block by block: the flags of the command, and the job they describe."""
 
-import argparse
-import contextlib
 import functools
 import itertools
 import json
@@ -15,7 +13,7 @@ from jax_seg.data.folder import Volume
 from jax_seg.data.readers import open_image, open_volume, remote, sections
 from jax_seg.data.readers.contract import channels_of
 from jax_seg.infer import ensemble, inspection
-from jax_seg.infer.blocks import engine, passes, records, states, store
+from jax_seg.infer.blocks import passes, records, states, store
 from jax_seg.infer.blocks.cuts import Cuts, parse_region
 from jax_seg.infer.blocks.job import (
     MASK,
@@ -29,7 +27,7 @@ from jax_seg.infer.blocks.job import (
 )
 from jax_seg.infer.blocks.run import identity, run
 from jax_seg.runs import members, seen, together
-from jax_seg.system import outputs
+from jax_seg.system import engine, outputs
 from jax_seg.system.files import read_json, stamp
 from jax_seg.tasks import judged, kinds
 
@@ -67,7 +65,7 @@ def add_arguments(parser):
     )
     group.add_argument("--ome", choices=store.VERSIONS, help="version of OME-Zarr (default: 0.5)")
     group.add_argument(
-        "--workers", type=_positive, help="start this many processes, one device each (Dask)"
+        "--workers", type=engine.count, help="start this many processes, one device each (Dask)"
     )
     group.add_argument(
         "--scheduler", metavar="ADDRESS", help="use the workers of this running Dask scheduler"
@@ -75,13 +73,6 @@ def add_arguments(parser):
     group.add_argument(
         "--part", metavar="K/N", help="compute only the K-th of N shares, as in a job array"
     )
-
-
-def _positive(text):
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("give a number of at least 1")
-    return number
 
 
 def asked(arguments):
@@ -109,8 +100,7 @@ def asked(arguments):
             "--dtype writes probabilities, which have no threshold and no post-processing: leave "
             "it out to write a mask."
         )
-    if arguments.scheduler and arguments.workers:
-        raise ValueError("--scheduler brings its own workers: leave out --workers.")
+    engine.opener(arguments.workers, arguments.scheduler)
     if arguments.part and (arguments.scheduler or arguments.workers):
         raise ValueError("--part needs no engine: leave out --workers and --scheduler.")
     _parse_part(arguments.part)
@@ -189,7 +179,7 @@ def predict(arguments, networks, settings, volume, output):
     )
     return run(
         job,
-        _engine(arguments),
+        engine.opener(arguments.workers, arguments.scheduler),
         region=region,
         part=_parse_part(arguments.part),
         overwrite=arguments.overwrite,
@@ -290,14 +280,6 @@ def _judged_on(networks, volume):
     if isinstance(volume.image, remote.Address):
         return judged.JudgedOn()
     return seen.by_any(networks, [volume])[volume.id]
-
-
-def _engine(arguments):
-    if arguments.scheduler:
-        return lambda job: engine.of_cluster(job, arguments.scheduler)
-    if arguments.workers:
-        return lambda job: engine.local(job, arguments.workers)
-    return lambda job: contextlib.nullcontext(engine.Here(job))
 
 
 def _parse_part(text):

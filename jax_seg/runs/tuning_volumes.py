@@ -1,5 +1,6 @@
 """Find saved probabilities with their labels, and divide them for searching and scoring."""
 
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,11 +9,12 @@ from jax_seg.data.folder import find_images
 from jax_seg.data.names import plain, require_two_folders
 from jax_seg.data.readers import open_image, open_volume, read_whole
 from jax_seg.infer import postprocess
-from jax_seg.infer.postprocess import search
+from jax_seg.infer.postprocess import scoring
 from jax_seg.runs import held_out
 from jax_seg.tasks import judged, sources
 
 MOST_FOLDS = 5
+HELD = 4  # volumes in memory; those of 320³ take 0.2 GB each
 
 
 class Paths(NamedTuple):
@@ -132,8 +134,31 @@ def _judged_on(found, run, *, of_run, of_data):
     return noted
 
 
+class Volumes:
+    """Reads volumes by their id and holds the last few; a copy in another process begins with none.
+
+    Args:
+      paths: {id: Paths}.
+      table: of `find`.
+    """
+
+    def __init__(self, paths, table):
+        self._paths, self._table = paths, table
+        self._held = functools.lru_cache(HELD)(self._read)
+
+    def __call__(self, name):
+        """The `scoring.Arrays` of a volume; raises as `read_volume`."""
+        return self._held(name)
+
+    def _read(self, name):
+        return read_volume(self._paths[name], self._table)
+
+    def __reduce__(self):
+        return Volumes, (self._paths, self._table)
+
+
 def read_volume(paths, table):
-    """The `search.Arrays` of a volume.
+    """The `scoring.Arrays` of a volume.
 
     Raises:
       ValueError, OSError: a file is missing or damaged, shapes differ, or no voxel is
@@ -151,7 +176,7 @@ def read_volume(paths, table):
         checked = postprocess.check_probability(voxels)
     except ValueError as error:
         raise ValueError(f"{paths.probability}: {error}") from error
-    return search.Arrays(checked, label, image and read_whole(image))
+    return scoring.Arrays(checked, label, image and read_whole(image))
 
 
 def folds(volumes, hold_out=()):

@@ -1,5 +1,6 @@
 """One output, from its settings to its last block: what is missing is computed, no more."""
 
+import functools
 import math
 import os
 import shutil
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_seg.infer.blocks import engine, passes, records, states, store
+from jax_seg.infer.blocks import passes, records, states, store
+from jax_seg.infer.blocks.job import MASK
+from jax_seg.infer.blocks.loaded import Loaded, Task
 from jax_seg.infer.sidecar import MEMBER, TOGETHER, changes
 from jax_seg.infer.sliding_window import count_windows
+from jax_seg.system import engine
 from jax_seg.system.files import read_json, write_json
 from jax_seg.system.outputs import marked
 
@@ -36,7 +40,7 @@ def run(job, open_engine, *, region=None, part=None, overwrite=False, grids=()):
 
     Args:
       job: `Job`.
-      open_engine: job -> context manager of an engine.
+      open_engine: of `engine.opener`.
       region: (start, size) in voxels; None for the whole volume. Every block that it touches is
         computed in full.
       part: (k, n): compute only the k-th of n shares of the network's blocks.
@@ -62,13 +66,17 @@ def run(job, open_engine, *, region=None, part=None, overwrite=False, grids=()):
         _announce(job, plan, book, to_do, region, grids)
         failed = {}
         if any(to_do):
-            with open_engine(job) as workers:
+            with open_engine(_work(job)) as workers:
                 print(f"Computing on {workers.where}.", flush=True)
                 failed = _run_passes(job, plan, book, to_do, workers)
         if failed or part:
             return _unfinished(job, book, failed, part)
         _finish(job, book)
     return 0
+
+
+def _work(job):
+    return engine.Work(functools.partial(Loaded, job), job.threads)
 
 
 def _prepare(job, overwrite, alone):
@@ -90,7 +98,9 @@ def _prepare(job, overwrite, alone):
     if not store.is_own(folder):
         top = {"uint8": 255, "float16": 1}.get(job.kind) or max(states.values_of(job.classes))
         spacing, unit = job.reader.spacing, getattr(job.reader, "unit", None)
-        store.create(folder, levels, spacing=spacing, unit=unit, top=top)
+        several = "mode" if len(job.classes.names) > 1 else "maximum"
+        halved = several if job.kind == MASK else "mean"
+        store.create(folder, levels, spacing=spacing, unit=unit, top=top, halved=halved)
 
 
 def require_same(made, job):
@@ -194,10 +204,10 @@ def _run_passes(job, plan, book, to_do, workers):
             indices = [index for index in book.wanted[number] if index in chosen]
         if not indices:
             continue
-        tasks = [engine.Task(number, index, book.sources(number, index)) for index in indices]
+        tasks = [Task(number, index, book.sources(number, index)) for index in indices]
         if number == 0 and len(tasks) > 2:  # from the middle, where there is most likely input
             tasks.insert(0, tasks.pop(len(tasks) // 2))
-        leader = engine.Here(job) if one.alone else workers
+        leader = engine.Here(_work(job)) if one.alone else workers
         progress = _Progress(one, tasks, leader)
         for task, result in leader.run(tasks):
             if isinstance(result, engine.Failure):

@@ -25,6 +25,11 @@ from jax_seg.system.outputs import written_by
 VERSIONS = ("0.5", "0.4")
 LOCKS = "*.__lock"  # that tensorstore leaves where its process is killed
 MARK = {"jax_seg": {"origin": written_by("predict")}}
+HALVED = {
+    "mean": "Each voxel is the mean of the eight finer ones.",
+    "maximum": "Each voxel is the largest of the eight finer ones.",
+    "mode": "Each voxel is the most frequent label value of the eight finer ones, 0 only if all are.",
+}
 _INDEX = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 
 
@@ -167,7 +172,7 @@ def pyramid(folder, cuts, *, chunk, dtype, version):
     ]
 
 
-def create(folder, levels, *, spacing, unit, top):
+def create(folder, levels, *, spacing, unit, top, halved):
     """Write the metadata of an image and of its levels, without a block; the image's last.
 
     Args:
@@ -176,6 +181,7 @@ def create(folder, levels, *, spacing, unit, top):
       spacing: (z, y, x) between the finest voxels, in `unit`; None for voxels of 1.
       unit: name of the unit, such as 'micrometer', or None.
       top: the largest value, for the contrast of viewers.
+      halved: of HALVED, how a level is made of the finer one.
     """
     folder, version = Path(folder), levels[0].version
     for level in levels:
@@ -185,7 +191,13 @@ def create(folder, levels, *, spacing, unit, top):
         {"path": str(number), "coordinateTransformations": _placed(spacing or (1.0,) * 3, number)}
         for number in range(len(levels))
     ]
-    image = {"name": folder.name.removesuffix(".zarr"), "axes": axes, "datasets": datasets}
+    image = {
+        "name": folder.name.removesuffix(".zarr"),
+        "axes": axes,
+        "datasets": datasets,
+        "type": halved,
+        "metadata": {"description": HALVED[halved]},
+    }
     window = {"min": 0, "start": 0, "end": top, "max": top}
     channel = {"color": "FFFFFF", "window": window, "active": True, "label": "prediction"}
     omero = {"channels": [channel], "rdefs": {"model": "greyscale"}}

@@ -25,7 +25,7 @@ def choose(score, names, candidates, force):
     """Reject the candidates that harm labels, then search, all on some volumes.
 
     Args:
-      score: of `search.make_scorer`.
+      score: of `scoring.make_scorer`.
       names: of volumes.
       candidates: steps after the first.
       force: include rejected steps in the search.
@@ -51,7 +51,7 @@ def worth(score, names, chosen):
     """The cost of the chosen steps on a perfect prediction, and the score without each of them.
 
     Args:
-      score: of `search.make_scorer`.
+      score: of `scoring.make_scorer`.
       names: of volumes.
       chosen: tuple of steps.
 

@@ -1,19 +1,9 @@
-"""Search for post-processing steps on labelled volumes; every evaluation is kept on disk."""
-
-import hashlib
-import json
-from pathlib import Path
-from typing import NamedTuple
+"""Search for post-processing steps on labelled volumes."""
 
 import numpy as np
 
 from jax_seg.infer import postprocess
-from jax_seg.metrics import competition, foreground, segmentation
-from jax_seg.ops.classes import FOREGROUND
-from jax_seg.system.files import writing
 
-PACKAGE = Path(__file__).resolve().parents[2]
-PROGRAMS = ("infer", "metrics", "ops")  # folders of the code that makes and scores masks
 SMALLEST_GAIN = 0.001  # of the metric; the least gain for which a step is worth its time
 TRIED_AGAIN = 10  # first steps, the best alone, once the others are chosen
 GUARD = 0.01  # of the metric; the most that a step may cost a perfect prediction
@@ -48,163 +38,11 @@ CANDIDATES = (
 )
 
 
-def _overlap(name):
-    return lambda prediction, label: segmentation.scores(segmentation.confusion(prediction, label))[
-        name
-    ]
-
-
-def _thin(name):
-    return lambda prediction, label: foreground.foreground_scores(prediction, label)[name]
-
-
-def _of_competition(name):
-    return lambda prediction, label: getattr(competition.competition_score(prediction, label), name)
-
-
-# name -> f(prediction, label) -> float: all are 1 for a perfect prediction, and higher is better.
-METRICS = (
-    {"competition": _of_competition("score")}
-    | {n: _overlap(n) for n in ("dice", "iou", "precision", "recall", "accuracy")}
-    | {n: _thin(n) for n in ("cldice", "skeleton_precision", "skeleton_recall")}
-    | {n: _of_competition(n) for n in ("toposcore", "surface_dice", "voi_score")}
-)
-
-
-class Arrays(NamedTuple):
-    """One labelled volume.
-
-    Attributes:
-      probability: float32 [D, H, W].
-      label: uint8 [D, H, W], encoded as in `ops.classes`.
-      image: [D, H, W], or None.
-    """
-
-    probability: np.ndarray
-    label: np.ndarray
-    image: np.ndarray | None
-
-    def fingerprint(self):
-        """A digest of the voxels."""
-        digest = hashlib.sha256()
-        for array in self:
-            if array is not None:
-                digest.update(repr((array.shape, array.dtype)).encode())
-                digest.update(np.ascontiguousarray(array))
-        return digest.hexdigest()[:16]
-
-    def perfect(self):
-        """The volume with its own label as the prediction."""
-        return self._replace(probability=(self.label == FOREGROUND).astype(np.float32))
-
-
-class Results:
-    """Scores saved to a file as soon as they are known, one per line.
-
-    A line truncated by a kill is evaluated again.
-    """
-
-    def __init__(self, path):
-        self._path, self._scores = Path(path), {}
-        with writing(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-        text = self._path.read_text(errors="replace") if self._path.exists() else ""
-        for line in text.splitlines():
-            try:
-                entry = json.loads(line)
-                self._scores[entry["key"], tuple(entry["steps"])] = entry["score"]
-            except (ValueError, KeyError, TypeError):
-                continue
-        if text and not text.endswith("\n"):
-            self._write("\n")
-
-    def get(self, key, steps):
-        """The score, or None."""
-        return self._scores.get((key, steps))
-
-    def put(self, key, steps, score):
-        """Keep a score."""
-        self._scores[key, steps] = score
-        self._write(json.dumps({"key": key, "steps": steps, "score": score}) + "\n")
-
-    def _write(self, text):
-        with writing(self._path), self._path.open("a") as file:
-            file.write(text)
-
-
-def masks(volume, settings):
-    """The mask of every setting; shared first steps are computed once.
-
-    Args:
-      volume: `Arrays`.
-      settings: tuples of steps.
-
-    Yields:
-      (setting, [D, H, W] bool), in sorted order.
-    """
-    path = []
-    for setting in sorted(settings):
-        parsed = list(zip(setting, postprocess.parse_all(setting), strict=True))
-        same = 0
-        while same < min(len(path), len(setting)) and path[same][0] == setting[same]:
-            same += 1
-        del path[same:]
-        for text, (name, parameters) in parsed[same:]:
-            before = path[-1][1] if path else volume.probability
-            mask = postprocess.apply_step(
-                before, name, parameters, volume.probability, volume.image
-            )
-            path.append((text, mask))
-        yield setting, path[-1][1]
-
-
-def make_scorer(read, metric, results, report=lambda line: None):
-    """A function that scores settings on volumes and caches the scores.
-
-    Args:
-      read: name of a volume -> `Arrays`.
-      metric: key of `METRICS`.
-      results: `Results`.
-      report: called with a line of text after each evaluation.
-
-    Returns:
-      f(names, settings, perfect=False) -> {setting: [score of each volume]}; with `perfect` the
-      labels replace the predictions.
-    """
-    code = code_fingerprint(PACKAGE)
-    fingerprints, seen = {}, {}
-
-    def load(name, perfect):
-        volume = read(name)
-        return volume.perfect() if perfect else volume
-
-    def score_volume(name, settings, perfect):
-        if (name, perfect) not in fingerprints:
-            fingerprints[name, perfect] = load(name, perfect).fingerprint()
-        key = " ".join([name, fingerprints[name, perfect], metric, code])
-        missing = [setting for setting in settings if results.get(key, setting) is None]
-        volume = load(name, perfect) if missing else None  # reading takes longer than looking up
-        for done, (setting, mask) in enumerate(masks(volume, missing), 1):
-            digest = name, hashlib.sha256(np.packbits(mask)).hexdigest()
-            if digest not in seen:  # many steps change nothing
-                seen[digest] = METRICS[metric](mask.astype(np.uint8), volume.label)
-            results.put(key, setting, seen[digest])
-            report(f"{name}: {done} of {len(missing)}")
-        return [results.get(key, setting) for setting in settings]
-
-    def score(names, settings, perfect=False):
-        settings = list(settings)
-        columns = [score_volume(name, settings, perfect) for name in names]
-        return dict(zip(settings, map(list, zip(*columns, strict=True)), strict=True))
-
-    return score
-
-
 def guard(score, names, steps):
     """The cost of each step alone, in the mean score of perfect predictions.
 
     Args:
-      score: of `make_scorer`.
+      score: of `scoring.make_scorer`.
       names: of volumes.
       steps: list of steps.
 
@@ -224,7 +62,7 @@ def search(score, names, firsts, candidates):
     is not tried again: gains of steps shrink as others are added, far more often than they grow.
 
     Args:
-      score: of `make_scorer`.
+      score: of `scoring.make_scorer`.
       names: of the volumes to search on.
       firsts: steps that make a mask of probabilities.
       candidates: the other steps; each name is used once.
@@ -295,16 +133,3 @@ def _mean(values):
 
 def _after(step):
     return (postprocess.DEFAULT, step)
-
-
-def code_fingerprint(package):
-    """A digest of the code that makes and scores masks, so that no stale score is used.
-
-    Args:
-      package: folder of jax_seg.
-    """
-    digest = hashlib.sha256()
-    for folder in PROGRAMS:
-        for path in sorted((package / folder).rglob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]

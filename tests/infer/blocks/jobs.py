@@ -14,13 +14,13 @@ import numpy as np
 import tensorstore
 
 from jax_seg.data.readers import open_volume
-from jax_seg.infer.blocks import engine
 from jax_seg.infer.blocks.cuts import Cuts
 from jax_seg.infer.blocks.job import Job, records_folder
 from jax_seg.infer.blocks.run import identity, run
 from jax_seg.infer.part import box
 from jax_seg.infer.sliding_window import predict_volume
 from jax_seg.ops.classes import ONE
+from jax_seg.system import engine
 
 CALLS = Counter()
 
@@ -101,7 +101,7 @@ def compute(job, opened=None, **options):
     """Run a job in this process; its exit status."""
     spans = [(0, length) for length in job.cuts.shape]
     options.setdefault("grids", [((8, 8, 8), 0.5, 1, spans)])
-    return run(job, opened or (lambda job: nullcontext(engine.Here(job))), **options)
+    return run(job, opened or (lambda work: nullcontext(engine.Here(work))), **options)
 
 
 def read(folder, level=0, driver="zarr3"):

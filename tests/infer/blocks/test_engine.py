@@ -12,7 +12,7 @@ import psutil
 import pytest
 import tifffile
 
-from jax_seg.infer.blocks import engine
+from jax_seg.system import engine
 from tests.conftest import ROOT, TIME_LIMIT
 from tests.infer.blocks.jobs import (
     checksums,
@@ -41,8 +41,8 @@ def undisturbed(image, tmp_path_factory):
     return checksums(output)
 
 
-def two_workers(job):
-    return engine.local(job, 2)
+def two_workers(work):
+    return engine.local(work, 2)
 
 
 def test_a_worker_that_dies_is_replaced_and_a_block_that_kills_is_named(
@@ -103,7 +103,7 @@ def test_workers_without_the_networks_and_schedulers_that_are_not_there(
         compute(job)
     monkeypatch.setattr(engine, "CONNECT", 0.5)
     with pytest.raises(ValueError, match=r"--scheduler .* does not answer"):
-        compute(job, lambda job: engine.of_cluster(job, "tcp://127.0.0.1:1"))
+        compute(job, lambda work: engine.of_cluster(work, "tcp://127.0.0.1:1"))
 
 
 def test_without_dask_the_extra_is_named(image, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jax_seg.infer import postprocess
-from jax_seg.infer.postprocess import search
+from jax_seg.infer.postprocess import scoring, search
 from tests.tuning import blobs
 
 
@@ -14,19 +14,19 @@ from tests.tuning import blobs
     "file", ["infer/postprocess/components.py", "metrics/competition.py", "ops/components.py"]
 )
 def test_other_programs_have_another_fingerprint(tmp_path, file):
-    for folder in search.PROGRAMS:
+    for folder in scoring.PROGRAMS:
         shutil.copytree(
-            search.PACKAGE / folder,
+            scoring.PACKAGE / folder,
             tmp_path / folder,
             ignore=shutil.ignore_patterns("__pycache__"),
         )
-    before = search.code_fingerprint(tmp_path)
-    assert before == search.code_fingerprint(search.PACKAGE)
+    before = scoring.code_fingerprint(tmp_path)
+    assert before == scoring.code_fingerprint(scoring.PACKAGE)
     (tmp_path / "infer" / "notes.txt").write_text("no program")
-    assert search.code_fingerprint(tmp_path) == before
+    assert scoring.code_fingerprint(tmp_path) == before
     with (tmp_path / file).open("a") as program:
         program.write("\n# changed\n")
-    assert search.code_fingerprint(tmp_path) != before
+    assert scoring.code_fingerprint(tmp_path) != before
 
 
 def test_what_counts_as_a_gain_by_hand():
@@ -79,10 +79,11 @@ def test_settings_that_begin_alike_are_computed_once(monkeypatch):
 
     monkeypatch.setattr(postprocess, "apply_step", counted)
     probability, label, image = blobs(0)
-    volume = search.Arrays(probability.astype(np.float32), label, image)
+    volume = scoring.Arrays(probability.astype(np.float32), label, image)
     first = "threshold:value=0.3"
     settings = [(first,), (first, "close"), (first, "fill_holes"), (first, "close", "plug_holes")]
-    found = dict(search.masks(volume, settings))
+    masks = scoring.Masks(volume)
+    found = {setting: masks.of(setting) for setting in sorted(settings)}
     assert sorted(calls) == ["close", "fill_holes", "plug_holes", "threshold"]
     for setting in settings:
         np.testing.assert_array_equal(
