@@ -257,7 +257,9 @@ def _inspection(kind, networks, on):
     facts = [network.facts for network in networks]
 
     def facts_of(volume, array):
-        return kind.inspect(volume.image, array, facts) | {"judged_on": on[volume.id].as_json()}
+        spacings = [together.resampling(network, volume) for network in networks]
+        found = kind.inspect(volume.image, array, facts, spacings)
+        return found | {"judged_on": on[volume.id].as_json()}
 
     return facts_of
 
