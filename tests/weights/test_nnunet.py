@@ -92,16 +92,15 @@ def test_prediction_is_that_of_nnunet(membrane):
 
 
 def test_a_prediction_at_another_spacing_says_so(membrane, tmp_path, capsys):
-    """From 90 × 9.2 × 9.2 twice as many voxels along each axis: 8×32×32 fill one window."""
-    volume = np.load(FOLDERS / "predictions.npz")["resampled_volume"][:8, :32, :32]
-    assert volume.shape == (8, 32, 32)
+    """Of half as many slices the network sees twice as many: 3 windows of 16 with 8 in common."""
+    volume = np.random.default_rng(0).integers(1, 200, (16, 64, 64)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "case.tif", volume)
-    (tmp_path / "case.json").write_text('{"spacing": [90.0, 9.2, 9.2]}')
+    (tmp_path / "case.json").write_text('{"spacing": [90.0, 4.6, 4.6]}')
     command = ["--workdir", str(membrane), "--input", str(tmp_path / "case.tif")]
     assert predict.main([*command, "--output", str(tmp_path / "out")]) == 0
     facts = json.loads((tmp_path / "out" / "case.json").read_text())
     found = facts["resampled_from"], facts["resampled_to"], facts["windows"], facts["shape"]
-    assert found == ([90, 9.2, 9.2], [[45, 4.6, 4.6]], 1, [8, 32, 32])
+    assert found == ([90, 4.6, 4.6], [[45, 4.6, 4.6]], 3, [16, 64, 64])
     assert "is resampled to 45 × 4.6 × 4.6" in capsys.readouterr().err
 
 
