@@ -150,8 +150,8 @@ def _labels(config, values, given):
         foreground=found.others,
         ignore=(value,),
         reason=f"value {value} seems to mean unlabelled: its voxels look like background (their "
-        f"correlation with the image is {found.own:.2f}, that of value "
-        f"{' and '.join(map(str, found.others))} {found.rest:.2f}) and its regions are "
+        f"correlation with the image is {found.own:.2f}, of {' and '.join(map(str, found.others))} "
+        f"it is {found.rest:.2f}) and its regions are "
         f"{found.thick / found.rest_thick:.0f} times as thick; if it does not, set data.foreground",
     )
 
