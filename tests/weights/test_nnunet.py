@@ -110,6 +110,19 @@ def test_blocks_are_those_of_nnunet(membrane, tmp_path, capsys):
     assert "blocks are not resampled" in capsys.readouterr().err
 
 
+def test_a_prediction_at_another_spacing_says_so(membrane, tmp_path, capsys):
+    """Of half as many slices the network sees twice as many: 3 windows of 16 with 8 in common."""
+    volume = np.random.default_rng(0).integers(1, 200, (16, 64, 64)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "case.tif", volume)
+    (tmp_path / "case.json").write_text('{"spacing": [90.0, 4.6, 4.6]}')
+    command = ["--workdir", str(membrane), "--input", str(tmp_path / "case.tif")]
+    assert predict.main([*command, "--output", str(tmp_path / "out")]) == 0
+    facts = json.loads((tmp_path / "out" / "case.json").read_text())
+    found = facts["resampled_from"], facts["resampled_to"], facts["windows"], facts["shape"]
+    assert found == ([90, 4.6, 4.6], [[45, 4.6, 4.6]], 3, [16, 64, 64])
+    assert "is resampled to 45 × 4.6 × 4.6" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "folder", "spacing", "flips"),
     [
