@@ -11,6 +11,7 @@ from jax_seg.data.readers import open_volume
 from jax_seg.infer.blocks import records, run
 from jax_seg.infer.blocks.cuts import Cuts, levels_of, parse_region
 from jax_seg.infer.blocks.job import coarseness, within_box
+from jax_seg.infer.blocks.loaded import Loaded, Task
 from jax_seg.infer.blocks.passes import halved
 from jax_seg.infer.logits import foreground
 from tests.infer.blocks.jobs import CALLS, checksums, compute, load_network, make_job, read
@@ -150,10 +151,8 @@ def test_a_share_that_vanishes_is_not_written_elsewhere(image, tmp_path):
     job = make_job(image, output)
     compute(job, region=((0, 0, 0), (1, 1, 1)))
     (output / "0").rename(tmp_path / "gone")
-    from jax_seg.infer.blocks.engine import Loaded, Task
-
     with pytest.raises(FileNotFoundError, match="is no longer there: mount it again"):
-        Loaded(job).do(Task(0, (1, 0, 0), ""))
+        Loaded(job)(Task(0, (1, 0, 0), ""))
     assert not (output / "0").exists()
 
 
