@@ -79,7 +79,7 @@ def report(compiled, card, batch):
     yield "convolutions: " + ", ".join(
         f"{count} {layout} in {kind}" for (layout, kind), count in layouts.items()
     )
-    large = [k for k in found if k.kind == "transpose or copy" and k.traffic > LARGE]
+    large = [k for k in found if k.kind == "transpose or copy" and k.traffic / k.calls > LARGE]
     yield f"transposes and copies above 64 MB: {len(large)}"
     yield "most traffic:"
     for kernel in sorted(found, key=lambda kernel: -kernel.traffic)[:SHOWN]:

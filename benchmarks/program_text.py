@@ -20,6 +20,7 @@ class Kernel(NamedTuple):
         'elementwise'.
       traffic: bytes of its operands and results, times its calls.
       operations: multiplications and additions of convolutions, times its calls; else 0.
+      calls: how often it runs.
       source: the operation of the program that it comes from.
       layout: 'dim_labels' of a convolution, else ''.
       type: of its first result, as 'bf16'.
@@ -29,6 +30,7 @@ class Kernel(NamedTuple):
     kind: str
     traffic: int
     operations: int
+    calls: int
     source: str
     layout: str
     type: str
@@ -84,8 +86,9 @@ def _of_computation(computations, name, times):
             Kernel(
                 name,
                 kind,
-                times * (read + shape_bytes(result)),
+                times * (read + _written(computations, rest, result)),
                 times * _operations(result, rest, results, operands),
+                times,
                 source[1] if source else "",
                 layout[1] if layout and kind == "convolution" else "",
                 _SHAPE.search(result)[1] if _SHAPE.search(result) else "",
@@ -96,8 +99,7 @@ def _of_computation(computations, name, times):
 
 def _read(computations, rest, number, shape):
     """Bytes that a kernel reads of an operand: of one that is only sliced, those of the slices."""
-    fused = re.search(r"calls=%?([\w.\-]+)", rest)
-    lines = computations.get(fused[1], ()) if fused else ()
+    lines = _fused(computations, rest)
     start = f"{number})"
     parameter = [
         name
@@ -105,25 +107,49 @@ def _read(computations, rest, number, shape):
         if opcode == "parameter" and inner.startswith(start)
     ]
     slices = _slices(lines, parameter[0]) if parameter else None
-    if not slices:
+    if slices is None:
         return shape_bytes(shape)
     whole = math.prod(_sizes(shape))
     return shape_bytes(shape) * sum(math.prod(_sizes(one)) for one in slices) // whole
 
 
+def _written(computations, rest, result):
+    """Bytes that a kernel writes: of a result that is updated in place, those of the update."""
+    lines = _fused(computations, rest)
+    if lines and lines[-1][2] == "dynamic-update-slice":
+        results = {line[0]: line[1] for line in lines}
+        _, update, *_ = re.findall(r"%([\w.\-]+)", lines[-1][3])
+        return shape_bytes(results[update])
+    return shape_bytes(result)
+
+
+def _fused(computations, rest):
+    """The lines of the computation that a fusion calls; () of another kernel."""
+    fused = re.search(r"calls=%?([\w.\-]+)", rest)
+    return computations.get(fused[1], ()) if fused else ()
+
+
 def _slices(lines, name):
-    """Results of the slices through which alone a value is used; None where it is used as it is."""
+    """Results of the slices through which alone a value is used; None where it is used as it is.
+
+    A value that is updated in place is not read.
+    """
     found = []
     for user, result, opcode, inner in lines:
-        if not re.search(rf"%{re.escape(name)}\b(?![.\w])", inner.split("metadata=")[0]):
+        operands = re.findall(r"%([\w.\-]+)", inner.split("metadata=")[0])
+        if name not in operands:
             continue
-        one = [result] if opcode == "slice" else None
-        if opcode in ("convert", "bitcast"):
+        one = None
+        if opcode in ("slice", "dynamic-slice"):
+            one = [result]
+        elif opcode in ("convert", "bitcast"):
             one = _slices(lines, user)
+        elif opcode == "dynamic-update-slice" and name not in operands[1:]:
+            one = []
         if one is None:
             return None
         found += one
-    return found or None
+    return found
 
 
 def _inner(computations, rest, opcode):

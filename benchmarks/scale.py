@@ -36,6 +36,7 @@ from jax_seg.infer.blocks.cuts import Cuts
 from jax_seg.infer.blocks.job import MASK, Job, records_folder, threads
 from jax_seg.infer.blocks.run import identity, run
 from jax_seg.models.unet import Model
+from jax_seg.ops.classes import ONE
 from jax_seg.runs import from_weights
 from jax_seg.system import engine
 
@@ -169,6 +170,8 @@ def blocks(arguments, folder):
         kind=MASK,
         threshold=0.5,
         steps=(),
+        classes=ONE,
+        measured={},
         version="0.5",
         threads=threads(),
         settings=settings,

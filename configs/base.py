@@ -62,7 +62,7 @@ def _data():
     data.balance_target = 0.0  # target share of foreground among labelled voxels; 0 for none
     data.threads = 4  # threads that read ahead
     data.cache = ""  # folder for decoded volumes; '' is WORKDIR/cache
-    data.cache_gb = 100.0  # GiB of disk space for decoded volumes
+    data.cache_gb = 100.0  # GiB of disk space for decoded and resampled volumes
     return data
 
 

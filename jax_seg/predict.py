@@ -214,12 +214,7 @@ def _predict_in_blocks(arguments, networks, kind, settings, found):
 
 
 def _one_in_blocks(arguments, networks, settings, volume, output):
-    if len(names := together.classes_of(networks).names) > 1:
-        raise ValueError(
-            f"{volume.image}: several classes ({', '.join(names)}) are not predicted block by "
-            "block: name a folder as --output, and a volume that fits into memory."
-        )
-    if any(together.other_spacing(network, volume) for network in networks):
+    if any(together.resampling(network, volume) for network in networks):
         raise ValueError(
             f"{volume.image} has another spacing than the networks were trained on, and blocks "
             "are not resampled: resample the volume, or predict it in memory (an --output that is "
@@ -257,7 +252,9 @@ def _inspection(kind, networks, on):
     facts = [network.facts for network in networks]
 
     def facts_of(volume, array):
-        return kind.inspect(volume.image, array, facts) | {"judged_on": on[volume.id].as_json()}
+        spacings = [together.resampling(network, volume) for network in networks]
+        found = kind.inspect(volume.image, array, facts, spacings)
+        return found | {"judged_on": on[volume.id].as_json()}
 
     return facts_of
 

@@ -298,6 +298,29 @@ def test_real_labels_score_one_against_themselves(tmp_path):
     assert 0.05 < found["pooled"]["foreground_label"] < 0.4
 
 
+def test_a_sliver_at_the_edge_counts_for_no_more_than_it_holds(tmp_path, monkeypatch, capsys):
+    """Parts of 8 slices, which scores 1, and of 1, half labelled, whose sheet is missed.
+
+    Without features topology is 1, VOI is 1 of a mask without objects, and surface 0: 0.65. Of 17
+    labelled half slices the sliver has 1, so (16 + 0.65) / 17, where a plain mean is 0.825.
+    """
+    label = np.zeros((9, 8, 8), np.uint8)
+    label[3:5] = label[8, 2:4] = 1
+    prediction = label.copy()
+    prediction[8] = 0
+    label[8, 4:] = 2
+    save(tmp_path / "labels" / "a.tif", label)
+    save(tmp_path / "predictions" / "a.tif", prediction)
+    monkeypatch.setattr(score_volumes, "LARGEST", label.size - 1)
+    monkeypatch.setattr(score_volumes, "PART", 8)
+    _, found = run(tmp_path, "--competition")
+    assert found["volumes"]["a"]["score"] == pytest.approx((16 + 0.65) / 17)
+    printed = capsys.readouterr().out
+    assert "in 2 parts, whose competition scores count by labelled voxels" in printed
+    run(tmp_path)
+    assert "competition" not in capsys.readouterr().out
+
+
 def test_a_large_volume_is_scored_part_by_part(tmp_path, monkeypatch):
     generator = np.random.default_rng(0)
     label = generator.choice([0, 1, 2], (9, 7, 6), p=[0.5, 0.3, 0.2]).astype(np.uint8)
@@ -315,12 +338,12 @@ def test_a_large_volume_is_scored_part_by_part(tmp_path, monkeypatch):
     encoded, boxes = np.where(label == 2, MASKED, label), []
     for z, y, x in np.ndindex(3, 2, 2):
         boxes.append(np.s_[4 * z : 4 * z + 4, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4])
+    labelled = [(encoded[box] != MASKED).sum() for box in boxes]
     expected = [
-        competition_score(prediction[box], encoded[box]).score
-        for box in boxes
-        if (encoded[box] != MASKED).any()
+        competition_score(prediction[box], encoded[box]).score * count
+        for box, count in zip(boxes, labelled, strict=True)
     ]
-    assert found["parts"] == len(expected) == 11
-    assert found["score"] == pytest.approx(np.mean(expected))
+    assert found["parts"] == np.count_nonzero(labelled) == 11
+    assert found["score"] == pytest.approx(sum(expected) / sum(labelled))
     status, refused = run(tmp_path, "--thin")
     assert status == 1 and "--thin need the whole volume" in refused["errors"]["a"]

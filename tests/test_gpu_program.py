@@ -15,9 +15,20 @@ HloModule jit_step
   ROOT %sum = f32[4]{0} reduce(%few), dimensions={0,1,2,3}
 }
 
+%fused_update (p.0: f32[8,25], p.1: f32[25]) -> f32[8,25] {
+  %p.0 = f32[8,25]{1,0} parameter(0)
+  %p.1 = f32[25]{0} parameter(1)
+  %row.2 = f32[1,25]{1,0} bitcast(%p.1)
+  %number.3 = s32[] constant(2)
+  ROOT %updated = f32[8,25]{1,0} dynamic-update-slice(%p.0, %row.2, %number.3, %number.3)
+}
+
 %body (state: (s32[], f32[100])) -> (s32[], f32[100]) {
   %state = (s32[], f32[100]{0}) parameter(0)
   %one = f32[100]{0} get-tuple-element(%state), index=1
+  %rows = f32[8,25]{1,0} get-tuple-element(%state), index=2
+  %row = f32[25]{0} get-tuple-element(%state), index=3
+  %update_fusion = f32[8,25]{1,0} fusion(%rows, %row), kind=kLoop, calls=%fused_update
   ROOT %loop_add_fusion = f32[100]{0} fusion(%one), kind=kLoop, calls=%add
 }
 
@@ -48,14 +59,18 @@ def test_kernels_of_a_program():
         "cudnn-conv-bw-input.2": "convolution",
         "cudnn-conv-bw-filter.3": "convolution",
         "input_transpose_fusion.4": "transpose or copy",
+        "update_fusion": "elementwise",
         "loop_add_fusion": "elementwise",
         "input_reduce_fusion.6": "reduction",
     }
     assert found["cudnn-conv.1"].traffic == X + K + Y
-    assert [kernel.operations for kernel in found.values()] == [PRODUCTS] * 3 + [0] * 3
+    assert [kernel.operations for kernel in found.values()] == [PRODUCTS] * 3 + [0] * 4
     assert found["cudnn-conv.1"].layout == "b012f_o012i" and found["cudnn-conv.1"].type == "bf16"
     assert found["input_transpose_fusion.4"].traffic == 2 * X
     assert found["loop_add_fusion"].traffic == 3 * (400 + 400)  # as often as the loop runs
+    assert found["loop_add_fusion"].calls == 3
+    # Of eight rows one is written, in place; what it holds is read.
+    assert found["update_fusion"].traffic == 3 * (100 + 100)
     assert found["input_reduce_fusion.6"].traffic == X // 8 + 16  # every eighth slice is read
 
 

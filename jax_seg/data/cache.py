@@ -118,10 +118,10 @@ class Cache:
         total = header.tell() + depth * page_bytes
         if total > self.limit_bytes:
             raise ValueError(
-                f"{reader.path} takes {total / 2**30:.3g} GiB decoded, more than the cache's "
-                f"{self.limit_bytes / 2**30:.3g} GiB: raise data.cache_gb."
+                f"{reader.path} takes {total / 2**30:.3g} GiB decoded, more than the "
+                f"{self.limit_bytes / 2**30:.3g} GiB left for such volumes: raise data.cache_gb."
             )
-        self._make_room(total)
+        self.make_room(total)
         # A name of its own, since two threads may decode one source at once.
         under_way = unfinished(decoded, "")
         with writing(decoded, self.directory):
@@ -152,10 +152,10 @@ class Cache:
             if number == errno.EFBIG:
                 raise unwritable(decoded, error) from error
             raise
-        self._make_room(0)
+        self.make_room()
         return voxels
 
-    def _make_room(self, needed):
+    def make_room(self, needed=0):
         """Unlinks the least recently used files until `needed` more bytes fit the limit."""
         files = []
         for file in self.directory.iterdir():

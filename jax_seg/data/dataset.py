@@ -92,7 +92,7 @@ def prepare(
       group: 'scroll_id' keeps the volumes of a scroll in one fold, '' shuffles volumes.
       seed: of the split.
       cache_directory: for decoded volumes and measurements.
-      cache_gb: GiB that decoded volumes may take on the disk.
+      cache_gb: GiB that decoded and resampled volumes may take on the disk.
       threads: volumes measured at once.
       preprocess: keyword arguments of `fit_preprocessing`.
       preprocessing: stored values of a resumed run; None fits them.
@@ -112,18 +112,18 @@ def prepare(
     train, validation = _split(found, fold=fold, fold_count=fold_count, group=group, seed=seed)
     channels = require_same_channels([*train, *validation])
     cache_directory = Path(cache_directory)
-    cache = _cache(cache_directory, cache_gb)
-    originals, spacings, target, at_target = _at_one_spacing(
+    originals, spacings, target, copies = _at_one_spacing(
         train, validation, voxels, resample, table, cache_directory / RESAMPLED
     )
+    cache = _cache(cache_directory, cache_gb, copies)
+    at_target = originals | {copy.source.id: spacing.write(copy, table) for copy in copies}
     train, validation = ([at_target[v.id] for v in part] for part in (train, validation))
     used = list(at_target.values())
     facts = _measure(used, cache, table, cache_directory / "measured", threads)
     train_facts = [facts[v.id] for v in train]
     if preprocessing is None:
-        preprocessing = fit_preprocessing(
-            np.concatenate([one.intensities for one in train_facts]), **preprocess
-        )
+        everything = np.concatenate([one.intensities for one in train_facts])
+        preprocessing = fit_preprocessing(everything, **preprocess)
     _require_foreground(train_facts, root, table)
     return Dataset(
         train=train,
@@ -188,20 +188,44 @@ def _split(found, *, fold, fold_count, group, seed):
     return tuple([by_id[i] for i in ids] for ids in parts)
 
 
-def _cache(directory, gigabytes):
-    """The `Cache` in a folder, after removal of what unfinished runs left there."""
+def _cache(directory, gigabytes, copies):
+    """The `Cache` in a folder, within what the copies of volumes leave of its limit.
+
+    Decoded volumes may be removed at any time, since they are decoded again. Copies are kept, those
+    of other runs too, which may be reading them.
+
+    Args:
+      directory: of decoded, measured and resampled volumes.
+      gigabytes: data.cache_gb.
+      copies: list of `spacing.Copy` that the run needs.
+    """
     if not 0 <= gigabytes < math.inf:
         raise ValueError(f"data.cache_gb is {gigabytes}; give GiB, 0 or more.")
     for part in ("volumes", "measured", RESAMPLED):  # other runs may share them
         remove_unfinished(directory / part, shared=True)
-    return volume_cache.Cache(directory / "volumes", int(gigabytes * 2**30))
+    own = {file for copy in copies for file in spacing.files_of(copy)}
+    others = set((directory / RESAMPLED).glob("*.tif")) - own
+    of_others = sum(file.stat().st_size for file in others)
+    needed = sum(map(spacing.bytes_of, copies))
+    left = int(gigabytes * 2**30) - of_others - needed
+    if copies and left < 0:
+        raise ValueError(
+            f"Volumes of another spacing take {needed / 2**30:.3g} GiB resampled, besides "
+            f"{of_others / 2**30:.3g} GiB of other runs in {directory / RESAMPLED}, but "
+            f"data.cache_gb is {gigabytes:g}: raise it, or delete what no run needs there."
+        )
+    cache = volume_cache.Cache(directory / "volumes", max(left, 0))
+    if copies:
+        cache.make_room()
+    return cache
 
 
 def _at_one_spacing(train, validation, voxels, resample, table, directory):
-    """Bring the volumes of both parts to one spacing; all are checked before one is resampled.
+    """The spacing of a run, and what is to be resampled to it; all volumes are checked.
 
     Returns:
-      ({id: Volume} as found, {id: spacing or None}, spacing of the run, {id: Volume} at it).
+      ({id: Volume} as found, {id: spacing or None}, spacing of the run, list of `spacing.Copy` of
+      those of another).
     """
     found = {v.id: v for v in sorted((*train, *validation), key=lambda v: v.id)}
     spacings = {
@@ -211,15 +235,12 @@ def _at_one_spacing(train, validation, voxels, resample, table, directory):
     target = spacing.of_run([spacings[v.id] for v in train], voxels)
     for volume in found.values():
         check_pair(open_image(volume.image), open_volume(volume.label))
-    others = [
-        id
-        for id, v in found.items()
-        if spacing.to_resample(v.image, spacings[id], target, resample)
+    copies = [
+        spacing.copy_of(volume, spacings[id], target, table, directory)
+        for id, volume in found.items()
+        if spacing.to_resample(volume.image, spacings[id], target, resample)
     ]
-    moved = {
-        id: spacing.resampled(found[id], spacings[id], target, table, directory) for id in others
-    }
-    return found, spacings, target, found | moved
+    return found, spacings, target, copies
 
 
 def _measure(volumes, cache, table, directory, threads):

@@ -183,7 +183,7 @@ def measure(volume, rule):
       (Preprocessing, box): the box is a tuple of three slices, the part that counts as input. A
       constant volume becomes 0.
     """
-    box = (slice(None),) * 3 if rule.region == "all" else _box(volume)
+    box = (slice(None),) * 3 if rule.region == "all" else box_with_input(volume)
     inside = volume[box]
     if volume.ndim == 3:
         return _numbers(inside, rule), box
@@ -212,8 +212,15 @@ def _numbers(inside, rule, channel=None):
     return Preprocessing(low, high, float(low + mean), float(1 / max(deviation, 1e-8)))
 
 
-def _box(volume):
-    """The smallest box with all voxels that are not zero; the whole volume where all are."""
+def box_with_input(volume):
+    """The smallest box of a volume that holds all of its input; the whole where there is none.
+
+    Args:
+      volume: [D, H, W] or [D, H, W, C].
+
+    Returns:
+      tuple of three slices.
+    """
     planes = np.array([np.any(section) for section in volume])
     if not planes.any():
         return (slice(None),) * 3

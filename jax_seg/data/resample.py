@@ -70,8 +70,25 @@ def resample_image(image, before, after):
     result = np.clip(result, image.min(), image.max())
     if image.dtype.kind != "f":
         result = np.rint(result)
-    empty = image[np.ix_(*_nearest(image.shape, shape))] == 0
-    return np.where(empty, 0, result).astype(image.dtype)
+    return np.where(nearest(image, before, after) == 0, 0, result).astype(image.dtype)
+
+
+def nearest(image, before, after):
+    """An image at another spacing, each voxel that of the image which lies nearest.
+
+    Args:
+      image: [D, H, W] or [D, H, W, C].
+      before, after: (z, y, x) spacings of the image and of the result, in one unit.
+
+    Returns:
+      [d, h, w] or [d, h, w, C], the shape of `resample_image`.
+    """
+    old = image.shape[:3]
+    places = (
+        np.minimum(((np.arange(to) + 0.5) * of / to).astype(int), of - 1)
+        for of, to in zip(old, new_shape(old, before, after), strict=True)
+    )
+    return image[np.ix_(*places)]
 
 
 def resample_classes(label, before, after):
@@ -103,14 +120,6 @@ def _require_memory(before, after):
     needed = 8 * (math.prod(before) + 2 * math.prod(after))
     size = "×".join(map(str, after))
     memory.require(needed, f"A volume of {size} voxels", "resample it")
-
-
-def _nearest(before, after):
-    """For each axis the nearest old voxel of every new one, of two shapes."""
-    return [
-        np.minimum(((np.arange(new) + 0.5) * old / new).astype(int), old - 1)
-        for old, new in zip(before, after, strict=True)
-    ]
 
 
 def _coarsest(before, after):

@@ -8,17 +8,20 @@ name one.
 """
 
 import hashlib
+import math
+from typing import NamedTuple
 
 import numpy as np
 import tifffile
 
+from jax_seg.data.folder import Volume
 from jax_seg.data.labels import encode
 from jax_seg.data.names import EXTENSION
 from jax_seg.data.readers import open_image, read_image, read_volume
 from jax_seg.data.readers.contract import channels_of
 from jax_seg.data.readers.remote import is_address
 from jax_seg.data.readers.spacing import differ, in_words, three_positive
-from jax_seg.data.resample import resample_classes, resample_image
+from jax_seg.data.resample import new_shape, resample_classes, resample_image
 from jax_seg.data.writers import CLASSIC_BYTES
 from jax_seg.system.files import (
     channel_files,
@@ -100,45 +103,79 @@ def to_resample(image, found, target, resample):
     return True
 
 
-def resampled(volume, found, target, table, directory):
-    """A labelled `Volume` at another spacing: its files are written to a folder once.
+class Copy(NamedTuple):
+    """A labelled volume at another spacing.
+
+    Attributes:
+      source: Volume as found.
+      found: its spacing, (z, y, x).
+      volume: Volume of the copy, whose files `write` writes.
+    """
+
+    source: Volume
+    found: tuple
+    volume: Volume
+
+
+def copy_of(source, found, target, table, directory):
+    """The `Copy` of a labelled volume at the spacing `target`, in files of a folder.
+
+    Their names follow from the volume, the spacings and the `LabelTable`.
+    """
+    text = repr([CODE, found, target, *((str(p), stamp(p)) for p in (source.image, source.label))])
+    key = hashlib.sha256(text.encode() + table.tobytes()).hexdigest()[:16]
+    image, label = (directory / f"{source.id}-{key}.{part}.tif" for part in ("image", "label"))
+    if (count := channels_of(open_image(source.image))) > 1:
+        image = channels_path(image.with_name(image.name.replace(".image", ".image_0000")), count)
+    return Copy(source, found, source._replace(image=image, label=label, spacing=target))
+
+
+def files_of(copy):
+    """The files of a `Copy`, whether they are there or not."""
+    return [*channel_files(copy.volume.image), copy.volume.label]
+
+
+def bytes_of(copy):
+    """Bytes of the voxels of a `Copy`; reads headers only."""
+    total = 0
+    for path in (copy.source.image, copy.source.label):
+        reader = open_image(path)
+        voxels = math.prod(new_shape(reader.shape, copy.found, copy.volume.spacing))
+        total += voxels * channels_of(reader) * np.dtype(reader.dtype).itemsize
+    return total
+
+
+def write(copy, table):
+    """Write the files of a `Copy` that are not there yet; its source is read as a whole.
 
     Args:
-      volume: Volume; it is read as a whole.
-      found, target: (z, y, x) before and after.
+      copy: Copy.
       table: `LabelTable`; every voxel of the label becomes a value of the class that it has there.
-      directory: of the files, a Path.
+
+    Returns:
+      its `volume`.
 
     Raises:
       ValueError, OSError: a damaged volume, or a full disk.
     """
-    text = repr([CODE, found, target, *((str(p), stamp(p)) for p in (volume.image, volume.label))])
-    key = hashlib.sha256(text.encode() + table.tobytes()).hexdigest()[:16]
-    image, label = (directory / f"{volume.id}-{key}.{part}.tif" for part in ("image", "label"))
-    image = _resampled_image(volume.image, image, found, target)
+    source, (*files, label), spacings = (
+        copy.source,
+        files_of(copy),
+        (copy.found, copy.volume.spacing),
+    )
+    if not all(file.exists() for file in files):
+        voxels = read_image(source.image)
+        for number, file in enumerate(files):
+            one = voxels if len(files) == 1 else voxels[..., number]
+            _write(file, resample_image(one, *spacings))
     if not label.exists():
-        values = read_volume(volume.label)
-        classes = encode(values, table, volume.label)
+        values = read_volume(source.label)
+        classes = encode(values, table, source.label)
         _, first = np.unique(classes, return_index=True)
         value_of = np.zeros(256, values.dtype)
         value_of[classes.ravel()[first]] = values.ravel()[first]
-        _write(label, value_of[resample_classes(classes, found, target)])
-    return volume._replace(image=image, label=label, spacing=target)
-
-
-def _resampled_image(source, path, found, target):
-    """Write an image at another spacing, each of several channels to a file; returns its path."""
-    count = channels_of(open_image(source))
-    if count > 1:
-        first = path.with_name(path.name.replace(".image", ".image_0000"))
-        path = channels_path(first, count)
-    files = channel_files(path)
-    if not all(file.exists() for file in files):
-        voxels = read_image(source)
-        for number, file in enumerate(files):
-            one = voxels if count == 1 else voxels[..., number]
-            _write(file, resample_image(one, found, target))
-    return path
+        _write(label, value_of[resample_classes(classes, *spacings)])
+    return copy.volume
 
 
 def _write(path, voxels):

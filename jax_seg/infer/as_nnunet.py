@@ -16,13 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jax_seg.data.preprocess import PerVolume, Preprocessing, as_array, measure, preprocess
+from jax_seg.data.preprocess import PerVolume, Preprocessing, as_array, preprocess
 from jax_seg.data.readers.spacing import differ
 from jax_seg.data.resample import new_shape, resample
 from jax_seg.data.sampling import with_channels
 from jax_seg.infer.ensemble import PLANE, turn_back
-from jax_seg.infer.sliding_window import window_starts
-from jax_seg.infer.volume import resampled_back, within
+from jax_seg.infer.part import Part, cropped, whole
+from jax_seg.infer.sliding_window import axes_of, read, trimmed
+from jax_seg.infer.volume import background, placed, resampled_back
 
 PEAK = 10.0  # nnU-Net's largest weight in a window
 NORMALISED = Preprocessing(-3e38, 3e38, 0.0, 1.0)  # of a volume that is normalised already
@@ -40,13 +41,13 @@ def segment_volume(
     trained=None,
     classes=1,
 ):
-    """The logits of a whole volume.
+    """The logits of a whole volume, or of a part of one.
 
     Args:
       network: [1, *patch, C] as stored, own -> float32 logits [1, *patch, K], of
         `network.make_network` with its variables and a `PerVolume`; K as many as nnU-Net's network
         has.
-      volume: [D, H, W] as stored, or [D, H, W, C].
+      volume: [D, H, W] as stored, or [D, H, W, C]; or the `Part` of one, without `spacing`.
       preprocessing: `Preprocessing` or `PerVolume`.
       patch: window in voxels.
       overlap: of `window_starts`.
@@ -60,39 +61,53 @@ def segment_volume(
       float32 [D, H, W] on the device, of several classes [D, H, W, classes]: the logits, less that
       of the background where the network has one.
     """
+    part = volume if isinstance(volume, Part) else whole(np.asarray(volume))
     numbers, box = preprocessing, (slice(None),) * 3
     if isinstance(preprocessing, PerVolume):
-        numbers, box = measure(volume, preprocessing)
-    inside = original = np.asarray(volume)[box]
+        numbers, box = part.measured(preprocessing)
+    inside = original = cropped(part, box)
+    if inside is None:
+        return background(part, classes)
     zero = 0.0 if getattr(preprocessing, "region", "") == "nonzero" else numbers.shift
     if resampled := bool(spacing and trained and differ(spacing, trained)):
-        shape = new_shape(inside.shape[:3], spacing, trained)
-        inside = np.asarray(preprocess(inside, as_rule(preprocessing), as_array(numbers)))
-        channels = np.moveaxis(with_channels(inside), -1, 0)
+        voxels = inside.read((0, 0, 0), inside.whole)
+        shape = new_shape(inside.whole, spacing, trained)
+        voxels = np.asarray(preprocess(voxels, as_rule(preprocessing), as_array(numbers)))
+        channels = np.moveaxis(with_channels(voxels), -1, 0)
         each = [resample(one, shape, spacing, trained, 3) for one in channels]
-        inside, numbers, zero = np.stack(each, -1), NORMALISED, 0.0
-    own = as_array(numbers)
-    padded, before = _padded(with_channels(inside), patch, zero)
-    whole = padded.shape[:3]
-    starts = [window_starts(n, p, overlap) for n, p in zip(whole, patch, strict=True)]
-    weights, voxels = jnp.asarray(_weights(tuple(patch))), jnp.asarray(padded)
-    size = (*patch, padded.shape[3])
-    sums = None
-    for start in itertools.product(*starts):
+        inside, numbers, zero = whole(np.stack(each, -1)), NORMALISED, 0.0
+    options = {"patch": tuple(patch), "overlap": overlap, "orientations": orientations}
+    sums = _sums(functools.partial(network, own=as_array(numbers)), inside, zero, **options)
+    logits = _divided(*sums, classes)
+    if resampled:
+        logits = resampled_back(logits, original.whole, trained, spacing)
+    return placed(logits, box, part)
+
+
+def _sums(network, part, zero, *, patch, overlap, orientations):
+    """([*size, K] weighted logits, [*size] weights) of a `Part`, added in half precision.
+
+    The windows that hold a voxel are added in the order of the whole volume's, so a part equals the
+    same part of the whole.
+    """
+    axes = axes_of(part, patch, overlap)
+    voxels = with_channels(read(part, axes, zero))
+    if voxels.dtype.itemsize > 4:
+        voxels = voxels.astype(np.float32)
+    size, shape, voxels = (*patch, voxels.shape[3]), voxels.shape[:3], jnp.asarray(voxels)
+    weights, sums = jnp.asarray(_weights(patch)), None
+    starts = list(itertools.product(*(axis.starts for axis in axes)))
+    part.tally.update(windows=len(starts))
+    for start in starts:
         window, logits = lax.dynamic_slice(voxels, (*start, 0), size), 0.0
         for orientation in orientations:
             turned = _turned(window, orientation)[None]
-            logits += turn_back(network(turned, own)[0], orientation) / len(orientations)
+            logits += turn_back(network(turned)[0], orientation) / len(orientations)
         if sums is None:
-            shape = (*whole, logits.shape[-1])
-            sums = jnp.zeros(shape, jnp.float16), jnp.zeros(whole, jnp.float16)
-        sums = _add(*sums, logits, weights, np.array(start, np.int32))
-    logits = _divided(*sums, classes)
-    ends = (slice(b, b + n) for b, n in zip(before, inside.shape[:3], strict=True))
-    logits = logits[tuple(ends)]
-    if resampled:
-        logits = resampled_back(logits, original.shape[:3], trained, spacing)
-    return within(logits, box, volume.shape[:3])
+            zeros = functools.partial(jnp.zeros, dtype=jnp.float16)
+            sums = zeros((*shape, logits.shape[-1])), zeros(shape)
+        sums = _add(*sums, _weigh(logits, weights), weights, np.array(start, np.int32))
+    return tuple(trimmed(one, axes, part) for one in sums)
 
 
 def as_rule(preprocessing):
@@ -108,25 +123,6 @@ def _turned(window, orientation):
     return jnp.rot90(jnp.flip(window, orientation.flips), orientation.turns, PLANE)
 
 
-def _padded(volume, patch, value):
-    """(the volume at least as large as a patch, voxels added before it along each axis).
-
-    Args:
-      volume: [D, H, W, C].
-      patch: voxels.
-      value: of what is added, one number or one of each channel.
-    """
-    *shape, channels = volume.shape
-    room = [max(p - n, 0) for n, p in zip(shape, patch, strict=True)]
-    if not any(room):
-        return volume.astype(np.float32) if volume.dtype.itemsize > 4 else volume, (0, 0, 0)
-    before = tuple(r // 2 for r in room)
-    padded = np.empty((*(n + r for n, r in zip(shape, room, strict=True)), channels), np.float32)
-    padded[...] = value
-    padded[tuple(slice(b, b + n) for b, n in zip(before, shape, strict=True))] = volume
-    return padded, before
-
-
 def _weights(patch):
     """A window's weights in half precision, [*patch]; those that vanish become the smallest."""
     profiles = []
@@ -139,11 +135,16 @@ def _weights(patch):
 
 
 @jax.jit
-def _add(logit_sums, weight_sums, logits, weights, start):
+def _weigh(logits, weights):
+    """Apart from `_add`, as in `sliding_window`, so that each product is rounded by itself."""
+    return logits * weights.astype(jnp.float32)[..., None]
+
+
+@jax.jit
+def _add(logit_sums, weight_sums, weighted, weights, start):
     """Each sum with a window added, computed in float32 and rounded to half precision."""
-    weighted = logits * weights.astype(jnp.float32)[..., None]
     corner = (*start, 0)
-    here = lax.dynamic_slice(logit_sums, corner, logits.shape).astype(jnp.float32) + weighted
+    here = lax.dynamic_slice(logit_sums, corner, weighted.shape).astype(jnp.float32) + weighted
     there = lax.dynamic_slice(weight_sums, start, weights.shape).astype(jnp.float32)
     return (
         lax.dynamic_update_slice(logit_sums, here.astype(jnp.float16), corner),

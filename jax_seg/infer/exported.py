@@ -88,7 +88,7 @@ def measuring(mark):
         preprocess.has_input,
         preprocess.measure,
         preprocess._numbers,
-        preprocess._box,
+        preprocess.box_with_input,
         preprocess._percentiles,
     )
     head = (

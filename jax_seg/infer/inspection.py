@@ -1,24 +1,67 @@
-"""Check a volume against the networks that segment it: windows and intensities."""
+"""Check a volume against the networks that segment it: windows, intensities, spacing."""
+
+from typing import NamedTuple
 
 from jax_seg.data import intensities
+from jax_seg.data.preprocess import box_with_input
 from jax_seg.data.readers import open_image, spacing
+from jax_seg.data.resample import nearest
 from jax_seg.infer.sliding_window import count_empty
 
 
-def inspect(name, image, *, grids, ranges):
+class View(NamedTuple):
+    """What a network sees of a volume.
+
+    Attributes:
+      patch, overlap: of its windows.
+      spacings: (z, y, x) of the volume and (z, y, x) to which it is resampled; None where it is
+        taken as it is.
+      boxed: 'before' or 'after' resampling, where what lies outside of the smallest box with input
+        is left out; else ''.
+    """
+
+    patch: tuple
+    overlap: float
+    spacings: tuple | None = None
+    boxed: str = ""
+
+
+def inspect(name, image, *, views, ranges):
     """Count the windows without input, and compare the intensities with those of the runs.
 
     Args:
       name: of the volume, in sentences.
       image: [D, H, W] as stored, or [D, H, W, C].
-      grids: {(patch, overlap)} of the networks.
+      views: set of the networks' `View`s.
       ranges: {(channel, low, high)} of their preprocessing; channel is None of the only one.
 
     Returns:
       dict of JSON types: 'windows' and those of zeros alone as 'empty_windows', each over all
-      grids, and 'warnings', a list of sentences.
+      views, and 'warnings', a list of sentences. Where a network sees the volume resampled, also
+      'resampled_from', its spacing, and 'resampled_to', a list of the spacings of the networks.
     """
-    counts = [count_empty(image, patch=patch, overlap=overlap) for patch, overlap in grids]
+    counts = [
+        count_empty(_seen(image, view), patch=view.patch, overlap=view.overlap) for view in views
+    ]
+    found = {
+        "windows": sum(total for _, total in counts),
+        "empty_windows": sum(empty for empty, _ in counts),
+        "warnings": unlike(name, image, ranges),
+    }
+    if resampled := sorted({view.spacings for view in views if view.spacings}):
+        found["resampled_from"] = list(resampled[0][0])
+        found["resampled_to"] = [list(after) for _, after in resampled]
+    return found
+
+
+def unlike(name, image, ranges):
+    """Sentences on intensities that differ from those of the runs.
+
+    Args:
+      name: of the volume, in sentences.
+      image: voxels as stored, channels last where there are several.
+      ranges: of `inspect`.
+    """
     values = {
         channel: intensities.sample(image if channel is None else image[..., channel])
         for channel in {channel for channel, _, _ in ranges}
@@ -27,11 +70,20 @@ def inspect(name, image, *, grids, ranges):
         intensities.compare(intensities.named(name, channel), values[channel], *bounds)
         for channel, *bounds in ranges
     }
-    return {
-        "windows": sum(total for _, total in counts),
-        "empty_windows": sum(empty for empty, _ in counts),
-        "warnings": sorted(sentences - {""}),
-    }
+    return sorted(sentences - {""})
+
+
+def _seen(image, view):
+    """What a network sees, as far as windows and their zeros go.
+
+    Each voxel is the nearest instead of an interpolated one, which is zero where that is, but for
+    specks that interpolation rounds to zero.
+    """
+    if view.boxed == "before":
+        image = image[box_with_input(image)]
+    if view.spacings:
+        image = nearest(image, *view.spacings)
+    return image[box_with_input(image)] if view.boxed == "after" else image
 
 
 def spacing_as_nnunet(path):
@@ -39,19 +91,13 @@ def spacing_as_nnunet(path):
     return spacing.as_nnunet(path, open_image(path).spacing)
 
 
-def other_spacing(path, trained):
-    """A sentence where a volume is not of the spacing that an imported network was trained on.
+def resampled_as_nnunet(path, found, trained):
+    """The sentence on a volume that is resampled for an imported network.
 
     Args:
       path: of the volume.
-      trained: (z, y, x) that nnU-Net resampled its training volumes to; None where it did not.
-
-    Returns:
-      The sentence; '' where the spacings agree, or one of them is not known.
+      found, trained: (z, y, x) of the volume, and of those that nnU-Net trained the network on.
     """
-    found = trained and spacing_as_nnunet(path)
-    if not found or not spacing.differ(found, trained):
-        return ""
     here, there = (" × ".join(f"{number:.3g}" for number in three) for three in (found, trained))
     return (
         f"{path} has a voxel spacing of {here} (z, y, x) and is resampled to {there}, on which the "

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jax_seg.data.preprocess import measure
+
 PLANE = (1, 2)  # height and width
 
 
@@ -22,20 +24,24 @@ class Part(NamedTuple):
     Attributes:
       read: (start, size) -> the voxels of that box of the whole volume, perhaps with channels.
       whole: shape of the whole volume.
+      channels: number of them.
       dtype: of its voxels.
       start, size: of the part.
       cuts: for each axis a tuple of the (start, stop) of all parts that the volume is divided into:
         their programs get arrays of one shape.
       tally: counts 'windows', and those without input as 'empty'.
+      measured: `PerVolume` -> what `preprocess.measure` finds on the whole volume.
     """
 
     read: Callable
     whole: tuple
+    channels: int
     dtype: np.dtype
     start: tuple
     size: tuple
     cuts: tuple
     tally: Counter
+    measured: Callable
 
     @property
     def shape(self):
@@ -49,11 +55,47 @@ def whole(volume):
     return Part(
         read=lambda start, size: volume[box(start, size)],
         whole=shape,
+        channels=volume.shape[3] if volume.ndim == 4 else 1,
         dtype=volume.dtype,
         start=(0,) * len(shape),
         size=shape,
         cuts=tuple(((0, length),) for length in shape),
         tally=Counter(),
+        measured=lambda rule: measure(volume, rule),
+    )
+
+
+def cropped(part, slices):
+    """The `Part` of what the slices leave of its whole volume; None where it holds none of that.
+
+    Args:
+      part: `Part`.
+      slices: one of each axis of the whole volume.
+    """
+    limits = [one.indices(n)[:2] for one, n in zip(slices, part.whole, strict=True)]
+    corner = tuple(low for low, _ in limits)
+    cuts = tuple(
+        tuple(
+            (max(a, low) - low, min(b, high) - low) for a, b in axis if max(a, low) < min(b, high)
+        )
+        for axis, (low, high) in zip(part.cuts, limits, strict=True)
+    )
+    start, size = [], []
+    for a, n, (low, high) in zip(part.start, part.size, limits, strict=True):
+        start.append(max(a - low, 0))
+        size.append(min(a + n, high) - max(a, low))
+    if min(size) <= 0:
+        return None
+
+    def read(start, size):
+        return part.read(tuple(a + low for a, low in zip(start, corner, strict=True)), size)
+
+    return part._replace(
+        read=read,
+        whole=tuple(high - low for low, high in limits),
+        start=tuple(start),
+        size=tuple(size),
+        cuts=cuts,
     )
 
 
@@ -92,12 +134,19 @@ def turn_part(part, orientation):
             for cut in part.cuts[source]
         ]
         cuts.append(tuple(moved))
+
+    def measured(rule):
+        numbers, slices = part.measured(rule)
+        limits = [one.indices(n)[:2] for one, n in zip(slices, part.whole, strict=True)]
+        return numbers, tuple(slice(a, b) for a, b in forward(limits)[1])
+
     return part._replace(
         read=read,
         whole=tuple(shape),
         start=tuple(a for a, _ in spans),
         size=tuple(b - a for a, b in spans),
         cuts=tuple(cuts),
+        measured=measured,
     )
 
 

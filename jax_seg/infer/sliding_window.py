@@ -79,8 +79,8 @@ def predict_volume(network, volume, *, patch, overlap=0.5, batch=1, classes=1):
       ValueError: overlap outside [0, 1).
     """
     part = volume if isinstance(volume, Part) else whole(volume)
-    axes = _axes(part, patch, overlap)
-    voxels = _read(part, axes)
+    axes = axes_of(part, patch, overlap)
+    voxels = read(part, axes)
     windows, empty = _split(voxels, axes)
     part.tally.update(windows=len(windows) + len(empty), empty=len(empty))
     several = (classes,) if classes > 1 else ()
@@ -110,6 +110,11 @@ def predict_volume(network, volume, *, patch, overlap=0.5, batch=1, classes=1):
     for chosen in _batches(empty, batch):
         starts, profiles = place(chosen)
         total = _add(total, _weigh(background, profiles), starts)
+    return trimmed(total, axes, part)
+
+
+def trimmed(total, axes, part):
+    """What windows add up to, [*extent, …], as that of their `Part` alone, on the device."""
     if part.size == total.shape[: len(axes)]:
         return total
     inside = box([axis.inside for axis in axes], part.size)
@@ -121,8 +126,8 @@ def predict_volume(network, volume, *, patch, overlap=0.5, batch=1, classes=1):
 def count_empty(volume, *, patch, overlap=0.5):
     """(windows of `predict_volume` that hold zeros alone, all its windows)."""
     part = volume if isinstance(volume, Part) else whole(volume)
-    axes = _axes(part, patch, overlap)
-    windows, empty = _split(_read(part, axes), axes)
+    axes = axes_of(part, patch, overlap)
+    windows, empty = _split(read(part, axes), axes)
     return len(empty), len(windows) + len(empty)
 
 
@@ -131,7 +136,7 @@ def count_windows(length, window, overlap, start, size):
     return len(_axis(length, window, overlap, start, size, ((0, length),)).starts)
 
 
-class _Axis(NamedTuple):
+class Axis(NamedTuple):
     """The windows that touch a part, along one axis.
 
     Attributes:
@@ -155,7 +160,8 @@ class _Axis(NamedTuple):
     inside: int
 
 
-def _axes(part, patch, overlap):
+def axes_of(part, patch, overlap):
+    """The windows that touch a `Part`, along each axis: list of `Axis`."""
     return [
         _axis(*each)
         for each in zip(
@@ -183,7 +189,7 @@ def _axis(length, window, overlap, start, size, cuts):
     first, last = touching(start, start + size)
     origin, end = starts[first], starts[last - 1] + window
     spans = [touching(*cut) for cut in cuts]
-    return _Axis(
+    return Axis(
         first=0 if room else origin,
         length=length if room else end - origin,
         before=before,
@@ -196,14 +202,32 @@ def _axis(length, window, overlap, start, size, cuts):
     )
 
 
-def _read(part, axes):
-    """The voxels of the windows, extended where the volume is smaller than a window."""
+def read(part, axes, value=None):
+    """The voxels that the windows cover.
+
+    Args:
+      part: `Part`.
+      axes: of `axes_of`.
+      value: of what extends a volume that is smaller than a window, a number or one of each
+        channel; None repeats its border.
+
+    Returns:
+      [*extent] or [*extent, C], zero after the last window.
+    """
     voxels = part.read(tuple(a.first for a in axes), tuple(a.length for a in axes))
+    channels = voxels.shape[len(axes) :]
     if any(a.before + a.after for a in axes):
-        ends = [(a.before, a.after) for a in axes]
-        voxels = np.pad(voxels, ends + [(0, 0)] * (voxels.ndim - len(axes)), mode="edge")
+        ends = [(a.before, a.after) for a in axes] + [(0, 0)] * len(channels)
+        if value is None:
+            voxels = np.pad(voxels, ends, mode="edge")
+        else:
+            inside = voxels
+            shape = [n + sum(end) for n, end in zip(voxels.shape, ends, strict=True)]
+            voxels = np.empty(shape, np.float32)
+            voxels[...] = value
+            voxels[box([low for low, _ in ends], inside.shape)] = inside
     room = [(0, a.extent - n) for a, n in zip(axes, voxels.shape, strict=False)]
-    room += [(0, 0)] * (voxels.ndim - len(axes))  # of channels
+    room += [(0, 0)] * len(channels)
     return np.pad(voxels, room) if any(n for _, n in room) else voxels
 
 

@@ -5,22 +5,23 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from jax_seg.data.preprocess import PerVolume, as_array, measure
+from jax_seg.data.preprocess import PerVolume, as_array
 from jax_seg.data.readers.spacing import differ
 from jax_seg.data.resample import resample, resample_image
 from jax_seg.infer.logits import BACKGROUND
+from jax_seg.infer.part import Part, cropped, whole
 from jax_seg.infer.sliding_window import predict_volume
 
 
 def segment_volume(network, volume, preprocessing, *, patch, overlap, batch=1, classes=1):
-    """The logits of a whole volume.
+    """The logits of a whole volume, or of a part of one.
 
-    Under `PerVolume` the volume is measured, and what lies outside of its box is background.
+    Under `PerVolume` the whole volume is measured, and what lies outside of its box is background.
 
     Args:
       network: [B, *patch, C] as stored -> float32 [B, *patch, classes], of `make_network` with its
         variables; under `PerVolume` with a second argument `own`.
-      volume: [D, H, W] as stored, or [D, H, W, C].
+      volume: [D, H, W] as stored, or [D, H, W, C]; or the `Part` of one.
       preprocessing: `Preprocessing` or `PerVolume` of the network.
       patch, overlap, batch, classes: of `predict_volume`.
 
@@ -30,10 +31,13 @@ def segment_volume(network, volume, preprocessing, *, patch, overlap, batch=1, c
     options = {"patch": patch, "overlap": overlap, "batch": batch, "classes": classes}
     if not isinstance(preprocessing, PerVolume):
         return predict_volume(network, volume, **options)
-    numbers, box = measure(volume, preprocessing)
+    part = volume if isinstance(volume, Part) else whole(volume)
+    numbers, box = part.measured(preprocessing)
+    inside = cropped(part, box)
+    if inside is None:
+        return background(part, classes)
     network = functools.partial(network, own=as_array(numbers))
-    logits = predict_volume(network, volume[box], **options)
-    return within(logits, box, volume.shape[:3])
+    return placed(predict_volume(network, inside, **options), box, part)
 
 
 def at_spacing(segment, trained):
@@ -73,8 +77,15 @@ def resampled_back(logits, shape, trained, spacing):
     return jnp.stack([back(of_class) for of_class in np.moveaxis(logits, -1, 0)], -1)
 
 
-def within(logits, box, shape):
-    """Logits [*box] or [*box, classes] as those of a volume of `shape`: the rest is background."""
-    if logits.shape[:3] == tuple(shape):
+def placed(logits, box, part):
+    """Logits of what a box of the whole volume leaves of a `Part`, as those of all of the part."""
+    if logits.shape[:3] == part.size:
         return logits
-    return jnp.full((*shape, *logits.shape[3:]), BACKGROUND).at[box].set(logits)
+    corner = (max((one.start or 0) - a, 0) for one, a in zip(box, part.start, strict=True))
+    here = tuple(slice(a, a + n) for a, n in zip(corner, logits.shape, strict=False))
+    return background(part, *logits.shape[3:]).at[here].set(logits)
+
+
+def background(part, classes=1):
+    """The logits of a `Part` without foreground."""
+    return jnp.full((*part.size, *((classes,) if classes > 1 else ())), BACKGROUND, jnp.float32)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jax_seg.ops import resize
 from jax_seg.ops.conv import conv
 from jax_seg.ops.norm import affine_norm, instance_norm_leaky_relu
 
@@ -149,8 +150,7 @@ class Upsample(nn.Module):
       dtype: compute type.
       stride: factor along each axis; () for 2.
 
-    The windows do not overlap, so it is one matrix product and a depth-to-space, exactly. Kernel
-    [2, 2(, 2), C, K]: entry [i, j, k] makes the output voxel (2d + i, 2h + j, 2w + k).
+    Its kernel is [*stride, C, K], see `resize.upsample`.
     """
 
     features: int
@@ -159,20 +159,15 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, x_BDHWC):
-        batch, *spatial, channels = x_BDHWC.shape
-        rank = len(spatial)
-        size = self.stride or (2,) * rank
+        channels = x_BDHWC.shape[-1]
+        size = self.stride or (2,) * (x_BDHWC.ndim - 2)
         # PyTorch counts a transposed convolution's fan in over its output channels.
         initialiser = uniform(prod(size) * self.features)
         kernel = self.param("kernel", initialiser, (*size, channels, self.features))
         bias = self.param("bias", initialiser, (self.features,))
 
-        kernel_CijkK = jnp.moveaxis(kernel, -2, 0).astype(self.dtype)
-        x_BDHWijkK = jnp.tensordot(x_BDHWC.astype(self.dtype), kernel_CijkK, axes=1)
-        interleaved = [axis for d in range(1, rank + 1) for axis in (d, d + rank)]
-        x_BDiHjWkK = x_BDHWijkK.transpose(0, *interleaved, 2 * rank + 1)
-        larger = (length * factor for length, factor in zip(spatial, size, strict=True))
-        return x_BDiHjWkK.reshape(batch, *larger, self.features) + bias.astype(self.dtype)
+        larger = resize.upsample(x_BDHWC.astype(self.dtype), kernel.astype(self.dtype))
+        return larger + bias.astype(self.dtype)
 
 
 def pointwise(features, fan_in, name, foreground_prior=0.5):
@@ -203,8 +198,10 @@ def max_pool(x_BDHWC, stride=()):
 
     Where several voxels of a window hold its maximum, the gradient is shared equally among them.
     """
-    # A window reduction's gradient is a select-and-scatter, 3-4× slower than this on a CPU.
-    windows, within = _windows(x_BDHWC, stride)
+    size = tuple(stride) or (2,) * (x_BDHWC.ndim - 2)
+    if prod(size) <= resize.MOST:
+        return resize.max_pool(x_BDHWC, size)
+    windows, within = _windows(x_BDHWC, size)
     return windows.max(within)
 
 

@@ -104,8 +104,13 @@ def painted(masks, values):
     Returns:
       uint8, or the smallest integer type that holds the values.
     """
-    kinds = [np.min_scalar_type(value) for value in (0, min(values), max(values))]
-    found = np.zeros(masks.shape[:-1], np.result_type(*kinds))
+    found = np.zeros(masks.shape[:-1], value_type(values))
     for number, value in enumerate(values):
         found[masks[..., number]] = value
     return found
+
+
+def value_type(values):
+    """uint8, or the smallest integer type that holds 0 and the values."""
+    kinds = [np.min_scalar_type(value) for value in (0, min(values), max(values))]
+    return np.result_type(*kinds)

@@ -28,7 +28,7 @@ class Facts(NamedTuple):
 
     Attributes:
       shapes: int [N, 3] voxels.
-      dtype: of the images, as text.
+      dtype: of the images, as text: 'float32 and uint8'.
       groups: number of scrolls; of volumes where no table names scrolls.
       spacing: (z, y, x) micrometres that the files state, the median; None where none does.
       spacings_differ: whether volumes state different ones.
@@ -120,12 +120,8 @@ def _values(found):
 
 def _labels(config, values, given):
     """`Labels`: as the user says, as nnU-Net's dataset.json says, or as the voxels show."""
-    named = ("background", "foreground", "ignore")
     if set(given) & {f"data.{name}" for name in ("foreground", "ignore", "classes")}:
-        of_values = {name: tuple(config.data[name]) for name in named}
-        classes = tuple(config.data.classes)
-        foreground = label_table(**of_values, classes=classes).foreground
-        return Labels(**of_values | {"foreground": foreground}, reason="as given", classes=classes)
+        return _as_given(config, values, given)
     if len(values) == 1:
         raise ValueError(
             f"All labels of {config.data.root} hold the value {next(iter(values))} alone: there is "
@@ -134,7 +130,7 @@ def _labels(config, values, given):
     if said := _of_dataset_json(config.data.root, values):
         return said
     background, *rest = values
-    named = ", ".join(map(str, rest))
+    named = " and ".join(map(str, rest))
     alone = Labels((background,), tuple(rest), (), "")
     if len(rest) == 1:
         return alone._replace(reason=f"the labels hold {background} and {rest[0]} alone")
@@ -145,18 +141,40 @@ def _labels(config, values, given):
     if not suspected:
         return alone._replace(
             reason=f"the voxels of {named} all differ from those of {background}, so they are "
-            "foreground together; if one means unlabelled, set data.ignore"
+            "foreground together; set data.classes to tell them apart, or data.ignore if one "
+            "means unlabelled"
         )
     # Of several, the least distinct: without it, the others have to be compared again.
     value, found = min(suspected.items(), key=lambda item: item[1].own)
     return alone._replace(
         foreground=found.others,
         ignore=(value,),
-        reason=f"value {value} seems to mean unlabelled: its voxels look like background "
-        f"(correlation with the image {found.own:.2f}, that of "
-        f"{' and '.join(map(str, found.others))} {found.rest:.2f}) and its regions are "
+        reason=f"value {value} seems to mean unlabelled: its voxels look like background (their "
+        f"correlation with the image is {found.own:.2f}, of {' and '.join(map(str, found.others))} "
+        f"it is {found.rest:.2f}) and its regions are "
         f"{found.thick / found.rest_thick:.0f} times as thick; if it does not, set data.foreground",
     )
+
+
+def _as_given(config, values, given):
+    """`Labels` as the user names them; a value that is named has no other meaning by default.
+
+    So data.classes may hold a value that data.ignore holds by default.
+    """
+    classes, kinds = tuple(config.data.classes), ("background", "foreground", "ignore")
+    chosen = {kind: tuple(config.data[kind]) for kind in kinds}
+    named = {value for kind in kinds if f"data.{kind}" in given for value in chosen[kind]}
+    if classes:
+        named |= {*label_table(background=(), ignore=(), classes=classes).foreground}
+    for kind in kinds:
+        if f"data.{kind}" not in given and not (classes and kind == "foreground"):
+            chosen[kind] = tuple(value for value in chosen[kind] if value not in named)
+    by_default = [str(v) for v in chosen["ignore"] if v in values and "data.ignore" not in given]
+    reason = "as given"
+    if by_default:
+        reason += f"; {' and '.join(by_default)} means unlabelled by default, see data.ignore"
+    chosen["foreground"] = label_table(**chosen, classes=classes).foreground
+    return Labels(**chosen, reason=reason, classes=classes)
 
 
 def _of_dataset_json(root, values):
@@ -214,7 +232,7 @@ def _measured(evidence, found, values, labels):
     pieces = [connected(e.label == FOREGROUND).max() for e in examples]
     return Facts(
         shapes=np.array([facts.shape for facts in sampler.fingerprints]),
-        dtype=str(open_image(found[0].image).dtype),
+        dtype=" and ".join(sorted({str(open_image(volume.image).dtype) for volume in found})),
         groups=len({volume.scroll_id for volume in found}),
         spacing=tuple(np.median(stated, 0).tolist()) if stated else None,
         spacings_differ=any(differ(one, stated[0]) for one in stated),

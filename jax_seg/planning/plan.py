@@ -65,6 +65,7 @@ def make_plan(config, *, device="", minutes=60.0, given=None):
         rules.sampling(facts),
         rules.training(minutes, updates),
         rules.device(here),
+        rules.postprocessing(),
     ]
     decisions = [_without(one, given) for one in decisions if one]
     if here.is_gpu:

@@ -45,8 +45,8 @@ def labels(facts):
     }
     if chosen.classes:
         fields["model.out_channels"] = len(chosen.classes)
-    shares = ", ".join(f"{value}: {100 * share:.1f} %" for value, share in facts.values.items())
-    return Decision("labels", fields, f"{chosen.reason} (shares of the voxels: {shares})")
+    shares = ", ".join(f"{100 * share:.1f} % are {v}" for v, share in facts.values.items())
+    return Decision("labels", fields, f"{chosen.reason} (of the voxels {shares})")
 
 
 def validation(facts):
@@ -77,17 +77,18 @@ def preprocessing(facts):
         return Decision("intensities", fields, f"{reason}, so one scale serves all")
     region = "box" if facts.zeros > EMPTY else "all"
     fields |= {"preprocess.per_volume": True, "preprocess.region": region}
-    reason = f"the volumes' ranges differ by a factor of {facts.range_ratio:.2g}"
+    factor = f"{facts.range_ratio:,.0f}" if facts.range_ratio > 10 else f"{facts.range_ratio:.2g}"
+    reason = f"the volumes' ranges differ by a factor of {factor}"
     return Decision("intensities", fields, f"{reason}, so each is normalised by itself")
 
 
 def augmentation(facts):
     """Which augmentation the data bear."""
     fields = {"augment.noise": 0.0, "augment.brightness": 0.0, "augment.contrast": 0.0}
-    reason = "intensities are normalised alike, so they are left as they are"
+    reason = "the volumes' intensities are alike, so augmentation does not change them"
     if facts.range_ratio > DIFFERENT:
         fields = {}
-        reason = "the volumes' intensities differ, so noise, brightness and contrast vary"
+        reason = "the volumes' intensities differ, so augmentation changes them"
     if facts.anisotropy > FLAT:
         fields |= {"augment.in_plane_only": True}
         reason += "; depth is coarser than the plane, so nothing turns out of it"
@@ -113,7 +114,7 @@ def geometry(facts, voxels, given=()):
         "model.planar_levels": planar,
     }
     size = "×".join(str(round(n)) for n in shape)
-    reason = f"the median volume has {size} voxels, and a patch about {voxels:,} at most"
+    reason = f"about {voxels:,} voxels at most, and no more than the median volume of {size}"
     if given:
         reason = f"a patch of {'×'.join(map(str, given))} voxels has room for {poolings} poolings"
     if planar:
@@ -169,23 +170,41 @@ def _rounded(size):
 
 
 def width(machine, chosen, minutes):
-    """Filters, by the time on a CPU; the batch of a CPU."""
+    """Filters, by the time on a CPU; the batch of a CPU.
+
+    Args:
+      machine: Machine.
+      chosen: {dotted path: value} of the geometry, and of what the user has set.
+      minutes: of the whole run.
+
+    Returns:
+      (Decision, updates that the time holds, or None on a GPU).
+    """
     patch, planar = chosen["data.patch"], chosen["model.planar_levels"]
-    poolings = chosen["model.poolings"]
+    poolings, batch = chosen["model.poolings"], chosen.get("data.batch", BATCH)
     if machine.is_gpu:
         return Decision("width", {"model.filters": WIDTHS[0]}, "the field's usual width"), None
-    for filters in WIDTHS:
-        seconds = operations(patch, BATCH, filters, poolings, planar) / machine.rates[filters]
-        held = KEPT_BYTES * BATCH * math.prod(patch) * filters
+    own = chosen.get("model.filters")
+    wider = ""
+    for filters in (own,) if own else WIDTHS:
+        rate = machine.rates[min(machine.rates, key=lambda known: abs(known - filters))]
+        seconds = operations(patch, batch, filters, poolings, planar) / rate
         updates = 60 * minutes / seconds
-        if updates >= ENOUGH and held <= machine.memory / 2:
+        if own:
             break
+        if KEPT_BYTES * batch * math.prod(patch) * filters > machine.memory / 2:
+            wider = "; a wider network would not fit into memory"
+        elif updates < ENOUGH:
+            wider = f"; a wider network would make fewer than {ENOUGH}"
+        else:
+            break
+    if updates < ENOUGH:
+        wider = f"; {ENOUGH} are usually the least that suffice: give the run more minutes"
     reason = (
-        f"an update takes about {seconds:.2g} s on {machine.name}, so {minutes:g} minutes hold "
-        f"about {updates:.0f}"
+        f"with {filters} filters an update takes about {seconds:.2g} s on {machine.name}, so "
+        f"{minutes:g} minutes hold about {float(f'{updates:.2g}'):,.0f} updates{wider}"
     )
-    fields = {"model.filters": filters, "data.batch": BATCH}
-    return Decision("width", fields, reason), updates
+    return Decision("width", {"model.filters": filters, "data.batch": batch}, reason), updates
 
 
 def operations(patch, batch, filters, poolings, planar_levels):
@@ -256,9 +275,14 @@ def training(minutes, updates):
 
 
 def device(machine):
-    """Compute type and post-processing."""
-    fields = {"postprocess.steps": ()}
+    """Compute type; None on a CPU, which has one."""
     if not machine.is_gpu:
-        return Decision("device", fields, "choose steps after training with jax_seg.tune")
-    fields |= {"model.dtype": "bfloat16"}
-    return Decision("device", fields, f"{machine.name} multiplies fastest in bfloat16")
+        return None
+    reason = f"{machine.name} multiplies fastest in bfloat16"
+    return Decision("device", {"model.dtype": "bfloat16"}, reason)
+
+
+def postprocessing():
+    """None before there are predictions to try its steps on."""
+    reason = "none for now; jax_seg.tune chooses steps after training"
+    return Decision("post-processing", {"postprocess.steps": ()}, reason)

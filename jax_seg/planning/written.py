@@ -28,18 +28,27 @@ WIDTH = 98
 def facts_in_words(facts):
     """The facts of some data as one sentence."""
     shape = "×".join(str(int(n)) for n in np.median(facts.shapes, 0))
+    scrolls = f" of {facts.groups} scrolls" if facts.groups < len(facts.shapes) else ""
     spacing = "the files state no spacing"
     if facts.spacing:
         spacing = "spacing " + "×".join(f"{n:.4g}" for n in facts.spacing) + " µm"
         spacing += ", not the same in all" if facts.spacings_differ else ""
-    scrolls = f" of {facts.groups} scrolls" if facts.groups < len(facts.shapes) else ""
+    depth = f"a step along depth equals {facts.anisotropy:.1f} in the plane"
+    if f"{facts.anisotropy:.1f}" == "1.0":
+        depth = "steps along depth and in the plane are equal"
+    labelled = f"{100 * facts.unlabelled:.1f} % is unlabelled"
+    if facts.unlabelled == 0:
+        labelled = "everything is labelled"
+    pieces = _count(round(facts.pieces), "piece")
     return (
-        f"{len(facts.shapes)} volumes{scrolls}, {shape} voxels (median) of "
-        f"{facts.dtype}; {spacing}; a step along depth equals {facts.anisotropy:.1f} in the plane; "
-        f"foreground is {100 * facts.foreground:.1f} % of what is labelled, {facts.thickness:.1f} "
-        f"voxels thick, in {facts.pieces:.0f} pieces a volume; {100 * facts.unlabelled:.1f} % is "
-        "unlabelled."
+        f"{_count(len(facts.shapes), 'volume')}{scrolls}, {shape} voxels (median) of "
+        f"{facts.dtype}; {spacing}; {depth}; foreground is {100 * facts.foreground:.1f} % of what "
+        f"is labelled, {facts.thickness:.1f} voxels thick, in {pieces} a volume; {labelled}."
     )
+
+
+def _count(number, noun):
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def in_words(plan):

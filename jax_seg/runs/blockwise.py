@@ -2,16 +2,18 @@
 
 import functools
 import itertools
+import json
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from jax_seg.data import intensities
+from jax_seg.data import preprocess
 from jax_seg.data.folder import Volume
-from jax_seg.data.readers import open_volume, remote
-from jax_seg.infer import ensemble
-from jax_seg.infer.blocks import passes, records, store
+from jax_seg.data.readers import open_image, open_volume, remote, sections
+from jax_seg.data.readers.contract import channels_of
+from jax_seg.infer import ensemble, inspection
+from jax_seg.infer.blocks import passes, records, states, store
 from jax_seg.infer.blocks.cuts import Cuts, parse_region
 from jax_seg.infer.blocks.job import (
     MASK,
@@ -26,8 +28,8 @@ from jax_seg.infer.blocks.job import (
 from jax_seg.infer.blocks.run import identity, run
 from jax_seg.runs import members, seen, together
 from jax_seg.system import engine, outputs
-from jax_seg.system.files import stamp
-from jax_seg.tasks import judged
+from jax_seg.system.files import read_json, stamp
+from jax_seg.tasks import judged, kinds
 
 SUFFIX = ".zarr"
 CHUNK = 64
@@ -101,6 +103,7 @@ def asked(arguments):
     engine.opener(arguments.workers, arguments.scheduler)
     if arguments.part and (arguments.scheduler or arguments.workers):
         raise ValueError("--part needs no engine: leave out --workers and --scheduler.")
+    _parse_part(arguments.part)
     return True
 
 
@@ -120,30 +123,29 @@ def predict(arguments, networks, settings, volume, output):
     Raises:
       ValueError, OSError: bad flags or input, or an output that cannot be written.
     """
-    _require_blocks(networks)
-    reader = open_volume(volume.image)
+    reader, classes = open_image(volume.image), together.classes_of(networks)
+    _require_channels(reader, networks)
+    states.require_few(classes)
     patches = [network.facts["patch"] for network in networks]
     block, chunk = arguments.block or default_block(patches), arguments.chunk or CHUNK
     if min(block, chunk) < 1:
         raise ValueError("--block and --chunk are numbers of voxels: give numbers above 0.")
     require_divided((block,) * 3, (chunk,) * 3)
     region = parse_region(arguments.region, reader.shape) if arguments.region else None
-    part = _parse_part(arguments.part)
-    within = None
-    if arguments.mask:
-        within = open_volume(arguments.mask)
-        coarseness(within, reader.shape)
+    within = _within(arguments.mask, reader.shape)
     _protect(output, arguments, volume)
-    kind = arguments.dtype or MASK
-    facts = dict(settings)
+    kind, facts = _kind(arguments, classes), dict(settings)
     if kind != MASK:
         facts.pop("threshold", None)
         facts.pop("postprocess", None)
+    now = _stamp(reader)
+    measured, numbers = _measured(reader, networks, records_folder(output), now)
     steps = tuple(facts.get("postprocess", ()))
     passes.require_known(steps, whole=region is None)
     facts |= {
         "image": str(volume.image),
-        "image_stamp": _stamp(reader),
+        "image_stamp": now,
+        "measured": numbers,
         "shape": list(reader.shape),
         "mask": str(arguments.mask) if arguments.mask else None,
         "mask_stamp": stamp(arguments.mask) if arguments.mask else None,
@@ -168,6 +170,8 @@ def predict(arguments, networks, settings, volume, output):
         kind=kind,
         threshold=facts.get("threshold"),
         steps=steps,
+        classes=classes,
+        measured=measured,
         version=facts["version"],
         threads=facts["threads"],
         settings=facts,
@@ -177,27 +181,79 @@ def predict(arguments, networks, settings, volume, output):
         job,
         engine.opener(arguments.workers, arguments.scheduler),
         region=region,
-        part=part,
+        part=_parse_part(arguments.part),
         overwrite=arguments.overwrite,
-        grids=_grids(arguments, networks),
+        grids=_grids(arguments, networks, measured, reader.shape),
     )
 
 
-def _require_blocks(networks):
-    """Refuse networks whose result in one place depends on the whole volume."""
+def _within(path, shape):
+    """The reader of --mask, which fits a volume of this shape; None without one."""
+    if not path:
+        return None
+    reader = open_volume(path)
+    coarseness(reader, shape)
+    return reader
+
+
+def _kind(arguments, classes):
+    """What is written: a mask, or probabilities of one class."""
+    if arguments.dtype and len(classes.names) > 1:
+        raise ValueError(
+            f"--dtype is for one class, and these networks tell {', '.join(classes.names)} apart: "
+            "leave it out to write label values."
+        )
+    return arguments.dtype or MASK
+
+
+def _require_channels(reader, networks):
+    """Refuse an image of other channels than the networks take, before any worker starts."""
+    found = channels_of(reader)
     for network in networks:
-        if (channels := network.fields.get("model.in_channels", 1)) > 1:
+        if (wanted := network.fields.get("model.in_channels", 1)) != found:
             raise ValueError(
-                f"{network.facts['workdir']} takes images of {channels} channels, which are not "
-                "predicted block by block: name a folder as --output instead of a .zarr."
+                f"{reader.path} has {found} channel{'s' * (found > 1)}, but the network of "
+                f"{network.facts['workdir']} takes {wanted}: give all of them, as "
+                "NAME_{0000..0001}.EXT, or choose a network of such images."
             )
-        imported = bool(network.fields.get("validate.convention"))
-        if imported or "low" not in network.facts["preprocessing"]:
-            why = "predicts as nnU-Net does" if imported else "normalises each volume by itself"
-            raise ValueError(
-                f"{network.facts['workdir']} {why}, which needs the whole volume at once: name a "
-                "folder as --output instead of a .zarr."
-            )
+
+
+def _measured(reader, networks, folder, now):
+    """What `preprocess.measure` finds for networks that normalise each volume by itself.
+
+    It reads the whole volume, several times, so a job that was begun is asked first.
+
+    Args:
+      reader: of the volume.
+      networks: list of `members.Network`.
+      folder: of the job's records.
+      now: `_stamp` of the reader.
+
+    Returns:
+      ({`PerVolume`: (Preprocessing, slices)}, the same as JSON types); ({}, None) without such
+      networks.
+    """
+    rules = [preprocess.stored(network.facts["preprocessing"]) for network in networks]
+    rules = [rule for rule in dict.fromkeys(rules) if isinstance(rule, preprocess.PerVolume)]
+    if not rules:
+        return {}, None
+    begun, content, path = {}, {}, folder / records.SETTINGS
+    if path.is_file():
+        made = read_json(path)
+        begun = made.get("measured") or {} if made.get("image_stamp") == now else {}
+    for rule in rules:
+        name = " ".join(map(str, rule))
+        if name not in begun:
+            print(f"Measuring the intensities of all of {reader.path}.", flush=True)
+            numbers, box = preprocess.measure(sections.of(reader), rule)
+            limits = [one.indices(n)[:2] for one, n in zip(box, reader.shape, strict=True)]
+            begun[name] = {"numbers": numbers._asdict(), "box": [list(one) for one in limits]}
+        content[name] = json.loads(json.dumps(begun[name]))  # as a later run reads it
+    found = {
+        rule: (preprocess.stored(one["numbers"]), tuple(slice(a, b) for a, b in one["box"]))
+        for rule, one in zip(rules, content.values(), strict=True)
+    }
+    return found, content
 
 
 def find(inputs):
@@ -299,10 +355,15 @@ def load(chosen, weights, *, digests, **options):
     return segment
 
 
-def _grids(arguments, networks):
-    """[(patch, overlap, passes)] of the networks."""
-    turns = len(ensemble.orientations_of(arguments.flips, arguments.rotations))
-    return [(network.facts["patch"], network.facts["overlap"], turns) for network in networks]
+def _grids(arguments, networks, measured, shape):
+    """[(patch, overlap, passes, spans)] of the networks, as `run` takes them."""
+    turns, found = len(ensemble.orientations_of(arguments.flips, arguments.rotations)), []
+    for network in networks:
+        rule = preprocess.stored(network.facts["preprocessing"])
+        box = measured[rule][1] if rule in measured else (slice(None),) * 3
+        spans = [one.indices(n)[:2] for one, n in zip(box, shape, strict=True)]
+        found.append((network.facts["patch"], network.facts["overlap"], turns, spans))
+    return found
 
 
 def _warnings(reader, networks):
@@ -312,10 +373,9 @@ def _warnings(reader, networks):
         [(length - n) * k // 4 for k in (1, 2, 3)]
         for length, n in zip(reader.shape, size, strict=True)
     ]
-    boxes = [reader.read(start, size).ravel() for start in itertools.product(*places)]
-    values = intensities.sample(np.concatenate(boxes))
-    if not values.any():
+    boxes = [reader.read(start, size) for start in itertools.product(*places)]
+    voxels = np.concatenate([one.reshape(-1, *one.shape[3:]) for one in boxes])
+    if not voxels.any():
         return []
-    ranges = {(n.facts["preprocessing"]["low"], n.facts["preprocessing"]["high"]) for n in networks}
-    found = {intensities.compare(reader.path, values, *bounds) for bounds in ranges}
-    return sorted(found - {""})
+    ranges = kinds.ranges_of([network.facts for network in networks], channels_of(reader))
+    return inspection.unlike(reader.path, voxels, ranges)

@@ -21,6 +21,7 @@ from jax_seg.data import preprocess
 from jax_seg.data.labels import class_names
 from jax_seg.infer import as_nnunet, ensemble
 from jax_seg.infer.network import make_network
+from jax_seg.infer.part import Part
 from jax_seg.infer.volume import at_spacing
 from jax_seg.runs import checkpoints
 from jax_seg.system import configuration
@@ -202,7 +203,10 @@ def load(
 
 def _require_channels(image, wanted, workdir):
     """Raise a ValueError where an image has not the channels that a network takes."""
-    found = image.shape[3] if len(image.shape) == 4 else 1
+    if isinstance(image, Part):
+        found = image.channels
+    else:
+        found = image.shape[3] if len(image.shape) == 4 else 1
     if wanted and found != wanted:
         raise ValueError(
             f"the image has {found} channel{'s' * (found > 1)}, but the network of {workdir} takes "

@@ -147,6 +147,19 @@ def other_spacing(network, volume):
     return found if spacing.to_resample(volume.image, found, trained, how) else None
 
 
+def resampling(network, volume):
+    """The pair of spacings between which a `Network` resamples a `Volume`, None where it does not.
+
+    Raises:
+      ValueError: of `spacing.to_resample`.
+    """
+    if trained := network.facts.get("trained_spacing"):
+        found = spacing_as_nnunet(volume.image)
+        return (found, tuple(trained)) if found and differ(found, trained) else None
+    found = other_spacing(network, volume)
+    return (tuple(found), tuple(network.facts["network_spacing"])) if found else None
+
+
 def agreed(what, values, advice):
     """The value that all members of an ensemble share.
 

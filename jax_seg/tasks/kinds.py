@@ -12,7 +12,7 @@ from jax_seg.data.preprocess import PerVolume, of_channels, stored
 from jax_seg.data.readers import open_image, pictures, read_image
 from jax_seg.data.readers.contract import channels_of
 from jax_seg.data.write_like import suffix_like, write_like
-from jax_seg.infer.inspection import inspect, other_spacing
+from jax_seg.infer.inspection import View, inspect, resampled_as_nnunet
 from jax_seg.system import memory
 from jax_seg.system.outputs import written_by
 
@@ -31,7 +31,8 @@ class Kind(NamedTuple):
       suffix: path of the input -> suffix of the file that is written for it.
       name: its noun in the plural.
       certain: value of a prediction where the object is certain.
-      inspect: (path, array, facts of the networks) -> facts of the input for its sidecar.
+      inspect: (path, array, facts of the networks, for each of them the pair of spacings between
+        which it resamples the input, or None) -> facts of the input for its sidecar.
       needs: path -> bytes of memory to predict it; a larger volume is predicted block by block.
       as_map: logits -> prediction, if that is the probability itself; None if a threshold and
         steps of post-processing decide.
@@ -68,20 +69,45 @@ def _write_mask(path, prediction, source):
     write_like(path, prediction, source, origin=written_by("predict"))
 
 
-def _inspect_volume(path, array, networks):
-    grids = {(tuple(each["patch"]), each["overlap"]) for each in networks}
+def _inspect_volume(path, array, networks, spacings):
     rules = [stored(each["preprocessing"]) for each in networks]
-    # A volume that is normalised by its own intensities has no range that it could miss.
-    ranges = {
-        (number if array.ndim == 4 else None, one.low, one.high)
+    views = {_view(*each) for each in zip(networks, rules, spacings, strict=True)}
+    ranges = ranges_of(networks, array.shape[3] if array.ndim == 4 else 1)
+    found = inspect(path, array, views=views, ranges=ranges)
+    imported = {
+        pair for each, pair in zip(networks, spacings, strict=True) if _imported(each) and pair
+    }
+    sentences = [resampled_as_nnunet(path, *pair) for pair in sorted(imported)]
+    return found | {"warnings": found["warnings"] + sentences}
+
+
+def _view(network, rule, spacings):
+    """The `View` of a network: nnU-Net leaves out what lies around the input, then resamples."""
+    boxed = isinstance(rule, PerVolume) and rule.region != "all"
+    order = "before" if _imported(network) else "after"
+    return View(tuple(network["patch"]), network["overlap"], spacings, order if boxed else "")
+
+
+def _imported(network):
+    return "trained_spacing" in network
+
+
+def ranges_of(networks, channels):
+    """{(channel, low, high)} to which networks clip; channel is None of the only one.
+
+    A volume that is normalised by its own intensities has no range that it could miss.
+
+    Args:
+      networks: their facts, with 'preprocessing'.
+      channels: number of them.
+    """
+    rules = [stored(each["preprocessing"]) for each in networks]
+    return {
+        (number if channels > 1 else None, one.low, one.high)
         for rule in rules
         if not isinstance(rule, PerVolume)
-        for number, one in enumerate(of_channels(rule, array.shape[3] if array.ndim == 4 else 1))
+        for number, one in enumerate(of_channels(rule, channels))
     }
-    found = inspect(path, array, grids=grids, ranges=ranges)
-    spacings = {tuple(each.get("trained_spacing") or ()) for each in networks}
-    sentences = {other_spacing(path, spacing) for spacing in spacings}
-    return found | {"warnings": found["warnings"] + sorted(sentences - {""})}
 
 
 def _write_map(path, prediction, _):
@@ -105,7 +131,7 @@ IMAGES = Kind(
     suffix=lambda _: ".png",
     name="images",
     certain=255,
-    inspect=lambda path, array, networks: {},
+    inspect=lambda path, array, networks, spacings: {},
     needs=lambda _: 0,
     as_map=lambda logits: pictures.as_map(np.asarray(jax.nn.sigmoid(logits))),
 )

@@ -71,8 +71,9 @@ def as_mask(voxels, path, threshold):
 def evaluate_volume(prediction_path, label_path, table, *, threshold=0.5, **options):
     """Score one volume on disk; one of more than LARGEST voxels part by part.
 
-    What is counted is then added up. The competition's scores are means over the parts, which have
-    the size of its volumes, as its own score is the mean over volumes.
+    What is counted is then added up. The competition's scores are means over the parts, as its own
+    score is the mean over volumes, which have the size of a part. A part counts by its labelled
+    voxels: in a thin one at the edge a single piece decides, and one without foreground scores 1.
 
     Args:
       prediction_path: of `read_prediction`.
@@ -134,14 +135,15 @@ def _in_parts(prediction_path, label_path, table, threshold, *, thin, **options)
         counts, parts = [*counts, counted], [*parts, found]
     if not parts:
         require_labelled(np.full((1, 1, 1), MASKED, np.uint8), label_path)
-    counts = sum(counts)
-    summed = scores(counts)
+    total = sum(counts)
+    summed = scores(total)
+    weights = [counted.labelled for counted in counts]
     means = {
-        name: float(np.mean([part[name] for part in parts]))
+        name: float(np.average([part[name] for part in parts], weights=weights))
         for name, value in parts[0].items()
         if name not in summed and isinstance(value, float)
     }
-    return counts, summed | means | {"parts": len(parts)}
+    return total, summed | means | {"parts": len(parts)}
 
 
 def score_volume(prediction, label, *, thin=False, competition=False, constants=False):

@@ -336,7 +336,7 @@ def test_file_unlinked_by_another_process_between_rename_and_use(tmp_path, make_
         for file in stored(cache):
             file.unlink()
 
-    monkeypatch.setattr(Cache, "_make_room", evict_everything)
+    monkeypatch.setattr(Cache, "make_room", evict_everything)
     np.testing.assert_array_equal(read_whole(cache.open(path)), voxels)
 
 
@@ -346,7 +346,7 @@ def test_threads(tmp_path, make_tiff):
     with ThreadPoolExecutor(4) as pool:
         for reader, array in zip(pool.map(cache.open, paths * 8), arrays * 8, strict=True):
             np.testing.assert_array_equal(read_whole(reader), array)
-    cache._make_room(0)
+    cache.make_room()
     assert sum(file.stat().st_size for file in cache.directory.iterdir()) <= cache.limit_bytes
 
 
@@ -359,7 +359,7 @@ def test_two_processes(tmp_path, make_tiff):
         expected = [arrays[n // 2 % 3] for n in range(24)]
         for reader, array in zip(pool.map(cache.open, jobs), expected, strict=True):
             np.testing.assert_array_equal(read_whole(reader), array)
-    cache._make_room(0)
+    cache.make_room()
     assert sum(file.stat().st_size for file in cache.directory.iterdir()) <= cache.limit_bytes
 
 

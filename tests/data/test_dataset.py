@@ -1,4 +1,6 @@
-"""A data set that is ready to train on: what is said of its volumes."""
+"""A data set that is ready to train on: what is said of its volumes, what it takes on the disk."""
+
+import json
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from jax_seg.data import dataset
 from tests.conftest import write_volumes
 
 
-def prepare(root, cache):
+def prepare(root, cache, cache_gb=1.0, **options):
     return dataset.prepare(
         root,
         images="",
@@ -21,9 +23,10 @@ def prepare(root, cache):
         group="scroll_id",
         seed=0,
         cache_directory=cache,
-        cache_gb=1,
+        cache_gb=cache_gb,
         threads=1,
         preprocess={"name": "percentile", "low_percentile": 0.5, "high_percentile": 99.5},
+        **options,
     )
 
 
@@ -77,3 +80,31 @@ def test_masked_scans_are_fitted_to_their_scan(tmp_path):
     assert found.preprocessing.low == pytest.approx(alone.preprocessing.low, abs=9)
     assert found.preprocessing.high == pytest.approx(alone.preprocessing.high, abs=9)
     assert all(facts.labelled[:, 2].max() < 20 for facts in found.train_facts)
+
+
+def test_resampled_volumes_count_towards_the_limit_of_the_cache(tmp_path):
+    """Image and label of v2 take 2 · 4000 bytes resampled; each file of the others 8128 decoded."""
+    root, cache = write_volumes(tmp_path / "data"), tmp_path / "cache"
+    for number in range(6):
+        stated = [1.0 if number == 2 else 2.0, 1.0, 1.0]
+        (root / "train_images" / f"v{number}.json").write_text(json.dumps({"spacing": stated}))
+
+    def bytes_in(part):
+        return sorted(file.stat().st_size for file in (cache / part).iterdir())
+
+    prepare(root, cache, resample="never", voxels=(2.0, 1.0, 1.0))
+    assert bytes_in("volumes") == [8128] * 12
+    prepare(root, cache, (2 * 4000 + 2 * 8128) / 2**30)
+    assert bytes_in("volumes") == [8128] * 2 and len(bytes_in("resampled")) == 2
+    with pytest.raises(ValueError, match=r"take 7\.45e-06 GiB resampled, besides 0 GiB"):
+        prepare(root, cache, 7999 / 2**30)
+    # Those of another run are counted, and kept: it may be reading them.
+    others = prepare(root, cache, 16_000 / 2**30, voxels=(2.0, 1.0, 1.0)).cache
+    with pytest.raises(ValueError, match=r"7\.57e-06 GiB decoded, more than the [4-7].*e-06 GiB"):
+        others.open(root / "train_images" / "v2.tif")
+    for number in range(6):
+        stated = [1.0 if number == 3 else 2.0, 1.0, 1.0]
+        (root / "train_images" / f"v{number}.json").write_text(json.dumps({"spacing": stated}))
+    with pytest.raises(ValueError, match=r"besides 1\.0.*e-05 GiB of other runs in .*resampled"):
+        prepare(root, cache, 15_999 / 2**30)
+    assert len(bytes_in("resampled")) == 2

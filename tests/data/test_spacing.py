@@ -107,6 +107,13 @@ def test_a_prediction_is_on_the_grid_of_its_input(trained, mixed, tmp_path, caps
     ]
     assert found[0].shape == found[1].shape == (20, 20, 20)
     assert np.abs(found[0].astype(np.float32) - found[1]).max() > 0.01  # it saw another volume
+    same, finer = (
+        json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in ("same", "finer")
+    )
+    # Windows of 16 voxels: along 20 there are 2, along 10 of twice the spacing 1.
+    assert same["windows"] == 8 and "resampled_from" not in same
+    assert finer["windows"] == 4
+    assert (finer["resampled_from"], finer["resampled_to"]) == ([1, 1, 1], [[2, 1, 1]])
     block = [*command[:3], str(images / "finer.tif"), "--output", str(tmp_path / "mask.zarr")]
     capsys.readouterr()
     assert predict.main(block) == 1

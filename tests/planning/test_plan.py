@@ -8,7 +8,7 @@ import tifffile
 
 from configs import auto, base
 from jax_seg import plan as command
-from jax_seg.planning import facts, planned, rules
+from jax_seg.planning import facts, planned, rules, written
 from jax_seg.planning import plan as planning
 from jax_seg.planning.machine import Machine
 from jax_seg.system import config_file, configuration
@@ -65,6 +65,13 @@ def test_values_that_the_user_names_are_not_guessed(sheets):
     assert found.labels == facts.Labels((0,), (1, 2), (), "as given")
 
 
+def test_a_value_that_the_user_names_has_no_other_meaning_by_default(sheets):
+    config = config_of(sheets)
+    config.data.foreground = (1, 2)
+    found = facts.gather(config, {"data.foreground": (1, 2)})
+    assert found.labels == facts.Labels((0,), (1, 2), (), "as given")
+
+
 def test_dataset_json_names_the_values(sheets, tmp_path):
     for name in ("images", "labels"):
         (tmp_path / name).symlink_to(sheets / name)
@@ -97,7 +104,12 @@ def test_several_names_of_dataset_json_are_classes(labels, classes, foreground, 
     config = config_of(tmp_path)
     config.data.update(classes=("one=1",), ignore=(2,))
     given = facts.gather(config, {"data.classes": ("one=1",)})
-    assert given.labels == facts.Labels((0,), (1,), (2,), "as given", ("one=1",))
+    reason = "as given; 2 means unlabelled by default, see data.ignore"
+    assert given.labels == facts.Labels((0,), (1,), (2,), reason, ("one=1",))
+    config.data.classes = ("one=1", "two=2")  # which takes 2 from data.ignore
+    given = facts.gather(config, {"data.classes": ("one=1", "two=2")})
+    assert given.labels == facts.Labels((0,), (1, 2), (), "as given", ("one=1", "two=2"))
+    assert given.unlabelled == 0
 
 
 def test_labels_of_one_value_are_refused(sheets, tmp_path):
@@ -178,6 +190,34 @@ def test_a_card_takes_what_fits(sheets, monkeypatch):
     assert small["model.dtype"] == "bfloat16" and small["model.filters"] == 32
     with pytest.raises(ValueError, match="a single patch of"):
         chosen(1)
+
+
+def test_the_facts_in_words():
+    some = facts.Facts(
+        shapes=np.array([[4, 8, 8], [6, 8, 8], [30, 8, 8]]),
+        dtype="float32 and uint8",
+        groups=3,
+        spacing=(2.0, 0.5, 0.5),
+        spacings_differ=True,
+        anisotropy=4.0,
+        values={0: 1},
+        labels=facts.Labels((0,), (1,), (), ""),
+        foreground=0.25,
+        unlabelled=0.0,
+        thickness=1.5,
+        pieces=1.0,
+        range_ratio=1.0,
+        zeros=0.0,
+    )
+    assert written.facts_in_words(some) == (
+        "3 volumes, 6×8×8 voxels (median) of float32 and uint8; spacing 2×0.5×0.5 µm, not the same "
+        "in all; a step along depth equals 4.0 in the plane; foreground is 25.0 % of what is "
+        "labelled, 1.5 voxels thick, in 1 piece a volume; everything is labelled."
+    )
+    other = some._replace(spacing=None, anisotropy=1.02, groups=2, unlabelled=0.5, pieces=2.0)
+    said = written.facts_in_words(other)
+    for words in ("of 2 scrolls,", "no spacing; steps along", "2 pieces a", "50.0 % is unl"):
+        assert words in said
 
 
 def test_a_plan_needs_time(sheets, capsys):

@@ -100,6 +100,27 @@ def test_the_time_decides_how_wide_the_network_is():
     assert rules.width(CARD, chosen, minutes)[0].fields == {"model.filters": 32}
 
 
+def test_the_width_says_what_limits_it():
+    chosen = rules.geometry(MEMBRANES, SMALL).fields
+    minutes = rules.ENOUGH * rules.operations((16, 96, 96), 2, 16, 3, 2) / 100e9 / 60
+
+    def reason(minutes, machine=LAPTOP):
+        return rules.width(machine, chosen, minutes)[0].reason
+
+    assert reason(100).endswith("updates") and "with 32 filters" in reason(100)
+    said = reason(minutes * 1.01)
+    assert "about 400 updates; a wider network would make fewer than 400" in said
+    assert reason(minutes / 100).endswith("give the run more minutes")
+    assert "not fit into memory" in reason(1e6, LAPTOP._replace(memory=2**29))
+
+
+def test_an_update_is_that_of_the_network_that_the_user_has_set():
+    chosen = rules.geometry(MEMBRANES, SMALL).fields | {"model.filters": 20, "data.batch": 4}
+    _, updates = rules.width(LAPTOP, chosen, 10)
+    seconds = rules.operations((16, 96, 96), 4, 20, 3, 2) / 100e9
+    assert updates == pytest.approx(600 / seconds)
+
+
 def test_a_small_memory_makes_it_narrower():
     chosen, small = rules.geometry(SCROLLS, SMALL).fields, LAPTOP._replace(memory=2**30)
     held = rules.KEPT_BYTES * 2 * 48**3  # per filter
@@ -110,6 +131,10 @@ def test_a_small_memory_makes_it_narrower():
 
 def test_scanners_that_differ_are_normalised_each():
     assert rules.preprocessing(SCROLLS).fields == {"preprocess.name": "zscore"}
+    assert (
+        "a factor of 3,195, so each"
+        in rules.preprocessing(HIPPOCAMPUS._replace(range_ratio=3195.4)).reason
+    )
     chosen = rules.preprocessing(HIPPOCAMPUS).fields
     assert chosen["preprocess.per_volume"] and chosen["preprocess.region"] == "all"
     masked = rules.preprocessing(HIPPOCAMPUS._replace(zeros=0.5)).fields

@@ -10,6 +10,7 @@ import tifffile
 
 from jax_seg import evaluate, export, predict
 from jax_seg.data.folder import find_volumes
+from jax_seg.data.readers import read_volume
 from jax_seg.diagnosis.evidence import Evidence, of_run
 from jax_seg.diagnosis.examine import examine
 from jax_seg.planning import facts
@@ -155,24 +156,45 @@ def test_images_of_other_channels_are_not_predicted(
     assert "lacks v1_0001.tif, a channel of v1" in capsys.readouterr().err
 
 
+def assert_blocks_equal(run, root, name, whole, output):
+    """The mask of a volume of two channels, block by block, is that in the folder `whole`."""
+    image = root / "imagesTr" / f"{name}_{{0000..0001}}.tif"
+    named = ["--workdir", str(run), "--input", str(image), "--output", str(output)]
+    assert predict.main([*named, "--block", "16", "--chunk", "8"]) == 0
+    mask = read_volume(whole / f"{name}.tif")
+    assert 0 < mask.mean() < 1
+    np.testing.assert_array_equal(read_volume(output), mask)
+
+
+def test_blocks_of_two_channels(trained, root, tmp_path, capsys):
+    run, one = trained[0], root / "imagesTr" / "v0_0000.tif"
+    status, (name, *_) = predicted(run, root, tmp_path / "out")
+    assert status == 0
+    assert_blocks_equal(run, root, name, tmp_path / "out", tmp_path / "b.zarr")
+    command = ["--workdir", str(run), "--input", str(one), "--output", str(tmp_path / "o.zarr")]
+    assert predict.main(command) == 1
+    assert "v0_0000.tif has 1 channel, but the network of" in capsys.readouterr().err
+
+
 def test_what_does_not_carry_channels_says_so(trained, root, tmp_path, capsys):
     workdir = str(trained[0])
-    image = str(root / "imagesTr" / "v0_{0000..0001}.tif")
-    named = ["--workdir", workdir, "--input", image, "--output", str(tmp_path / "out.zarr")]
-    assert predict.main(named) == 1
-    told = capsys.readouterr().err
-    assert "takes images of 2 channels, which are not predicted block by block" in told
     assert export.main([workdir, str(tmp_path / "exported")]) == 1
     assert "takes images of 2 channels, which an export does not carry" in capsys.readouterr().err
     assert not (tmp_path / "exported").exists()
 
 
-def test_each_volume_by_itself(root, tmp_path):
+def test_each_volume_by_itself(root, tmp_path, capsys):
     config = config_of(root, epochs=1)
     config.preprocess.update(per_volume=True, name="zscore", region="nonzero")
     training.run(config, tmp_path / "run")
     status, held_out = predicted(tmp_path / "run", root, tmp_path / "out")
     assert status == 0
+    blocks = tmp_path / "run", root, held_out[0], tmp_path / "out", tmp_path / "b.zarr"
+    assert_blocks_equal(*blocks)
+    assert "Measuring the intensities of all of" in capsys.readouterr().out
+    assert_blocks_equal(*blocks)
+    again = capsys.readouterr().out
+    assert "Measuring" not in again and "8 wanted, 8 done" in again
     own, again = (
         tifffile.imread(folder / "probabilities" / f"{held_out[0]}.tif")
         for folder in (tmp_path / "run" / "validation", tmp_path / "out")

@@ -8,6 +8,7 @@ import pytest
 import tifffile
 
 from jax_seg import compare, doctor, evaluate, export, fit_ensemble, predict, tune
+from jax_seg.data.readers import read_volume
 from jax_seg.report.page import make_page
 from jax_seg.runs.run import read_runs
 from jax_seg.training import run as training
@@ -174,11 +175,18 @@ def test_flags_of_one_class_are_refused(flags, message, exclusive, folder, tmp_p
     assert message in capsys.readouterr().err
 
 
-def test_blocks_are_refused(exclusive, folder, tmp_path, capsys):
+def test_blocks_equal_the_masks_in_memory(exclusive, folder, tmp_path, capsys):
     image = str(folder / "images" / "v0.tif")
-    command = ["--workdir", str(exclusive[0]), "--input", image]
-    assert predict.main([*command, "--output", str(tmp_path / "out.zarr")]) == 1
-    assert "several classes (dark, bright) are not predicted block by block" in (
+    command = ["--workdir", str(exclusive[0]), "--input", image, "--block", "16", "--chunk", "8"]
+    output = tmp_path / "out.zarr"
+    assert predict.main([*command[:4], "--output", str(tmp_path / "whole")]) == 0
+    assert predict.main([*command, "--output", str(output)]) == 0
+    mask = read_volume(tmp_path / "whole" / "v0.tif")
+    assert len(np.unique(mask)) > 1
+    np.testing.assert_array_equal(read_volume(output), mask)
+    again = ["--output", str(tmp_path / "p.zarr"), "--dtype", "float16"]
+    assert predict.main([*command, *again]) == 1
+    assert "--dtype is for one class, and these networks tell dark, bright" in (
         capsys.readouterr().err
     )
 

@@ -10,7 +10,8 @@ import tifffile
 
 from jax_seg import convert, models, predict
 from jax_seg.data import preprocess
-from jax_seg.ops.classes import probabilities_of
+from jax_seg.data.readers import read_volume
+from jax_seg.ops.classes import masks_of, painted, probabilities_of
 from jax_seg.runs import checkpoints, together
 from jax_seg.weights import nnunet
 from jax_seg.weights.nnunet_plans import NETWORKS, read_plan
@@ -89,6 +90,37 @@ def test_prediction_is_that_of_nnunet(membrane):
     golden = np.load(FOLDERS / "predictions.npz")
     for name, spacing in (("resampled", (36.0, 6.9, 5.06)), ("masked", None)):
         assert_predicted(segment, golden[f"{name}_volume"], golden[f"{name}_probability"], spacing)
+
+
+def test_blocks_are_those_of_nnunet(membrane, tmp_path, capsys):
+    """Bit for bit: in each voxel the same windows are added, in the same order."""
+    image = FOLDERS / "membrane" / "crop_0000.tif"
+    command = ["--workdir", str(membrane), "--input", str(image), "--flips", "width"]
+    assert predict.main([*command, "--output", str(tmp_path / "whole"), "--probabilities"]) == 0
+    blocks = ["--block", "64", "--chunk", "32", "--dtype", "float16"]
+    assert predict.main([*command, "--output", str(tmp_path / "p.zarr"), *blocks]) == 0
+    expected = tifffile.imread(tmp_path / "whole" / "probabilities" / "crop_0000.tif")
+    assert expected.std() > 0.1
+    np.testing.assert_array_equal(read_volume(tmp_path / "p.zarr"), expected)
+    other = tmp_path / "other_0000.tif"
+    shutil.copy(image, other)
+    (tmp_path / "other.json").write_text('{"spacing": [90, 4.6, 4.6]}')
+    command[3] = str(other)
+    assert predict.main([*command, "--output", str(tmp_path / "o.zarr"), *blocks]) == 1
+    assert "blocks are not resampled" in capsys.readouterr().err
+
+
+def test_a_prediction_at_another_spacing_says_so(membrane, tmp_path, capsys):
+    """Of half as many slices the network sees twice as many: 3 windows of 16 with 8 in common."""
+    volume = np.random.default_rng(0).integers(1, 200, (16, 64, 64)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "case.tif", volume)
+    (tmp_path / "case.json").write_text('{"spacing": [90.0, 4.6, 4.6]}')
+    command = ["--workdir", str(membrane), "--input", str(tmp_path / "case.tif")]
+    assert predict.main([*command, "--output", str(tmp_path / "out")]) == 0
+    facts = json.loads((tmp_path / "out" / "case.json").read_text())
+    found = facts["resampled_from"], facts["resampled_to"], facts["windows"], facts["shape"]
+    assert found == ([90, 4.6, 4.6], [[45, 4.6, 4.6]], 3, [16, 64, 64])
+    assert "is resampled to 45 × 4.6 × 4.6" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -386,3 +418,26 @@ def test_a_region_has_one_logit_already(tmp_path):
     fold = fold_of(folder)
     assert fold.plan.heads == 1 and fold.head["kernel"].shape == (4, 1)
     jax.tree.map(np.testing.assert_array_equal, fold.params, fold_of(FOLDERS / "flat").params)
+
+
+def test_a_trained_network_of_three_classes(tmp_path):
+    """What nnU-Net 2.8.1 trained and predicted: softmax of a background and three classes."""
+    folder = FOLDERS / "classes"
+    said = convert.convert_folder(folder, tmp_path / "run")
+    assert "bright" in said and "dark" in said, said
+    expected = np.load(folder / "expected.npz")
+    segment, (network,), _ = together.load([str(tmp_path / "run")])
+    classes = together.classes_of([network])
+    assert classes.as_json() == {"bright": 1, "dark": 2, "brightest": 3}
+    logits = segment(expected["volume"], spacing=(2.0, 1.0, 1.0))
+    found = np.asarray(probabilities_of(logits, classes))
+    error = np.abs(found - np.moveaxis(expected["probability"].astype(np.float32), 0, -1))
+    # nnU-Net adds logits in half precision: where a sum lies amid two numbers, it may round away.
+    assert (error > 1e-3).sum() <= 3 and error.max() < 3e-3 and error.mean() < 1e-4
+    mirrored, *_ = together.load([str(tmp_path / "run")], flips=("depth", "height", "width"))
+    logits = mirrored(expected["volume"], spacing=(2.0, 1.0, 1.0))
+    mask = painted(np.asarray(masks_of(logits, classes, 0.5)), classes.values)
+    assert len(np.unique(mask)) == 4
+    top = np.sort(np.asarray(logits), -1)[..., -1]
+    sure = np.abs(top) > 0.01  # away from where a class and the background weigh alike
+    assert (mask == expected["mirrored"])[sure].mean() > 0.9995

@@ -20,6 +20,7 @@ import numpy as np
 from scipy.sparse import coo_array, csgraph
 
 from jax_seg.infer import postprocess
+from jax_seg.infer.blocks import states
 from jax_seg.infer.blocks.cuts import Cuts
 from jax_seg.infer.blocks.records import digest_of, name_of
 from jax_seg.infer.part import box
@@ -60,21 +61,22 @@ class Files(NamedTuple):
         return {"bytes": self.path(index).stat().st_size, "blake2b": digest_of(content)}
 
 
-def passes(job, number, step, source, target, kept, make):
+def passes(job, number, group, source, target, kept, make):
     """The three passes of a step.
 
     Args:
       job: `Job`.
       number: of the first pass.
-      step: (name, parameters).
-      source: `store.Level` of the mask.
+      group: `passes.Group` of one step and one class.
+      source: `store.Level` of the states.
       target: `store.Level` of the result.
       kept: whether the result is part of the image.
       make: `passes.Pass`.
     """
-    name, given = step
+    ((name, given),), (of_class,) = group
     parameters = postprocess.defaults(name) | given
     prefix = f"{number}_{name}"
+    read_masks = _reader(job, source, of_class, name, parameters)
     folder = Path(job.records) / "components"
     labels, decisions = (Files(str(folder / f"{prefix}_{what}")) for what in ("label", "merge"))
     cuts = job.cuts
@@ -82,7 +84,7 @@ def passes(job, number, step, source, target, kept, make):
     leader = Cuts((1, 1, 1), (1, 1, 1))
 
     def label(index):
-        labels.write(index, **label_block(cuts, index, _reader(job, source, name, parameters)))
+        labels.write(index, **label_block(cuts, index, read_masks))
         return {}
 
     def merge(_):
@@ -91,11 +93,11 @@ def passes(job, number, step, source, target, kept, make):
 
     def apply(index):
         start, size = cuts.box(index)
-        mask = source.read(start, size)
-        component = _label(cuts, index, _reader(job, source, name, parameters))[0]
+        found = source.read(start, size)
+        component = _label(cuts, index, read_masks)[0]
         chosen = decisions.read(index)["chosen"][component[box((0, 0, 0), size)]]
-        result = combine(name, mask > 0, chosen)
-        target.write(index, result.astype(np.uint8))
+        result = combine(name, states.has(found, of_class), chosen)
+        states.write(target, index, found, {of_class: result}, job.classes, kept)
         return {}
 
     return [
@@ -133,16 +135,18 @@ def _moved(index, offset):
     return tuple(i + o for i, o in zip(index, offset, strict=True))
 
 
-def _reader(job, source, name, parameters):
+def _reader(job, source, of_class, name, parameters):
     """(start, size) -> (mask to label, mark of each voxel or None), connectivity of the step."""
 
     def read(start, size):
         if name == "mask_empty":
-            return job.reader.read(start, size) <= parameters["level"], None
-        voxels = source.read(start, size)
+            image = job.reader.read(start, size)
+            return (image.max(-1) if image.ndim == 4 else image) <= parameters["level"], None
+        found = source.read(start, size)
+        mask = states.has(found, of_class)
         if name == "hysteresis":
-            return voxels > 0, voxels > 1
-        return (voxels == 0, None) if name == "fill_holes" else (voxels > 0, None)
+            return mask, states.has(found, of_class, states.HIGH)
+        return (~mask, None) if name == "fill_holes" else (mask, None)
 
     return read, 6 if name == "mask_empty" else parameters["connectivity"]
 

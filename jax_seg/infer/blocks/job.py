@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jax_seg.infer.blocks.cuts import Cuts
+from jax_seg.ops.classes import Classes
 
 MASK, PROBABILITIES = "mask", ("uint8", "float16")
 
@@ -28,6 +29,8 @@ class Job:
       kind: MASK, or of PROBABILITIES.
       threshold: of a mask without steps.
       steps: of post-processing, as `postprocess.apply` takes them; empty for none.
+      classes: `Classes` of the logits.
+      measured: {`PerVolume`: what `preprocess.measure` finds on the volume}.
       version: of OME-Zarr.
       threads: of XLA on a CPU, on which the last bits of its products depend; 0 on other devices.
       settings: dict of JSON types, all that decides the result.
@@ -44,6 +47,8 @@ class Job:
     kind: str
     threshold: float | None
     steps: tuple
+    classes: Classes
+    measured: dict
     version: str
     threads: int
     settings: dict

@@ -15,11 +15,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jax_seg.data.readers.contract import channels_of
 from jax_seg.infer import postprocess
-from jax_seg.infer.blocks import components, store
+from jax_seg.infer.blocks import components, states, store
 from jax_seg.infer.blocks.cuts import Cuts
 from jax_seg.infer.blocks.job import MASK, within_box
-from jax_seg.infer.logits import foreground, require_numbers
+from jax_seg.infer.logits import require_numbers
 from jax_seg.infer.part import Part, box
 from jax_seg.system import memory
 
@@ -64,7 +65,7 @@ def plan(job, segment):
       segment: (`Part` -> logits); None where no block of the network will be run.
     """
     levels = levels_of(job)
-    groups = _groups(job.steps)
+    groups = _groups(job)
     outputs = [_scratch(job, number) for number in range(len(groups))] + [levels[0]]
     passes = [
         Pass(
@@ -79,10 +80,10 @@ def plan(job, segment):
     for number, group in enumerate(groups):
         source, target = outputs[number : number + 2]
         kept = target is levels[0]
-        if group[0][0] in LOCAL:
+        if group.steps[0][0] in LOCAL:
             passes.append(_local(job, number + 1, group, source, target, kept))
         else:
-            passes += components.passes(job, number + 1, group[0], source, target, kept, Pass)
+            passes += components.passes(job, number + 1, group, source, target, kept, Pass)
     for number, (finer, level) in enumerate(itertools.pairwise(levels), 1):
         passes.append(_coarser(job, number, finer, level))
     return passes
@@ -90,13 +91,13 @@ def plan(job, segment):
 
 def levels_of(job):
     """The `store.Level`s of a job's image."""
-    dtype = "uint8" if job.kind == MASK else job.kind
+    dtype = states.label_type(job.classes).name if job.kind == MASK else job.kind
     return store.pyramid(job.store, job.cuts, chunk=job.chunk, dtype=dtype, version=job.version)
 
 
 def scratch_of(job):
     """The arrays that a job makes on the way."""
-    return [_scratch(job, number) for number in range(len(_groups(job.steps)))]
+    return [_scratch(job, number) for number in range(len(_groups(job)))]
 
 
 def require_known(steps, whole):
@@ -124,23 +125,33 @@ def require_known(steps, whole):
 
 def _scratch(job, number):
     folder = Path(job.records) / "arrays" / str(number)
-    return store.Level(str(folder), job.cuts, job.chunk, "uint8", "0.5")
+    return store.Level(str(folder), job.cuts, job.chunk, states.state_type(job.classes).name, "0.5")
 
 
-def _groups(texts):
-    """The steps that follow the network's, as [(name, parameters)] of one pass each: local ones in
-    a row share a pass."""
-    first, *steps = postprocess.parse_all(texts) if texts else [("threshold", {})]
+class Group(NamedTuple):
+    """Steps that share a pass, or the three of one on components.
+
+    Attributes:
+      steps: [(name, parameters)].
+      classes: numbers of those that they are carried out for.
+    """
+
+    steps: list
+    classes: tuple
+
+
+def _groups(job):
+    """The `Group`s that follow the network's pass: local steps in a row share one, of all classes;
+    components are those of one class."""
+    first, *steps = postprocess.parse_all(job.steps) if job.steps else [("threshold", {})]
     if first[0] == "hysteresis":
         steps.insert(0, first)
-    groups = []
-    for step in steps:
-        if step[0] not in LOCAL or not groups:
-            groups.append([step])
-        elif groups[-1][0][0] in LOCAL:
-            groups[-1].append(step)
+    classes, groups = tuple(range(len(job.classes.names))), []
+    for is_local, several in itertools.groupby(steps, lambda step: step[0] in LOCAL):
+        if is_local:
+            groups.append(Group(list(several), classes))
         else:
-            groups.append([step])
+            groups += [Group([step], (number,)) for step in several for number in classes]
     return groups
 
 
@@ -161,7 +172,15 @@ def segment_block(job, segment, output, index):
         return {"windows": 0, "empty": 0, "seconds": time.monotonic() - started}
     reader = job.reader
     part = Part(
-        reader.read, tuple(reader.shape), reader.dtype, start, size, job.cuts.spans, Counter()
+        read=reader.read,
+        whole=tuple(reader.shape),
+        channels=channels_of(reader),
+        dtype=reader.dtype,
+        start=start,
+        size=size,
+        cuts=job.cuts.spans,
+        tally=Counter(),
+        measured=job.measured.__getitem__,
     )
     logits = segment(part)
     require_numbers(logits, reader.path)
@@ -183,41 +202,39 @@ def decide(job, logits):
         return np.asarray(jax.nn.sigmoid(logits), np.float16)
     if job.kind == "uint8":
         return np.rint(255 * np.asarray(jax.nn.sigmoid(logits))).astype(np.uint8)
-    if not job.steps:
-        return np.asarray(foreground(logits, job.threshold), np.uint8)
-    (name, parameters), *_ = postprocess.parse_all(job.steps)
-    chosen = postprocess.defaults(name) | parameters
-    probability = np.asarray(jax.nn.sigmoid(logits))
-    if name == "threshold":
-        return (probability > chosen["value"]).astype(np.uint8)
-    above = [(probability > chosen[key]).astype(np.uint8) for key in ("low", "high")]
-    return above[0] + above[1]
+    found = states.of_logits(logits, job.steps, job.threshold, job.classes)
+    return found if _groups(job) else states.as_labels(found, job.classes)
 
 
-def _local(job, number, steps, source, target, kept):
-    reach = [LOCAL[name](postprocess.defaults(name) | parameters) for name, parameters in steps]
+def _local(job, number, group, source, target, kept):
+    reach = [LOCAL[name](postprocess.defaults(name) | given) for name, given in group.steps]
     halo = tuple(map(sum, zip(*reach, strict=True)))
+
+    def of_class(around, number):
+        mask = states.has(around, number)
+        for name, parameters in group.steps:
+            mask = postprocess.apply_step(mask, name, parameters, None, None)
+        return mask
 
     def run(index):
         first, size = job.cuts.around(index, halo)
-        mask = source.read(first, size) > 0
-        for name, parameters in steps:
-            mask = postprocess.apply_step(mask, name, parameters, None, None)
+        around = source.read(first, size)
         start, inner = job.cuts.box(index)
         inside = box([a - f for a, f in zip(start, first, strict=True)], inner)
-        target.write(index, mask[inside].astype(np.uint8))
+        masks = {number: of_class(around, number)[inside] for number in group.classes}
+        states.write(target, index, around[inside], masks, job.classes, kept)
         return {}
 
     def needs(index):
         return job.cuts.touching(*job.cuts.around(index, halo))
 
-    name = f"{number}_{'_'.join(name for name, _ in steps)}"
+    name = f"{number}_{'_'.join(name for name, _ in group.steps)}"
     return Pass(name, job.cuts, target, run, needs, kept)
 
 
 def _coarser(job, number, finer, level):
     """Half the resolution: a mask's voxel is foreground where one of its eight is, so that thin
-    surfaces stay; a probability is their mean."""
+    surfaces stay, of the class of most of those; a probability is their mean."""
 
     def children(index):
         start, size = level.cuts.box(index)
@@ -226,8 +243,13 @@ def _coarser(job, number, finer, level):
     def run(index):
         start, size = children(index)
         shape = finer.cuts.shape
-        size = tuple(min(n, s - a) for a, n, s in zip(start, size, shape, strict=True))
-        level.write(index, halved(finer.read(start, size), mean=job.kind != MASK))
+        depth, *plane = (min(n, s - a) for a, n, s in zip(start, size, shape, strict=True))
+        values = states.values_of(job.classes) if job.kind == MASK else None
+        slab, parts = 2 * finer.chunk[0], []  # the whole would be eight times as large as a block
+        for z in range(0, depth, slab):
+            here = (start[0] + z, *start[1:]), (min(slab, depth - z), *plane)
+            parts.append(halved(finer.read(*here), values))
+        level.write(index, np.concatenate(parts))
         return {}
 
     def needs(index):
@@ -236,16 +258,26 @@ def _coarser(job, number, finer, level):
     return Pass(f"level_{number}", level.cuts, level, run, needs, kept=True)
 
 
-def halved(voxels, mean):
-    """Half the resolution: the mean of 2³ voxels, rounded where they are integers, or the largest.
+def halved(voxels, values=None):
+    """Half the resolution; an odd last voxel counts twice.
 
-    An odd last voxel counts twice.
+    Args:
+      voxels: [D, H, W].
+      values: label values of masks, of which the most frequent of 2³ voxels stays, of equally
+        frequent ones the last, and 0 only where all are. None for the mean, rounded where voxels
+        are integers.
     """
     odd = [(0, n % 2) for n in voxels.shape]
-    voxels = np.pad(voxels, odd, mode="edge")
-    shape = [part for n in voxels.shape for part in (n // 2, 2)]
-    blocks = voxels.reshape(shape)
-    if not mean:
-        return blocks.max((1, 3, 5))
-    found = blocks.mean((1, 3, 5), dtype=np.float32)
-    return (np.rint(found) if voxels.dtype.kind == "u" else found).astype(voxels.dtype)
+    padded = np.pad(voxels, odd, mode="edge")
+    shape = [part for n in padded.shape for part in (n // 2, 2)]
+    blocks = padded.reshape(shape)
+    if values is None:
+        found = blocks.mean((1, 3, 5), dtype=np.float32)
+        return (np.rint(found) if voxels.dtype.kind == "u" else found).astype(voxels.dtype)
+    result = np.zeros([n // 2 for n in padded.shape], voxels.dtype)
+    most = np.ones(result.shape, np.uint8)
+    for value in values:
+        count = (blocks == value).sum((1, 3, 5), dtype=np.uint8)
+        result[count >= most] = value
+        most = np.maximum(count, most)
+    return result

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_seg.infer.blocks import passes, records, store
+from jax_seg.infer.blocks import passes, records, states, store
 from jax_seg.infer.blocks.job import MASK
 from jax_seg.infer.blocks.loaded import Loaded, Task
 from jax_seg.infer.sidecar import MEMBER, TOGETHER, changes
@@ -22,6 +22,7 @@ from jax_seg.system.outputs import marked
 SAID_EVERY = 10  # seconds between two lines of progress
 OWN = {
     "mask_stamp": "--mask",
+    "measured": "intensities of the image",
     "image_stamp": "image",
     "shape": "shape of the image",
     "kind": "--dtype",
@@ -44,7 +45,8 @@ def run(job, open_engine, *, region=None, part=None, overwrite=False, grids=()):
         computed in full.
       part: (k, n): compute only the k-th of n shares of the network's blocks.
       overwrite: begin anew.
-      grids: [(patch, overlap, passes)] of the networks, to count their windows.
+      grids: [(patch, overlap, passes, spans)] of the networks, to count their windows: spans are
+        the (start, stop) along each axis of what counts as input.
 
     Returns:
       Exit status: 0, or 1 where blocks are missing that were to be computed.
@@ -94,9 +96,10 @@ def _prepare(job, overwrite, alone):
     if alone:
         store.remove_locks(folder)
     if not store.is_own(folder):
-        top = {MASK: 1, "uint8": 255, "float16": 1}[job.kind]
+        top = {"uint8": 255, "float16": 1}.get(job.kind) or max(states.values_of(job.classes))
         spacing, unit = job.reader.spacing, getattr(job.reader, "unit", None)
-        halved = "maximum" if job.kind == MASK else "mean"
+        several = "mode" if len(job.classes.names) > 1 else "maximum"
+        halved = several if job.kind == MASK else "mean"
         store.create(folder, levels, spacing=spacing, unit=unit, top=top, halved=halved)
 
 
@@ -289,10 +292,10 @@ def _announce(job, plan, book, to_do, region, grids):
 def _windows(job, indices, grids):
     """Windows that touch the blocks, each counted for every block."""
     total = 0
-    for patch, overlap, times in grids:
+    for patch, overlap, times, limits in grids:
         along = [
-            [count_windows(n, p, overlap, a, b - a) for a, b in spans]
-            for n, p, spans in zip(job.cuts.shape, patch, job.cuts.spans, strict=True)
+            [_along(limit, p, overlap, a, b) for a, b in spans]
+            for limit, p, spans in zip(limits, patch, job.cuts.spans, strict=True)
         ]
         total += times * sum(
             math.prod(one[i] for one, i in zip(along, index, strict=True)) for index in indices
@@ -303,13 +306,20 @@ def _windows(job, indices, grids):
 def _distinct(job, region, grids):
     """Windows that touch the blocks of a region, each counted once."""
     total = 0
-    for patch, overlap, times in grids:
+    for patch, overlap, times, limits in grids:
         sides = []
-        for n, p, b, a, s in zip(job.cuts.shape, patch, job.cuts.block, *region, strict=True):
-            first, last = a // b * b, min(-(-(a + s) // b) * b, n)
-            sides.append(count_windows(n, p, overlap, first, last - first))
+        for limit, p, b, a, s in zip(limits, patch, job.cuts.block, *region, strict=True):
+            sides.append(_along(limit, p, overlap, a // b * b, -(-(a + s) // b) * b))
         total += times * math.prod(sides)
     return total
+
+
+def _along(limit, patch, overlap, first, last):
+    """Windows along an axis within `limit`, a (start, stop), that touch the voxels up to `last`."""
+    low, high = max(first, limit[0]), min(last, limit[1])
+    if low >= high:
+        return 0
+    return count_windows(limit[1] - limit[0], patch, overlap, low - limit[0], high - low)
 
 
 def _unfinished(job, book, failed, part):

@@ -19,6 +19,7 @@ from jax_seg.infer.blocks.job import Job, records_folder
 from jax_seg.infer.blocks.run import identity, run
 from jax_seg.infer.part import box
 from jax_seg.infer.sliding_window import predict_volume
+from jax_seg.ops.classes import ONE
 from jax_seg.system import engine
 
 CALLS = Counter()
@@ -80,6 +81,8 @@ def make_job(image, output, **changes):
         "kind": "mask",
         "threshold": 0.5,
         "steps": (),
+        "classes": ONE,
+        "measured": {},
         "version": "0.5",
         "threads": engine_threads(),
         "settings": settings,
@@ -96,7 +99,8 @@ def engine_threads():
 
 def compute(job, opened=None, **options):
     """Run a job in this process; its exit status."""
-    options.setdefault("grids", [((8, 8, 8), 0.5, 1)])
+    spans = [(0, length) for length in job.cuts.shape]
+    options.setdefault("grids", [((8, 8, 8), 0.5, 1, spans)])
     return run(job, opened or (lambda work: nullcontext(engine.Here(work))), **options)
 
 

@@ -45,7 +45,7 @@ def test_a_mask_and_its_pyramid_equal_those_of_the_volume_in_memory(finished, lo
     mask = np.asarray(foreground(logits, 0.5), np.uint8)
     assert 0.1 < mask.mean() < 0.9
     np.testing.assert_array_equal(read(finished), mask)
-    np.testing.assert_array_equal(read(finished, 1), halved(mask, mean=False))
+    np.testing.assert_array_equal(read(finished, 1), halved(mask, (1,)))
     assert read(finished, 2).shape == (10, 6, 9)
     facts = json.loads(finished.with_suffix(".json").read_text())
     # Along the axes, 3 × 2 × 3 blocks. Windows start at every fourth of 40 voxels, at 0, 3, 6, 10
@@ -209,10 +209,14 @@ def test_regions_by_hand():
 
 def test_half_the_resolution_by_hand():
     voxels = np.array([[[0, 0, 200]], [[4, 1, 100]], [[9, 9, 9]]], np.uint8)
-    assert halved(voxels, mean=False).tolist() == [[[4, 200]], [[9, 9]]]
+    # Of 0, 0, 4 and 1 (each twice along the row of one voxel) the later of the values stays.
+    assert halved(voxels, (1, 4, 9, 100, 200)).tolist() == [[[4, 200]], [[9, 9]]]
+    assert halved(voxels, (9, 200, 100, 4, 1)).tolist() == [[[1, 100]], [[9, 9]]]
+    most = np.array([[[5, 5], [0, 3]], [[0, 3], [0, 3]]], np.int16)
+    assert halved(most, (3, 5)).tolist() == [[[3]]] and halved(most, (3, 5)).dtype == np.int16
     # (0 + 0 + 4 + 1) / 4 is 1.25, (200 + 100) / 2 is 150.
-    assert halved(voxels, mean=True).tolist() == [[[1, 150]], [[9, 9]]]
-    assert halved(np.ones((1, 1, 2), np.float16), mean=True).dtype == np.float16
+    assert halved(voxels).tolist() == [[[1, 150]], [[9, 9]]]
+    assert halved(np.ones((1, 1, 2), np.float16)).dtype == np.float16
 
 
 def test_words():

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from jax_seg.infer import postprocess
-from jax_seg.infer.blocks import components, passes
+from jax_seg.infer.blocks import components, passes, states
 from jax_seg.infer.blocks.cuts import Cuts
+from jax_seg.infer.postprocess import by_class
+from jax_seg.ops.classes import Classes, painted
 from tests.infer.blocks.jobs import compute, load_logits, make_job, read
 
 SHAPE = (35, 18, 33)
@@ -59,6 +61,52 @@ def test_steps_equal_those_of_the_whole_volume(volume, tmp_path, steps):
     assert len(steps) == 1 or (before != expected).any()
     np.testing.assert_array_equal(read(output), expected)
     assert sorted(p.name for p in (tmp_path / "o.blocks").iterdir() if p.name == "arrays") == []
+
+
+SHARED = Classes(("one", "any"), ((1,), (1, 2)), (1, 2))
+APART = Classes(("one", "two", "three"), ((1,), (2,), (3,)), (7, 300, 2))
+
+
+@pytest.mark.parametrize("classes", [APART, SHARED], ids=["exclusive", "overlapping"])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        ("threshold:value=0.5",),
+        ("threshold:value=0.5", "close:depth=1,height=1,width=1", "remove_small:voxels=9"),
+        ("hysteresis:low=0.3,high=0.6", "fill_holes", "keep_largest:components=2"),
+    ],
+)
+def test_several_classes_equal_those_of_the_whole_volume(volume, tmp_path, classes, steps):
+    path, image, _ = volume
+    numbers = range(3, 3 + len(classes.names))
+    logits = np.stack([np.log(smooth_noise(n) / (1 - smooth_noise(n))) for n in numbers], -1)
+    logits = logits.astype(np.float32)
+    np.save(tmp_path / "logits.npy", logits)
+    load = functools.partial(load_logits, tmp_path / "logits.npy")
+    job = make_job(path, tmp_path / "o.zarr", load=load, steps=steps, classes=classes)
+    assert compute(job, grids=[]) == 0
+    found = by_class.apply(logits, image, steps, classes)
+    expected = painted(found, classes.values)
+    assert set(np.unique(expected)) == {0, *classes.values}
+    result = read(tmp_path / "o.zarr")
+    np.testing.assert_array_equal(result, expected)
+    assert result.dtype == (np.uint16 if classes is APART else np.uint8)
+    assert set(np.unique(read(tmp_path / "o.zarr", 1))) <= {0, *classes.values}
+
+
+def test_states_by_hand():
+    """Two classes that exclude each other: what one had before is not the other's later."""
+    classes = Classes(("a", "b"), ((1,), (2,)), (1, 2))
+    logits = np.array([[3.0, 1.0], [-1.0, 2.0], [-2.0, -2.0]], np.float32)
+    found = states.of_logits(logits, ("threshold:value=0.5",), None, classes)
+    # FOUND and BEFORE, 1 + 4, of the first class, and eight times that of the second.
+    assert found.tolist() == [5, 40, 0] and found.dtype == np.uint8
+    # A step makes all voxels those of the first class: it gets the last one, and keeps its own.
+    grown = states.replaced(found, {0: np.ones(3, bool)})
+    assert states.as_labels(grown, classes).tolist() == [1, 2, 1]
+    many = Classes(tuple(map(str, range(22))), tuple((n,) for n in range(1, 23)), range(1, 23))
+    with pytest.raises(ValueError, match="have 22 classes, and block by block 21 are the most"):
+        states.require_few(many)
 
 
 def test_a_pass_resumes_where_it_was(volume, tmp_path, capsys):
