@@ -16,6 +16,7 @@ import numpy as np
 
 from jax_seg.data.readers import is_zarr, open_image
 from jax_seg.data.readers.contract import block_slices, channels_of
+from jax_seg.data.readers.remote import is_address
 from jax_seg.system.files import (
     ABANDONED_SECONDS,
     channel_files,
@@ -193,6 +194,17 @@ class CachedReader:
         A read-only view.
         """
         return np.asarray(self.voxels[block_slices(self, start, size)])
+
+
+def source(path):
+    """`open_image` of an image or a label, remembered as long as the file does not change.
+
+    So whatever asks for shape, type, channels or spacing opens the file once between them.
+    """
+    if is_address(path):
+        return open_image(path)
+    path = existing(path)
+    return _open_source(path, *_version(path))
 
 
 def _version(path):

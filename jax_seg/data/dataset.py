@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_seg.data import cache as volume_cache
 from jax_seg.data import folder, folds, labels, spacing, synthetic
+from jax_seg.data.cache import Cache, source
 from jax_seg.data.fingerprint import fingerprint
 from jax_seg.data.preprocess import (
     PerVolume,
@@ -18,8 +18,8 @@ from jax_seg.data.preprocess import (
     measure,
     remarks,
 )
-from jax_seg.data.readers import check_pair, open_image, open_volume
-from jax_seg.data.readers.contract import channels_of
+from jax_seg.data.readers import check_pair
+from jax_seg.data.readers.contract import channels_of, require_one_channel
 from jax_seg.ops.classes import ONE
 from jax_seg.system.files import existing, remove_unfinished
 
@@ -214,7 +214,7 @@ def _cache(directory, gigabytes, copies):
             f"{of_others / 2**30:.3g} GiB of other runs in {directory / RESAMPLED}, but "
             f"data.cache_gb is {gigabytes:g}: raise it, or delete what no run needs there."
         )
-    cache = volume_cache.Cache(directory / "volumes", max(left, 0))
+    cache = Cache(directory / "volumes", max(left, 0))
     if copies:
         cache.make_room()
     return cache
@@ -234,7 +234,9 @@ def _at_one_spacing(train, validation, voxels, resample, table, directory):
     }
     target = spacing.of_run([spacings[v.id] for v in train], voxels)
     for volume in found.values():
-        check_pair(open_image(volume.image), open_volume(volume.label))
+        image, label = source(volume.image), source(volume.label)
+        require_one_channel(label)
+        check_pair(image, label)
     copies = [
         spacing.copy_of(volume, spacings[id], target, table, directory)
         for id, volume in found.items()
@@ -251,7 +253,7 @@ def _measure(volumes, cache, table, directory, threads):
 
 def sample_type(images):
     """uint8 where all image files hold uint8, else float32; reads headers only."""
-    types = {np.dtype(open_image(image).dtype) for image in images}
+    types = {np.dtype(source(image).dtype) for image in images}
     return np.dtype(np.uint8) if types == {np.dtype(np.uint8)} else np.dtype(np.float32)
 
 
@@ -261,7 +263,7 @@ def require_same_channels(volumes):
     Raises:
       ValueError: naming an image that has another number than the others.
     """
-    counts = {volume.image: channels_of(open_image(volume.image)) for volume in volumes}
+    counts = {volume.image: channels_of(source(volume.image)) for volume in volumes}
     usual = statistics.mode(counts.values())
     for image, count in counts.items():
         if count != usual:

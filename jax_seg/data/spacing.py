@@ -14,10 +14,11 @@ from typing import NamedTuple
 import numpy as np
 import tifffile
 
+from jax_seg.data.cache import source as opened
 from jax_seg.data.folder import Volume
 from jax_seg.data.labels import encode
 from jax_seg.data.names import EXTENSION
-from jax_seg.data.readers import open_image, read_image, read_volume
+from jax_seg.data.readers import read_image, read_volume
 from jax_seg.data.readers.contract import channels_of
 from jax_seg.data.readers.remote import is_address
 from jax_seg.data.readers.spacing import differ, in_words, three_positive
@@ -60,7 +61,7 @@ def stated(image, of_table=None):
     """
     if of_table:
         return of_table
-    return (None if is_address(image) else _beside(image)) or open_image(image).spacing
+    return (None if is_address(image) else _beside(image)) or opened(image).spacing
 
 
 def of_run(spacings, field):
@@ -117,17 +118,17 @@ class Copy(NamedTuple):
     volume: Volume
 
 
-def copy_of(source, found, target, table, directory):
+def copy_of(volume, found, target, table, directory):
     """The `Copy` of a labelled volume at the spacing `target`, in files of a folder.
 
     Their names follow from the volume, the spacings and the `LabelTable`.
     """
-    text = repr([CODE, found, target, *((str(p), stamp(p)) for p in (source.image, source.label))])
+    text = repr([CODE, found, target, *((str(p), stamp(p)) for p in (volume.image, volume.label))])
     key = hashlib.sha256(text.encode() + table.tobytes()).hexdigest()[:16]
-    image, label = (directory / f"{source.id}-{key}.{part}.tif" for part in ("image", "label"))
-    if (count := channels_of(open_image(source.image))) > 1:
+    image, label = (directory / f"{volume.id}-{key}.{part}.tif" for part in ("image", "label"))
+    if (count := channels_of(opened(volume.image))) > 1:
         image = channels_path(image.with_name(image.name.replace(".image", ".image_0000")), count)
-    return Copy(source, found, source._replace(image=image, label=label, spacing=target))
+    return Copy(volume, found, volume._replace(image=image, label=label, spacing=target))
 
 
 def files_of(copy):
@@ -139,7 +140,7 @@ def bytes_of(copy):
     """Bytes of the voxels of a `Copy`; reads headers only."""
     total = 0
     for path in (copy.source.image, copy.source.label):
-        reader = open_image(path)
+        reader = opened(path)
         voxels = math.prod(new_shape(reader.shape, copy.found, copy.volume.spacing))
         total += voxels * channels_of(reader) * np.dtype(reader.dtype).itemsize
     return total

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_seg.data import folder, spacing
+from jax_seg.data.cache import source
 from jax_seg.data.labels import label_table
 from jax_seg.data.preprocess import has_input
-from jax_seg.data.readers import open_image, open_volume
+from jax_seg.data.readers import open_volume
 from jax_seg.data.readers.spacing import differ
 from jax_seg.diagnosis import appearance, volumes
 from jax_seg.diagnosis.evidence import Evidence
@@ -232,7 +233,7 @@ def _measured(evidence, found, values, labels):
     pieces = [connected(e.label == FOREGROUND).max() for e in examples]
     return Facts(
         shapes=np.array([facts.shape for facts in sampler.fingerprints]),
-        dtype=" and ".join(sorted({str(open_image(volume.image).dtype) for volume in found})),
+        dtype=" and ".join(sorted({str(source(volume.image).dtype) for volume in found})),
         groups=len({volume.scroll_id for volume in found}),
         spacing=tuple(np.median(stated, 0).tolist()) if stated else None,
         spacings_differ=any(differ(one, stated[0]) for one in stated),

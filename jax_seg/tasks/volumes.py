@@ -7,10 +7,11 @@ import numpy as np
 
 from jax_seg.data import dataset, folder
 from jax_seg.data.augment import augment as augment_batch
+from jax_seg.data.cache import source
 from jax_seg.data.intensities import blended
 from jax_seg.data.labels import encode
 from jax_seg.data.preprocess import stored as stored_preprocessing
-from jax_seg.data.readers import open_image, read_image, read_volume
+from jax_seg.data.readers import read_image, read_volume
 from jax_seg.data.readers.contract import channels_of
 from jax_seg.data.sampling import PatchSampler, check_patch
 from jax_seg.infer import postprocess as postprocessing
@@ -98,7 +99,7 @@ def channels(data):
     if data["name"] == "synthetic" or not data["root"]:
         return 1
     found = folder.find_volumes(data["root"], images=data["images"], labels=data["labels"])
-    return channels_of(open_image(found[0].image))
+    return channels_of(source(found[0].image))
 
 
 def sample_shape(data, channels=1):

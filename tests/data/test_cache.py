@@ -332,7 +332,7 @@ def test_file_unlinked_by_another_process_between_rename_and_use(tmp_path, make_
     path, voxels = make_tiff("a.tif")
     cache = Cache(tmp_path / "cache", 10**6)
 
-    def evict_everything(self, needed):
+    def evict_everything(self, needed=0):
         for file in stored(cache):
             file.unlink()
 

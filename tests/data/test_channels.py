@@ -251,13 +251,16 @@ def test_spacing_beside_the_channels_and_resampling_of_each(tmp_path):
     tifffile.imwrite(tmp_path / "label.tif", np.ones((4, 4, 4), np.uint8), **GREY)
     volume = Volume("a", path, tmp_path / "label.tif", "a")
     table = labels.label_table(foreground=(1,))
-    moved = spacing.resampled(volume, (2.0, 1, 1), (1.0, 1, 1), table, tmp_path / "moved")
+    copy = spacing.copy_of(volume, (2.0, 1, 1), (1.0, 1, 1), table, tmp_path / "moved")
+    assert spacing.bytes_of(copy) == 8 * 4 * 4 * (2 * 4 + 1)  # two channels of float32, a label
+    moved = spacing.write(copy, table)
     image = read_image(moved.image)
     assert image.shape == (8, 4, 4, 2) and len(list((tmp_path / "moved").iterdir())) == 3
     for number in (0, 1):
         one = resample_image(voxels[..., number], (2.0, 1, 1), (1.0, 1, 1))
         np.testing.assert_array_equal(image[..., number], one)
-    assert spacing.resampled(volume, (2.0, 1, 1), (1.0, 1, 1), table, tmp_path / "moved") == moved
+    assert {*spacing.files_of(copy)} == {*(tmp_path / "moved").iterdir()}
+    assert spacing.copy_of(volume, (2.0, 1, 1), (1.0, 1, 1), table, tmp_path / "moved") == copy
 
 
 # Intensities

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from jax_seg.data import dataset
+from jax_seg.data import dataset, readers
 from tests.conftest import write_volumes
 
 
-def prepare(root, cache, cache_gb=1.0, **options):
+def prepare(root, cache, cache_gb=1.0, fold_count=3, **options):
     return dataset.prepare(
         root,
         images="",
@@ -19,7 +19,7 @@ def prepare(root, cache, cache_gb=1.0, **options):
         foreground=(1,),
         ignore=(2,),
         fold=0,
-        fold_count=3,
+        fold_count=fold_count,
         group="scroll_id",
         seed=0,
         cache_directory=cache,
@@ -108,3 +108,15 @@ def test_resampled_volumes_count_towards_the_limit_of_the_cache(tmp_path):
     with pytest.raises(ValueError, match=r"besides 1\.0.*e-05 GiB of other runs in .*resampled"):
         prepare(root, cache, 15_999 / 2**30)
     assert len(bytes_in("resampled")) == 2
+
+
+def test_the_header_of_a_file_is_read_once_as_long_as_it_does_not_change(tmp_path, monkeypatch):
+    root, opened, real = write_volumes(tmp_path / "data", count=4), [], readers._opened
+    monkeypatch.setattr(readers, "_opened", lambda path: opened.append(path.name) or real(path))
+    prepare(root, tmp_path / "cache", fold_count=2)
+    assert sorted(opened) == sorted(f"v{n}.tif" for n in range(4) for _ in range(2))
+    opened.clear()
+    change(root, "v1", lambda voxels: np.concatenate([voxels, voxels]))
+    with pytest.raises(ValueError, match=r"v1\.tif has shape \(20, 20, 20\) but its image"):
+        prepare(root, tmp_path / "cache", fold_count=2)
+    assert opened == ["v1.tif"]
