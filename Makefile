@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ENVIRONMENT := .venv/installed
+TESTS := .venv/installed_tests
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO := runs/demo
 
 .PHONY: environment demo test gpu format clean
@@ -12,7 +14,11 @@ environment: $(ENVIRONMENT)
 $(ENVIRONMENT): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: pass for example PYTHON=python3.12.')"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	$(INSTALL) --editable '.[formats,images,scale]'
+	touch $@
+
+$(TESTS): $(ENVIRONMENT)
+	$(INSTALL) --editable '.[test]'
 	touch $@
 
 demo: environment
@@ -25,16 +31,16 @@ demo: environment
 	$(BIN)/python -m jax_seg.report $(DEMO)/run
 	@echo "Pictures: $(DEMO)/run/plots"
 
-test: environment
+test: $(TESTS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
 
 gpu: environment
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cuda12]'
+	$(INSTALL) --editable '.[cuda12]'
 	$(BIN)/python -m benchmarks.gpu --output runs/gpu
 
-format: environment
+format: $(TESTS)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
