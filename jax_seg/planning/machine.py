@@ -1,5 +1,6 @@
 """The device that a plan is for: its memory, and how fast it trains."""
 
+import math
 import os
 import re
 import time
@@ -13,6 +14,7 @@ from jax_seg.system import cards
 from jax_seg.training.find_batch import card_bytes, device_bytes
 
 SIDE = 32  # voxels along an axis of the volume whose convolution is timed
+TIMED = 0.5  # seconds for each width
 WIDTHS = (32, 24, 16, 8)  # filters that are considered, the widest first
 UTILISATION = 0.4
 """Share of a convolution's rate that a training step reaches on a CPU, counted for direct
@@ -71,17 +73,17 @@ def machine(device=""):
 
 
 def _rate(filters):
-    """Operations per second of a 3×3×3 convolution on this machine, the best of five.
+    """Operations per second of a 3×3×3 convolution on this machine, the best of many.
 
-    Wider ones use a processor better.
+    Wider ones use a processor better. One takes milliseconds, in which other programs may hold the
+    processor: a few in a row say little.
     """
     x_BDHWC = jnp.ones((1, SIDE, SIDE, SIDE, filters))
     kernel = jnp.ones((3, 3, 3, filters, filters))
     run = jax.jit(conv)
     run(x_BDHWC, kernel).block_until_ready()
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
+    best, end = math.inf, time.perf_counter() + TIMED
+    while (began := time.perf_counter()) < end or math.isinf(best):
         run(x_BDHWC, kernel).block_until_ready()
-        seconds.append(time.perf_counter() - began)
-    return 2 * 27 * filters**2 * SIDE**3 / min(seconds)
+        best = min(best, time.perf_counter() - began)
+    return 2 * 27 * filters**2 * SIDE**3 / best
