@@ -126,7 +126,7 @@ def _announce_notes(reader):
         distances = " × ".join(f"{number:g}" for number in reader.spacing)
         _announce(
             f"Volumes in {reader.path.parent} have a voxel spacing of {distances} (z, y, x): "
-            "patches and networks treat voxels as cubes."
+            "a patch covers unequal distances; jax_seg.plan chooses its shape and levels for that."
         )
 
 

@@ -201,7 +201,7 @@ def test_spacing_of_an_ome_tiff(tmp_path):
     units = {"PhysicalSizeYUnit": "nm", "PhysicalSizeXUnit": "nm"}
     metadata = {"axes": "ZYX", **sizes, **units}
     tifffile.imwrite(tmp_path / "a.ome.tif", make_voxels(), metadata=metadata, **GREY)
-    with pytest.warns(match="treat voxels as cubes"):
+    with pytest.warns(match="covers unequal distances"):
         assert open_volume(tmp_path / "a.ome.tif").spacing == pytest.approx((2, 0.5, 0.5))
 
 
