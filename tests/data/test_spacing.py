@@ -10,7 +10,8 @@ import tifffile
 from jax_seg import predict
 from jax_seg.data import spacing
 from jax_seg.data.folder import find_volumes
-from jax_seg.data.readers import open_volume
+from jax_seg.data.readers import open_volume, remote
+from jax_seg.data.readers.spacing import as_nnunet
 from jax_seg.data.resample import resample_classes, resample_image
 from jax_seg.data.table import read_spacings
 from jax_seg.runs import checkpoints
@@ -193,3 +194,9 @@ def test_masks_keep_the_spacing(tmp_path, trained):
     command = ["--workdir", str(trained), "--input", str(image), "--output", str(tmp_path / "out")]
     assert predict.main(command) == 0
     assert open_volume(tmp_path / "out" / "a.tif").spacing == pytest.approx((2, 0.5, 0.5))
+
+
+def test_nnunet_reads_no_spacing_from_an_address():
+    """A volume on a server is predicted as it is; none of its files can be looked at."""
+    address = remote.Address("http://localhost:1/scroll.zarr")
+    assert as_nnunet(address, (4.0, 1.0, 1.0)) is None

@@ -3,6 +3,7 @@
 import math
 import xml.etree.ElementTree
 
+from jax_seg.data.readers.remote import is_address
 from jax_seg.system.files import channel_files, read_json
 
 TOLERANCE = 0.01  # spacings that differ by no more than this share are the same
@@ -100,6 +101,8 @@ def as_nnunet(path, micrometres):
     Raises:
         ValueError: the JSON file is damaged.
     """
+    if is_address(path):  # nnU-Net reads none
+        return None
     path = channel_files(path)[0]
     if path.suffix.lower() in (".tif", ".tiff"):
         beside = path.with_name(f"{path.stem.removesuffix('_0000')}.json")
