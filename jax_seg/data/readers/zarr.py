@@ -12,7 +12,7 @@ from jax_seg.data.readers.contract import block_slices, damaged, decoded_dtype, 
 from jax_seg.data.readers.zarr_chunks import check_chunks
 from jax_seg.data.readers.zarr_metadata import find_array
 
-CACHE_BYTES = 256 * 2**20  # decoded chunks kept, over all Zarr volumes of a process
+CACHE_BYTES = 128 * 2**20  # decoded chunks kept, over all Zarr volumes of a process
 
 
 class ZarrReader:
