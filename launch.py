@@ -36,7 +36,13 @@ COORDINATOR = flags.DEFINE_string(
 )
 PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: number of this process.")
 WORKERS = flags.DEFINE_integer(
-    "workers", 0, "With --config.data.fold=all: folds trained side by side, one device each (Dask)."
+    "workers",
+    None,
+    "With --config.data.fold=all: folds trained side by side, one device each (Dask).",
+    lower_bound=1,
+)
+SCHEDULER = flags.DEFINE_string(
+    "scheduler", None, "With --config.data.fold=all: address of a Dask scheduler for the folds."
 )
 PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: number of processes.")
 flags.mark_flag_as_required("config")
@@ -54,7 +60,7 @@ def main(argv):
     from jax_seg.diagnosis.attending import Doctor
     from jax_seg.planning import planned
     from jax_seg.runs import from_weights
-    from jax_seg.system import processes, startup
+    from jax_seg.system import engine, processes, startup
     from jax_seg.training import cross_validation, find_batch
     from jax_seg.training import run as training
 
@@ -65,14 +71,17 @@ def main(argv):
         sys.exit(f"Error: {error}")
     config = CONFIG.value
     run = training.run
-    if config.data.get("fold") == "all":
-        run = functools.partial(cross_validation.run, count=WORKERS.value)
-    elif WORKERS.value:
-        raise app.UsageError("--workers trains folds side by side: set --config.data.fold=all.")
+    folds = config.data.get("fold") == "all"
+    if (WORKERS.value or SCHEDULER.value) and not folds:
+        flag = "--workers" if WORKERS.value else "--scheduler"
+        raise app.UsageError(f"{flag} trains folds side by side: set --config.data.fold=all.")
     workdir = WORKDIR.value or default_workdir(
         config_flags.get_config_filename(flags.FLAGS["config"])
     )
     try:
+        if folds:
+            on = engine.on_workers(WORKERS.value, SCHEDULER.value)
+            run = functools.partial(cross_validation.run, open_engine=on)
         given = config_flags.get_override_values(flags.FLAGS["config"])
         opening = planned.fill(config, given, None if FIND_BATCH.value else workdir)
         if sentence := from_weights.inherit(config, default_of(config), workdir):

@@ -16,7 +16,7 @@ from pathlib import Path
 from jax_seg.report import versions
 from jax_seg.runs import held_out
 from jax_seg.runs.data_folders import data_folders
-from jax_seg.system import config_file, configuration, outputs, startup, workers
+from jax_seg.system import config_file, configuration, engine, outputs, startup
 from jax_seg.system.commands import exit_status
 from jax_seg.system.program import program
 from jax_seg.training import run as training
@@ -103,7 +103,15 @@ def default_of(path):
 
 
 def replay(
-    paths, output, *, kinds=KINDS, minutes=3.0, full=False, overrides=None, command="", count=0
+    paths,
+    output,
+    *,
+    kinds=KINDS,
+    minutes=3.0,
+    full=False,
+    overrides=None,
+    command="",
+    open_engine=None,
 ):
     """Train every version in every kind in `output/runs`, then write `output/README.md`.
 
@@ -112,8 +120,8 @@ def replay(
       output: folder.
       kinds, minutes, full, overrides: of `configure`.
       command: command line that the page quotes.
-      count: workers that train versions side by side, each on a device of its own; 0 trains them
-        one after another in this process.
+      open_engine: of `engine.opener`, whose workers train versions side by side, each on a device
+        of its own; None trains them one after another in this process.
 
     Returns:
       List of `versions.Run`.
@@ -138,7 +146,7 @@ def replay(
         one: (config, workdirs[one], default_of(paths[one[0]]))
         for one, config in configured.items()
     }
-    ended = dict(_side_by_side(calls, count) if count else _in_turn(calls))
+    ended = dict(_side_by_side(calls, open_engine) if open_engine else _in_turn(calls))
     for (name, kind), workdir in workdirs.items():
         if why := ended[name, kind]:
             runs.append(versions.diverged(workdir, name, kind, why))
@@ -165,9 +173,8 @@ def _in_turn(calls):
         yield (name, kind), why
 
 
-def _side_by_side(calls, count):
-    print(f"{len(calls)} runs on {min(count, len(calls))} workers; each writes its log.txt")
-    for one, why in workers.each(_train, calls, count):
+def _side_by_side(calls, open_engine):
+    for one, why in engine.each(_train, calls, open_engine):
         print(f"{calls[one][1]}: {why or 'finished'}", flush=True)
         yield one, why
 
@@ -204,7 +211,10 @@ def main(argv=None):
         help="train each version at its full size instead of its :demo size",
     )
     parser.add_argument(
-        "--workers", type=int, default=0, help="train side by side, one device each (Dask)"
+        "--workers", type=engine.count, help="train side by side, one device each (Dask)"
+    )
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS", help="train on the workers of this Dask scheduler"
     )
     given = sys.argv[1:] if argv is None else argv
     arguments, rest = parser.parse_known_args(given)
@@ -223,7 +233,7 @@ def _replay(arguments, rest, command):
             full=arguments.full,
             overrides=dict(configuration.parse_override(text) for text in rest),
             command=command,
-            count=arguments.workers,
+            open_engine=engine.on_workers(arguments.workers, arguments.scheduler),
         )
     except training.Stopped as stopped:
         print(stopped)

@@ -9,12 +9,14 @@ import argparse
 import collections
 import contextlib
 import functools
+import io
 import math
 import os
 import pickle
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from jax_seg.system import startup, workers
@@ -35,10 +37,12 @@ class Work(NamedTuple):
       start: () -> (task -> result); called once in each process. A result pickles. Either function
         raises a ValueError where one task cannot be done, an OSError where others would fail alike.
       threads: of XLA on a CPU, as NPROC; 0 leaves them as they are.
+      most: processes that can be of use, where that is known.
     """
 
     start: Callable
     threads: int = 0
+    most: int | None = None
 
 
 class Failure(NamedTuple):
@@ -188,6 +192,47 @@ def _pickled(work):
     return cloudpickle.dumps(work)
 
 
+def each(function, calls, open_engine):
+    """Call a function several times, on workers that run one call at a time.
+
+    What it prints is not shown: runs write a log each. A call whose worker died is made again.
+
+    Args:
+      function: of a module, for the workers to import.
+      calls: {name: its arguments, a tuple}; names can be hashed.
+      open_engine: of `opener`.
+
+    Yields:
+      (name, result), as they finish.
+
+    Raises:
+      ValueError: Dask is not installed, or a call failed; those under way then end with the
+        processes that were started for them, while workers of a cluster finish theirs.
+    """
+    start = functools.partial(_caller, function, calls, Path.cwd())
+    with open_engine(Work(start, most=len(calls))) as opened:
+        print(f"{len(calls)} runs on {opened.where}; each writes its log.txt", flush=True)
+        for name, result in opened.run(list(calls)):
+            if isinstance(result, Failure):
+                raise ValueError(f"{name}: {result.sentence}")
+            yield name, result
+
+
+def _caller(function, calls, folder):
+    return lambda name: _quietly(function, calls[name], folder)
+
+
+def _quietly(function, arguments, folder):
+    """Call a function in the folder that its relative paths mean."""
+    unseen = io.StringIO()
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(unseen),
+        contextlib.redirect_stderr(unseen),
+    ):
+        return function(*arguments)
+
+
 def count(text):
     """The number of workers of a command line."""
     number = int(text)
@@ -206,13 +251,16 @@ def opener(workers=None, scheduler=None):
     Raises:
       ValueError: both are given.
     """
+    return on_workers(workers, scheduler) or (lambda work: contextlib.nullcontext(Here(work)))
+
+
+def on_workers(workers, scheduler):
+    """As `opener`; None without either, for work that this process does in its own way."""
     if scheduler and workers:
         raise ValueError("--scheduler brings its own workers: leave out --workers.")
     if scheduler:
         return lambda work: of_cluster(work, scheduler)
-    if workers:
-        return lambda work: local(work, workers)
-    return lambda work: contextlib.nullcontext(Here(work))
+    return (lambda work: local(work, workers)) if workers else None
 
 
 @contextlib.contextmanager
@@ -223,6 +271,7 @@ def local(work, number):
       ValueError: Dask is not installed.
     """
     environment = {"NPROC": str(work.threads)} if work.threads else {}
+    number = min(number, work.most or number)
     with workers.on_this_machine(number, environment) as client:
         yield OnDask(work, client, f"{number} workers{workers.link(client)}")
 

@@ -1,9 +1,7 @@
 """Processes of Dask on this machine, each with a device of its own, for blocks or whole runs."""
 
 import contextlib
-import functools
 import importlib.util
-import io
 import logging
 import os
 from pathlib import Path
@@ -101,47 +99,3 @@ def _take_share(number, workers):
         share = max(len(cores) // workers, 1)
         first = number * share % len(cores)
         os.sched_setaffinity(0, cores[first : first + share])
-
-
-def each(function, calls, workers):
-    """Call a function several times, on workers that run one call at a time.
-
-    What it prints is not shown: runs write a log each.
-
-    Args:
-      function: of a module, for the workers to import.
-      calls: {name: its arguments, a tuple}.
-      workers: number of processes.
-
-    Yields:
-      (name, result), as they finish.
-
-    Raises:
-      ValueError: Dask is not installed, or a worker died.
-      Whatever the function raises; what is under way then ends with its worker.
-    """
-    _, distributed = dask_and_distributed()
-    with on_this_machine(min(workers, len(calls))) as client:
-        names = {
-            client.submit(_silently, function, arguments, pure=False): name
-            for name, arguments in calls.items()
-        }
-        for future in distributed.as_completed(list(names)):
-            try:
-                yield names[future], future.result()
-            except distributed.KilledWorker as error:
-                raise ValueError(
-                    f"The worker of {names[future]} died: run the same command to resume."
-                ) from error
-
-
-def _silently(function, arguments):
-    _prepare()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        return function(*arguments)
-
-
-@functools.cache
-def _prepare():
-    take_share()
-    startup.prepare()

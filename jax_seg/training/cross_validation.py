@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from jax_seg.runs.workdir import require_summary, require_workdir
-from jax_seg.system import processes, workers
+from jax_seg.system import engine, processes
 from jax_seg.system.files import locked, read_json, remove_unfinished_beside, write_json
 from jax_seg.tasks import judged
 from jax_seg.training import run as training
 
 
-def run(config, workdir, defaults=None, doctor=None, opening=(), count=0):
+def run(config, workdir, defaults=None, doctor=None, opening=(), open_engine=None):
     """Train all folds in `workdir/fold_0`, `fold_1`, …, or resume.
 
     A fold can also be trained by a separate process, with --config.data.fold=2 and --workdir
@@ -22,8 +22,8 @@ def run(config, workdir, defaults=None, doctor=None, opening=(), count=0):
       config: ConfigDict; data.folds is their number.
       workdir: folder for all of them.
       defaults, doctor, opening: of `run.run`.
-      count: workers that train folds side by side, each on a device of its own; 0 trains them one
-        after another in this process.
+      open_engine: of `engine.opener`, whose workers train folds side by side, each on a device of
+        its own; None trains them one after another in this process.
 
     Returns:
       {score: {'mean', 'std'}} over folds, of the raw weights; written with the scores of the folds
@@ -38,13 +38,13 @@ def run(config, workdir, defaults=None, doctor=None, opening=(), count=0):
     with locked(workdir) if processes.leads() else contextlib.nullcontext():
         if processes.leads():
             remove_unfinished_beside(workdir / "summary.json")
-        folds, volumes = _run(config, workdir, (defaults, doctor, opening), count)
+        folds, volumes = _run(config, workdir, (defaults, doctor, opening), open_engine)
         if processes.leads():
             _summarise(folds, volumes, workdir)
         return summarise(list(folds.values()))
 
 
-def _run(config, workdir, shared, count):
+def _run(config, workdir, shared, open_engine):
     """({fold: its scores}, {volume: its scores}) of all folds."""
     calls = {}
     for fold in range(config.data.folds):
@@ -52,7 +52,7 @@ def _run(config, workdir, shared, count):
         one.data.fold = str(fold)
         one.data.cache = one.data.cache or str(workdir / "cache")  # decoded once for all folds
         calls[f"fold_{fold}"] = one, workdir / f"fold_{fold}", *shared
-    folds = dict(_side_by_side(calls, count) if count else _in_turn(calls))
+    folds = dict(_side_by_side(calls, open_engine) if open_engine else _in_turn(calls))
     folds = {name: folds[name] for name in calls}
     volumes = {}
     for name in folds:
@@ -67,9 +67,8 @@ def _in_turn(calls):
         yield name, training.run(*arguments)
 
 
-def _side_by_side(calls, count):
-    print(f"{len(calls)} folds on {min(count, len(calls))} workers; each writes its log.txt")
-    for name, scores in workers.each(training.run, calls, count):
+def _side_by_side(calls, open_engine):
+    for name, scores in engine.each(training.run, calls, open_engine):
         print(f"{calls[name][1]}: Dice {scores['dice']:.4f}", flush=True)
         yield name, scores
 

@@ -1,10 +1,13 @@
 """All folds in turn: their summary, and what is read again."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from jax_seg.system import engine, workers
 from jax_seg.system.files import locked, unfinished
 from jax_seg.training import cross_validation
 from jax_seg.training import run as training
@@ -20,7 +23,8 @@ def test_all_folds_side_by_side_and_again_in_turn(tmp_path, capsys):
     written = (tmp_path / "all" / "fold_1" / "scores.json").stat().st_mtime_ns
     config.data.fold = "all"
     (tmp_path / "all" / "fold_1" / "cache").rename(tmp_path / "all" / "cache")
-    summary = cross_validation.run(config, tmp_path / "all", count=2)
+    on = engine.on_workers(2, None)
+    summary = cross_validation.run(config, tmp_path / "all", open_engine=on)
     assert cross_validation.run(config, tmp_path / "all") == summary  # trains nothing again
     stored = json.loads((tmp_path / "all" / "summary.json").read_text())
     assert set(stored["volumes"]) == {f"v{n}" for n in range(6)}
@@ -31,10 +35,41 @@ def test_all_folds_side_by_side_and_again_in_turn(tmp_path, capsys):
     assert summary["dice"]["mean"] == pytest.approx(sum(values) / 3)
     assert summary["dice"]["std"] == pytest.approx(np.std(values, ddof=1))
     printed = capsys.readouterr().out
-    assert "over 3 folds" in printed
+    assert "3 runs on 2 workers" in printed and "over 3 folds" in printed
     assert "Each fold is scored on its held-out volumes, which chose the checkpoint." in printed
     assert stored["judged_on"] == {"volumes": "held out", "chose": ["checkpoint"]}
     assert "volumes" not in summary and "chose" not in summary
+
+
+def test_folds_of_a_cluster_are_trained_in_the_folder_of_the_command(tmp_path, monkeypatch, capsys):
+    """A call whose worker dies is made again; one that fails is named, and so are its causes."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    with workers.on_this_machine(1) as client:
+        monkeypatch.chdir(folder)
+        on = engine.on_workers(None, client.scheduler.address)
+        calls = {"fold_0": ("a",), "fold_1": ("b",)}
+        assert dict(engine.each(die_once, calls, on)) == {"fold_0": "a", "fold_1": "b"}
+        assert sorted(path.name for path in folder.iterdir()) == ["a", "b"]
+        assert "never shown" not in capsys.readouterr().out
+        with pytest.raises(ValueError, match=r"^fold_1: Diverged on a worker: not finite$"):
+            dict(engine.each(diverge, calls, on))
+
+
+def die_once(name):
+    """In a worker: die at the first call of a name."""
+    if not Path(name).exists():
+        Path(name).touch()
+        os._exit(1)
+    print("never shown")
+    return name
+
+
+def diverge(name):
+    """In a worker: fail for b."""
+    if name == "b":
+        raise training.Diverged("not finite")
+    return name
 
 
 def test_one_process_at_a_time_which_removes_what_another_left(tmp_path, monkeypatch):
