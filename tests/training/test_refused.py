@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from jax_seg.system import configuration
+from jax_seg.system import configuration, memory
 from jax_seg.training import run as training
 from tests.conftest import tiny_config, write_volumes
 from tests.training.test_liveness import names
@@ -71,6 +71,15 @@ def test_a_root_and_generated_volumes_are_refused_together(volumes_folder, tmp_p
     config = tiny_config(volumes_folder)
     config.data.name = "synthetic"
     with pytest.raises(ValueError, match=r"data\.root is .*--config\.data\.name=folder"):
+        training.run(config, tmp_path / "run")
+
+
+def test_validation_volumes_that_memory_cannot_hold_are_refused_before_training(
+    volumes_folder, tmp_path, monkeypatch
+):
+    config, where = tiny_config(volumes_folder), r"train_images/v\d\.tif needs .* GiB of memory"
+    monkeypatch.setattr(memory, "available", lambda: 1000)
+    with pytest.raises(ValueError, match=rf"{where} to score it as a whole .* cut it into parts"):
         training.run(config, tmp_path / "run")
 
 
