@@ -163,7 +163,9 @@ def _score(arguments, headings):
         note = "  training volume" if on.volumes == judged.TRAINING else ""
         if "parts" in found:
             note += f"  in {found['parts']} parts"
-            note += ", whose competition scores count by labelled voxels" * arguments.competition
+            note += (
+                ", whose competition scores are weighted by labelled voxels" * arguments.competition
+            )
         _row(volume.id, [f"{found[key]:.4f}" for key in headings], note=note)
         _rows_of_classes(found, headings)
         if not found["foreground_predicted"] and found["foreground_label"]:

@@ -143,12 +143,12 @@ def replay(
     honest = held_out.table_of(configuration.flat(plain)).together()
     workdirs = {one: output / "runs" / f"{one[0]}, {one[1]}" for one in configured}
     calls = {
-        one: (config, workdirs[one], default_of(paths[one[0]]))
+        ", ".join(one): (config, workdirs[one], default_of(paths[one[0]]))
         for one, config in configured.items()
     }
     ended = dict(_side_by_side(calls, open_engine) if open_engine else _in_turn(calls))
     for (name, kind), workdir in workdirs.items():
-        if why := ended[name, kind]:
+        if why := ended[f"{name}, {kind}"]:
             runs.append(versions.diverged(workdir, name, kind, why))
         else:
             runs.append(versions.read_run(workdir, name, kind, honest))
@@ -166,17 +166,17 @@ def _train(config, workdir, defaults):
 
 
 def _in_turn(calls):
-    for (name, kind), arguments in calls.items():
-        print(f"{name}, {kind}: {arguments[1]}", flush=True)
+    for name, arguments in calls.items():
+        print(f"{name}: {arguments[1]}", flush=True)
         why = _train(*arguments)
         print(why, end="\n" if why else "", flush=True)
-        yield (name, kind), why
+        yield name, why
 
 
 def _side_by_side(calls, open_engine):
-    for one, why in engine.each(_train, calls, open_engine):
-        print(f"{calls[one][1]}: {why or 'finished'}", flush=True)
-        yield one, why
+    for name, why in engine.each(_train, calls, open_engine):
+        print(f"{calls[name][1]}: {why or 'finished'}", flush=True)
+        yield name, why
 
 
 def main(argv=None):

@@ -316,7 +316,7 @@ def test_a_sliver_at_the_edge_counts_for_no_more_than_it_holds(tmp_path, monkeyp
     _, found = run(tmp_path, "--competition")
     assert found["volumes"]["a"]["score"] == pytest.approx((16 + 0.65) / 17)
     printed = capsys.readouterr().out
-    assert "in 2 parts, whose competition scores count by labelled voxels" in printed
+    assert "in 2 parts, whose competition scores are weighted by labelled voxels" in printed
     run(tmp_path)
     assert "competition" not in capsys.readouterr().out
 

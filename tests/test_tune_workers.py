@@ -90,7 +90,7 @@ def test_a_dead_worker_is_replaced_and_what_kills_three_is_named(tmp_path, clust
     setting = ("threshold:value=0.5",)
     with engine.of_cluster(scoring.work(read, "dice"), cluster) as scores:
         score = scoring.make_scorer(arrays, "dice", results, scores)
-        message = r"^Scoring threshold:value=0\.5 on the volume b: killed its worker 3 times, .*\.$"
+        message = r"^Scoring threshold:value=0\.5 on the volume b: its worker died 3 times, .*\.$"
         with pytest.raises(ValueError, match=message):
             score(["a", "b", "c"], [setting])
         assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 2, "a and c are kept"

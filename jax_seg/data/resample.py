@@ -42,8 +42,8 @@ def resample(volume, shape, before, after, order):
     plane = tuple(n for number, n in enumerate(shape) if number != axis)
     slices = [resize(one, plane, **options) for one in np.moveaxis(volume, axis, 0)]
     places = (np.arange(shape[axis]) + 0.5) * len(slices) / shape[axis] - 0.5
-    nearest = map_coordinates(np.arange(len(slices)), [places], order=0, mode="nearest")
-    return np.stack([slices[number] for number in nearest], axis).astype(np.float32)
+    chosen = map_coordinates(np.arange(len(slices)), [places], order=0, mode="nearest")
+    return np.stack([slices[number] for number in chosen], axis).astype(np.float32)
 
 
 def resample_image(image, before, after):

@@ -74,7 +74,8 @@ def masks_of(logits, classes, threshold):
       bool of the shape of `logits`.
     """
     if not classes.exclusive:
-        return logits > np.log(threshold / (1 - threshold))
+        with np.errstate(divide="ignore"):  # 0 and 1 are thresholds too
+            return logits > np.log(np.divide(threshold, 1 - threshold))
     # Background has the logit 0.
     number = jnp.where(logits.max(-1) > 0, logits.argmax(-1), -1)
     return number[..., None] == jnp.arange(len(classes.names))

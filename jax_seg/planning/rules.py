@@ -193,7 +193,9 @@ def width(machine, chosen, minutes):
         if own:
             break
         if KEPT_BYTES * batch * math.prod(patch) * filters > machine.memory / 2:
+            narrowest = filters == WIDTHS[-1]
             wider = "; a wider network would not fit into memory"
+            wider = "; it may not fit into memory: set a smaller data.patch" if narrowest else wider
         elif updates < ENOUGH:
             wider = f"; a wider network would make fewer than {ENOUGH}"
         else:

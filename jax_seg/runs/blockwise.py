@@ -124,7 +124,9 @@ def predict(arguments, networks, settings, volume, output):
       ValueError, OSError: bad flags or input, or an output that cannot be written.
     """
     reader, classes = open_image(volume.image), together.classes_of(networks)
-    _require_channels(reader, networks)
+    for network in networks:
+        wanted, workdir = network.fields.get("model.in_channels"), network.facts["workdir"]
+        members.require_channels(channels_of(reader), wanted, workdir, name=str(reader.path))
     states.require_few(classes)
     patches = [network.facts["patch"] for network in networks]
     block, chunk = arguments.block or default_block(patches), arguments.chunk or CHUNK
@@ -138,10 +140,10 @@ def predict(arguments, networks, settings, volume, output):
     if kind != MASK:
         facts.pop("threshold", None)
         facts.pop("postprocess", None)
-    now = _stamp(reader)
-    measured, numbers = _measured(reader, networks, records_folder(output), now)
     steps = tuple(facts.get("postprocess", ()))
     passes.require_known(steps, whole=region is None)
+    now = _stamp(reader)
+    measured, numbers = _measured(reader, networks, records_folder(output), now)
     facts |= {
         "image": str(volume.image),
         "image_stamp": now,
@@ -204,18 +206,6 @@ def _kind(arguments, classes):
             "leave it out to write label values."
         )
     return arguments.dtype or MASK
-
-
-def _require_channels(reader, networks):
-    """Refuse an image of other channels than the networks take, before any worker starts."""
-    found = channels_of(reader)
-    for network in networks:
-        if (wanted := network.fields.get("model.in_channels", 1)) != found:
-            raise ValueError(
-                f"{reader.path} has {found} channel{'s' * (found > 1)}, but the network of "
-                f"{network.facts['workdir']} takes {wanted}: give all of them, as "
-                "NAME_{0000..0001}.EXT, or choose a network of such images."
-            )
 
 
 def _measured(reader, networks, folder, now):

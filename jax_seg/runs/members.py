@@ -188,7 +188,9 @@ def load(
     best = member.checkpoint in ("", "best") and facts["weights"] == "raw"
 
     def on_device(image, **known):
-        _require_channels(image, fields.get("model.in_channels"), member.workdir)
+        several = image.shape[3] if len(image.shape) == 4 else 1
+        found = image.channels if isinstance(image, Part) else several
+        require_channels(found, fields.get("model.in_channels"), member.workdir)
         return segment(device.place(variables), image, **known)
 
     return Network(
@@ -201,18 +203,26 @@ def load(
     )
 
 
-def _require_channels(image, wanted, workdir):
-    """Raise a ValueError where an image has not the channels that a network takes."""
-    if isinstance(image, Part):
-        found = image.channels
-    else:
-        found = image.shape[3] if len(image.shape) == 4 else 1
-    if wanted and found != wanted:
-        raise ValueError(
-            f"the image has {found} channel{'s' * (found > 1)}, but the network of {workdir} takes "
-            f"{wanted}: give all of them, as NAME_0000, NAME_0001 and so on, or choose a network "
-            "of such images."
-        )
+def require_channels(found, wanted, workdir, name="the image"):
+    """Refuse an image of other channels than a network takes.
+
+    Args:
+      found, wanted: their numbers; a network that takes 0 or None takes any.
+      workdir: of the network.
+      name: of the image.
+
+    Raises:
+      ValueError: they differ.
+    """
+    if not wanted or found == wanted:
+        return
+    needed = (
+        f"give all of them, as NAME_{{0000..{wanted - 1:04}}}.EXT, or " if wanted > found else ""
+    )
+    raise ValueError(
+        f"{name} has {found} channel{'s' * (found > 1)}, but the network of {workdir} takes "
+        f"{wanted}: {needed}choose a network of such images."
+    )
 
 
 def _network(model, preprocessing, programs):

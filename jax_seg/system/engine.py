@@ -13,21 +13,28 @@ import io
 import math
 import os
 import pickle
+import threading
 import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from jax._src import xla_bridge  # there is no public way to ask without starting a backend
+
 from jax_seg.system import startup, workers
 
 DEATHS = 3  # of workers, after which a task is given up
-KILLED = f"killed its worker {DEATHS} times, as a lack of memory does: try fewer workers."
+KILLED = (
+    f"its worker died {DEATHS} times, perhaps for lack of memory: use fewer workers, or give each "
+    "more memory."
+)
 IN_FLIGHT = 2  # groups of tasks for each worker: one is computed, one waits
 GROUP_SECONDS, LARGEST = 1.0, 64  # of a group: how long it takes, and its tasks at most
 COUNTED_EVERY = 2.0  # seconds between two counts of the workers
 CONNECT = 20  # seconds for a scheduler to answer
 WORKERS_WAIT = 60  # seconds for the first worker of a cluster
+_ONE_AT_A_TIME = threading.Lock()  # in a worker of a cluster, which may have several threads
 
 
 class Work(NamedTuple):
@@ -170,16 +177,21 @@ def on_worker(work, command, tasks):
       command: text that no other command has.
       tasks: list of tasks, pickled.
     """
-    began = time.monotonic()
-    results = [_attempt(lambda one: _start(work, command)(one), t) for t in pickle.loads(tasks)]
-    return time.monotonic() - began, results
+    with _ONE_AT_A_TIME:
+        began = time.monotonic()
+        results = [_attempt(lambda one: _start(work, command)(one), t) for t in pickle.loads(tasks)]
+        return time.monotonic() - began, results
 
 
 @functools.lru_cache(1)
 def _start(pickled, command):
     work = pickle.loads(pickled)
-    # Before JAX computes anything in this process.
-    if work.threads:
+    if work.threads and os.environ.get("NPROC") != str(work.threads):
+        if xla_bridge.backends_are_initialized():
+            raise OSError(
+                "A worker of the cluster has already computed with another number of threads, on "
+                "which the last bits of a prediction depend: restart the workers."
+            )
         os.environ["NPROC"] = str(work.threads)
     workers.take_share()
     startup.prepare()

@@ -1,4 +1,4 @@
-"""Processes of Dask on this machine, each with a device of its own, for blocks or whole runs."""
+"""Processes of Dask on this machine, each with a device of its own, for what `engine` hands out."""
 
 import contextlib
 import importlib.util

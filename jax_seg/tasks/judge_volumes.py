@@ -13,8 +13,9 @@ from jax_seg.infer.volume import at_spacing, segment_volume
 from jax_seg.metrics import segmentation
 from jax_seg.metrics.balance import class_balance, remarks
 from jax_seg.ops.classes import MASKED, ONE, masks_of, members, painted, probabilities_of
+from jax_seg.system import memory
 from jax_seg.system.files import write_json
-from jax_seg.tasks import sources
+from jax_seg.tasks import kinds, sources
 from jax_seg.tasks.task import stored_scores
 
 
@@ -131,6 +132,17 @@ def evaluate(weights, segment, *, workdir, report, pictures, judged_on, data, st
     write_json(workdir / "validation" / "scores.json", kept)
     write_json(workdir / "scores.json", pooled)
     return pooled
+
+
+def require_memory(data):
+    """Refuse validation volumes that memory cannot hold, before hours of training.
+
+    Raises:
+      ValueError: it names the first.
+    """
+    for volume in _originals(data):
+        needed = kinds.VOLUMES.needs(volume.image)
+        memory.require(needed, volume.image, "score it as a whole at the end of the run")
 
 
 def _originals(data):

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 
 from jax_seg.data import folder, images
+from jax_seg.data.cache import source
 from jax_seg.data.preprocess import PerVolume, of_channels, stored
-from jax_seg.data.readers import open_image, pictures, read_image
+from jax_seg.data.readers import pictures, read_image
 from jax_seg.data.readers.contract import channels_of
 from jax_seg.data.write_like import suffix_like, write_like
 from jax_seg.infer.inspection import View, inspect, resampled_as_nnunet
@@ -59,7 +60,7 @@ def _read_volume(path):
 
 
 def _bytes_of_volume(path):
-    reader = open_image(path)
+    reader = source(path)
     on_host = LOGIT_BYTES if jax.default_backend() == "cpu" else 0
     voxel = reader.dtype.itemsize * channels_of(reader)
     return (voxel + MASK_BYTES + on_host) * math.prod(reader.shape)

@@ -31,6 +31,8 @@ class Task(NamedTuple):
       remarks: warnings about unusual data, for the log.
       spacing: (z, y, x) of the voxels on which the network is trained; None where it is not known.
       classes: `Classes` that the network tells apart.
+      require_memory: () -> None; raises a ValueError where memory cannot hold what the end of a run
+        scores as a whole.
     """
 
     train: object
@@ -49,6 +51,7 @@ class Task(NamedTuple):
     remarks: list
     spacing: tuple | None = None
     classes: Classes = ONE
+    require_memory: Callable = lambda: None
 
 
 def stored_scores(workdir, steps, checksums, report):

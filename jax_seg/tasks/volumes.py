@@ -17,7 +17,6 @@ from jax_seg.data.sampling import PatchSampler, check_patch
 from jax_seg.infer import postprocess as postprocessing
 from jax_seg.infer.volume import segment_volume
 from jax_seg.metrics.balance import require_target
-from jax_seg.system import memory
 from jax_seg.tasks import judge_volumes, kinds
 from jax_seg.tasks.judge_volumes import probability_of as probability_of
 from jax_seg.tasks.task import Task
@@ -59,10 +58,6 @@ def prepare(
     found = prepare_data(
         workdir, preprocessing, data=data, synthetic=synthetic, preprocess=preprocess
     )
-    for volume in found.validation:
-        path = found.originals[volume.id].image
-        # Now rather than after hours of training.
-        memory.require(PREDICTION.needs(path), path, "score it as a whole at the end of the run")
     threshold, target = validate["threshold"], tuple(validate["background_target"])
     if target:
         require_target(target, "validate.background_target")
@@ -96,6 +91,7 @@ def prepare(
         remarks=found.remarks,
         spacing=found.spacing,
         classes=found.table.classes,
+        require_memory=functools.partial(judge_volumes.require_memory, found),
     )
 
 

@@ -77,6 +77,7 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
     stored = resuming.stored_run(saved, config, workdir, defaults)
     with processes.lead_first("data"), console.collected_warnings() as notes:
         data = settings.kind.prepare(workdir, stored and stored["preprocessing"], **settings.task)
+    data.require_memory()
     data = data._replace(remarks=[*notes, *data.remarks])
     split = {"training": data.train_ids, "validation": data.validation_ids}
     facts = {"split of the data": split, "data": data.checksums}

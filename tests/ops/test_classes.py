@@ -58,6 +58,12 @@ def test_the_most_probable_class_is_taken_background_included():
     ]
 
 
+def test_thresholds_of_nothing_and_of_everything():
+    logits = np.array([[-50.0, 50.0]], np.float32)
+    assert told_apart.masks_of(logits, NESTED, 0.0).tolist() == [[True, True]]
+    assert told_apart.masks_of(logits, NESTED, 1.0).tolist() == [[False, False]]
+
+
 def test_predictions_hold_label_values():
     masks = np.array([[1, 1], [1, 0], [0, 0]], bool)
     assert told_apart.painted(masks, NESTED.values).tolist() == [2, 1, 0]

@@ -11,7 +11,7 @@ from jax_seg import plan as command
 from jax_seg.planning import facts, planned, rules, written
 from jax_seg.planning import plan as planning
 from jax_seg.planning.machine import Machine
-from jax_seg.system import config_file, configuration
+from jax_seg.system import config_file, configuration, memory
 from jax_seg.training.settings import read_settings
 
 LAPTOP = Machine("2 CPU cores", 16 * 2**30, {8: 1e9, 16: 1e9, 24: 1e9, 32: 1e9})
@@ -56,6 +56,11 @@ def test_facts_by_hand(sheets):
     assert found.foreground == pytest.approx(0.25) and found.unlabelled == pytest.approx(0.3)
     assert found.thickness == pytest.approx(2.0) and found.pieces == 3
     assert found.range_ratio < 1.2 and found.zeros == 0
+
+
+def test_a_plan_needs_no_memory_for_volumes_that_it_does_not_score(sheets, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 1000)
+    assert facts.gather(config_of(sheets)).groups == 4
 
 
 def test_values_that_the_user_names_are_not_guessed(sheets):

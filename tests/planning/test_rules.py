@@ -111,7 +111,8 @@ def test_the_width_says_what_limits_it():
     said = reason(minutes * 1.01)
     assert "about 400 updates; a wider network would make fewer than 400" in said
     assert reason(minutes / 100).endswith("give the run more minutes")
-    assert "not fit into memory" in reason(1e6, LAPTOP._replace(memory=2**29))
+    assert "wider network would not fit into memory" in reason(1e6, LAPTOP._replace(memory=2**29))
+    assert reason(1e6, LAPTOP._replace(memory=2**20)).endswith("set a smaller data.patch")
 
 
 def test_an_update_is_that_of_the_network_that_the_user_has_set():

@@ -2,12 +2,15 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
+import dask
+import distributed
 import numpy as np
 import pytest
 
-from jax_seg.system import engine, workers
+from jax_seg.system import engine
 from jax_seg.system.files import locked, unfinished
 from jax_seg.training import cross_validation
 from jax_seg.training import run as training
@@ -41,17 +44,21 @@ def test_all_folds_side_by_side_and_again_in_turn(tmp_path, capsys):
     assert "volumes" not in summary and "chose" not in summary
 
 
-def test_folds_of_a_cluster_are_trained_in_the_folder_of_the_command(tmp_path, monkeypatch, capsys):
+def test_folds_of_a_cluster_are_trained_in_the_folder_of_the_command(tmp_path, monkeypatch, capfd):
     """A call whose worker dies is made again; one that fails is named, and so are its causes."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()
-    with workers.on_this_machine(1) as client:
+    options = {"processes": True, "memory_limit": 0, "dashboard_address": None}
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(n_workers=1, threads_per_worker=2, **options) as cluster,
+    ):
         monkeypatch.chdir(folder)
-        on = engine.on_workers(None, client.scheduler.address)
+        on = engine.on_workers(None, cluster.scheduler_address)
         calls = {"fold_0": ("a",), "fold_1": ("b",)}
         assert dict(engine.each(die_once, calls, on)) == {"fold_0": "a", "fold_1": "b"}
         assert sorted(path.name for path in folder.iterdir()) == ["a", "b"]
-        assert "never shown" not in capsys.readouterr().out
+        assert "never shown" not in capfd.readouterr().out  # of the workers too
         with pytest.raises(ValueError, match=r"^fold_1: Diverged on a worker: not finite$"):
             dict(engine.each(diverge, calls, on))
 
@@ -62,6 +69,9 @@ def die_once(name):
         Path(name).touch()
         os._exit(1)
     print("never shown")
+    Path("busy").touch(exist_ok=False)  # by one call at a time, though the worker has two threads
+    time.sleep(0.3)
+    Path("busy").unlink()
     return name
 
 

@@ -279,7 +279,7 @@ def _announce(job, plan, book, to_do, region, grids):
     computed, distinct = _windows(job, to_do[0], grids), _distinct(job, region, grids)
     share = missing / blocks
     repeated = max(computed / max(distinct * share, 1) - 1, 0)
-    size = np.dtype("uint8" if job.kind != "float16" else "float16").itemsize
+    size = np.dtype(passes.levels_of(job)[0].dtype).itemsize
     voxels = sum(math.prod(job.cuts.box(index)[1]) for index in to_do[0])
     print(
         f"The network runs on {missing} blocks with {computed} windows, {100 * repeated:.0f} % of "

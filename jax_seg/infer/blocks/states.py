@@ -10,6 +10,7 @@ import numpy as np
 
 from jax_seg.infer import postprocess
 from jax_seg.infer.logits import foreground
+from jax_seg.infer.postprocess import by_class
 from jax_seg.ops.classes import masks_of, painted, probabilities_of, value_type
 
 FOUND, HIGH, BEFORE = 1, 2, 4
@@ -90,7 +91,7 @@ def as_labels(states, classes):
     found = np.stack([has(states, number) for number in count], -1)
     if classes.exclusive:
         before = np.stack([has(states, number, BEFORE) for number in count], -1)
-        found &= before | ~before.any(-1, keepdims=True)
+        found = by_class.added(found, before)
     return painted(found, values_of(classes))
 
 

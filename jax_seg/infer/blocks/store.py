@@ -28,7 +28,7 @@ MARK = {"jax_seg": {"origin": written_by("predict")}}
 HALVED = {
     "mean": "Each voxel is the mean of the eight finer ones.",
     "maximum": "Each voxel is the largest of the eight finer ones.",
-    "mode": "Each voxel has the most frequent label value of the eight finer ones, but 0.",
+    "mode": "Each voxel has the most frequent label value of the eight finer ones, ignoring 0.",
 }
 _INDEX = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 

@@ -36,6 +36,9 @@ def apply(logits, image, steps, classes):
         for name, chosen in rest if decided else parsed:
             mask = postprocess.apply_step(mask, name, chosen, probability, image)
         found[..., number] = mask
-    if classes.exclusive:
-        found &= before | ~before.any(-1, keepdims=True)
-    return found
+    return added(found, before) if classes.exclusive else found
+
+
+def added(found, before):
+    """Masks [..., classes] without the voxels of each that another class had before."""
+    return found & (before | ~before.any(-1, keepdims=True))

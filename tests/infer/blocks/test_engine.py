@@ -54,8 +54,8 @@ def test_a_worker_that_dies_is_replaced_and_a_block_that_kills_is_named(
     job = make_job(image, output, load=load)
     assert compute(job, two_workers) == 1
     printed = capsys.readouterr()
-    assert printed.err.count("killed its worker 3 times") == 1
-    assert "block (1, 1, 0) of network (16:32,16:32,0:16): killed" in printed.err
+    assert printed.err.count("its worker died 3 times") == 1
+    assert "block (1, 1, 0) of network (16:32,16:32,0:16): its worker died" in printed.err
     assert "1 blocks are missing" in printed.err and "2 workers" in printed.out
     assert len(list((output / "0").glob("c/*/*/*"))) == 11
     assert compute(job, two_workers) == 0
