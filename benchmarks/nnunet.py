@@ -4,8 +4,9 @@
 
 PYTHON is an interpreter with nnunetv2. Both train on the same volumes of a fold for the same time,
 one after the other; the whole volumes held out are scored by the same code. nnU-Net uses its
-default plan, or with --patch that plan shrunk to a CPU; ours is `configs/auto.py`. Its prediction
-averages eight mirrored versions, as is its default; ours predicts once.
+default plan, or with --patch that plan shrunk to a CPU; its prediction averages eight mirrored
+versions, as is its default. Ours is `configs/auto.py`, or with --config another configuration whose
+epochs are made to fill the time, and predicts once.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from jax_seg.ops.classes import MASKED, members
 from jax_seg.system.files import read_json, write_json
 
 ROOT = Path(__file__).parents[1]
+AUTO = "configs/auto.py"
 DATASET = Path("raw") / "Dataset001_data"
 
 
@@ -45,7 +47,7 @@ def main(argv=None):
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--patch", type=int, nargs=3, help="shrinks nnU-Net's plan to this patch")
     parser.add_argument("--features", type=int, default=16, help="of nnU-Net with --patch")
-    parser.add_argument("--config", default="configs/auto.py", help="ours")
+    parser.add_argument("--config", default=AUTO, help="ours")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     text = "also score the masks by the competition's rules"
     parser.add_argument("--competition", action="store_true", help=text)
@@ -74,20 +76,25 @@ def ours(arguments, seed, folder):
         del values["data.foreground"]
         values |= {"data.classes": tuple(arguments.classes)}
         values |= {"model.out_channels": len(arguments.classes)}
+    if arguments.config != AUTO:  # which sets these by itself
+        values |= {"train.epoch_length": "minutes", "validate.volumes_every": 0}
     command += [f"--config.{field}={value}" for field, value in values.items()]
     run = folder / "run"
     subprocess.run([*command, f"--workdir={run}", "--doctor=off"], check=True, cwd=ROOT)
     volumes, held_out, _, table = _data(arguments)
     images = [volume.image for volume in volumes if volume.id in held_out]
     masks = folder / "masks"
+    scores = read_json(run / "scores.json")
     # The average is what a run is meant to be used with; it was chosen on nothing.
-    command = [sys.executable, "-m", "jax_seg.predict", "--workdir", f"{run}@ema"]
+    weights = "ema" if "ema" in scores else "raw"
+    network = f"{run}@ema" if weights == "ema" else str(run)
+    command = [sys.executable, "-m", "jax_seg.predict", "--workdir", network]
     command += ["--input", *images, "--output", masks]
     subprocess.run([str(word) for word in command], check=True, cwd=ROOT)
     found = {volume.id: read_volume(volume.image) for volume in find_images(masks)}
     if arguments.classes:  # they hold label values
         found = {id: labels.encode(mask, table, id) for id, mask in found.items()}
-    return _judged(arguments, volumes, table, found), read_json(run / "scores.json")["ema"]["step"]
+    return _judged(arguments, volumes, table, found), scores[weights]["step"]
 
 
 def peer(arguments, seed, folder):

@@ -88,8 +88,9 @@ def predict(*arguments):
     return done.stdout
 
 
-def _blocks(block):
-    return ("--block", block, "--chunk", math.gcd(block, 64))
+def _blocks(arguments):
+    block = arguments.block
+    return ("--block", block, "--chunk", math.gcd(block, 64), "--overlap", arguments.overlap)
 
 
 def workers(arguments, folder):
@@ -101,7 +102,7 @@ def workers(arguments, folder):
         for count in speeds:
             output = Path(folder) / f"{count}_{turn}.zarr"
             with _environment(NPROC="1"):
-                flags = ("--workers", count, *_blocks(arguments.block))
+                flags = ("--workers", count, *_blocks(arguments))
                 said = predict(network, volume, output, *flags)
             speeds[count].append(float(SPEED.findall(said)[-1]))
     medians = {count: float(np.median(found)) for count, found in speeds.items()}
@@ -123,7 +124,7 @@ def overhead(arguments, folder):
             ("whole", Path(folder) / f"{turn}", whole),
         ):
             began = time.monotonic()
-            flags = _blocks(arguments.block) if name == "blocks" else ()
+            flags = _blocks(arguments) if name == "blocks" else ("--overlap", arguments.overlap)
             said = predict(network, given, output, *flags)
             seconds[name].append(time.monotonic() - began)
             if repeated := re.search(r"(\d+) % of them again", said):
@@ -140,8 +141,7 @@ def memory(arguments, folder):
     peaks = []
     for size in arguments.size:
         volume = write_volume(folder, size)
-        flags = (*_blocks(arguments.block), "--overlap", "0")
-        line = command(network, volume, Path(folder) / f"m{size}.zarr", *map(str, flags))
+        line = command(network, volume, Path(folder) / f"m{size}.zarr", *_blocks(arguments))
         process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
         _, _, usage = os.wait4(process.pid, 0)
         peaks.append(usage.ru_maxrss * 1024)
@@ -188,7 +188,8 @@ def kills(arguments, folder):
     """Kill clients and workers at random instants; compare with the undisturbed bytes."""
     network = write_network(folder, arguments.filters, arguments.patch)
     volume = write_volume(folder, arguments.size[0])
-    flags = ("--workers", 2, *_blocks(arguments.size[0] // 4))
+    arguments.block = arguments.size[0] // 4
+    flags = ("--workers", 2, *_blocks(arguments))
     undisturbed, output = (Path(folder) / name / "mask.zarr" for name in ("calm", "killed"))
     undisturbed.parent.mkdir()
     output.parent.mkdir()
@@ -246,6 +247,7 @@ def main(argv=None):
     parser.add_argument("--block", type=int, default=256)
     parser.add_argument("--patch", type=int, default=64)
     parser.add_argument("--filters", type=int, default=4)
+    parser.add_argument("--overlap", type=float, default=0.5, help="of windows")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--blocks", type=int, default=100_000)
     parser.add_argument("--kills", type=int, default=20)
