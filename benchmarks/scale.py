@@ -88,9 +88,8 @@ def predict(*arguments):
     return done.stdout
 
 
-def _blocks(arguments):
-    block = arguments.block
-    return ("--block", block, "--chunk", math.gcd(block, 64), "--overlap", arguments.overlap)
+def _blocks(block, overlap):
+    return ("--block", block, "--chunk", math.gcd(block, 64), "--overlap", overlap)
 
 
 def workers(arguments, folder):
@@ -102,7 +101,7 @@ def workers(arguments, folder):
         for count in speeds:
             output = Path(folder) / f"{count}_{turn}.zarr"
             with _environment(NPROC="1"):
-                flags = ("--workers", count, *_blocks(arguments))
+                flags = ("--workers", count, *_blocks(arguments.block, arguments.overlap))
                 said = predict(network, volume, output, *flags)
             speeds[count].append(float(SPEED.findall(said)[-1]))
     medians = {count: float(np.median(found)) for count, found in speeds.items()}
@@ -119,12 +118,12 @@ def overhead(arguments, folder):
     tifffile.imwrite(whole, open_volume(volume).read((0, 0, 0), (size,) * 3))
     seconds = {"blocks": [], "whole": []}
     for turn in range(arguments.repeats):
-        for name, output, given in (
-            ("blocks", Path(folder) / f"{turn}.zarr", volume),
-            ("whole", Path(folder) / f"{turn}", whole),
+        in_blocks = _blocks(arguments.block, arguments.overlap)
+        for name, output, given, flags in (
+            ("blocks", Path(folder) / f"{turn}.zarr", volume, in_blocks),
+            ("whole", Path(folder) / f"{turn}", whole, ("--overlap", arguments.overlap)),
         ):
             began = time.monotonic()
-            flags = _blocks(arguments) if name == "blocks" else ("--overlap", arguments.overlap)
             said = predict(network, given, output, *flags)
             seconds[name].append(time.monotonic() - began)
             if repeated := re.search(r"(\d+) % of them again", said):
@@ -141,7 +140,8 @@ def memory(arguments, folder):
     peaks = []
     for size in arguments.size:
         volume = write_volume(folder, size)
-        line = command(network, volume, Path(folder) / f"m{size}.zarr", *_blocks(arguments))
+        flags = _blocks(arguments.block, arguments.overlap)
+        line = command(network, volume, Path(folder) / f"m{size}.zarr", *flags)
         process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
         _, _, usage = os.wait4(process.pid, 0)
         peaks.append(usage.ru_maxrss * 1024)
@@ -188,8 +188,7 @@ def kills(arguments, folder):
     """Kill clients and workers at random instants; compare with the undisturbed bytes."""
     network = write_network(folder, arguments.filters, arguments.patch)
     volume = write_volume(folder, arguments.size[0])
-    arguments.block = arguments.size[0] // 4
-    flags = ("--workers", 2, *_blocks(arguments))
+    flags = ("--workers", 2, *_blocks(arguments.size[0] // 4, arguments.overlap))
     undisturbed, output = (Path(folder) / name / "mask.zarr" for name in ("calm", "killed"))
     undisturbed.parent.mkdir()
     output.parent.mkdir()

@@ -193,9 +193,11 @@ def width(machine, chosen, minutes):
         if own:
             break
         if KEPT_BYTES * batch * math.prod(patch) * filters > machine.memory / 2:
-            narrowest = filters == WIDTHS[-1]
-            wider = "; a wider network would not fit into memory"
-            wider = "; it may not fit into memory: set a smaller data.patch" if narrowest else wider
+            wider = (
+                "; a wider network would not fit into memory"
+                if filters > WIDTHS[-1]
+                else "; it may not fit into memory: set a smaller data.patch"
+            )
         elif updates < ENOUGH:
             wider = f"; a wider network would make fewer than {ENOUGH}"
         else:

@@ -125,7 +125,7 @@ def predict(arguments, networks, settings, volume, output):
     """
     reader, classes = open_image(volume.image), together.classes_of(networks)
     for network in networks:
-        wanted, workdir = network.fields.get("model.in_channels"), network.facts["workdir"]
+        wanted, workdir = network.fields.get("model.in_channels", 1), network.facts["workdir"]
         members.require_channels(channels_of(reader), wanted, workdir, name=str(reader.path))
     states.require_few(classes)
     patches = [network.facts["patch"] for network in networks]

@@ -211,7 +211,7 @@ def each(function, calls, open_engine):
 
     Args:
       function: of a module, for the workers to import.
-      calls: {name: its arguments, a tuple}; names can be hashed.
+      calls: {name: its arguments, a tuple}.
       open_engine: of `opener`.
 
     Yields:
