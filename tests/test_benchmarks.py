@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import conv, gpu, input, own_step, timing, train_step
+from benchmarks import conv, gpu, input, own_step, scale, timing, train_step
 
 
 def test_conv(capsys):
@@ -27,6 +27,13 @@ def test_input(capsys):
     assert input.main([f"--{name}={value}" for name, value in sizes.items()]) > 0
     lines = capsys.readouterr().out.splitlines()
     assert sum(re.search(r"^(loader|steps) .* \d+\.\d+$", line) is not None for line in lines) == 3
+
+
+def test_blocks_beside_the_whole_volume(capsys):
+    sizes = "--size 32 --block 16 --patch 16 --filters 1 --overlap 0.25"
+    assert scale.main(["overhead", *sizes.split()]) == 0
+    # Windows start at 0, 8 and 16 along an axis; blocks are touched by 2 of the 3 each.
+    assert "137 % of the windows computed again" in " ".join(capsys.readouterr().out.split())
 
 
 def test_own_step(capsys):

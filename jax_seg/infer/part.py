@@ -1,5 +1,6 @@
 """A part of a volume, on the same path through networks and ensembles as a volume in memory."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
@@ -61,7 +62,7 @@ def whole(volume):
         size=shape,
         cuts=tuple(((0, length),) for length in shape),
         tally=Counter(),
-        measured=lambda rule: measure(volume, rule),
+        measured=functools.cache(lambda rule: measure(volume, rule)),
     )
 
 

@@ -44,7 +44,8 @@ def at_spacing(segment, trained):
     """`segment` with a further argument `spacing`: resamples a volume on the way in and back.
 
     Args:
-      segment: (..., volume [D, H, W] as stored) -> float32 logits [D, H, W] on the device.
+      segment: (..., volume [D, H, W] as stored, or a `Part`) -> float32 logits [D, H, W] on the
+        device.
       trained: (z, y, x) of the network; None where it is not known, and nothing is resampled.
 
     Returns:
@@ -56,6 +57,8 @@ def at_spacing(segment, trained):
         *first, volume = arguments
         if not spacing or not trained or not differ(spacing, trained):
             return segment(*first, volume)
+        if isinstance(volume, Part):
+            volume = volume.read(volume.start, volume.size)
         logits = segment(*first, resample_image(volume, spacing, trained))
         return resampled_back(logits, volume.shape[:3], trained, spacing)
 

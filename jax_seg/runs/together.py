@@ -6,6 +6,7 @@ from jax_seg.data import spacing
 from jax_seg.data.readers.spacing import differ, in_words
 from jax_seg.infer import ensemble
 from jax_seg.infer.inspection import spacing_as_nnunet
+from jax_seg.infer.part import Part, whole
 from jax_seg.runs import held_out, members
 from jax_seg.system.files import existing, read_json
 
@@ -107,6 +108,8 @@ def _mean_logits(networks, options, volume, spacing=()):
             f"--rotations turns the plane of height and width, but the volume's spacing is "
             f"{in_words(oblong[0])}: remove --rotations."
         )
+    if "data.patch" in networks[0].fields and not isinstance(volume, Part):
+        volume = whole(volume)  # measured once and upright, whatever its orientation
     return ensemble.mean_logits(each, volume, **options)
 
 

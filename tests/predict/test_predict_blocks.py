@@ -2,12 +2,17 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import tensorstore
 import tifffile
 
 from jax_seg import predict
+from jax_seg.data import preprocess
+from jax_seg.data.preprocess import PerVolume
+from jax_seg.models.unet import Model
+from jax_seg.runs import from_weights
 from jax_seg.system import memory
 from tests.predicting import run
 
@@ -38,6 +43,19 @@ def test_an_ensemble_in_blocks_is_the_ensemble_in_memory(runs, image, tmp_path, 
     other = tmp_path / "p.zarr"
     assert predict.main(command(image, other, *flags, "--dtype", "float16")) == 0
     np.testing.assert_array_equal(voxels(other), probabilities)
+
+
+def test_flips_of_a_volume_that_is_normalised_by_a_sample_of_itself(image, tmp_path, monkeypatch):
+    """The sample depends on the order of the voxels, so it is taken upright."""
+    monkeypatch.setattr(preprocess, "PERCENTILE_VOXELS", 100)
+    model, rule = Model(filters=2, poolings=1), PerVolume("percentile", 5.0, 95.0, "all")
+    params = model.init(jax.random.key(0), np.zeros((1, 8, 8, 8, 1)))["params"]
+    network = from_weights.Imported(model, params, rule, (8, 8, 8))
+    from_weights.write_workdir(tmp_path / "network", {"": network})
+    flags = ["--workdir", str(tmp_path / "network"), "--flips", "height", "width"]
+    _, _, probabilities, _ = run(image, tmp_path / "whole", *flags)
+    assert predict.main(command(image, tmp_path / "p.zarr", *flags, "--dtype", "float16")) == 0
+    np.testing.assert_array_equal(voxels(tmp_path / "p.zarr"), probabilities)
 
 
 def test_a_volume_that_does_not_fit_is_predicted_in_blocks(
