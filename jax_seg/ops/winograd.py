@@ -23,6 +23,9 @@ from jax import lax
 
 POINTS = {1: (), 4: (0, 1, -1), 6: (0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))}
 BLOCK_BYTES = 24 << 20  # both transformed sides of a block; larger ones leave the last-level cache
+# With few channels, input's and output's together, most of the time is the transforms', and blocks
+# that lie in cache between them are worth more than long products.
+NARROW, NARROW_BLOCK_BYTES = 48, 8 << 20
 KERNEL_BYTES = 8 << 20  # of a part of a transformed kernel that is used once
 
 
@@ -271,12 +274,13 @@ def _whole_tiles(x, tiles):
 def _blocks(shape, K, tiles, sizes):
     """Size (depth, height) of a block, and the start of every block, int32 [blocks, 2].
 
-    A block is as wide as the volume, and as high and as deep as BLOCK_BYTES allow, in that order.
+    A block is as wide as the volume, and as high and as deep as its bytes allow, in that order.
     """
     B, D, H, W, C = shape
+    limit = min(BLOCK_BYTES, NARROW_BLOCK_BYTES) if C + K <= NARROW else BLOCK_BYTES
     row_bytes = 4 * prod(_points(tiles, sizes)) * (C + K) * B * (W // tiles[2])
-    rows = _largest_divisor(H // tiles[1], BLOCK_BYTES // row_bytes)
-    slabs = _largest_divisor(D // tiles[0], BLOCK_BYTES // (row_bytes * rows))
+    rows = _largest_divisor(H // tiles[1], limit // row_bytes)
+    slabs = _largest_divisor(D // tiles[0], limit // (row_bytes * rows))
     if rows < H // tiles[1]:
         slabs = 1
     size = (slabs * tiles[0], rows * tiles[1])
