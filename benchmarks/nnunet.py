@@ -51,9 +51,14 @@ def main(argv=None):
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     text = "also score the masks by the competition's rules"
     parser.add_argument("--competition", action="store_true", help=text)
+    text = "leave ours out, as where only nnU-Net's plan is another"
+    parser.add_argument("--peer_alone", action="store_true", help=text)
     arguments = parser.parse_args(argv)
+    if arguments.peer_alone and not arguments.peer:
+        parser.error("--peer_alone trains nnU-Net, whose interpreter --peer must name")
     for number, seed in enumerate(arguments.seeds):
-        runs = [("ours", ours)] + ([("nnU-Net", peer)] if arguments.peer else [])
+        runs = [] if arguments.peer_alone else [("ours", ours)]
+        runs += [("nnU-Net", peer)] if arguments.peer else []
         for name, run in runs[:: 1 - 2 * (number % 2)]:  # the order alternates
             with tempfile.TemporaryDirectory() as folder:
                 said, updates = run(arguments, seed, Path(folder))

@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -194,6 +195,7 @@ def kills(arguments, folder):
     output.parent.mkdir()
     predict(network, volume, undisturbed, *flags)
     generator, killed = random.Random(0), 0
+    written = _watch(records_folder(output))
     while True:
         process = subprocess.Popen(
             command(network, volume, output, *flags), stdout=subprocess.PIPE, text=True
@@ -213,8 +215,25 @@ def kills(arguments, folder):
             break
     calm, after = _digests(undisturbed), _digests(output)
     differing = sorted(n for n in calm.keys() | after.keys() if calm.get(n) != after.get(n))
-    print(f"{killed} processes killed; files that differ: {', '.join(differing) or 'none'}")
+    blocks = len({name for name, _ in written})
+    print(f"{killed} processes killed; files that differ: {', '.join(differing) or 'none'};")
+    print(f"{blocks} blocks and their pyramid, {len(written) - blocks} done again once recorded")
     return 1 if differing else 0
+
+
+def _watch(folder):
+    """A set that grows: (name, time) of every record that is written in a folder from now on."""
+    found = set()
+
+    def look():
+        while True:
+            for path in folder.glob("*/*.json"):
+                with contextlib.suppress(FileNotFoundError):
+                    found.add((path.relative_to(folder), path.stat().st_mtime_ns))
+            time.sleep(0.01)
+
+    threading.Thread(target=look, daemon=True).start()
+    return found
 
 
 def _digests(folder):

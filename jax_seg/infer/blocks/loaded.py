@@ -30,12 +30,19 @@ class Loaded:
         return self._segment(part)
 
     def __call__(self, task):
-        """Compute a block and write its record, which is returned."""
+        """Compute a block and write its record, which is returned.
+
+        A worker that died may have finished it, and is only then asked for again.
+        """
         one = self.passes[task.number]
+        folder = f"{self.job.records}/{one.name}"
+        found = records.read(folder, task.index, self.job.digest)
+        if records.is_done(found, task.sources, lambda: one.output.record(task.index)):
+            return found
         facts = one.run(task.index)
         written = one.output.record(task.index)
         if written is None:
             raise OSError(f"{one.output} lost block {task.index} while it was written.")
         content = {"settings": self.job.digest, **written, "sources": task.sources, **facts}
-        records.write(f"{self.job.records}/{one.name}", task.index, content)
+        records.write(folder, task.index, content)
         return content

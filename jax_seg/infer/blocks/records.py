@@ -45,14 +45,39 @@ def read_all(folder, settings):
       folder: of the records of one pass; it may be absent.
       settings: digest.
     """
-    found = {}
-    for path in sorted(Path(folder).glob("*.json")):
-        with contextlib.suppress(ValueError):  # cut off by a power failure
-            content = json.loads(path.read_text())
-            index = index_of(path.stem)
-            if index and isinstance(content, dict) and content.get("settings") == settings:
-                found[index] = content
-    return found
+    found = {
+        index: _read(path, settings)
+        for path in sorted(Path(folder).glob("*.json"))
+        if (index := index_of(path.stem))
+    }
+    return {index: content for index, content in found.items() if content}
+
+
+def read(folder, index, settings):
+    """The record of a block; None where there is no whole one of these settings."""
+    return _read(Path(folder) / f"{name_of(index)}.json", settings)
+
+
+def _read(path, settings):
+    try:
+        content = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):  # a ValueError: cut off by a power failure
+        return None
+    whole = isinstance(content, dict) and content.get("settings") == settings
+    return content if whole else None
+
+
+def is_done(record, sources, written):
+    """Whether a block is done.
+
+    Args:
+      record: of the block, or None.
+      sources: digest of what it has to be made from.
+      written: function of nothing to its present size and checksum, or None; slow, as it reads.
+    """
+    if record is None or record["sources"] != sources:
+        return False
+    return written() == {key: record[key] for key in ("bytes", "blake2b")}
 
 
 def digest_of(content):

@@ -175,12 +175,8 @@ class _Book:
         ]
 
     def _is_done(self, number, index):
-        record = self.done[number].get(index)
-        if record is None or record["sources"] != self.sources(number, index):
-            return False
-        return self._plan[number].output.record(index) == {
-            key: record[key] for key in ("bytes", "blake2b")
-        }
+        written = functools.partial(self._plan[number].output.record, index)
+        return records.is_done(self.done[number].get(index), self.sources(number, index), written)
 
 
 def _share(wanted, missing, part):

@@ -114,6 +114,19 @@ def test_what_is_damaged_is_computed_again_and_nothing_else(image, finished, tmp
     assert "18 wanted, 18 done" in capsys.readouterr().out and not CALLS
 
 
+def test_a_block_whose_worker_died_after_it_is_not_computed_again(image, tmp_path):
+    job = make_job(image, tmp_path / "v.zarr")
+    compute(job, region=((0, 0, 0), (1, 1, 1)))
+    CALLS.clear()
+    task = Task(0, (0, 0, 0), "")
+    found = Loaded(job)(task)
+    assert found == json.loads((tmp_path / "v.blocks" / "network" / "0.0.0.json").read_text())
+    assert not CALLS
+    shard = tmp_path / "v.zarr" / "0" / "c" / "0" / "0" / "0"
+    shard.write_bytes(shard.read_bytes()[:-7])
+    assert Loaded(job)(task)["blake2b"] == found["blake2b"] and CALLS["loaded"] == 1
+
+
 def test_other_settings_and_a_second_writer_are_refused(image, tmp_path):
     output = tmp_path / "v.zarr"
     compute(make_job(image, output), region=((0, 0, 0), (1, 1, 1)))
