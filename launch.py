@@ -5,6 +5,7 @@ on the command line with --config.SECTION.FIELD=VALUE.
 """
 
 import functools
+import os
 import re
 import sys
 from pathlib import Path
@@ -81,6 +82,8 @@ def main(argv):
     try:
         if folds:
             on = engine.on_workers(WORKERS.value, SCHEDULER.value)
+            if on:  # the workers need the GPUs on which this process only plans
+                os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
             run = functools.partial(cross_validation.run, open_engine=on)
         given = config_flags.get_override_values(flags.FLAGS["config"])
         opening = planned.fill(config, given, None if FIND_BATCH.value else workdir)
@@ -107,9 +110,16 @@ def main(argv):
     except (training.Diverged, ValueError, OSError) as error:
         processes.end(error)
     except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            processes.end(
+                f"The device has too little memory ({str(error).splitlines()[0]}): lower "
+                "data.batch or data.patch, or set model.rematerialise; --find_batch says what fits."
+            )
         if not processes.is_lost(error):
-            raise
+            processes.end_of_bug(error)
         processes.end(error)
+    except Exception as error:
+        processes.end_of_bug(error)
 
 
 def default_of(config):

@@ -132,6 +132,12 @@ def convert(source, workdir, *, patch, limits, images=None):
             "logits, but prediction needs 3 dimensions and one logit; "
             "jax_seg.weights.unet.from_torch reads its parameters."
         )
+    divisors = model.smallest_input()
+    if any(size < 1 or size % divisor for size, divisor in zip(patch, divisors, strict=True)):
+        raise ValueError(
+            f"--patch is {' '.join(map(str, patch))}, but the network of {source} takes multiples "
+            f"of {' '.join(map(str, divisors))}."
+        )
     preprocessing = (
         from_weights.preprocessing_of_images(images, model.in_channels)
         if images
@@ -176,7 +182,7 @@ def convert_folder(source, workdir, *, folds=(), checkpoint="final"):
     }
     from_weights.write_workdir(workdir, networks)
     names = [str(Path(workdir) / name) for name in networks]
-    lines = [*map(_describe, names, read), *_advice(names, read[0])]
+    lines = [*map(_describe, names, read), *_advice(workdir, names[0], read[0])]
     absent = [name for name in nnunet.USUAL if name not in paths]
     if not folds and "fold_all" not in paths and absent:
         lines.insert(len(names), f"{source} has no {', '.join(absent)}; nnU-Net averages all five.")
@@ -192,7 +198,7 @@ def _imported(fold, path):
         plan.patch,
         name=NETWORKS[plan.network],
         validate={"convention": members.NNUNET},
-        classes=plan.classes,
+        labels=plan.labels,
         source={
             "program": "nnU-Net",
             "checkpoint": str(path.absolute()),
@@ -220,18 +226,17 @@ def _describe(name, fold):
     )
 
 
-def _advice(names, fold):
+def _advice(workdir, first, fold):
     """The commands that nnU-Net's own prediction corresponds to."""
     flips = [name for name, axis in AXES.items() if axis in fold.mirrored]
     flags = f" --flips {' '.join(flips)}" if flips else ""
     lines = [
         "Predict as nnU-Net does, flips included:",
-        f"  python -m jax_seg.predict --workdir {' '.join(names)}{flags} --input IMAGES --output "
-        "FOLDER",
+        f"  python -m jax_seg.predict --workdir {workdir}{flags} --input IMAGES --output FOLDER",
     ]
     lines += [
         "Train it further on your volumes:",
-        f"  python launch.py --config configs/nnunet.py --config.train.start_from={names[0]} "
+        f"  python launch.py --config configs/nnunet.py --config.train.start_from={first} "
         "--config.schedule.learning_rate=1e-3 --config.data.root=FOLDER",
     ]
     if fold.plan.spacing:

@@ -58,8 +58,7 @@ def _examine(arguments, overrides):
     startup.prepare()
     if arguments.config:
         config = config_file.load(arguments.config)
-        configuration.override(config, overrides)
-        planned.fill(config, overrides)
+        planned.fill(config, configuration.override(config, overrides))
         evidence = of_config(config, quick=arguments.quick)
     else:
         evidence = of_run(arguments.workdir, quick=arguments.quick)

@@ -33,7 +33,10 @@ def main(argv=None):
         "--minutes", type=float, default=60.0, help="that the run may take (default: 60)"
     )
     parser.add_argument(
-        "--base", default="configs/base.py", help="defaults (default: configs/base.py)"
+        "--base",
+        default="configs/base.py",
+        metavar="FILE",
+        help="configuration that the plan starts from (default: configs/base.py)",
     )
     arguments, rest = parser.parse_known_args(argv)
     return exit_status(lambda: _plan(arguments, rest))
@@ -47,13 +50,15 @@ def _plan(arguments, rest):
 
     given = dict(configuration.parse_override(text) for text in rest)
     config = config_file.load(arguments.base)
-    configuration.override(config, given | {"data.root": arguments.data})
+    given = configuration.override(config, given)
+    configuration.override(config, {"data.root": arguments.data, "data.name": "folder"})
+    minutes = given.get("train.minutes", arguments.minutes)
     if arguments.output:
         outputs.require_file(arguments.output, "plan", flag="--output")
         inside = data_folders(configuration.flat(config))
         outputs.require_apart(arguments.output, inside=inside, flag="--output")
     startup.prepare()
-    plan = make_plan(config, device=arguments.device, minutes=arguments.minutes, given=given)
+    plan = make_plan(config, device=arguments.device, minutes=minutes, given=given)
     print("\n".join(written.in_words(plan)))
     if arguments.output:
         text = written.as_file(
@@ -61,7 +66,7 @@ def _plan(arguments, rest):
             path=arguments.output,
             root=arguments.data,
             given=given,
-            base=config_file.load(arguments.base),
+            base=arguments.base,
         )
         with replacing(arguments.output) as beside:
             beside.write_text(text)

@@ -15,9 +15,12 @@ import jax
 import numpy as np
 import pytest
 
-from jax_seg.data.preprocess import stored
+from jax_seg.data.preprocess import PerVolume, as_array, measure, stored
+from jax_seg.infer.network import make_network
+from jax_seg.models.unet import Model
 from jax_seg.report import plots
 from jax_seg.runs import checkpoints
+from jax_seg.system.devices import arrange, shared
 from jax_seg.training import programs
 from jax_seg.training import run as training
 from jax_seg.training.settings import read_settings
@@ -95,6 +98,17 @@ def trained(root, workdir, *starts):
     return scores, flat(variables), stored(beside["preprocessing"])
 
 
+def normalised_by_itself():
+    """Distance of the logits of five windows, normalised by numbers of their own, on one device."""
+    rule, generator = PerVolume("zscore", 0.0, 100.0, "all"), np.random.default_rng(0)
+    windows = generator.integers(0, 200, (5, 8, 8, 8, 1)).astype(np.uint8)
+    model = Model(filters=2, poolings=1)
+    variables = model.init(jax.random.key(0), windows.astype(np.float32))
+    network, own = make_network(model, rule), as_array(measure(windows[0, ..., 0], rule)[0])
+    alone = network(variables, windows, own=own)
+    return distance(shared(network, arrange(count=8))(variables, windows, own=own), alone)
+
+
 def distance(ours, expected):
     return float(np.abs(ours - expected).max() / np.abs(expected).max())
 
@@ -117,6 +131,7 @@ def main(root, output):
     found, resumed, _ = trained(root, output / "several", (8, 1, 1), (4, 2, 2))
     results["runs"] = {"dice": [scores["dice"], found["dice"]]}
     results["runs"]["distance"] = distance(resumed, weights)
+    results["normalised_by_itself"] = normalised_by_itself()
     (output / "results.json").write_text(json.dumps(results))
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from jax_seg import tune
 from jax_seg.infer.postprocess import scoring
-from jax_seg.system import engine, workers
+from jax_seg.system import engine, processes, workers
 from tests.tuning import arrays, arrays_or_death, blobs, encoded, save, write_folder
 
 pytest.importorskip("distributed")
@@ -129,3 +129,26 @@ def test_flags_that_exclude_each_other_and_dask_that_is_missing(folder, monkeypa
     assert run(folder, "--workers", "2") == 1
     assert "pip install 'jax-seg[scale]'" in capsys.readouterr().err
     assert not (folder / REPORT).exists()
+
+
+def test_more_workers_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(workers, "_devices", lambda: ["0", "1"])
+    with (
+        pytest.raises(ValueError, match="--workers is 3, but there are 2 GPUs"),
+        engine.local(engine.Work(None), 3),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus"),
+    [
+        ("0,1", ["0", "1"]),
+        ("", []),
+        ("-1", []),
+        ("1,-1,0", ["1"]),
+        ("GPU-a,GPU-b", ["GPU-a", "GPU-b"]),
+    ],
+)
+def test_the_gpus_that_a_process_may_use(visible, gpus):
+    assert processes.gpus({"CUDA_VISIBLE_DEVICES": visible}) == gpus

@@ -18,7 +18,7 @@ from jax_seg.data.preprocess import (
     measure,
     remarks,
 )
-from jax_seg.data.readers import check_pair
+from jax_seg.data.readers import check_pair, sections
 from jax_seg.data.readers.contract import channels_of, require_one_channel
 from jax_seg.ops.classes import ONE
 from jax_seg.system.files import existing, remove_unfinished
@@ -166,8 +166,7 @@ def _numbers(volumes, cache, rule, threads):
         return None
 
     def one(volume):
-        reader = cache.open(volume.image)
-        return measure(reader.read((0, 0, 0), reader.shape), rule)[0]
+        return measure(sections.in_memory_if_small(cache.open(volume.image)), rule)[0]
 
     with ThreadPoolExecutor(threads) as pool:
         return dict(zip([v.id for v in volumes], pool.map(one, volumes), strict=True))

@@ -90,18 +90,33 @@ def to_resample(image, found, target, resample):
     """
     if not found or not target or not differ(found, target):
         return False
-    both = f"{image} has a spacing of {in_words(found)}, and the network's is {in_words(target)}"
     if resample == "never":
         raise ValueError(
-            f"{both}, but data.resample is 'never': train with data.resample='auto', or resample "
-            "the volume."
+            f"{_both(image, found, target)}, but data.resample is 'never': train with "
+            "data.resample='auto', or resample the volume."
         )
+    require_one_unit(image, found, target)
+    return True
+
+
+def require_one_unit(image, found, target):
+    """Raise a ValueError where spacings differ as those in two units do.
+
+    Args:
+      image: path of the volume, for the error.
+      found, target: (z, y, x) of the volume and of the network.
+    """
     if any(max(a / b, b / a) > FARTHEST for a, b in zip(found, target, strict=True)):
         raise ValueError(
-            f"{both}, more than {FARTHEST:g} times as much or as little: state the spacing of all "
-            "volumes in one unit, in NAME.json beside the file, in the table or in data.spacing."
+            f"{_both(image, found, target)}, more than {FARTHEST:g} times as much or as little: "
+            "state the spacing of all volumes in one unit, in NAME.json beside the file, in the "
+            "table or in data.spacing."
         )
-    return True
+
+
+def _both(image, found, target):
+    here, there = in_words(found), in_words(target)
+    return f"{image} has a spacing of {here}, and the network's is {there}"
 
 
 class Copy(NamedTuple):

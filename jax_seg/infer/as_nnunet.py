@@ -1,11 +1,12 @@
 """Segment a volume exactly as nnU-Net does, for networks imported from it.
 
-nnU-Net (Isensee et al. 2021, version 2) differs from `sliding_window` in five ways. It resamples a
-volume to the spacing that the network was trained on. It averages
-logits, over flips within each window and over folds, where this project averages probabilities. A
-volume smaller than the window is extended by what normalises to 0. And it keeps sums of weighted
-logits of every class, and sums of weights, in half precision: near the volume's edges, where no
-window has much weight, its probabilities are rounded by as much as 0.2.
+nnU-Net (Isensee et al. 2021, version 2) differs from `sliding_window` in six ways. It leaves out
+what lies around the input, however intensities are normalised. It resamples a volume to the spacing
+that the network was trained on. It averages logits, over flips within each window and over folds,
+where this project averages probabilities. A volume smaller than the window is extended by what
+normalises to 0. And it keeps sums of weighted logits of every class, and sums of weights, in half
+precision: near the volume's edges, where no window has much weight, its probabilities are rounded
+by as much as 0.2.
 """
 
 import functools
@@ -27,6 +28,7 @@ from jax_seg.infer.volume import background, placed, resampled_back
 
 PEAK = 10.0  # nnU-Net's largest weight in a window
 NORMALISED = Preprocessing(-3e38, 3e38, 0.0, 1.0)  # of a volume that is normalised already
+BOX = PerVolume("percentile", 0.0, 100.0, "box")  # finds the box of a volume; the quickest rule
 
 
 def segment_volume(
@@ -62,9 +64,9 @@ def segment_volume(
       of the background where the network has one.
     """
     part = volume if isinstance(volume, Part) else whole(np.asarray(volume))
-    numbers, box = preprocessing, (slice(None),) * 3
-    if isinstance(preprocessing, PerVolume):
-        numbers, box = part.measured(preprocessing)
+    numbers, box = part.measured(measuring(preprocessing))
+    if not isinstance(preprocessing, PerVolume):
+        numbers = preprocessing
     inside = original = cropped(part, box)
     if inside is None:
         return background(part, classes)
@@ -82,6 +84,11 @@ def segment_volume(
     if resampled:
         logits = resampled_back(logits, original.whole, trained, spacing)
     return placed(logits, box, part)
+
+
+def measuring(preprocessing):
+    """The `PerVolume` that finds the box of a volume, and its numbers if the network wants them."""
+    return preprocessing if isinstance(preprocessing, PerVolume) else BOX
 
 
 def _sums(network, part, zero, *, patch, overlap, orientations):

@@ -19,6 +19,7 @@ from jax_seg.diagnosis.labels import thickness, unlabelled_values
 from jax_seg.ops.classes import FOREGROUND
 from jax_seg.ops.components import connected
 from jax_seg.system.files import read_json
+from jax_seg.weights.nnunet_plans import regions_in_order
 
 EXAMINED = 24  # volumes, evenly, whose label values are counted
 SLABS = 2**25  # voxels of a label that are counted at most, in slices spread over the volume
@@ -91,6 +92,12 @@ def gather(config, given=None):
       ValueError, FileNotFoundError: bad input, naming the file or the field.
     """
     config = config.copy_and_resolve_references()
+    if not config.data.root:
+        raise ValueError(
+            "data.root is empty, and a plan is made from labelled volumes: pass "
+            "--config.data.root=FOLDER; jax_seg.data.synthetic generates such a folder."
+        )
+    config.average.swa_every = config.schedule.warmup_epochs = 0  # planned by the run's length
     found = folder.find_volumes(
         config.data.root, images=config.data.images, labels=config.data.labels
     )
@@ -128,33 +135,49 @@ def _labels(config, values, given):
             f"All labels of {config.data.root} hold the value {next(iter(values))} alone: there is "
             "nothing to learn; choose another data.labels."
         )
-    if said := _of_dataset_json(config.data.root, values):
+    if "data.background" in given:
+        background = tuple(config.data.background)
+    elif said := _of_dataset_json(config.data.root, values):
         return said
-    background, *rest = values
-    named = " and ".join(map(str, rest))
-    alone = Labels((background,), tuple(rest), (), "")
+    else:
+        background = (0,) if 0 in values else (min(values),)
+    others = [value for value in values if value not in background]
+    negative = tuple(value for value in others if value < 0 and 0 in values)
+    rest = [value for value in others if value not in negative]
+    if not rest:
+        raise ValueError(
+            f"Labels of {config.data.root} hold {_and(values)} alone, none of which seems to be "
+            "foreground: set data.foreground, and data.background where that is not 0."
+        )
+    alone = Labels(background, tuple(rest), negative, "")
+    below = f"; negative values, here {_and(negative)}, mean unlabelled" if negative else ""
     if len(rest) == 1:
-        return alone._replace(reason=f"the labels hold {background} and {rest[0]} alone")
+        return alone._replace(reason=f"the labels hold {_and(values)} alone{below}")
     try:
         suspected = unlabelled_values(_evidence(config, alone))
     except Skipped:
         suspected = {}
     if not suspected:
         return alone._replace(
-            reason=f"the voxels of {named} all differ from those of {background}, so they are "
-            "foreground together; set data.classes to tell them apart, or data.ignore if one "
-            "means unlabelled"
+            reason=f"the voxels of {_and(rest)} all differ from those of {_and(background)}, so "
+            "they are foreground together; set data.classes to tell them apart, or data.ignore if "
+            f"one means unlabelled{below}"
         )
     # Of several, the least distinct: without it, the others have to be compared again.
     value, found = min(suspected.items(), key=lambda item: item[1].own)
     return alone._replace(
         foreground=found.others,
-        ignore=(value,),
+        ignore=(value, *negative),
         reason=f"value {value} seems to mean unlabelled: its voxels look like background (their "
-        f"correlation with the image is {found.own:.2f}, of {' and '.join(map(str, found.others))} "
+        f"correlation with the image is {found.own:.2f}, of {_and(found.others)} "
         f"it is {found.rest:.2f}) and its regions are "
-        f"{found.thick / found.rest_thick:.0f} times as thick; if it does not, set data.foreground",
+        f"{found.thick / found.rest_thick:.0f} times as thick; if it does not, set data.foreground"
+        f"{below}",
     )
+
+
+def _and(values):
+    return " and ".join(map(str, values))
 
 
 def _as_given(config, values, given):
@@ -170,10 +193,10 @@ def _as_given(config, values, given):
     for kind in kinds:
         if f"data.{kind}" not in given and not (classes and kind == "foreground"):
             chosen[kind] = tuple(value for value in chosen[kind] if value not in named)
-    by_default = [str(v) for v in chosen["ignore"] if v in values and "data.ignore" not in given]
+    by_default = [v for v in chosen["ignore"] if v in values and "data.ignore" not in given]
     reason = "as given"
     if by_default:
-        reason += f"; {' and '.join(by_default)} means unlabelled by default, see data.ignore"
+        reason += f"; {_and(by_default)} means unlabelled by default, see data.ignore"
     chosen["foreground"] = label_table(**chosen, classes=classes).foreground
     return Labels(**chosen, reason=reason, classes=classes)
 
@@ -183,8 +206,10 @@ def _of_dataset_json(root, values):
 
     Several names beside background and ignore are classes, lists of values ones that share them.
     """
+    path = f"{root}/dataset.json"
     try:
-        said = read_json(f"{root}/dataset.json").get("labels", {})
+        dataset = read_json(path)
+        said, order = dataset.get("labels", {}), dataset.get("regions_class_order")
         of_name = {name: [v] if isinstance(v, int) else list(v) for name, v in said.items()}
     except (FileNotFoundError, AttributeError, TypeError):
         return None
@@ -198,6 +223,8 @@ def _of_dataset_json(root, values):
             f"Labels of {root} hold the value {unnamed[0]}, which dataset.json does not name: add "
             "it there, or set data.foreground and data.ignore."
         )
+    if order:
+        regions_in_order(of_name, order, path)
     named = {name: ",".join(map(str, some)) for name, some in of_name.items()}
     words = ", ".join(f"{some} {name}" for name, some in named.items())
     reason = f"dataset.json says {', '.join(map(str, background))} background, {words}"
@@ -207,6 +234,7 @@ def _of_dataset_json(root, values):
         return Labels(background, foreground, ignore, reason)
     classes = tuple(f"{name.replace('=', ' ')}={some}" for name, some in named.items())
     reason += "; to segment them as one, set data.foreground"
+    label_table(background=background, ignore=ignore, classes=classes, prefix=f"{path}: data.")
     return Labels(background, foreground, ignore, reason, classes)
 
 
@@ -227,14 +255,14 @@ def _measured(evidence, found, values, labels):
     intensities = [facts.intensities for facts in sampler.fingerprints]
     ranges = np.array([np.ptp(np.percentile(one, (0.5, 99.5), axis=0), 0) for one in intensities])
     examples = evidence.part("training")
-    field = tuple(evidence.field("data.spacing", ()))
+    field, grouped = tuple(evidence.field("data.spacing", ())), evidence.field("data.group", "")
     stated = [three for v in found if (three := field or spacing.stated(v.image, v.spacing))]
     thick = [thickness(e.label) for e in examples if (e.label == FOREGROUND).any()]
     pieces = [connected(e.label == FOREGROUND).max() for e in examples]
     return Facts(
         shapes=np.array([facts.shape for facts in sampler.fingerprints]),
         dtype=" and ".join(sorted({str(source(volume.image).dtype) for volume in found})),
-        groups=len({volume.scroll_id for volume in found}),
+        groups=len({volume.scroll_id for volume in found}) if grouped else len(found),
         spacing=tuple(np.median(stated, 0).tolist()) if stated else None,
         spacings_differ=any(differ(one, stated[0]) for one in stated),
         anisotropy=_anisotropy(stated, examples),

@@ -8,7 +8,7 @@ from jax_seg.planning import rules
 from jax_seg.planning.facts import Facts, gather
 from jax_seg.planning.machine import machine
 from jax_seg.planning.rules import Decision
-from jax_seg.system import configuration
+from jax_seg.system import configuration, devices
 from jax_seg.training.find_batch import step_bytes
 
 SMALLEST = 16**3  # voxels of a patch that is tried
@@ -52,14 +52,14 @@ def make_plan(config, *, device="", minutes=60.0, given=None):
     if minutes <= 0:
         raise ValueError(f"train.minutes is {minutes}; give a plan the time that the run may take.")
     given = dict(given or {})
+    given = _of_levels(config.model) | given
     facts, here = gather(config, given), machine(device)
-    patch = given.get("data.patch", ())
-    shape = rules.geometry(facts, rules.CPU_VOXELS, patch)
+    shape = rules.geometry(facts, rules.CPU_VOXELS, given)
     width, updates = rules.width(here, shape.fields | given, minutes)
     decisions = [
         rules.labels(facts),
         rules.validation(facts),
-        rules.preprocessing(facts),
+        rules.preprocessing(facts, _per_volume(config, given)),
         rules.augmentation(facts),
         width,
         rules.sampling(facts),
@@ -75,6 +75,19 @@ def make_plan(config, *, device="", minutes=60.0, given=None):
     return Plan(facts, [one for one in decisions if one.fields], here.name)
 
 
+def _of_levels(model):
+    """{dotted path: value} of what a section `model` fixes where it sets levels one by one."""
+    names = ["poolings", "filters"] if model.get("features", ()) else []
+    if model.get("kernels", ()) or model.get("strides", ()):
+        names += ["poolings", "planar_levels"]
+    return {f"model.{name}": model[name] for name in names}
+
+
+def _per_volume(config, given):
+    """Whether each volume is normalised by itself, where that is set; else None."""
+    return given.get("preprocess.per_volume", config.preprocess.per_volume or None)
+
+
 def _without(decision, given):
     fields = {path: value for path, value in decision.fields.items() if path not in given}
     return decision._replace(fields=fields)
@@ -84,7 +97,7 @@ def _that_fits(config, decisions, facts, here, given):
     """(decision on patch and poolings, decision on the batch) that fit a GPU, as compiled.
 
     The patch is halved until one fits. Memory grows in proportion to the batch, so two compilations
-    say how many fit.
+    say how many fit on one device; several share the batch.
     """
     config = config.copy_and_resolve_references()
     for one in decisions:
@@ -92,9 +105,10 @@ def _that_fits(config, decisions, facts, here, given):
     if here.card:  # a plugin that has looked for its device in vain compiles for none
         jax.config.update("jax_platforms", "cpu")
         config.devices.update(count=1, space=1)
+    sharing = devices.arrange(**config.devices).size
     voxels = rules.GPU_VOXELS
     while True:
-        shape = rules.geometry(facts, voxels, given.get("data.patch", ()))
+        shape = rules.geometry(facts, voxels, given)
         shape = _without(shape, given)
         configuration.override(config, shape.fields)
         needed = _bytes(config, here, 1)
@@ -109,14 +123,16 @@ def _that_fits(config, decisions, facts, here, given):
                 "model.filters, or model.rematerialise=True."
             )
     each = max(_bytes(config, here, 2) - needed, 1)
-    fits = min(1 + int((here.memory - needed) / each), rules.LARGEST_BATCH)
+    fits = min(1 + int((here.memory - needed) / each), max(rules.LARGEST_BATCH // sharing, 1))
     reason = (
         f"a patch takes {each / 2**30:.2g} GiB as compiled for {here.name}, which gives training "
         f"{here.memory / 2**30:.3g}; more than {rules.LARGEST_BATCH} are not needed"
     )
-    return shape, _without(Decision("batch", {"data.batch": fits}, reason), given)
+    if sharing > 1:
+        reason += f"; {sharing} devices share them"
+    return shape, _without(Decision("batch", {"data.batch": fits * sharing}, reason), given)
 
 
 def _bytes(config, here, batch):
     config.data.batch = batch
-    return step_bytes(config, here.card)
+    return step_bytes(config, here.card, devices.ONE)

@@ -54,6 +54,7 @@ def fill(config, given, workdir=None):
     fields = {
         path: tuple(value) if isinstance(_at(values, path), tuple) else value
         for path, value in processes.from_lead(fields).items()
+        if path not in given  # a resumed run may have more time than was planned
     }
     configuration.override(config, fields)
     return lines

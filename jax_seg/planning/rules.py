@@ -11,7 +11,7 @@ DEEPEST = 8  # voxels that the coarsest level keeps along the longest axis of a 
 CPU_VOXELS, GPU_VOXELS = 150_000, 128**3  # of a patch
 STEP, COARSE_STEP = 8, 16  # voxels: patch sizes are multiples of it, of the second beyond 32
 ENOUGH = 400  # updates within the time: fewer leave a wide network behind a narrow one
-FLAT = 1.5  # times as far apart along depth: beyond, depth is not rotated into the plane
+FLAT = 1.5  # times as far apart along one axis: beyond, it is not rotated into another
 DIFFERENT = 2.0  # times: between volumes whose intensities are normalised each by itself
 EMPTY = 0.25  # of the voxels are zero: the outside of a scan
 RARE = 0.02  # of the labelled voxels are foreground
@@ -69,9 +69,18 @@ def validation(facts):
     )
 
 
-def preprocessing(facts):
-    """How intensities are normalised."""
+def preprocessing(facts, per_volume=None):
+    """How intensities are normalised; None where the configuration has each volume by itself.
+
+    Args:
+      facts: Facts.
+      per_volume: whether each is, where that is set.
+    """
     fields = {"preprocess.name": "zscore"}
+    if per_volume:
+        return None
+    if per_volume is False:
+        return Decision("intensities", fields, "one scale serves all volumes, as given")
     if facts.range_ratio <= DIFFERENT:
         reason = f"the volumes' ranges differ by a factor of at most {facts.range_ratio:.2f}"
         return Decision("intensities", fields, f"{reason}, so one scale serves all")
@@ -89,25 +98,46 @@ def augmentation(facts):
     if facts.range_ratio > DIFFERENT:
         fields = {}
         reason = "the volumes' intensities differ, so augmentation changes them"
-    if facts.anisotropy > FLAT:
+    if not _alike(facts):
         fields |= {"augment.in_plane_only": True}
-        reason += "; depth is coarser than the plane, so nothing turns out of it"
+        finer = "coarser" if facts.anisotropy > 1 else "finer"
+        reason += f"; depth is {finer} than the plane, so nothing turns out of it"
+    if _oblong(facts):
+        fields |= {"augment.rotate": 0.0, "augment.rotate90": 0.0}
+        reason += (
+            "; steps along height and width differ, so nothing turns within the plane either: "
+            "volumes whose first axis is the coarse one are trained better"
+        )
     return Decision("augmentation", fields, reason)
 
 
-def geometry(facts, voxels, given=()):
-    """Patch, levels within slices, and poolings.
+def _alike(facts):
+    """Whether steps along depth are about as long as in the plane."""
+    return 1 / FLAT <= facts.anisotropy <= FLAT
+
+
+def _oblong(facts):
+    """Whether the files state that height and width are not alike."""
+    plane = facts.spacing[1:] if facts.spacing else (1.0, 1.0)
+    return max(plane) > FLAT * min(plane)
+
+
+def geometry(facts, voxels, given=None):
+    """Patch, levels within slices, and poolings; no quarter turns where the patch allows none.
 
     Args:
       facts: Facts.
       voxels: of a patch, about at most.
-      given: the patch that the user has set; () chooses one.
+      given: {dotted path: value} that the user has set.
     """
-    shape = np.median(facts.shapes, 0)
+    given, shape = given or {}, np.median(facts.shapes, 0)
     planar = max(round(math.log2(max(facts.anisotropy, 1.0))), 0)
-    patch, (poolings, planar) = (
-        (given, _levels(given, planar)) if given else _patch(shape, planar, voxels)
-    )
+    planar = given.get("model.planar_levels", planar)
+    patch, fixed = given.get("data.patch", ()), given.get("model.poolings")
+    if patch:
+        poolings, planar = _levels(patch, planar, fixed)
+    else:
+        patch, (poolings, planar) = _patch(shape, planar, voxels, fixed)
     fields = {
         "data.patch": patch,
         "model.poolings": poolings,
@@ -115,18 +145,30 @@ def geometry(facts, voxels, given=()):
     }
     size = "×".join(str(round(n)) for n in shape)
     reason = f"about {voxels:,} voxels at most, and no more than the median volume of {size}"
-    if given:
-        reason = f"a patch of {'×'.join(map(str, given))} voxels has room for {poolings} poolings"
+    if "data.patch" in given:
+        reason = f"a patch of {'×'.join(map(str, patch))} voxels has room for {poolings} poolings"
     if planar:
         reason += (
             f"; a step along depth equals {facts.anisotropy:.1f} in the plane, so the finest "
             f"{planar} of {poolings} poolings leave depth alone"
         )
+    depth, height, width = patch
+    in_plane_only = given.get("augment.in_plane_only", not _alike(facts))
+    if height != width and (in_plane_only or depth not in (height, width)):
+        fields["augment.rotate90"] = 0.0
+        reason += (
+            "; no axes that may be turned into each other are equally long, so no quarter turns"
+        )
     return Decision("patch", fields, reason)
 
 
-def _levels(patch, planar):
-    """(poolings, levels within slices) of a patch: the coarsest level sees across slices."""
+def _levels(patch, planar, poolings=None):
+    """(poolings, levels within slices) of a patch: the coarsest level sees across slices.
+
+    Poolings that the user has set are kept.
+    """
+    if poolings is not None:
+        return poolings, min(planar, max(poolings - 1, 0))
     poolings = max(int(math.log2(max(max(patch) / DEEPEST, 2))), 1)
     while True:
         planar = min(planar, poolings - 1)
@@ -137,12 +179,14 @@ def _levels(patch, planar):
         poolings -= 1
 
 
-def _patch(shape, planar, voxels):
+def _patch(shape, planar, voxels, poolings=None):
     """(patch, its `_levels`): as large as volumes and voxels allow.
 
     Its proportions are those in which the levels within slices make a voxel isotropic.
     """
     while True:
+        halvings = np.array([(poolings or 0) - planar, poolings or 0, poolings or 0])
+        steps = 2 ** np.maximum(halvings, 0)
         free, size = [0, 1, 2], np.zeros(3)
         weight = np.array([2.0**-planar, 1.0, 1.0])
         left = float(voxels)
@@ -153,20 +197,21 @@ def _patch(shape, planar, voxels):
             if not full:
                 break
             axis = full[0]
-            size[axis] = _rounded(shape[axis])
+            size[axis] = _rounded(shape[axis], steps[axis])
             left /= size[axis]
             free.remove(axis)
-        patch = tuple(_rounded(n) for n in size)
-        poolings, within = _levels(patch, planar)
+        patch = tuple(_rounded(*pair) for pair in zip(size, steps, strict=True))
+        found, within = _levels(patch, planar, poolings)
         if within == planar:
-            return patch, (poolings, planar)
+            return patch, (found, planar)
         planar = within
 
 
-def _rounded(size):
-    """The multiple below a size that levels divide well, at least one step."""
-    step = COARSE_STEP if size >= 2 * COARSE_STEP else STEP
-    return max(int((size + 1e-6) // step) * step, STEP)  # the cube root of a cube is less
+def _rounded(size, least):
+    """The multiple below a size that levels divide well, at least one step; all powers of 2."""
+    step = max(COARSE_STEP if size >= 2 * COARSE_STEP else STEP, int(least))
+    least = max(STEP, int(least))
+    return max(int((size + 1e-6) // step) * step, least)  # the cube root of a cube is less
 
 
 def width(machine, chosen, minutes):

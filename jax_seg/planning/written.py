@@ -2,11 +2,12 @@
 
 import json
 import textwrap
+from pathlib import Path
 
 import numpy as np
 
 from jax_seg.planning.rules import Decision
-from jax_seg.system import configuration
+from jax_seg.system import config_file, configuration
 from jax_seg.system.outputs import written_by
 
 HEAD = '''"""{name}: planned for {root} on {device}, {mark}.
@@ -16,11 +17,11 @@ HEAD = '''"""{name}: planned for {root} on {device}, {mark}.
 {facts}
 """
 
-from configs import base
+{imports}
 
 
 def get_config(arg=""):
-    config = base.get_config()
+    config = {start}.get_config({argument})
 '''
 WIDTH = 98
 
@@ -72,9 +73,20 @@ def as_file(plan, *, path, root, given, base):
       path: of the file.
       root: of the data.
       given: {dotted path: value} that the user has set.
-      base: ConfigDict of defaults: fields that have them are omitted, but for those of labels.
+      base: path of the configuration that the plan starts from, as 'configs/base.py': fields that
+        have its values are omitted, but for those of labels.
+
+    Raises:
+      ValueError: the names of that file and its folder cannot be written in a program.
     """
-    defaults = configuration.flat(base)
+    defaults = configuration.flat(config_file.load(base))
+    file, _, argument = str(base).partition(":")
+    start, folder = Path(file).stem, Path(file).absolute().parent.name
+    if not (start.isidentifier() and folder.isidentifier()):
+        raise ValueError(
+            f"--base {base} cannot be imported by name: give the file and its folder names of "
+            "letters, digits and underscores."
+        )
     facts = "\n".join(textwrap.wrap(facts_in_words(plan.facts), WIDTH))
     text = HEAD.format(
         name=path.stem,
@@ -83,8 +95,14 @@ def as_file(plan, *, path, root, given, base):
         mark=written_by("plan"),
         path=path,
         facts=facts,
+        imports="\n".join(sorted({"from configs import base", f"from {folder} import {start}"})),
+        start=start,
+        argument=repr(argument) if argument else "",
     )
-    chosen = [Decision("as given", {"data.root": root, **given}, ""), *plan.decisions]
+    chosen = [
+        Decision("as given", {"data.root": root, "data.name": "folder", **given}, ""),
+        *plan.decisions,
+    ]
     for one in chosen:
         reason = f"{one.topic}: {one.reason}" if one.reason else one.topic
         always = one.topic == "labels"  # what is unlabelled is said, never assumed

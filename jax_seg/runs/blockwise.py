@@ -12,7 +12,7 @@ from jax_seg.data import preprocess
 from jax_seg.data.folder import Volume
 from jax_seg.data.readers import open_image, open_volume, remote, sections
 from jax_seg.data.readers.contract import channels_of
-from jax_seg.infer import ensemble, inspection
+from jax_seg.infer import as_nnunet, ensemble, inspection
 from jax_seg.infer.blocks import passes, records, states, store
 from jax_seg.infer.blocks.cuts import Cuts, parse_region
 from jax_seg.infer.blocks.job import (
@@ -209,7 +209,7 @@ def _kind(arguments, classes):
 
 
 def _measured(reader, networks, folder, now):
-    """What `preprocess.measure` finds for networks that normalise each volume by itself.
+    """What `preprocess.measure` finds for networks that need it, see `_rule`.
 
     It reads the whole volume, several times, so a job that was begun is asked first.
 
@@ -223,8 +223,8 @@ def _measured(reader, networks, folder, now):
       ({`PerVolume`: (Preprocessing, slices)}, the same as JSON types); ({}, None) without such
       networks.
     """
-    rules = [preprocess.stored(network.facts["preprocessing"]) for network in networks]
-    rules = [rule for rule in dict.fromkeys(rules) if isinstance(rule, preprocess.PerVolume)]
+    rules = dict.fromkeys(_rule(network) for network in networks)
+    rules = [rule for rule in rules if isinstance(rule, preprocess.PerVolume)]
     if not rules:
         return {}, None
     begun, content, path = {}, {}, folder / records.SETTINGS
@@ -345,11 +345,18 @@ def load(chosen, weights, *, digests, **options):
     return segment
 
 
+def _rule(network):
+    """The `PerVolume` that measures a volume for a network, or its `Preprocessing` of any."""
+    rule = preprocess.stored(network.facts["preprocessing"])
+    as_there = network.fields.get("validate.convention") == members.NNUNET
+    return as_nnunet.measuring(rule) if as_there else rule
+
+
 def _grids(arguments, networks, measured, shape):
     """[(patch, overlap, passes, spans)] of the networks, as `run` takes them."""
     turns, found = len(ensemble.orientations_of(arguments.flips, arguments.rotations)), []
     for network in networks:
-        rule = preprocess.stored(network.facts["preprocessing"])
+        rule = _rule(network)
         box = measured[rule][1] if rule in measured else (slice(None),) * 3
         spans = [one.indices(n)[:2] for one, n in zip(box, shape, strict=True)]
         found.append((network.facts["patch"], network.facts["overlap"], turns, spans))

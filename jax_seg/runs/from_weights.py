@@ -29,7 +29,7 @@ class Imported(NamedTuple):
       name: of the model in `models.MODELS`.
       validate: what differs in the configuration's section of that name.
       source: dict of JSON types about where the weights come from.
-      classes: the field data.classes; () of one class.
+      labels: fields of the section data: what label values mean, where that is not the default.
     """
 
     model: object
@@ -39,7 +39,7 @@ class Imported(NamedTuple):
     name: str = "unet"
     validate: dict = {}  # noqa: RUF012 (nothing writes to it)
     source: dict | None = None
-    classes: tuple = ()
+    labels: dict = {}  # noqa: RUF012
 
 
 def write_workdir(workdir, networks):
@@ -70,13 +70,11 @@ def _write(folder, network):
     fields = {field: getattr(model, field) for field in model.__dataclass_fields__}
     fields = {k: v for k, v in fields.items() if k not in ("parent", "name")}
     validate = {"metric": "loss", "overlap": 0.5, "windows": 1, "threshold": 0.5}
-    # Any value may be a class, so none is unlabelled.
-    of_classes = {"classes": network.classes, "ignore": ()} if network.classes else {}
     config = configuration.as_dict(
         ml_collections.ConfigDict(
             {
                 "model": {"name": network.name, **fields},
-                "data": {"patch": tuple(network.patch), **of_classes},
+                "data": {"patch": tuple(network.patch), **network.labels},
                 "validate": validate | network.validate,
                 **_rule_section(network.preprocessing),
             }
@@ -105,9 +103,9 @@ def _rule_section(preprocessing):
 def inherit(config, defaults, workdir):
     """Complete the configuration of a run that starts from an imported network.
 
-    The fields of `model` and `preprocess`, data.patch and the classes that the configuration leaves
-    at their defaults become those of the network, so that its weights fit and see what they were
-    trained on.
+    The fields of `model` and `preprocess`, data.patch and the meaning of label values that the
+    configuration leaves at their defaults become those of the network, so that its weights fit and
+    see what they were trained on.
 
     Args:
       config: ConfigDict, changed in place.

@@ -96,6 +96,18 @@ def parse(text):
     return Member(workdir, found.get("checkpoint", ""), found.get("weights", ""))
 
 
+def of_folds(member):
+    """The members of the folds within a folder that is no run itself; else the `Member` alone.
+
+    Cross-validation and `jax_seg.convert` write such folders.
+    """
+    folder = Path(member.workdir)
+    if (folder / "config.json").exists():
+        return [member]
+    folds = sorted(path.parent for path in folder.glob("fold_*/config.json"))
+    return [member._replace(workdir=str(fold)) for fold in folds] or [member]
+
+
 def read(member):
     """The weights of a network.
 
@@ -259,7 +271,7 @@ def _as_nnunet(stored, config, rule, programs, overlap, orientations):
             classes=classes,
         )
 
-    return segment, options | {"patch": list(options["patch"])}
+    return segment, options | {"patch": list(options["patch"]), "convention": NNUNET}
 
 
 def _digest(variables):

@@ -48,7 +48,7 @@ def load(texts, weights=None, *, overlap=None, windows=None, flips=(), rotations
     """Combine several networks into one.
 
     Args:
-      texts: of `members.parse`, or Members.
+      texts: of `members.parse`, or Members; a folder of folds is all of them.
       weights: of the mean of their probabilities; None for equal weights.
       overlap, windows: of `members.load`.
       flips, rotations: of `ensemble.orientations_of`.
@@ -62,6 +62,7 @@ def load(texts, weights=None, *, overlap=None, windows=None, flips=(), rotations
       FileNotFoundError, ValueError: of `members.load`, or weights or rotations that do not fit.
     """
     named = [text if isinstance(text, members.Member) else members.parse(text) for text in texts]
+    named = [fold for one in named for fold in members.of_folds(one)]
     weights = ensemble.normalised(weights, len(named))
     orientations = ensemble.orientations_of(flips, rotations)
     shared = {"device": members.Device(), "programs": {}, "orientations": orientations}
@@ -128,7 +129,7 @@ def at_its_spacing(segment, networks):
       data.resample='never' is given another spacing, or where the spacing is damaged.
     """
     if any("trained_spacing" in network.facts for network in networks):
-        return lambda volume, image: segment(image, spacing=spacing_as_nnunet(volume.image))
+        return lambda volume, image: segment(image, spacing=_as_nnunet(networks, volume.image))
     if not any("network_spacing" in network.facts for network in networks):
         return lambda _, image: segment(image)
     return lambda volume, image: segment(
@@ -157,10 +158,20 @@ def resampling(network, volume):
       ValueError: of `spacing.to_resample`.
     """
     if trained := network.facts.get("trained_spacing"):
-        found = spacing_as_nnunet(volume.image)
+        found = _as_nnunet([network], volume.image)
         return (found, tuple(trained)) if found and differ(found, trained) else None
     found = other_spacing(network, volume)
     return (tuple(found), tuple(network.facts["network_spacing"])) if found else None
+
+
+def _as_nnunet(networks, image):
+    """`spacing_as_nnunet`; ValueError where those of a volume and a network differ as units do."""
+    found = spacing_as_nnunet(image)
+    for network in networks:
+        trained = network.facts.get("trained_spacing")
+        if found and trained:
+            spacing.require_one_unit(image, found, trained)
+    return found
 
 
 def agreed(what, values, advice):

@@ -94,6 +94,10 @@ def parse_override(text):
 def override(config, values):
     """Set fields of a ConfigDict by their dotted paths.
 
+    Returns:
+      {dotted path: value} as the configuration holds them: as with launch.py, a single value of a
+      tuple is a tuple of one, and a word or number is text where the field is.
+
     Raises:
       ValueError: a field does not exist, or its value has the wrong type.
     """
@@ -103,9 +107,22 @@ def override(config, values):
             hint = did_you_mean(field, known)
             raise ValueError(f"--config.{field}: the configuration has no such field{hint}")
         try:
-            config.update_from_flattened_dict({field: value})
+            config.update_from_flattened_dict({field: _as_held(value, known[field])})
         except TypeError as error:
             raise ValueError(f"--config.{field}={value!r} has the wrong type: {error}.") from error
+    held = flat(config)
+    return {field: held[field] for field in values}
+
+
+def _as_held(value, before):
+    """A value of a command line in the type of the field's value before."""
+    if isinstance(before, bool) and str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
+    if isinstance(before, tuple) and isinstance(value, str | int | float):
+        return (value,)
+    if isinstance(before, str) and isinstance(value, int | float):
+        return str(value)
+    return value
 
 
 def as_dict(config):

@@ -203,7 +203,8 @@ def compiled(function, devices, donate=(), static=()):
 def shared(network, devices):
     """(variables, image [B, …]) -> result [B, …] of a jitted network, by this process's devices.
 
-    A batch that they do not divide is filled up with its last sample.
+    A batch that they do not divide is filled up with its last sample. A further argument `own`, of
+    `infer.network.make_network`, every device gets whole.
     """
     if devices.single:
         return network
@@ -212,14 +213,14 @@ def shared(network, devices):
         return network
 
     divided_network = compiled(
-        lambda variables, image: network(variables, divided(image, local)), local
+        lambda variables, image, **own: network(variables, divided(image, local), **own), local
     )
 
-    def call(variables, image):
+    def call(variables, image, **own):
         missing = -len(image) % local.size
         image = jnp.concatenate([image, *[image[-1:]] * missing]) if missing else image
         image = jax.device_put(image, local.samples)
-        return divided_network(variables, image)[: len(image) - missing]
+        return divided_network(variables, image, **own)[: len(image) - missing]
 
     return call
 

@@ -45,11 +45,13 @@ class Work(NamedTuple):
         raises a ValueError where one task cannot be done, an OSError where others would fail alike.
       threads: of XLA on a CPU, as NPROC; 0 leaves them as they are.
       most: processes that can be of use, where that is known.
+      on_device: whether JAX computes; else any number of processes share the devices.
     """
 
     start: Callable
     threads: int = 0
     most: int | None = None
+    on_device: bool = True
 
 
 class Failure(NamedTuple):
@@ -280,10 +282,12 @@ def local(work, number):
     """`OnDask` with processes that are started on this machine and end with this one.
 
     Raises:
-      ValueError: Dask is not installed.
+      ValueError: Dask is not installed, or there are more processes than GPUs.
     """
     environment = {"NPROC": str(work.threads)} if work.threads else {}
     number = min(number, work.most or number)
+    if work.on_device:
+        workers.require_devices(number)
     with workers.on_this_machine(number, environment) as client:
         yield OnDask(work, client, f"{number} workers{workers.link(client)}")
 

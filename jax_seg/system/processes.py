@@ -7,19 +7,25 @@ different results, such as of a clock, its own count.
 import atexit
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
+import traceback
+import uuid
 from pathlib import Path
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.experimental.compilation_cache import compilation_cache
 
 WAIT_SECONDS = 120  # for the other processes to start
+SEEN_SECONDS = 60  # within which a file on a shared disk shows up on the other machines
+EXCHANGED = 4096  # bytes: texts are exchanged in multiples of it
 SILENT_SECONDS = 30  # without a sign of life, after which a process counts as dead
 SOURCE = Path(__file__).resolve().parents[1]
 # Prints the last line that it was told when the process that told it has ended.
@@ -69,12 +75,14 @@ def connect(coordinator=None, process=None, processes=None):
         coordinator,
         processes,
         process,
+        local_device_ids=_own_gpus(os.environ) if missing else None,
         cluster_detection_method=None if missing else "deactivate",
         initialization_timeout=WAIT_SECONDS,
         heartbeat_timeout_seconds=SILENT_SECONDS,
         shutdown_timeout_seconds=SILENT_SECONDS,
     )
     count = jax.process_count()
+    _share_compiled_programs()
     report(
         f"Error: process {jax.process_index()} of {count} was ended, because it or another process "
         "of the run died or lost its connection: run the same command for all of them to resume."
@@ -84,28 +92,34 @@ def connect(coordinator=None, process=None, processes=None):
 
 def leads():
     """Whether this process writes what belongs to the whole run."""
-    return jax.process_index() == 0
+    # Asked of JAX alone, a process that computes nothing itself would open every GPU.
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def from_lead(value):
     """What process 0 calls this with, in every process; JSON types."""
     if jax.process_count() == 1:
         return value
-    text = np.frombuffer(json.dumps(value if leads() else None).encode(), np.uint8)
+    text = json.dumps(value if leads() else None).encode()
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    text = text if leads() else np.zeros(length, np.uint8)
-    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(text), np.uint8)))
+    sent = multihost_utils.broadcast_one_to_all(_padded(text if leads() else b"", length))
+    return json.loads(bytes(np.asarray(sent, np.uint8)))
 
 
 def from_all(value):
-    """What every process calls this with, in their order; JSON types, at most 1000 characters."""
+    """What every process calls this with, in their order; JSON types."""
     if jax.process_count() == 1:
         return [value]
-    text = json.dumps(value).ljust(1000).encode()
-    if len(text) > 1000:
-        raise ValueError(f"{len(text)} characters are too long to exchange.")
-    everyone = multihost_utils.process_allgather(np.frombuffer(text, np.uint8))
+    text = json.dumps(value).encode()
+    longest = int(multihost_utils.process_allgather(np.int32(len(text))).max())
+    everyone = multihost_utils.process_allgather(_padded(text, longest))
     return [json.loads(bytes(np.asarray(one, np.uint8))) for one in everyone]
+
+
+def _padded(text, length):
+    """Text as bytes, blanks added: for each length that is exchanged a program is compiled."""
+    length = EXCHANGED * -(-length // EXCHANGED)
+    return np.frombuffer(text.ljust(length), np.uint8)
 
 
 def wait_for_all(what):
@@ -152,6 +166,95 @@ def require_same(facts, advice):
         )
 
 
+def require_shared(folder, flag):
+    """Refuse processes that do not see the same folder.
+
+    Raises:
+      ValueError: in every process.
+    """
+    if jax.process_count() > 1 and not _shared(folder, SEEN_SECONDS):
+        raise ValueError(
+            f"{flag} {folder} is not the same folder for all processes: give one on a disk that "
+            "they share."
+        )
+
+
+def _shared(folder, seconds):
+    """Whether what process 0 writes in a folder shows up there in all of them within a time."""
+    file = Path(folder) / f".seen_by_all_{from_lead(uuid.uuid4().hex)}"
+    with contextlib.suppress(OSError):
+        if leads():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    wait_for_all("a file to be seen")
+    until = time.monotonic() + seconds
+    while not file.exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    everywhere = multihost_utils.process_allgather(np.array(file.exists())).all()
+    if leads():
+        with contextlib.suppress(OSError):
+            file.unlink()
+    return bool(everywhere)
+
+
+def _share_compiled_programs():
+    """Keep no compiled programs where the processes do not share the folder of them.
+
+    Process 0 alone writes it. On a later start a process that finds a program there would compile
+    nothing, and another wait for what the first was to measure for it.
+    """
+    if jax.process_count() == 1 or not jax.config.jax_enable_compilation_cache:
+        return
+    jax.config.update("jax_enable_compilation_cache", False)  # to ask, programs are compiled too
+    folder = jax.config.jax_compilation_cache_dir
+    if all(from_all(bool(folder))) and _shared(folder, 5):
+        jax.config.update("jax_enable_compilation_cache", True)
+        compilation_cache.reset_cache()  # JAX has noted that there is none
+
+
+def _own_gpus(environment):
+    """Which of the GPUs that it sees a task of Slurm or Open MPI takes, as numbers; [] for all.
+
+    None where JAX_LOCAL_DEVICE_IDS says it.
+
+    Left to itself, JAX takes one alone: that of the task's number on its machine, which it may not
+    even see where every task was given GPUs of its own.
+    """
+    if "JAX_LOCAL_DEVICE_IDS" in environment:
+        return None
+    tasks, number = _tasks_here(environment)
+    bound = "SLURM_GPUS_PER_TASK" in environment
+    bound |= "gpu" in environment.get("SLURM_TRES_PER_TASK", "")
+    visible = gpus(environment)
+    if tasks == 1 or bound or len(visible) < tasks:
+        return []
+    share = len(visible) // tasks
+    return list(range(number * share, (number + 1) * share))
+
+
+def _tasks_here(environment):
+    """(tasks on this machine, number of this one) as Slurm or Open MPI say, else (1, 0)."""
+    if "SLURM_LOCALID" in environment:
+        # '4(x2),3': four tasks on each of two machines, three on the third.
+        counts = []
+        for part in environment.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):
+            count, _, times = part.rstrip(")").partition("(x")
+            counts += [int(count)] * int(times or 1)
+        node = int(environment.get("SLURM_NODEID", 0))
+        return counts[min(node, len(counts) - 1)], int(environment["SLURM_LOCALID"])
+    number = int(environment.get("OMPI_COMM_WORLD_LOCAL_RANK", 0))
+    return int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1)), number
+
+
+def gpus(environment=os.environ):
+    """Names of the NVIDIA GPUs that a process may use, as CUDA_VISIBLE_DEVICES has them."""
+    named = environment.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return [str(n) for n, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
+    # CUDA reads as far as the first that there is not.
+    return [*itertools.takewhile(lambda one: one not in ("", "-1"), named.split(","))]
+
+
 def code():
     """A digest of the program's own source files."""
     digest = hashlib.sha256()
@@ -167,6 +270,14 @@ def is_lost(error):
     )
 
 
+def end_of_bug(error):
+    """Raise an error that nobody expected; among several processes, end so that the others do."""
+    if not jax.distributed.is_initialized():
+        raise error
+    traceback.print_exception(error)
+    end(f"process {jax.process_index()} failed, as printed above; a later start resumes the run.")
+
+
 def end(error):
     """End this process for an error; among several at once, so that the others end too."""
     if not jax.distributed.is_initialized():
@@ -175,7 +286,8 @@ def end(error):
     if is_lost(error):
         sentence = (
             f"process {jax.process_index()} of {jax.process_count()} lost another one, which ended "
-            "or cannot be reached: run the same command for all of them to resume."
+            f"or cannot be reached ({sentence.splitlines()[0]}): run the same command for all "
+            "of them to resume."
         )
     # Python would first wait for the others, which wait for this one.
     print(f"Error: {sentence}", file=sys.stderr, flush=True)

@@ -4,9 +4,8 @@ import contextlib
 import importlib.util
 import logging
 import os
-from pathlib import Path
 
-from jax_seg.system import startup
+from jax_seg.system import processes, startup
 
 MISSING = (
     "Dask is not installed, which --workers and --scheduler need: "
@@ -76,6 +75,15 @@ def link(client):
     return f" (dashboard: {client.dashboard_link})"
 
 
+def require_devices(workers):
+    """Raise a ValueError where there are GPUs, but fewer than workers."""
+    if 0 < (available := len(_devices())) < workers:
+        raise ValueError(
+            f"--workers is {workers}, but there are {available} GPUs, and each worker takes one "
+            f"as a whole: give at most {available}."
+        )
+
+
 def take_share():
     """In a worker, before JAX computes: one GPU for each; on a CPU its share of the processors.
 
@@ -88,11 +96,15 @@ def take_share():
         _take_share(int(get_worker().name), int(os.environ.get("JAX_SEG_WORKERS", "1")))
 
 
+def _devices():
+    """Names of the GPUs that JAX would compute on; none where it computes on the CPU."""
+    on_cpu = os.environ.get("JAX_PLATFORMS", "").startswith("cpu")
+    installed = any(map(importlib.util.find_spec, startup.CUDA_PLUGINS))
+    return processes.gpus() if installed and not on_cpu else []
+
+
 def _take_share(number, workers):
-    devices = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
-    if not devices and any(map(importlib.util.find_spec, startup.CUDA_PLUGINS)):
-        devices = [str(n) for n, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
-    if devices:
+    if devices := _devices():
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
     elif hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))

@@ -84,13 +84,13 @@ def _inspect_volume(path, array, networks, spacings):
 
 def _view(network, rule, spacings):
     """The `View` of a network: nnU-Net leaves out what lies around the input, then resamples."""
-    boxed = isinstance(rule, PerVolume) and rule.region != "all"
+    boxed = (isinstance(rule, PerVolume) and rule.region != "all") or _imported(network)
     order = "before" if _imported(network) else "after"
     return View(tuple(network["patch"]), network["overlap"], spacings, order if boxed else "")
 
 
 def _imported(network):
-    return "trained_spacing" in network
+    return "convention" in network
 
 
 def ranges_of(networks, channels):

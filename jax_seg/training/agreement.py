@@ -31,17 +31,25 @@ class Agreement:
         """Vote, and take the result of the vote before; once per update, in every process."""
         if self._alone:
             return
-        name = self._stop_asked()
         # Once for each save: the clock runs on until the vote is counted.
         self._asked_to_save = (
             self._devices.leads and not self._asked_to_save and bool(self._save_is_due())
         )
-        vote = [signal.Signals[name].value if name else 0, int(self._asked_to_save)]
-        own = np.tile(np.array(vote, np.int32), (self._devices.local.size, 1))
-        before, self._vote = self._vote, self._count(self._devices.place(own))
+        before, self._vote = self._vote, self._cast(self._asked_to_save)
         if before is not None:
             number, save = np.asarray(before)
-            self._stop, self._save = signal.Signals(number).name if number else None, bool(save)
+            self._stop, self._save = _named(number), bool(save)
+
+    def settle(self):
+        """Vote on whether to stop, and wait for the result: between updates, in every process."""
+        if not self._alone:
+            self._stop = _named(np.asarray(self._cast(save=False))[0])
+
+    def _cast(self, save):
+        name = self._stop_asked()
+        vote = [signal.Signals[name].value if name else 0, int(save)]
+        own = np.tile(np.array(vote, np.int32), (self._devices.local.size, 1))
+        return self._count(self._devices.place(own))
 
     def stop(self):
         """Name of the signal that all processes stop for, or None."""
@@ -50,3 +58,7 @@ class Agreement:
     def save(self):
         """Whether all processes save now."""
         return self._save_is_due() if self._alone else self._save
+
+
+def _named(number):
+    return signal.Signals(number).name if number else None

@@ -23,7 +23,7 @@ def abstract_programs(config, devices=ONE):
     The training step and the network's inference of a ConfigDict: 'train' and 'predict'. The
     arguments of the training step say which of the `devices` hold them.
     """
-    settings = read_settings(config)
+    settings = read_settings(config, devices)
     kind, task, plan = settings.kind, settings.task, settings.plan
     channels = settings.programs["model"].get("in_channels") or kind.channels(task["data"])
     shape = kind.sample_shape(task["data"], channels)
@@ -100,13 +100,13 @@ def compile_for(card, function, *arguments):
         return lowered.compile(compiler_options=options | {"xla_gpu_enable_triton_gemm": False})
 
 
-def step_bytes(config, card=None):
+def step_bytes(config, card=None, devices=None):
     """Bytes that a training step of the configuration holds on each device, as compiled.
 
     Weights, optimizer state, the batches of one update and all intermediate results, as reported by
-    the compiler: of the device at hand, or of a `cards.Card`.
+    the compiler: of the device at hand, or of a `cards.Card`; of the run's devices, or of others.
     """
-    devices = ONE if card else read_settings(config).devices
+    devices = devices or (ONE if card else read_settings(config).devices)
     step, arguments = abstract_programs(config, devices)["train"]
     compiled = compile_for(card, step, *arguments) if card else step.lower(*arguments).compile()
     memory = compiled.memory_analysis()

@@ -1,5 +1,7 @@
 """After an epoch: judge weights and averages on the validation part, then decide what follows."""
 
+import itertools
+
 from jax_seg.metrics import segmentation
 from jax_seg.system import processes
 from jax_seg.training import console, pace, plateau, schedule, stages
@@ -20,7 +22,7 @@ def judge(run, stage, state, progress, trained):
     Raises:
       Stopped: a signal arrived; the state is saved.
     """
-    stop_if_asked(run, state, progress)
+    _stop_if_all_agree(run, state, progress)
     judged, seconds, whole = {}, {}, run.settings.judges_wholes(progress.epoch)
     averages, averaged = _averages(run, state, progress)
     for name, variables in (("raw", state.variables), *averages.items()):
@@ -28,6 +30,7 @@ def judge(run, stage, state, progress, trained):
             continue
         with pace.measured(seconds, "patches"):
             judged[name] = _judge_patches(run, stage, state, progress, name, variables)
+        _stop_if_all_agree(run, state, progress)
         if whole:
             with pace.measured(seconds, "wholes"):
                 judged[name] |= _judge_wholes(run, state, progress, name, variables)
@@ -36,6 +39,12 @@ def judge(run, stage, state, progress, trained):
     if whole:
         progress.judged = [*progress.judged, [trained["loss"], judged["raw"]["iou"]]][-3:]
     return state._replace(averages=averages), judged
+
+
+def _stop_if_all_agree(run, state, progress):
+    """Between updates, where several processes have to come to the same place."""
+    run.asked.settle()
+    stop_if_asked(run, state, progress)
 
 
 def _averages(run, state, progress):
@@ -81,11 +90,11 @@ def _judge_wholes(run, state, progress, name, variables):
     """Pooled scores of the whole validation part; each process segments a share of it."""
     devices, here_counted = run.settings.devices, []
     share = slice(devices.process, None, devices.processes)
-    here = devices.here(variables)
-    for _, counts, _ in run.data.segment(run.programs.network, here, share):
-        here_counted.append(counts)
-        if devices.processes == 1:  # else all would have to stop here
-            stop_if_asked(run, state, progress)
+    segmented = run.data.segment(run.programs.network, devices.here(variables), share)
+    for _ in range(-(-len(run.data.validation_ids) // devices.processes)):
+        # In the last round there is none left for some.
+        here_counted += [counts for _, counts, _ in itertools.islice(segmented, 1)]
+        _stop_if_all_agree(run, state, progress)
     # A process without a volume of its own has counted nothing.
     parts = processes.from_all(segmentation.as_json(sum(here_counted)) if here_counted else None)
     scores = segmentation.scores(sum(segmentation.from_json(part) for part in parts if part))

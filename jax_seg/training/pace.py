@@ -98,6 +98,8 @@ def updates_of_next(run, state, progress):
         a whole evaluation, that is measured and added.
     """
     settings, pace = run.settings, progress.pace
+    if "sample" not in pace:  # stopped so late in the first epoch that too few updates were left
+        return FIRST
     epochs = range(progress.epoch + 1, settings.train["epochs"])
     trees = 1 + len(state.averages)
     if "wholes" not in pace:

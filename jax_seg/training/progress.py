@@ -4,6 +4,7 @@ import dataclasses
 import time
 
 from jax_seg.runs import checkpoints
+from jax_seg.system import processes
 
 
 class Stopped(Exception):
@@ -75,7 +76,7 @@ class Clock:
 
 def save(run, state, progress, metrics=None):
     """Write a checkpoint; `metrics` are the validation metrics of a whole epoch."""
-    progress.seconds += run.clock.count()
+    progress.seconds += processes.from_lead(run.clock.count())  # so that all end in one epoch
     position = {"epoch": progress.epoch, "loop": dataclasses.asdict(progress)}
     checkpoints.save(run.checkpoints, state, run.to_store | position, metrics)
     run.clock.saved()

@@ -102,9 +102,10 @@ def _return_to_best(run, state, progress):
         return state
     checkpoints.wait(run.checkpoints)
     step = progress.return_to
-    if step not in run.checkpoints.found():  # after falling back to an older checkpoint
+    if processes.leads() and step not in run.checkpoints.found():  # after falling back to another
         step = run.checkpoints.resolve("best")
         run.journal.warn(f"Warning: checkpoint {progress.return_to} is gone; using {step} instead.")
+    step = processes.from_lead(step)
     best, beside = restore_state(run, step)
     progress.return_to = None
     progress.averaged = beside["loop"]["averaged"]  # of the restored averages
@@ -130,7 +131,7 @@ def _set_length(run, state, progress):
         return
     if processes.leads():
         progress.updates = pace.updates_of_next(run, state, progress)
-        if not progress.drawn:
+        if not progress.drawn and "sample" in progress.pace:
             run.journal.say(pace.in_words(run, progress))
     progress.updates, progress.pace = processes.from_lead((progress.updates, progress.pace))
 
@@ -138,7 +139,7 @@ def _set_length(run, state, progress):
 def _finish(run, state, progress):
     """Score the best raw weights and the last averages on the whole validation part, and draw."""
     checkpoints.wait(run.checkpoints)
-    best = run.checkpoints.resolve("best")
+    best = processes.from_lead(run.checkpoints.resolve("best") if processes.leads() else None)
     best_state, _ = restore_state(run, best)
     weights = {"raw": (best, best_state.variables)}
     for name, average in state.averages.items():

@@ -61,8 +61,12 @@ class Settings(NamedTuple):
         return bool(every) and ((epoch + 1) % every == 0 or last)
 
 
-def read_settings(config):
+def read_settings(config, devices=None):
     """The `Settings` of a ConfigDict.
+
+    Args:
+      config: ConfigDict.
+      devices: `Devices` that share the work in place of those that its section names.
 
     Raises:
       ValueError: a field is missing, has an unsuitable value, or is read by nothing.
@@ -72,7 +76,7 @@ def read_settings(config):
     batches = [size for _, size in read_batches(read)]
     # Runs from before there was the section are examined without it.
     chosen = read.section("devices") if "devices" in config else {}
-    devices = arrange(**chosen, batches=batches)
+    devices = devices or arrange(**chosen, batches=batches)
     settings = Settings(
         kind=kind,
         task=_per_call({"seed": read.seed, **read.pick(kind.FIELDS, LATER)}, devices),

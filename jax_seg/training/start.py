@@ -74,6 +74,9 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
         pinned=lambda: progress.best_step,
     )
     cleanup.callback(saved.close)  # waits for a save under way, however the run ends
+    processes.require_shared(workdir, "--workdir")
+    seen = {"last checkpoint": saved.latest_step()}
+    processes.require_same(seen, f"give all processes one {workdir}, or wait until they see it")
     stored = resuming.stored_run(saved, config, workdir, defaults)
     with processes.lead_first("data"), console.collected_warnings() as notes:
         data = settings.kind.prepare(workdir, stored and stored["preprocessing"], **settings.task)

@@ -196,7 +196,11 @@ def _folded(path, arrays, plan):
                     f"{plan.heads}: copy the file that belongs to this network."
                 )
             array = np.asarray(array, np.float32)
-            array = array[1:] - array[:1] if plan.heads > max(len(plan.classes), 1) else array
+            array = (
+                array[1:] - array[:1]
+                if plan.heads > max(len(plan.labels.get("classes", ())), 1)
+                else array
+            )
         result[name] = array
     return result, unused
 

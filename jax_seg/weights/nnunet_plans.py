@@ -12,6 +12,16 @@ from jax_seg.system.files import existing, read_json
 PLAIN, RESIDUAL = "PlainConvUNet", "ResidualEncoderUNet"
 NETWORKS = {PLAIN: "unet", RESIDUAL: "residual_unet"}
 BLOCKS = {PLAIN: "n_conv_per_stage", RESIDUAL: "n_blocks_per_stage"}
+READERS = ("SimpleITKIO", "NibabelIO", "Tiff3DIO", "NaturalImage2DIO")  # none turns volumes
+RESAMPLED = {"is_seg": False, "order_z": 0, "force_separate_z": None}
+KNOWN = {
+    "preprocessor_name": "DefaultPreprocessor",
+    "resampling_fn_data": "resample_data_or_seg_to_shape",
+    "resampling_fn_data_kwargs": RESAMPLED | {"order": 3},
+    "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
+    "resampling_fn_probabilities_kwargs": RESAMPLED | {"order": 1},
+}
+"""Entries of a configuration, with the only values that are repeated here."""
 CLIPPED = "CTNormalization"
 FIXED = {"NoNormalization": (0.0, 1.0), "RGBTo01Normalization": (0.0, 1 / 255)}
 PER_VOLUME = {"ZScoreNormalization": "zscore", "RescaleTo01Normalization": "percentile"}
@@ -34,7 +44,8 @@ class Plan(NamedTuple):
         slices of a 2-D configuration.
       intensities: `Preprocessing` as a dict, of all channels, or that of `PerVolume`.
       foreground: names of the classes.
-      classes: of several classes, the field data.classes; () of one.
+      labels: fields of the section data, as what they are by default is not what label values mean:
+        {'classes': …, 'ignore': …} of several classes, {'foreground': …, 'ignore': …} of one.
     """
 
     configuration: str
@@ -47,7 +58,7 @@ class Plan(NamedTuple):
     spacing: tuple | None
     intensities: dict
     foreground: str
-    classes: tuple
+    labels: dict
 
 
 def read_plan(folder, configuration):
@@ -65,14 +76,15 @@ def read_plan(folder, configuration):
     plans, dataset = read_json(path), read_json(dataset_path)
     try:
         channels = dataset.get("channel_names") or dataset["modality"]
-        names, classes, heads = _classes(dataset, dataset_path)
+        names, labels, heads = _classes(dataset, dataset_path)
         stored = _inherited(plans["configurations"], configuration, path)
+        _require_known(plans, stored, path)
         network, arguments = _architecture(stored, path)
         flat = len(stored["patch_size"]) == 2
         forward = plans.get("transpose_forward", (0, 1, 2))
         axes = tuple(forward.index(axis) for axis in range(3))
         fields, bias = _fields(network, arguments, axes, flat, path)
-        fields |= {"out_channels": len(classes)} if classes else {}
+        fields |= {"out_channels": len(labels["classes"])} if "classes" in labels else {}
         fields["in_channels"] = len(channels)
         patch = _on_axes(stored["patch_size"], axes, flat)
         spacing = None if flat else tuple(float(stored["spacing"][axis]) for axis in axes)
@@ -93,12 +105,12 @@ def read_plan(folder, configuration):
         spacing,
         intensities,
         names,
-        classes,
+        labels,
     )
 
 
 def _classes(dataset, path):
-    """(names of the foreground, the field data.classes or (), channels of the logits)."""
+    """(names of the foreground, `Plan.labels`, channels of the logits)."""
     values = {
         name: [value] if isinstance(value, int) else list(value)
         for name, value in dataset["labels"].items()
@@ -107,8 +119,39 @@ def _classes(dataset, path):
     if not values:
         raise ValueError(f"{path} names no class beside the background, so nothing is segmented.")
     order = dataset.get("regions_class_order")
+    regions = regions_in_order(values, order, path)
+    if not regions:  # the logits follow the values
+        values = dict(sorted(values.items(), key=lambda item: item[1]))
+    several = tuple(
+        f"{name.replace('=', ' ')}={','.join(map(str, v))}" for name, v in values.items()
+    )
+    heads = len(values) + (not regions)
+    ignored = dataset["labels"].get("ignore", ())
+    ignore = (ignored,) if isinstance(ignored, int) else tuple(ignored)
+    (first, *_) = values.values()
+    if len(several) > 1:  # any value may be a class, so none is unlabelled by default
+        labels = {"classes": several, "ignore": ignore}
+    elif ignore or first != [1]:
+        labels = {"foreground": tuple(first), "ignore": ignore}
+    else:
+        labels = {}
+    return " and ".join(values), labels, heads
+
+
+def regions_in_order(values, order, path):
+    """Whether the labels of a dataset.json are regions, which share values.
+
+    Args:
+      values: {name of a region: list of its label values}, without background and ignore. The value
+        that nnU-Net writes for it is moved to the front.
+      order: the entry regions_class_order, which holds these values, or None.
+      path: of dataset.json, for errors.
+
+    Raises:
+      ValueError: the order does not name a value of each region.
+    """
     regions = order is not None or any(len(found) > 1 for found in values.values())
-    if regions and len(values) > 1:  # each is written as its value in that order
+    if regions and len(values) > 1:
         for first, found in zip(order or (), values.values(), strict=False):
             found.sort(key=lambda value, first=first: value != first)
         if [found[0] for found in values.values()] != order:
@@ -117,13 +160,7 @@ def _classes(dataset, path):
                 f"({', '.join(f'{name} {found}' for name, found in values.items())}); other orders "
                 "cannot be imported."
             )
-    elif not regions:  # the logits follow the values
-        values = dict(sorted(values.items(), key=lambda item: item[1]))
-    several = tuple(
-        f"{name.replace('=', ' ')}={','.join(map(str, v))}" for name, v in values.items()
-    )
-    heads = len(values) + (not regions)
-    return " and ".join(values), several if len(several) > 1 else (), heads
+    return regions
 
 
 def _inherited(configurations, name, path):
@@ -144,6 +181,22 @@ def _inherited(configurations, name, path):
             "3d_fullres, 3d_lowres or 2d."
         )
     return found
+
+
+def _require_known(plans, stored, path):
+    """Raise a ValueError where volumes are read or resampled in another way than here."""
+    reader = plans.get("image_reader_writer", READERS[0])
+    if reader not in READERS:
+        raise ValueError(
+            f"{path}: volumes are read by {reader}, which may turn them; networks of "
+            f"{', '.join(READERS)} can be imported."
+        )
+    for entry, known in KNOWN.items():
+        if (found := stored.get(entry, known)) != known:
+            raise ValueError(
+                f"{path}: {entry} is {found}, which cannot be imported; networks whose volumes are "
+                f"prepared by {known} can."
+            )
 
 
 def _architecture(stored, path):

@@ -1,6 +1,7 @@
 """Plans of small folders: facts by hand, files that load, runs that keep their plan."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from jax_seg.planning import facts, planned, rules, written
 from jax_seg.planning import plan as planning
 from jax_seg.planning.machine import Machine
 from jax_seg.system import config_file, configuration, memory
+from jax_seg.system.devices import ONE
 from jax_seg.training.settings import read_settings
 
 LAPTOP = Machine("2 CPU cores", 16 * 2**30, {8: 1e9, 16: 1e9, 24: 1e9, 32: 1e9})
@@ -93,7 +95,7 @@ def test_dataset_json_names_the_values(sheets, tmp_path):
     ("labels", "classes", "foreground"),
     [
         ({"sheet": 1, "sand": 2}, ("sheet=1", "sand=2"), (1, 2)),
-        ({"all": [2, 1], "a=b": 2}, ("all=2,1", "a b=2"), (2, 1)),
+        ({"all": [1, 2], "a=b": 2}, ("all=1,2", "a b=2"), (1, 2)),
     ],
 )
 def test_several_names_of_dataset_json_are_classes(labels, classes, foreground, sheets, tmp_path):
@@ -115,6 +117,61 @@ def test_several_names_of_dataset_json_are_classes(labels, classes, foreground, 
     given = facts.gather(config, {"data.classes": ("one=1", "two=2")})
     assert given.labels == facts.Labels((0,), (1, 2), (), "as given", ("one=1", "two=2"))
     assert given.unlabelled == 0
+
+
+def relabelled(sheets, root, change):
+    """A copy of the folder whose labels are `change` of them."""
+    (root / "images").symlink_to(sheets / "images")
+    (root / "labels").mkdir()
+    for file in (sheets / "labels").iterdir():
+        tifffile.imwrite(
+            root / "labels" / file.name, change(tifffile.imread(file).astype(np.int16))
+        )
+    return config_of(root)
+
+
+def test_negative_values_beside_0_mean_unlabelled(sheets, tmp_path):
+    config = relabelled(sheets, tmp_path, lambda label: np.where(label == 2, -1, label))
+    found = facts.gather(config).labels
+    assert found[:3] == ((0,), (1,), (-1,)) and "negative values, here -1, mean" in found.reason
+
+
+def test_values_that_can_only_be_background_are_refused(sheets, tmp_path):
+    config = relabelled(sheets, tmp_path, lambda label: -(label == 1).astype(np.int16))
+    with pytest.raises(ValueError, match="hold -1 and 0 alone, none of which seems to be foreg"):
+        facts.gather(config)
+
+
+def test_background_that_the_user_names_is_not_foreground(sheets):
+    config = config_of(sheets)
+    config.data.background = (0, 2)
+    found = facts.gather(config, {"data.background": (0, 2)}).labels
+    assert found[:3] == ((0, 2), (1,), ())
+
+
+def test_regions_begin_with_the_value_that_is_written(sheets, tmp_path):
+    for name in ("images", "labels"):
+        (tmp_path / name).symlink_to(sheets / name)
+    says = {"labels": {"background": 0, "all": [2, 1], "core": 2}, "regions_class_order": [1, 2]}
+    (tmp_path / "dataset.json").write_text(json.dumps(says))
+    assert facts.gather(config_of(tmp_path)).labels.classes == ("all=1,2", "core=2")
+    (tmp_path / "dataset.json").write_text(json.dumps(says | {"regions_class_order": [2, 2]}))
+    with pytest.raises(ValueError, match="begins two classes with one label value"):
+        facts.gather(config_of(tmp_path))
+    (tmp_path / "dataset.json").write_text(json.dumps(says | {"regions_class_order": [3, 2]}))
+    with pytest.raises(ValueError, match=r"regions_class_order is \[3, 2\]"):
+        facts.gather(config_of(tmp_path))
+
+
+def test_what_depends_on_the_length_of_the_run_is_planned(sheets):
+    config = config_of(sheets)
+    config.train.epochs = 3  # before average.swa_start
+    assert facts.gather(config).groups == 4
+
+
+def test_a_plan_needs_volumes():
+    with pytest.raises(ValueError, match=r"data\.root is empty, and a plan is made from"):
+        facts.gather(base.get_config())
 
 
 def test_labels_of_one_value_are_refused(sheets, tmp_path):
@@ -166,6 +223,9 @@ def test_a_run_keeps_its_plan(sheets, tmp_path, monkeypatch):
     assert planned.fill(again, fields, tmp_path / "run") == []
     differing = configuration.differences(again, configuration.as_dict(config))
     assert differing == ["train.minutes: 5.0 → 9.0"]
+    again, fields = planned_config(**{"train.epochs": 3})  # which was planned, not given
+    planned.fill(again, fields, tmp_path / "run")
+    assert again.train.epochs == 3 != config.train.epochs
     other, fields = planned_config(**{"model.filters": 4})
     with pytest.raises(ValueError, match=r"another model.filters \(2, now 4\)"):
         planned.fill(other, fields, tmp_path / "run")
@@ -178,7 +238,7 @@ def test_a_configuration_without_the_section_is_left_alone(sheets, tmp_path):
 
 
 def test_a_card_takes_what_fits(sheets, monkeypatch):
-    def bytes_of(config, card):
+    def bytes_of(config, card, devices):
         return 2**30 * (1 + config.data.batch * (2 if config.data.patch[1] > 24 else 1))
 
     monkeypatch.setattr(planning, "step_bytes", bytes_of)
@@ -195,6 +255,33 @@ def test_a_card_takes_what_fits(sheets, monkeypatch):
     assert small["model.dtype"] == "bfloat16" and small["model.filters"] == 32
     with pytest.raises(ValueError, match="a single patch of"):
         chosen(1)
+
+
+def test_several_devices_share_what_fits_on_each(sheets, monkeypatch):
+    def bytes_of(config, card, devices):
+        assert devices == ONE
+        return 2**30 * config.data.batch
+
+    monkeypatch.setattr(planning, "step_bytes", bytes_of)
+    found = Machine("a GPU", 3 * 2**30, None)
+    monkeypatch.setattr(planning, "machine", lambda device: found)
+    for size, batch in ((1, 3), (2, 6), (4, 8), (16, 16)):
+        four = SimpleNamespace(size=size)
+        monkeypatch.setattr(planning.devices, "arrange", lambda four=four, **_: four)
+        assert planning.make_plan(config_of(sheets)).fields["data.batch"] == batch
+
+
+def test_a_plan_may_start_from_another_configuration(sheets, tmp_path, capsys):
+    """Whose network keeps its levels; a field is set as with launch.py."""
+    file = tmp_path / "mine.py"
+    arguments = [str(sheets), "--base", "configs/residual_m.py:demo", "--output", str(file)]
+    arguments += ["--config.data.ignore=2", "--config.train.minutes=8"]
+    assert command.main([*arguments, "--config.model.planar_levels=0"]) == 0
+    config, start = config_file.load(file), config_file.load("configs/residual_m.py:demo")
+    assert config.model == start.model and config.preprocess.per_volume
+    assert config.data.ignore == (2,) and config.train.minutes == 8
+    assert "8 minutes hold" in " ".join(capsys.readouterr().out.split())
+    read_settings(config)
 
 
 def test_the_facts_in_words():

@@ -66,7 +66,7 @@ def test_the_patch_fits_the_volumes_and_the_device(facts, voxels, patch, pooling
 
 def test_the_levels_follow_a_patch_that_the_user_has_set():
     def levels(facts, *patch):
-        chosen = rules.geometry(facts, SMALL, patch).fields
+        chosen = rules.geometry(facts, SMALL, {"data.patch": patch}).fields
         assert chosen["data.patch"] == patch
         return chosen["model.poolings"], chosen["model.planar_levels"]
 
@@ -74,6 +74,31 @@ def test_the_levels_follow_a_patch_that_the_user_has_set():
     assert levels(SCROLLS, 64, 64, 36) == (2, 0)  # 36 divides by 4
     assert levels(MEMBRANES, 10, 64, 64) == (3, 2)
     assert levels(MEMBRANES, 9, 31, 31) == (1, 0)
+
+
+def test_a_patch_without_equal_axes_is_not_turned_by_quarters():
+    # 20×60×100 voxels make a patch of 16×48×96; slices apart leave height and width alone.
+    unlike = SCROLLS._replace(shapes=np.array([[20, 60, 100]]))
+    assert rules.geometry(unlike, SMALL).fields["augment.rotate90"] == 0
+    for patch, anisotropy, turned in (
+        ((32, 48, 32), 1.0, True),
+        ((32, 48, 32), 4.0, False),
+        ((32, 48, 48), 4.0, True),
+    ):
+        facts, given = SCROLLS._replace(anisotropy=anisotropy), {"data.patch": patch}
+        assert ("augment.rotate90" not in rules.geometry(facts, SMALL, given).fields) == turned
+    given = {"data.patch": (32, 48, 32), "augment.in_plane_only": True}
+    assert rules.geometry(SCROLLS, SMALL, given).fields["augment.rotate90"] == 0
+
+
+def test_a_patch_has_room_for_the_poolings_that_the_user_has_set():
+    big = SCROLLS._replace(shapes=np.full((8, 3), 500))
+    chosen = rules.geometry(big, SMALL, {"model.poolings": 5}).fields
+    assert chosen["model.poolings"] == 5 and chosen["data.patch"] == (32, 32, 32)
+    flat = big._replace(anisotropy=4.0)  # two levels within slices leave three along depth
+    chosen = rules.geometry(flat, SMALL, {"model.poolings": 5}).fields
+    assert chosen["model.planar_levels"] == 2 and chosen["data.patch"][0] % 8 == 0
+    assert all(size % 32 == 0 for size in chosen["data.patch"][1:])
 
 
 def test_operations_are_those_of_the_convolutions():
@@ -146,6 +171,20 @@ def test_augmentation_follows_intensities_and_spacing():
     assert rules.augmentation(SCROLLS).fields["augment.noise"] == 0
     assert "augment.noise" not in rules.augmentation(HIPPOCAMPUS).fields
     assert rules.augmentation(MEMBRANES).fields["augment.in_plane_only"]
+
+
+def test_an_axis_that_is_not_like_the_others_is_not_turned():
+    fine = rules.augmentation(SCROLLS._replace(anisotropy=0.2, spacing=(1.0, 5.0, 5.0)))
+    assert fine.fields["augment.in_plane_only"] and "depth is finer" in fine.reason
+    assert "augment.rotate90" not in fine.fields
+    oblong = rules.augmentation(SCROLLS._replace(anisotropy=1 / 3, spacing=(1.0, 1.0, 5.0)))
+    assert oblong.fields["augment.rotate90"] == oblong.fields["augment.rotate"] == 0
+    assert "whose first axis is the coarse one" in oblong.reason
+
+
+def test_the_normalisation_that_is_set_is_kept():
+    assert rules.preprocessing(HIPPOCAMPUS, False).fields == {"preprocess.name": "zscore"}
+    assert rules.preprocessing(SCROLLS, True) is None
 
 
 def test_what_can_be_held_out_is():

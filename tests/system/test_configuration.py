@@ -43,6 +43,24 @@ def test_a_version_cannot_add_a_field_or_change_a_type():
         config.schedule.learning_rate = "fast"
 
 
+@pytest.mark.parametrize(
+    ("argument", "field", "value"),
+    [
+        ("data.fold=1", "data.fold", "1"),
+        ("data.ignore=2", "data.ignore", (2,)),
+        ("data.classes=sheet=1", "data.classes", ("sheet=1",)),
+        ("data.patch=(8,8,8)", "data.patch", (8, 8, 8)),
+        ("preprocess.per_volume=true", "preprocess.per_volume", True),
+        ("train.minutes=8", "train.minutes", 8.0),
+    ],
+)
+def test_a_field_of_a_command_line_has_the_type_that_it_has_in_the_file(argument, field, value):
+    config = base.get_config()
+    name, given = configuration.parse_override(f"--config.{argument}")
+    assert configuration.override(config, {name: given}) == {field: value}
+    assert configuration.flat(config)[field] == value
+
+
 def test_dict_round_trip_keeps_tuples():
     config = base.get_config()
     stored = configuration.as_dict(config)

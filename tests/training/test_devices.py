@@ -65,6 +65,10 @@ def test_a_run_resumed_on_other_devices_is_the_run_on_one(seen):
     assert seen["runs"]["distance"] < 1e-5
 
 
+def test_windows_of_a_volume_that_is_normalised_by_itself(seen):
+    assert seen["normalised_by_itself"] < 1e-5
+
+
 def test_devices_that_are_not_there(volumes_folder):
     with pytest.raises(ValueError, match=r"devices\.count is 2, but this process has 1 device:"):
         arrange(count=2)

@@ -38,6 +38,13 @@ def test_an_epoch_has_an_update_even_when_the_time_is_over(volumes_folder):
     assert pace.updates_of_next(run, SimpleNamespace(averages={}), progress) == 1
 
 
+def test_an_epoch_that_measured_no_update_is_followed_by_a_short_one(volumes_folder):
+    """It was stopped when two of its updates were left."""
+    run = run_of(volumes_folder, epochs=6, minutes=10.0)
+    progress = Progress(epoch=0, seconds=10.0, pace={"patches": 4.0})
+    assert pace.updates_of_next(run, SimpleNamespace(averages={}), progress) == pace.FIRST
+
+
 def test_the_first_update_does_not_count(monkeypatch):
     times = iter([100.0, 102.0, 106.0])
     monkeypatch.setattr(pace.time, "monotonic", lambda: next(times))

@@ -1,5 +1,6 @@
 """Two processes train one run: as one does, stopping together, and ending when one of them dies."""
 
+import json
 import os
 import re
 import signal
@@ -151,6 +152,47 @@ def test_a_cluster_says_whether_a_process_is_one_of_several(environment, several
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert processes._started_among_several() == several
+
+
+SLURM = {"SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "2(x2),3", "SLURM_NODEID": "1"}
+OPEN_MPI = {"OMPI_COMM_WORLD_LOCAL_RANK": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "3"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "gpus"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, []),  # one process on its machine takes all
+        (SLURM | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, [2, 3]),  # the second of two tasks
+        (SLURM | {"CUDA_VISIBLE_DEVICES": "3"}, []),  # one of its own
+        (SLURM | {"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_PER_TASK": "2"}, []),
+        (SLURM | {"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_TRES_PER_TASK": "cpu:4"}, [2, 3]),
+        (SLURM | {"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_TRES_PER_TASK": "cpu:4,gres/gpu:2"}, []),
+        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "1", "CUDA_VISIBLE_DEVICES": "0,1"}, []),
+        (SLURM | {"SLURM_NODEID": "2", "CUDA_VISIBLE_DEVICES": "a,b,c"}, [1]),
+        (SLURM | {"JAX_LOCAL_DEVICE_IDS": "1"}, None),
+        (OPEN_MPI | {"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5"}, [4, 5]),
+    ],
+)
+def test_a_task_takes_the_gpus_that_are_its_own(environment, gpus):
+    assert processes._own_gpus(environment) == gpus
+
+
+def test_processes_exchange_what_they_have(tmp_path):
+    """Long texts, and whether they see one folder; a vote is waited for."""
+    port, started = free_port(), []
+    for number in range(2):
+        command = [sys.executable, "-m", "tests.exchanging", f"localhost:{port}", str(number)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen([*command, str(tmp_path)], cwd=ROOT, **pipes))
+    told = [one.communicate(timeout=TIME_LIMIT) for one in started]
+    for number, (said, errors) in enumerate(told):
+        assert started[number].returncode == 0, errors
+        found = json.loads(said.splitlines()[-1])
+        assert found["from_lead"] == "0" * 5000
+        assert found["from_all"] == ["0" * 5000, "1" * 7]
+        assert found["shared"] == [True, False]
+        assert found["stop"] == [None, "SIGTERM"]
+    assert not list(tmp_path.glob("**/.seen*"))
 
 
 def test_processes_that_were_started_differently(monkeypatch):

@@ -13,7 +13,7 @@ from jax_seg.data import preprocess
 from jax_seg.data.readers import read_volume
 from jax_seg.ops.classes import masks_of, painted, probabilities_of
 from jax_seg.runs import checkpoints, together
-from jax_seg.weights import nnunet
+from jax_seg.weights import nnunet, nnunet_plans
 from jax_seg.weights.nnunet_plans import NETWORKS, read_plan
 from tests.conftest import GOLDEN, ROOT
 from tests.torch_files import state_dict, torch_save
@@ -157,6 +157,57 @@ def test_what_is_stored(membrane):
     assert stored["source"]["spacing"] == [45.0, 4.6, 4.6]
     assert stored["source"]["trainer"] == "nnUNetTrainerMinutes"
     assert stored["config"]["data"]["patch"] == [16, 64, 64]
+
+
+def test_what_lies_around_the_input_is_left_out_under_any_normalisation(tmp_path):
+    """As nnU-Net does: of a network of CTNormalization, in memory and block by block."""
+    convert.convert_folder(FOLDERS / "flat", tmp_path / "run")
+    segment, _, _ = together.load([str(tmp_path / "run")])
+    golden = np.load(FOLDERS / "flat" / "masked.npz")
+    volume = golden["volume"]
+    assert_predicted(segment, volume, golden["probability"])
+    np.testing.assert_array_equal(golden["probability"] > 0, volume > 0)
+    tifffile.imwrite(tmp_path / "v.tif", volume)
+    command = ["--workdir", str(tmp_path / "run"), "--input", str(tmp_path / "v.tif")]
+    assert predict.main([*command, "--output", str(tmp_path / "masks")]) == 0
+    blocks = ["--block", "32", "--chunk", "32"]
+    assert predict.main([*command, "--output", str(tmp_path / "v.zarr"), *blocks]) == 0
+    expected = tifffile.imread(tmp_path / "masks" / "v.tif")
+    np.testing.assert_array_equal(read_volume(tmp_path / "v.zarr"), expected)
+
+
+def test_a_spacing_in_another_unit_is_refused(membrane, tmp_path, capsys):
+    tifffile.imwrite(tmp_path / "case.tif", np.ones((16, 64, 64), np.uint8))
+    (tmp_path / "case.json").write_text('{"spacing": [0.045, 0.0046, 0.0046]}')
+    command = ["--workdir", str(membrane), "--input", str(tmp_path / "case.tif")]
+    assert predict.main([*command, "--output", str(tmp_path / "out")]) == 1
+    assert "more than 20 times as much or as little" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("labels", "order", "stored"),
+    [
+        ({"background": 0, "sheet": 1}, None, {}),
+        ({"background": 0, "sheet": [1, 2]}, [1], {"foreground": (1, 2), "ignore": ()}),
+        ({"background": 0, "a": 1, "ignore": 3}, None, {"foreground": (1,), "ignore": (3,)}),
+        (
+            {"background": 0, "b": 2, "a": 1, "ignore": 3},
+            None,
+            {"classes": ("a=1", "b=2"), "ignore": (3,)},
+        ),
+    ],
+)
+def test_what_label_values_mean_is_kept(labels, order, stored):
+    dataset = {"labels": labels} | ({"regions_class_order": order} if order else {})
+    assert nnunet_plans._classes(dataset, "dataset.json")[1] == stored
+
+
+def test_a_folder_of_folds_is_all_of_them(membrane, tmp_path):
+    for fold in (0, 1):
+        shutil.copytree(membrane, tmp_path / "run" / f"fold_{fold}")
+    _, networks, facts = together.load([str(tmp_path / "run")])
+    assert len(networks) == 2 and len(facts["members"]) == 2
+    assert networks[1].facts["workdir"] == str(tmp_path / "run" / "fold_1")
 
 
 def edited(folder, tmp_path, *, plans=None, dataset=None, architecture=None, configuration=None):
@@ -317,6 +368,14 @@ def refused(folder, tmp_path, capsys, *flags):
         ),
         ({"plans": {"configurations": {}}}, "no configuration '2d'"),
         (
+            {"plans": {"image_reader_writer": "NibabelIOWithReorient"}},
+            "volumes are read by NibabelIOWithReorient, which may turn them",
+        ),
+        (
+            {"configuration": {"resampling_fn_data": "resample_torch_fornnunet"}},
+            "resampling_fn_data is resample_torch_fornnunet, which cannot be imported",
+        ),
+        (
             {"plans": {"configurations": {"2d": {"previous_stage": "3d_lowres"}}}},
             "second stage of a cascade",
         ),
@@ -365,7 +424,7 @@ def test_folds(tmp_path, capsys):
     shutil.copytree(folder / "fold_0", folder / "fold_3")
     assert convert.main([str(folder), str(tmp_path / "both")]) == 0
     told = capsys.readouterr().out
-    assert f"--workdir {tmp_path / 'both' / 'fold_0'} {tmp_path / 'both' / 'fold_3'}" in told
+    assert f"--workdir {tmp_path / 'both'} --" in told
     assert "has no fold_1, fold_2, fold_4" in told
     _, networks, _ = together.load([str(tmp_path / "both" / f"fold_{number}") for number in (0, 3)])
     assert [network.facts["patch"] for network in networks] == [[1, 16, 24]] * 2

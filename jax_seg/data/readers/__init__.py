@@ -126,7 +126,8 @@ def _announce_notes(reader):
         distances = " × ".join(f"{number:g}" for number in reader.spacing)
         _announce(
             f"Volumes in {reader.path.parent} have a voxel spacing of {distances} (z, y, x): "
-            "a patch covers unequal distances; jax_seg.plan chooses its shape and levels for that."
+            "a patch covers unequal distances; jax_seg.plan chooses augmentation for that, and "
+            "where depth is coarse the patch and its levels."
         )
 
 
@@ -173,13 +174,31 @@ def read_whole(reader):
 
 
 def check_pair(image_reader, label_reader):
-    """Raises ValueError unless an image and its label have the same [D, H, W]."""
+    """Raises ValueError unless an image and its label have the same [D, H, W].
+
+    Warns where both files say where voxels lie and differ, since they are paired as stored.
+    """
     if tuple(image_reader.shape) != tuple(label_reader.shape):
         raise ValueError(
             f"{label_reader.path} has shape {tuple(label_reader.shape)} but its image "
             f"{image_reader.path} has {tuple(image_reader.shape)}: a label must cover its image "
             "voxel by voxel."
         )
+    here, there = (getattr(one, "orientation", None) for one in (image_reader, label_reader))
+    spacings = image_reader.spacing, label_reader.spacing
+    if not (here and there):  # formats that say where voxels lie
+        return
+    if here != there:
+        differing = f"orientations {here} and {there}"
+    elif all(spacings) and spacing.differ(*spacings):
+        differing = f"spacings {' and '.join(map(spacing.in_words, spacings))}"
+    else:
+        return
+    folders = image_reader.path.parent, label_reader.path.parent
+    _announce(  # the folders: one sentence for all their volumes
+        f"Images in {folders[0]} and their labels in {folders[1]} state the {differing}: their "
+        "voxels are paired as they are stored, so check that labels lie on their images."
+    )
 
 
 @functools.cache

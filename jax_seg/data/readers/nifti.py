@@ -10,10 +10,14 @@ from jax_seg.data.readers.contract import block_slices, damaged, decoded_dtype, 
 from jax_seg.data.readers.library import library
 
 UNITS = {"mm": "mm", "micron": "um", "meter": "m"}
+USUAL = "mm"  # of files that name no unit, as other programs read them
 
 
 class NiftiReader:
     """One NIfTI volume; reopened at every read, so that it holds no file and pickles.
+
+    Its spacing counts millimetres where it names no unit, as other programs read it. `orientation`
+    says where its axes point, None where they point nowhere.
 
     NIfTI stores [x, y, z], and this is its transpose, in the orientation in which the file stores
     it, as SimpleITK and nnU-Net read it. A prediction is written with the same orientation.
@@ -32,9 +36,13 @@ class NiftiReader:
         self.dtype = decoded_dtype(path, stored)
         self.random_access = self.path.suffix.lower() == ".nii"
         lengths = [*image.header.get_zooms()[::-1]]
-        unit = UNITS.get(image.header.get_xyzt_units()[0], "")
+        unit = UNITS.get(image.header.get_xyzt_units()[0], USUAL)
         kept = [float(lengths[axis]) for axis in self._axes.zyx]
         self.spacing = spacing.in_micrometres(kept, [unit] * 3)
+        self.orientation = None
+        if np.isfinite(image.affine).all():
+            codes = library("nibabel", path).aff2axcodes(image.affine)
+            self.orientation = "".join(map(str, codes))  # as 'RAS'
         self.notes = ()
 
     def __reduce__(self):

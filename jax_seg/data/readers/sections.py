@@ -37,3 +37,9 @@ class Sections:
 def of(reader):
     """The sections of a whole volume."""
     return Sections(reader, (0, 0, 0), reader.shape)
+
+
+def in_memory_if_small(reader):
+    """The voxels of a whole volume, or of one that is larger than a slab its sections."""
+    size = np.prod(reader.shape, dtype=np.int64) * channels_of(reader) * reader.dtype.itemsize
+    return of(reader) if size > SLAB_BYTES else reader.read((0, 0, 0), reader.shape)

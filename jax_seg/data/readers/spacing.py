@@ -108,7 +108,7 @@ def as_nnunet(path, micrometres):
         beside = path.with_name(f"{path.stem.removesuffix('_0000')}.json")
         found = read_json(beside) if beside.is_file() else {}
         numbers = found.get("spacing") if isinstance(found, dict) else None
-        return in_micrometres(numbers, [""] * 3) if numbers and len(numbers) == 3 else None
+        return three_positive(numbers)
     if path.name.lower().endswith((".nii", ".nii.gz", ".nrrd")) and micrometres:
         return tuple(number / 1000 for number in micrometres)
     return None

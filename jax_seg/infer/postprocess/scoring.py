@@ -210,7 +210,8 @@ def work(read, metric):
       read: name of a volume -> `Arrays`; pickles where workers are to score.
       metric: key of `METRICS`.
     """
-    return engine.Work(functools.partial(Scores, read, metric, code_fingerprint(PACKAGE)))
+    start = functools.partial(Scores, read, metric, code_fingerprint(PACKAGE))
+    return engine.Work(start, on_device=False)
 
 
 def make_scorer(read, metric, results, scores, report=lambda line: None):

@@ -3,6 +3,7 @@
 import json
 import pickle
 import sys
+import warnings
 
 import h5py
 import mrcfile
@@ -14,7 +15,7 @@ import tensorstore
 
 from jax_seg.data.cache import Cache
 from jax_seg.data.folder import find_images
-from jax_seg.data.readers import open_volume, read_volume
+from jax_seg.data.readers import check_pair, open_volume, read_volume
 from jax_seg.data.write_like import suffix_like, write_like
 from jax_seg.system import outputs
 
@@ -188,6 +189,29 @@ def test_scaled_nifti_and_turned_mrc(tmp_path):
     with mrcfile.new(tmp_path / "turned.mrc", VOXELS) as file:  # its columns are z
         file.header.mapc, file.header.mapr, file.header.maps = 3, 2, 1
     np.testing.assert_array_equal(read_volume(tmp_path / "turned.mrc"), VOXELS.T)
+
+
+def test_a_nifti_file_without_a_unit_is_in_millimetres(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(VOXELS.T, AFFINE), tmp_path / "a.nii")
+    assert open_volume(tmp_path / "a.nii").spacing == pytest.approx((2000, 250, 500))
+
+
+def test_a_label_that_is_stored_in_another_orientation_is_named(tmp_path):
+    turned = AFFINE @ np.diag([-1, 1, 1, 1])
+    affines = {"image": AFFINE, "same": AFFINE, "label": turned, "coarse": 2 * AFFINE}
+    for name, affine in affines.items():
+        nibabel.save(nibabel.Nifti1Image(VOXELS.T, affine), tmp_path / f"{name}.nii")
+    image = open_volume(tmp_path / "image.nii")
+    with pytest.warns(UserWarning, match="state the orientations LAS and RAS: their"):
+        check_pair(image, open_volume(tmp_path / "label.nii"))
+    with pytest.warns(
+        UserWarning, match="state the spacings 2000 × 250 × 500 .* and 4000 × 500 × 1000"
+    ):
+        check_pair(image, open_volume(tmp_path / "coarse.nii"))
+    same = open_volume(tmp_path / "same.nii")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_pair(image, same)
 
 
 @pytest.mark.parametrize("ending", ["h5", "n5"])
