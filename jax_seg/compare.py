@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jax_seg.infer.files import FAILURES
 from jax_seg.infer.logits import require_numbers
 from jax_seg.metrics import segmentation
 from jax_seg.metrics.comparison import adjusted, compare, interval, number, verdict
@@ -193,7 +194,7 @@ def _segment_and_score(texts, weights, metric, images, labels, fitted_to=(), ens
             image, label = held_out.read_labelled(volume, table)
             logits = np.asarray(segment(volume, image))
             require_numbers(logits, volume.image)
-        except (ValueError, OSError) as error:
+        except FAILURES as error:
             errors[volume.id] = str(error)
             continue
         masks = np.asarray(masks_of(logits, table.classes, threshold))

@@ -18,6 +18,7 @@ import numpy as np
 from jax_seg import tasks
 from jax_seg.data.fingerprint import random_places
 from jax_seg.infer.ensemble import cross_entropy, fit_weights
+from jax_seg.infer.files import FAILURES
 from jax_seg.infer.logits import require_numbers
 from jax_seg.ops.classes import MASKED
 from jax_seg.runs import held_out, members, seen, together
@@ -44,6 +45,11 @@ def sample(networks, volumes, seed=0):
     """
     for network in networks:
         tasks.require_one_class(network.fields, network.facts["workdir"])
+        if network.fields.get("validate.convention") == members.NNUNET:
+            raise ValueError(
+                f"{network.facts['workdir']} was imported from nnU-Net, which averages logits, and "
+                "weights are fitted to probabilities: name its folds to predict, equally weighted."
+            )
     table = together.label_table(networks)
     probabilities, labels, errors = [], [], {}
     for number, volume in enumerate(volumes):
@@ -52,7 +58,7 @@ def sample(networks, volumes, seed=0):
             generator = np.random.default_rng((seed, number))
             places = random_places(label, lambda section: section != MASKED, VOXELS, generator)
             drawn = [_answer(network, volume, image, places) for network in networks]
-        except (ValueError, OSError) as error:
+        except FAILURES as error:
             errors[volume.id] = str(error)
             continue
         labels.append(label.reshape(-1)[places])

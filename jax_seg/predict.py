@@ -25,7 +25,7 @@ from jax_seg.infer.postprocess import by_class
 from jax_seg.ops.classes import painted
 from jax_seg.runs import blockwise, checkpoints, members, seen, together
 from jax_seg.runs.data_folders import data_folders
-from jax_seg.system import memory, outputs, startup
+from jax_seg.system import engine, memory, outputs, startup
 from jax_seg.system.commands import exit_status, report_errors
 from jax_seg.system.files import read_json, replacing
 from jax_seg.system.program import program
@@ -65,7 +65,7 @@ def main(argv=None):
         "--overlap", type=float, help="window overlap in [0, 1) (default: the run's)"
     )
     parser.add_argument(
-        "--windows", type=int, help="windows per call of the network (default: the run's)"
+        "--windows", type=engine.count, help="windows per call of the network (default: the run's)"
     )
     parser.add_argument(
         "--postprocess",
@@ -120,6 +120,8 @@ def _add_networks(parser):
 def _predict(arguments):
     if arguments.threshold is not None and not 0 < arguments.threshold < 1:
         raise ValueError(f"--threshold is {arguments.threshold}; it must lie between 0 and 1.")
+    if arguments.overlap is not None and not 0 <= arguments.overlap < 1:
+        raise ValueError(f"--overlap is {arguments.overlap}; it must lie in [0, 1).")
     in_blocks = blockwise.asked(arguments)
     segment, networks, settings = _networks(arguments)
     kind, decide, facts = _decision(arguments, networks)
@@ -134,7 +136,12 @@ def _predict(arguments):
     to_do, errors = found, {}
     if not arguments.overwrite:
         to_do, errors = sidecar.unfinished(
-            found, output, kind.suffix, settings, arguments.probabilities
+            found,
+            output,
+            kind.suffix,
+            settings,
+            arguments.probabilities,
+            lambda volume: together.resampled(networks, volume),
         )
     if done := len(found) - len(to_do) - len(errors):
         print(f"{done} of {len(found)} {kind.name} are already finished; skipping them.")
@@ -173,7 +180,11 @@ def _predict(arguments):
         print(f"Submission: {arguments.submission} ({len(found)} volumes)")
     for volume in large:
         image = output / f"{volume.id}{blockwise.SUFFIX}"
-        status = max(status, _one_in_blocks(arguments, networks, settings, volume, image))
+        try:
+            status = max(status, _one_in_blocks(arguments, networks, settings, volume, image))
+        except (ValueError, OSError) as error:  # of this one; the others may fit
+            print(f"Error: {volume.id}: {error}", file=sys.stderr)
+            status = 1
     return status
 
 
@@ -189,10 +200,13 @@ def _by_size(arguments, kind, volumes):
         except (ValueError, OSError):
             needed = 0
         left = memory.available()
-        if needed <= left or arguments.probabilities or arguments.submission:
+        begun = blockwise.begun(arguments.output / f"{volume.id}{blockwise.SUFFIX}")
+        if arguments.probabilities or arguments.submission or (needed <= left and not begun):
             fitting.append(volume)
             continue
         large.append(volume)
+        if begun:  # by an earlier start of this command
+            continue
         print(
             f"{volume.image} needs {needed / 2**30:,.1f} GiB of memory and {left / 2**30:,.1f} are "
             f"available: it is predicted block by block, as {volume.id}{blockwise.SUFFIX}."

@@ -152,3 +152,14 @@ def test_more_workers_than_gpus_are_refused(monkeypatch):
 )
 def test_the_gpus_that_a_process_may_use(visible, gpus):
     assert processes.gpus({"CUDA_VISIBLE_DEVICES": visible}) == gpus
+
+
+def test_a_task_that_memory_does_not_hold_fails_alone():
+    def do(task):
+        if task:
+            raise MemoryError
+        return "done"
+
+    (_, failure), (_, done) = engine.Here(engine.Work(lambda: do)).run([1, 0])
+    assert "its device failed (out of memory)" in failure.sentence and not failure.fatal
+    assert done == "done"

@@ -147,7 +147,7 @@ def _weigh(logits, weights):
     return logits * weights.astype(jnp.float32)[..., None]
 
 
-@jax.jit
+@functools.partial(jax.jit, donate_argnums=(0, 1))
 def _add(logit_sums, weight_sums, weighted, weights, start):
     """Each sum with a window added, computed in float32 and rounded to half precision."""
     corner = (*start, 0)

@@ -9,6 +9,7 @@ import numpy as np
 from jax_seg.data.writers import write_tiff
 from jax_seg.infer import sidecar
 from jax_seg.infer.logits import require_numbers
+from jax_seg.system import memory
 from jax_seg.system.files import stamp
 from jax_seg.system.outputs import written_by
 
@@ -62,17 +63,21 @@ def predict_files(kind, segment, decide, inspect, found, output, *, settings, pr
         }
         return _write(kind, output, volume, prediction, maps, facts)
 
+    needed = [_needed(kind, volume) for volume in found]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        reading = [pool.submit(read, found[0])] if found else []
-        writing = []
+        reading, writing = [], []
         for number, volume in enumerate(found):
-            if number + 1 < len(found):
+            if not reading:  # memory does not hold this one beside those before it
+                concurrent.futures.wait([one for _, one in writing if hasattr(one, "result")])
+                reading.append(pool.submit(read, volume))
+            if sum(needed[number : number + 2]) <= memory.available() and found[number + 1 :]:
                 reading.append(pool.submit(read, found[number + 1]))
             try:
                 about, image = reading.pop(0).result()
                 started = time.monotonic()
                 logits = segment(volume, image).block_until_ready()
                 task = pool.submit(finish, volume, about, image, logits, started)
+                del logits  # on a device: the next volume needs the room
                 writing.append((volume.id, task))
             except FAILURES as error:
                 writing.append((volume.id, error))
@@ -83,6 +88,14 @@ def predict_files(kind, segment, decide, inspect, found, output, *, settings, pr
                     break
         for waiting in writing:
             yield _result(*waiting)
+
+
+def _needed(kind, volume):
+    """Bytes of memory to predict a volume; 0 of a damaged one, which whoever reads it reports."""
+    try:
+        return kind.needs(volume.image)
+    except (ValueError, OSError):
+        return 0
 
 
 def _share(prediction, kind):
@@ -121,7 +134,7 @@ def _result(name, result):
     if isinstance(result, MemoryError | jax.errors.JaxRuntimeError):
         first, *_ = (str(result) or "out of memory").splitlines()
         result = ValueError(
-            f"The device failed ({first}): if it ran out of memory, try --windows 1, fewer "
-            "--flips, or a smaller volume."
+            f"The device failed ({first}): if it ran out of memory, try --windows 1, or "
+            "predict this volume block by block, to an --output that ends in .zarr."
         )
     return name, result

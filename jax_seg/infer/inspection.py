@@ -48,10 +48,24 @@ def inspect(name, image, *, views, ranges):
         "empty_windows": sum(empty for empty, _ in counts),
         "warnings": unlike(name, image, ranges),
     }
-    if resampled := sorted({view.spacings for view in views if view.spacings}):
-        found["resampled_from"] = list(resampled[0][0])
-        found["resampled_to"] = [list(after) for _, after in resampled]
-    return found
+    return found | resampled(view.spacings for view in views)
+
+
+def resampled(pairs):
+    """What a sidecar says of the spacings of a volume and of its networks.
+
+    Args:
+      pairs: ((z, y, x) of the volume, (z, y, x) to which it is resampled) or None of each network.
+
+    Returns:
+      {} where none resamples it.
+    """
+    if not (pairs := sorted({pair for pair in pairs if pair})):
+        return {}
+    return {
+        "resampled_from": list(pairs[0][0]),
+        "resampled_to": [list(after) for _, after in pairs],
+    }
 
 
 def unlike(name, image, ranges):

@@ -74,7 +74,7 @@ def changes(made, settings):
     return changed + [word for key, word in TOGETHER.items() if made.get(key) != settings.get(key)]
 
 
-def unfinished(found, output, suffix, settings, probabilities):
+def unfinished(found, output, suffix, settings, probabilities, resampled=lambda volume: {}):
     """Which images still have to be predicted.
 
     Args:
@@ -83,6 +83,7 @@ def unfinished(found, output, suffix, settings, probabilities):
       suffix: path of an image -> suffix of its mask or map.
       settings: those of a new prediction.
       probabilities: whether they are wanted besides the masks.
+      resampled: one of `found` -> `inspection.resampled` of it now.
 
     Returns:
       (the images to predict, {id: error}): an error where a prediction has other settings, or
@@ -97,6 +98,9 @@ def unfinished(found, output, suffix, settings, probabilities):
         changed = changes(made, settings)
         if made.get("image_stamp") != stamp(volume.image):
             changed.append("image")
+        now = resampled(volume)
+        if any(made.get(name) != now.get(name) for name in ("resampled_from", "resampled_to")):
+            changed.append("voxel spacing")
         damaged = [f for f in wanted if _is_damaged(Path(output) / f, made["files"].get(f))]
         if changed:
             errors[volume.id] = ValueError(

@@ -120,7 +120,15 @@ def trimmed(total, axes, part):
     inside = box([axis.inside for axis in axes], part.size)
     if jax.default_backend() == "cpu":  # a view, where a slice would be compiled for every place
         return jnp.asarray(np.asarray(total)[inside])
-    return total[inside]
+    return _cut(total, np.array([axis.inside for axis in axes], np.int32), tuple(part.size))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _cut(total, starts, size):
+    """One program for all places, unlike `total[...]`."""
+    channels = total.shape[len(size) :]
+    starts = (*starts, *(np.int32(0) for _ in channels))
+    return lax.dynamic_slice(total, starts, (*size, *channels))
 
 
 def count_empty(volume, *, patch, overlap=0.5):

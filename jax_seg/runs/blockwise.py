@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import sys
 from pathlib import Path
 
 import jax
@@ -104,6 +105,11 @@ def asked(arguments):
     if arguments.part and (arguments.scheduler or arguments.workers):
         raise ValueError("--part needs no engine: leave out --workers and --scheduler.")
     _parse_part(arguments.part)
+    if arguments.part and arguments.overwrite:
+        raise ValueError(
+            "--part would overwrite what other parts have written: remove the output and the "
+            "folder of its records to begin anew, then start the parts."
+        )
     return True
 
 
@@ -128,11 +134,8 @@ def predict(arguments, networks, settings, volume, output):
         wanted, workdir = network.fields.get("model.in_channels", 1), network.facts["workdir"]
         members.require_channels(channels_of(reader), wanted, workdir, name=str(reader.path))
     states.require_few(classes)
-    patches = [network.facts["patch"] for network in networks]
-    block, chunk = arguments.block or default_block(patches), arguments.chunk or CHUNK
-    if min(block, chunk) < 1:
-        raise ValueError("--block and --chunk are numbers of voxels: give numbers above 0.")
-    require_divided((block,) * 3, (chunk,) * 3)
+    _warn_of_decoding(reader)
+    block, chunk = _sizes(arguments, networks, classes)
     region = parse_region(arguments.region, reader.shape) if arguments.region else None
     within = _within(arguments.mask, reader.shape)
     _protect(output, arguments, volume)
@@ -187,6 +190,26 @@ def predict(arguments, networks, settings, volume, output):
         overwrite=arguments.overwrite,
         grids=_grids(arguments, networks, measured, reader.shape),
     )
+
+
+def _sizes(arguments, networks, classes):
+    """(voxels of a block, of a chunk) along each axis."""
+    patches = [network.facts["patch"] for network in networks]
+    block, chunk = arguments.block, CHUNK if arguments.chunk is None else arguments.chunk
+    block = default_block(patches, len(classes.names)) if block is None else block
+    if min(block, chunk) < 1:
+        raise ValueError("--block and --chunk are numbers of voxels: give numbers above 0.")
+    require_divided((block,) * 3, (chunk,) * 3)
+    return block, chunk
+
+
+def _warn_of_decoding(reader):
+    if not (reader.random_access or getattr(reader, "by_slices", False)):
+        print(
+            f"Warning: {reader.path} is decoded as a whole for every block: a Zarr, or an "
+            "uncompressed TIFF or NIfTI, of the same voxels is much faster.",
+            file=sys.stderr,
+        )
 
 
 def _within(path, shape):
@@ -281,6 +304,11 @@ def _parse_part(text):
     return int(first), int(second)
 
 
+def begun(output):
+    """Whether a job has begun to write an image."""
+    return (records_folder(output) / records.SETTINGS).is_file()
+
+
 def _protect(output, arguments, volume):
     """Refuse an output among the inputs, a foreign one, and one that cannot be written."""
     output = Path(output)
@@ -292,8 +320,7 @@ def _protect(output, arguments, volume):
         if output.resolve() in path.resolve().parents:
             raise ValueError(f"--output {output} holds the input {path}: choose another place.")
     outputs.require_folder(output.parent)
-    begun = (records_folder(output) / "settings.json").is_file()
-    if output.exists() and not begun and not store.is_own(output):
+    if output.exists() and not begun(output) and not store.is_own(output):
         raise FileExistsError(
             f"{output} was not written by jax_seg.predict, which replaces only its own files: move "
             "it away, or choose another --output."

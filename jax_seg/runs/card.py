@@ -13,6 +13,7 @@ import jax
 
 from jax_seg.data.preprocess import PerVolume
 from jax_seg.data.readers import open_image
+from jax_seg.infer import postprocess
 from jax_seg.infer.postprocess import read_steps
 from jax_seg.runs import checkpoints
 from jax_seg.runs.run import open_run
@@ -46,7 +47,7 @@ def text(sources, mark):
 
 def threshold(sources):
     """The probability above which predict takes a voxel for foreground; None if they differ."""
-    found = {one.loaded.fields["validate.threshold"] for one in sources}
+    found = {_threshold(one) for one in sources}
     return found.pop() if len(found) == 1 else None
 
 
@@ -73,9 +74,9 @@ def _values(label):
 def _facts(source):
     facts, fields = source.loaded.facts, source.loaded.fields
     count = sum(leaf.size for leaf in jax.tree.leaves(source.variables["params"]))
-    steps = read_steps(facts["workdir"])
-    steps = fields.get("postprocess.steps") if steps is None else steps
-    cut = f"{fields['validate.threshold']:g}"
+    steps = list(_steps(source))
+    if not (steps and postprocess.parse(steps[0])[0] in postprocess.FIRST):
+        steps.insert(0, f"{fields['validate.threshold']:g}")
     return {
         "network": f"{fields['model.name']}, {count:,} parameters, {fields['model.dtype']}",
         "weights": f"{facts['weights']} of step {facts['step']}, epoch {facts['epoch']}",
@@ -84,9 +85,23 @@ def _facts(source):
         "window": f"{' × '.join(map(str, facts['patch']))} voxels, overlap {facts['overlap']:g}",
         "voxel spacing (z, y, x)": _spacing(source),
         "preprocessing, in the program": _normalisation(source.rule),
-        "threshold and post-processing, not in the program": ", ".join([cut, *(steps or ())]),
+        "threshold and post-processing, not in the program": ", ".join(steps),
         "trained with": f"jax_seg {facts['trained_with']}",
     }
+
+
+def _steps(source):
+    """The steps of post-processing with which predict would use a network."""
+    tuned = read_steps(source.loaded.facts["workdir"])
+    return source.loaded.fields.get("postprocess.steps") or () if tuned is None else tuned
+
+
+def _threshold(source):
+    """That with which predict would use a network; None where its steps begin with hysteresis."""
+    name, parameters = postprocess.parse(_steps(source)[0]) if _steps(source) else ("", {})
+    if name in postprocess.FIRST:
+        return (postprocess.defaults(name) | parameters).get("value")
+    return source.loaded.fields["validate.threshold"]
 
 
 def _table(facts):

@@ -4,7 +4,7 @@ import functools
 
 from jax_seg.data import spacing
 from jax_seg.data.readers.spacing import differ, in_words
-from jax_seg.infer import ensemble
+from jax_seg.infer import ensemble, inspection
 from jax_seg.infer.inspection import spacing_as_nnunet
 from jax_seg.infer.part import Part, whole
 from jax_seg.runs import held_out, members
@@ -162,6 +162,15 @@ def resampling(network, volume):
         return (found, tuple(trained)) if found and differ(found, trained) else None
     found = other_spacing(network, volume)
     return (tuple(found), tuple(network.facts["network_spacing"])) if found else None
+
+
+def resampled(networks, volume):
+    """`inspection.resampled` of a `Volume`; {} too where its spacing is refused later."""
+    try:
+        pairs = [resampling(network, volume) for network in networks]
+    except (ValueError, OSError):
+        return {}
+    return inspection.resampled(pairs)
 
 
 def _as_nnunet(networks, image):

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 from jax._src import xla_bridge  # there is no public way to ask without starting a backend
 
 from jax_seg.system import startup, workers
@@ -84,6 +85,9 @@ def _attempt(do, task):
         return Failure(str(error), fatal=False)
     except OSError as error:
         return Failure(str(error), fatal=True)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        first, *_ = (str(error) or "out of memory").splitlines()
+        return Failure(f"its device failed ({first}): give it less at a time.", fatal=False)
 
 
 class OnDask:
@@ -248,7 +252,7 @@ def _quietly(function, arguments, folder):
 
 
 def count(text):
-    """The number of workers of a command line."""
+    """A number of a command line, such as of workers: at least 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("give a number of at least 1")

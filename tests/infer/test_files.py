@@ -15,6 +15,7 @@ from jax_seg.data.folder import Volume
 from jax_seg.data.readers import open_volume
 from jax_seg.infer import files
 from jax_seg.infer.files import Unwritable, predict_files
+from jax_seg.system import memory
 from jax_seg.system.outputs import require_own
 from jax_seg.tasks import kinds
 from jax_seg.tasks.kinds import IMAGES, VOLUMES
@@ -71,6 +72,29 @@ def test_a_volume_that_memory_cannot_hold_leaves_the_others(found, tmp_path):
     assert "Out of memory" in message and "--windows 1" in message and "long list" not in message
     assert "out of memory" in str(results["b"])
     assert (tmp_path / "out" / "c.json").exists()
+
+
+def test_the_next_volume_is_read_ahead_where_memory_holds_both(found, tmp_path, monkeypatch):
+    read, events = VOLUMES.read, []
+
+    def reading(path):
+        events.append(f"read {path.stem}")
+        return read(path)
+
+    def segment(image):
+        events.append("segment")
+        return jnp.zeros(image.shape)
+
+    kind = VOLUMES._replace(read=reading)
+    needed = kind.needs(found[0].image)
+    monkeypatch.setattr(memory, "available", lambda: needed)  # one at a time
+    predict(found, tmp_path / "one", segment, kind)
+    assert events == ["read a", "segment", "read b", "segment", "read c", "segment"]
+    events.clear()
+    monkeypatch.setattr(memory, "available", lambda: 2 * needed)
+    predict(found, tmp_path / "two", segment, kind)
+    assert events.index("read c") < len(events) - 1 - events[::-1].index("segment")
+    assert sorted(events) == ["read a", "read b", "read c", "segment", "segment", "segment"]
 
 
 def test_a_volume_beyond_memory_is_refused_before_it_is_read(found, tmp_path):

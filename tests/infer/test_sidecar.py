@@ -112,3 +112,12 @@ def test_another_image_or_setting_is_an_error_also_where_a_file_is_missing(made)
     assert "was made with a different threshold: pass --overwrite" in status(made, threshold=0.6)
     made[0].image.write_bytes(b"another image")
     assert "was made with a different image: " in status(made)
+
+
+def test_another_spacing_than_then_is_named(made):
+    image, output = made
+    wanted = [image], output, lambda _: ".tif", SETTINGS, True
+    assert sidecar.unfinished(*wanted, lambda _: {}) == ([], {})
+    now = {"resampled_from": [2.0, 1.0, 1.0], "resampled_to": [[1.0, 1.0, 1.0]]}
+    _, errors = sidecar.unfinished(*wanted, lambda _: now)
+    assert "made with a different voxel spacing:" in str(errors["a"])

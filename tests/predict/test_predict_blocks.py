@@ -70,6 +70,9 @@ def test_a_volume_that_does_not_fit_is_predicted_in_blocks(
     np.testing.assert_array_equal(voxels(output / f"{image.stem}.zarr"), mask)
     assert predict.main([*named, "--probabilities"]) == 1
     assert "GiB of memory to predict it" in capsys.readouterr().err
+    monkeypatch.undo()  # more memory is free: what was begun in blocks stays in blocks
+    assert predict.main(named) == 0 and "finished, blocks" in capsys.readouterr().out
+    assert not (output / f"{image.stem}.tif").exists()
 
 
 def test_steps_run_over_blocks_too(runs, image, tmp_path):
@@ -87,6 +90,8 @@ def test_steps_run_over_blocks_too(runs, image, tmp_path):
         (["--chunk", "5"], "is not a multiple of --chunk 5"),
         (["--dtype", "uint8", "--threshold", "0.4"], "--dtype writes probabilities"),
         (["--part", "3/2"], "write K/N"),
+        (["--part", "1/2", "--overwrite"], "--part would overwrite"),
+        (["--overlap", "1.5"], "--overlap is 1.5; it must lie in [0, 1)"),
         (["--submission", "all.zip"], "--submission is for TIFF files"),
     ],
 )

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -255,3 +256,18 @@ def test_a_place_among_the_inputs_is_refused(runs, volumes_folder, capsys):
     assert export.main([str(run / "absent"), str(runs / "x")]) == 1
     assert export.main([str(run), "s3://bucket/out"]) == 1
     assert "only files of this machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("steps", "value"),
+    [
+        ([], 0.3),
+        (["remove_small:voxels=9"], 0.3),
+        (["threshold:value=0.35", "remove_small:voxels=9"], 0.35),
+        (["hysteresis:low=0.3,high=0.6"], None),
+    ],
+)
+def test_the_threshold_is_that_with_which_predict_would_use_the_network(steps, value, tmp_path):
+    fields = {"validate.threshold": 0.3, "postprocess.steps": tuple(steps)}
+    loaded = SimpleNamespace(fields=fields, facts={"workdir": str(tmp_path)})
+    assert card.threshold([SimpleNamespace(loaded=loaded)]) == value

@@ -11,6 +11,7 @@ import numpy as np
 from jax_seg.infer.blocks.cuts import Cuts
 from jax_seg.ops.classes import Classes
 
+BLOCK_BYTES = 2**31
 MASK, PROBABILITIES = "mask", ("uint8", "float16")
 
 
@@ -62,14 +63,17 @@ def threads():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def default_block(patches):
+def default_block(patches, classes=1):
     """Voxels of a block along an axis: four windows, in steps of 64 and at least 256.
+
+    At most as many as leave twice its sums, float32 of each class, within BLOCK_BYTES.
 
     Every block computes the windows that touch it, so those at its border are computed twice:
     for blocks of four windows that overlap by half, 9 / 8 as many along each axis.
     """
     largest = max(max(patch) for patch in patches)
-    return max(256, 64 * math.ceil(4 * largest / 64))
+    most = 64 * int((BLOCK_BYTES / (2 * 4 * classes)) ** (1 / 3) / 64)
+    return max(256, min(64 * math.ceil(4 * largest / 64), most))
 
 
 def require_divided(block, chunk):

@@ -16,6 +16,7 @@ from jax_seg.system.files import write_json, writing
 from jax_seg.system.outputs import marked
 
 SETTINGS = "settings.json"
+PARTS = "parts"  # folder of locks
 
 
 def name_of(index):
@@ -110,18 +111,19 @@ def locked(folder, part=None):
     """
     folder = Path(folder)
     with writing(folder):
-        (folder / "parts").mkdir(parents=True, exist_ok=True)
+        (folder / PARTS).mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:
-        held.enter_context(_lock(folder, folder, fcntl.LOCK_SH if part else fcntl.LOCK_EX))
+        # A file, since network file systems do not tell other machines of a folder's lock.
+        how = fcntl.LOCK_SH if part else fcntl.LOCK_EX
+        held.enter_context(_lock(folder / PARTS / "all.lock", folder, how))
         if part:
-            held.enter_context(_lock(folder / "parts" / f"{part}.lock", folder, fcntl.LOCK_EX))
+            held.enter_context(_lock(folder / PARTS / f"{part}.lock", folder, fcntl.LOCK_EX))
         yield
 
 
 @contextlib.contextmanager
 def _lock(path, folder, how):
-    flags = os.O_RDONLY if path.is_dir() else os.O_CREAT | os.O_RDWR
-    descriptor = os.open(path, flags, 0o666)
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
     try:
         try:
             fcntl.flock(descriptor, how | fcntl.LOCK_NB)

@@ -85,6 +85,8 @@ def _prepare(job, overwrite, alone):
     if overwrite and alone:
         store.remove(folder)
         for child in Path(job.records).iterdir():
+            if child.name == records.PARTS:  # this process holds a lock there
+                continue
             shutil.rmtree(child) if child.is_dir() else child.unlink()
     if settings.is_file():
         require_same(read_json(settings), job)

@@ -10,7 +10,7 @@ import tifffile
 from jax_seg.data.readers import open_volume
 from jax_seg.infer.blocks import records, run
 from jax_seg.infer.blocks.cuts import Cuts, levels_of, parse_region
-from jax_seg.infer.blocks.job import coarseness, within_box
+from jax_seg.infer.blocks.job import coarseness, default_block, within_box
 from jax_seg.infer.blocks.loaded import Loaded, Task
 from jax_seg.infer.blocks.passes import halved
 from jax_seg.infer.logits import foreground
@@ -235,3 +235,11 @@ def test_half_the_resolution_by_hand():
 def test_words():
     assert run.duration(5) == "5 s" and run.duration(600) == "10 min"
     assert run.duration(7200) == "2.0 h" and run.gigabytes(2**30) == "1 GiB"
+
+
+def test_the_default_block_is_four_windows_within_memory():
+    # Twice the sums of 640³ voxels take 2.0 GiB, of 384³ voxels of three classes 1.3 GiB.
+    assert default_block([(32, 48, 48), (96, 96, 64)]) == 384
+    assert default_block([(16, 16, 16)]) == 256
+    assert default_block([(20, 320, 256)]) == 640
+    assert default_block([(20, 320, 256)], classes=3) == 384
