@@ -90,7 +90,7 @@ def slice_kinds(slices):
     ]
     kept = np.array([n for n in varied if n not in repeated])
     strange = strange_slices(flat[kept])
-    usual = _usual(_neighbours(flat[kept], 1))[0]
+    usual = _usual(_neighbours(flat[kept], 1))[0] if strange else 0.0
     shifted, noise = [], []
     for place in strange:
         neighbour = kept[place - 1] if place else kept[place + 1]

@@ -16,6 +16,7 @@ MOST_COST = search.GUARD
 """Dice that steps may cost a perfect prediction, as in `jax_seg.tune`."""
 LABELS = 3  # volumes whose labels post-processing is tried on
 ALL = -1.0  # threshold above which every voxel is foreground
+FEWEST_VOXELS = 4  # of a window, whose borders can be shifted to planes that are none
 SHIFTS = 200  # random shifts of the borders of windows
 ALPHA = 0.05  # share of them that may show as large jumps
 # Blended by half a window, borders are no steeper than the planes around by more than a tenth.
@@ -228,10 +229,10 @@ def find_seams(evidence):
     for _, probability, label, _ in held_out(evidence):
         for axis, window in enumerate(patch):
             borders = _borders(probability.shape[axis], window, overlap)
-            if len(borders):
+            if len(borders) and window >= FEWEST_VOXELS:
                 axes.append((borders, window, *_profiles(probability, label, axis)))
     if not axes:
-        raise Skipped("every volume fits into one window")
+        raise Skipped("every volume fits into one window, or windows are too narrow to compare")
     jump = float(np.mean(_at(axes, 0)))
     generator = np.random.default_rng(0)
     shifted = [float(np.mean(_at(axes, 0, generator))) for _ in range(SHIFTS)]

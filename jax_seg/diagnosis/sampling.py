@@ -8,7 +8,7 @@ from jax_seg.data.sampling import AXES
 from jax_seg.diagnosis.finding import Check, Finding, Skipped, listed
 from jax_seg.diagnosis.schedules import epochs_so_far
 from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
-from jax_seg.training import pace
+from jax_seg.training import pace, stages
 
 MOST = 0.5  # by the meaning of "most": of batches without foreground, of the voxels of a patch
 MISSED = 0.75  # of the labelled voxels: missing half of them, healthy short runs learn anyway
@@ -115,7 +115,13 @@ def _patches_per_volume(evidence):
     epochs = epochs_so_far(evidence)
     if not epochs or not evidence.run.scores:
         raise Skipped("the run measures its pace before it knows how many patches it has")
-    return epochs[-1]["train"]["step"] * settings.batch // len(sampler.volumes)
+    steps = [0, *(epoch["train"]["step"] for epoch in epochs)]
+    drawn = 0
+    for epoch, before, after in zip(epochs, steps, steps[1:], strict=False):
+        stage = stages.at(settings.plan, epoch["epoch"])
+        batch = epoch["train"].get("batch", settings.batch)
+        drawn += (after - before) * batch * stage.accumulate
+    return drawn // len(sampler.volumes)
 
 
 def padding(evidence):

@@ -185,6 +185,7 @@ def _batches(evidence):
 def cropped(evidence, batch):
     """The middle of the patches of a volume: as many voxels as make an update quick."""
     sizes = batch["image"].shape[1:-1]
-    side = max(SIDE, 2 ** (evidence.field("model.poolings", 0) + 1))  # two voxels at the bottom
-    cuts = crops.middle(sizes, [min(size, side) for size in sizes])
+    divisors = getattr(evidence.model, "smallest_input", lambda: (1,) * len(sizes))()
+    sides = [max(2 * by, SIDE // by * by) for by in divisors]  # two voxels at the bottom
+    cuts = crops.middle(sizes, [min(*pair) for pair in zip(sizes, sides, strict=True)])
     return jax.tree.map(lambda array: array[(slice(None), *cuts)], batch)

@@ -47,12 +47,15 @@ def cross_entropy(logits, label, mask, exclusive=False):
     Args:
       logits, label, mask: [B, *spatial, C], see `masking.labelled`.
       exclusive: whether the C classes exclude each other: that of a softmax over them and a
-        background of logit 0, else the mean of C binary ones. With one class both are equal. Where
-        a coarsened voxel holds several classes, they share it.
+        background of logit 0, else the mean of C binary ones. With one class both are equal. A
+        coarsened voxel that holds several classes is shared by them; one in which any is known
+        counts.
 
     Returns:
       Scalar float32.
     """
+    if exclusive:
+        mask = jnp.broadcast_to((mask != 0).any(-1, keepdims=True), mask.shape)
     logits, label, mask = labelled(logits, label, mask)
     if not exclusive:
         return mean_over_voxels(sigmoid_binary_cross_entropy(logits, label), mask)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jax_seg import tasks
 from jax_seg.data.names import plain
-from jax_seg.metrics.segmentation import Confusion
+from jax_seg.metrics.segmentation import Confusion, from_json
 from jax_seg.runs import checkpoints, held_out
 from jax_seg.runs.events import read_events
 from jax_seg.system import configuration
@@ -197,13 +197,17 @@ def _with_classes(scores):
 
 
 def confusions(run):
-    """{id: Confusion} of a run's validation volumes, from its stored scores.
+    """{id: Confusion} of a run's validation volumes, all classes together, from its stored scores.
 
-    The counts follow from precision, recall and the share of foreground. Where a volume's number
-    of 'labelled' voxels is not among its scores, all volumes count equally.
+    Where they are not stored, as of images and of older runs, the counts follow from precision,
+    recall and the share of foreground. Where a volume's number of 'labelled' voxels is not among
+    its scores, all volumes count equally.
     """
-    found = {}
+    stored = run.validation.get("together", {})
+    found = {name: from_json(counts) for name, counts in stored.items()}
     for name, scores in run.volumes.items():
+        if name in found:
+            continue
         voxels = scores.get("labelled", NOMINAL_VOXELS)
         foreground = round(scores["foreground_label"] * voxels)
         predicted = round(scores["foreground_predicted"] * voxels)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import glob
+import hashlib
 import json
 import os
 import re
@@ -325,13 +326,18 @@ def refuse_address(path):
 
 
 def stamp(path):
-    """[files, bytes, newest time in nanoseconds] of a file or folder; differs after a change."""
-    files = []
-    for one in channel_files(container(path)[0]):
-        files += [p for p in one.rglob("*") if p.is_file()] if one.is_dir() else [one]
-    status = [file.stat() for file in files]
-    return [
-        len(files),
-        sum(s.st_size for s in status),
-        max((s.st_mtime_ns for s in status), default=0),
-    ]
+    """[files, bytes, time in nanoseconds] of a file or folder; differs after a change.
+
+    Of several files the last is a digest of all their times, sizes and names: files that have
+    changed places are other voxels.
+    """
+    each = []
+    for number, one in enumerate(channel_files(container(path)[0])):
+        files = [p for p in one.rglob("*") if p.is_file()] if one.is_dir() else [one]
+        status = {(number, str(file.relative_to(one))): file.stat() for file in files}
+        each += sorted((*name, s.st_size, s.st_mtime_ns) for name, s in status.items())
+    size, times = sum(size for *_, size, _ in each), [time for *_, time in each]
+    if len(each) < 2:
+        return [len(each), size, *(times or [0])]
+    digest = hashlib.blake2b(repr(each).encode(), digest_size=6).digest()
+    return [len(each), size, int.from_bytes(digest)]

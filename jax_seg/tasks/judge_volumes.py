@@ -129,6 +129,10 @@ def evaluate(weights, segment, *, workdir, report, pictures, judged_on, data, st
     }
     kept = {"step": at["raw"], "judged_on": judged_on.as_json(), "volumes": volumes.pop("raw")}
     kept |= {"averages": volumes, "data": of_data, "sources": sources.record(pairs)}
+    kept["together"] = {
+        id: segmentation.as_json(segmentation.together(found))
+        for id, found in counts["raw"].items()
+    }
     write_json(workdir / "validation" / "scores.json", kept)
     write_json(workdir / "scores.json", pooled)
     return pooled

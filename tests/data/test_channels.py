@@ -151,6 +151,10 @@ def test_files_of_channels(tmp_path):
     tifffile.imwrite(tmp_path / "a_0001.tif", VOXELS[..., 0], **GREY)
     assert stamp(path) != before
     assert sources.changed({"sources": record}) == {"a": ["image"]}
+    before = stamp(path)
+    for old, new in ((0, 2), (1, 0), (2, 1)):  # the channels change places
+        (tmp_path / f"a_{old:04}.tif").rename(tmp_path / f"a_{new:04}.tif")
+    assert stamp(path) != before
     (tmp_path / "a_0001.tif").unlink()
     with pytest.raises(FileNotFoundError, match=r"a_0001\.tif does not exist"):
         existing(path)

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from jax_seg.data import synthetic
-from jax_seg.diagnosis import volumes
+from jax_seg.diagnosis import corruption, volumes
 from jax_seg.diagnosis.corruption import corrupt
 from jax_seg.diagnosis.evidence import Example
 from jax_seg.diagnosis.finding import Skipped
@@ -163,3 +163,9 @@ def test_thick_slices_are_found_where_the_network_ignores_them(healthy):
     assert found.evidence["planar_levels_that_fit"] == 2
     assert "model.planar_levels=2" in found.advice and "(16, 32, 32)" in found.advice
     assert volumes.spacing(evidence(sampled[1:], **{"model.planar_levels": 2})) == []
+
+
+def test_one_slice_repeated_to_a_depth_is_repeated_slices():
+    slice_ = np.random.default_rng(0).normal(100, 20, (16, 16))
+    found = corruption.slice_kinds(np.repeat(slice_[None], 10, 0))
+    assert found["repeated"] == [*range(1, 10)] and not found["noise"] and not found["shifted"]

@@ -78,3 +78,28 @@ def test_a_coarse_voxel_of_two_classes_is_shared_by_them():
     options = {"level_weights": (0, 1), "exclusive": True}
     total, _ = combine((fine, coarse), label, mask, {"cross_entropy": 1.0}, **options)
     np.testing.assert_allclose(total, np.log(2), rtol=1e-6)
+
+
+def test_the_order_of_classes_does_not_matter_beside_unlabelled_voxels(batch):
+    logits, _, label, _ = batch
+    generator = np.random.default_rng(1)
+    mask = generator.integers(0, 2, (*label.shape[:-1], 1))
+    coarse = generator.normal(size=(*logits[:, ::2, ::2].shape,)).astype(np.float32)
+    weights = {"cross_entropy": 1.0, "deep_cross_entropy": 1.0}
+
+    def loss(order):
+        levels = logits[..., order], coarse[..., order]
+        return float(combine(levels, label[..., order], mask, weights, exclusive=True)[0])
+
+    assert loss([2, 0, 1]) == pytest.approx(loss([0, 1, 2]), rel=1e-6)
+
+
+def test_a_coarse_voxel_counts_where_any_class_is_known():
+    """Of two voxels one is of the second class and one unlabelled: the loss is its own."""
+    label, mask = np.zeros((1, 2, 2)), np.ones((1, 2, 1))
+    label[0, 0, 1], mask[0, 1] = 1, 0
+    coarse = np.float32([[[0.3, 0.7]]])
+    options = {"level_weights": (0, 1), "exclusive": True}
+    fine = np.zeros((1, 2, 2), np.float32)
+    total, _ = combine((fine, coarse), label, mask, {"cross_entropy": 1.0}, **options)
+    np.testing.assert_allclose(total, np.log(1 + np.exp(0.3) + np.exp(0.7)) - 0.7, rtol=1e-5)

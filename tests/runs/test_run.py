@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jax_seg.metrics.segmentation import Confusion, scores
+from jax_seg.metrics.segmentation import ByClass, Confusion, as_json, scores
 from jax_seg.runs import run as opened
 from tests.report_runs import make_run, run_with
 
@@ -21,3 +21,12 @@ def test_counts_follow_from_the_scores():
     given |= {"nothing": Confusion(0, 0, 0, 7), "all": Confusion(7, 0, 0, 0)}
     volumes = {name: scores(c) | {"labelled": c.labelled} for name, c in given.items()}
     assert opened.confusions(run_with(volumes=volumes)) == given
+
+
+def test_counts_of_several_classes_together_are_stored():
+    """Whose scores are means over classes, from which they do not follow."""
+    a, b = Confusion(100, 0, 800, 9100), Confusion(100, 0, 0, 9900)
+    both = Confusion(200, 0, 800, 9000)
+    volumes = {"v": scores(ByClass({"a": a, "b": b}, both)) | {"labelled": 10_000}}
+    run = run_with(volumes=volumes, validation={"together": {"v": as_json(both)}})
+    assert opened.confusions(run) == {"v": both}
