@@ -100,6 +100,7 @@ def _view(runs, name, thresholds, used, pixels, problems):
                 ],
                 "probability": image is None,
                 "labelled": label is not None,
+                "together": bool(run.fields.get("data.classes")),
                 "start": sprites.fullest(mask, slices),
                 "runs": [],
                 **sprites.layout(size, slices),
@@ -147,6 +148,8 @@ def _note(view):
         note += "; flat slices are stretched in height"
     if view["probability"]:
         note += "; the image is not on this machine, so the probability is shown instead"
+    if view["together"]:
+        note += "; of several classes the probability of any is shown, their masks are in masks/"
     return note + "."
 
 

@@ -87,7 +87,9 @@ def test_first_slice_holds_most_within_the_middle_half():
 def test_the_note_mentions_stretched_slices():
     def note(*shape):
         layout = sprites.layout(shape, sprites.choose_slices(shape, 10**9))
-        return views._note({"shape": list(shape), "probability": False, **layout})
+        return views._note(
+            {"shape": list(shape), "probability": False, "together": False, **layout}
+        )
 
     assert note(20, 101, 101) == "20 × 101 × 101 voxels; flat slices are stretched in height."
     assert note(20, 100, 100) == "20 × 100 × 100 voxels."
