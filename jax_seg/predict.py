@@ -19,7 +19,7 @@ import numpy as np
 
 from jax_seg import tasks
 from jax_seg.infer import ensemble, postprocess, sidecar
-from jax_seg.infer.files import predict_files
+from jax_seg.infer.files import bytes_needed, predict_files
 from jax_seg.infer.logits import foreground
 from jax_seg.infer.postprocess import by_class
 from jax_seg.ops.classes import painted
@@ -195,11 +195,7 @@ def _by_size(arguments, kind, volumes):
     """
     fitting, large = [], []
     for volume in volumes:
-        try:
-            needed = kind.needs(volume.image)
-        except (ValueError, OSError):
-            needed = 0
-        left = memory.available()
+        needed, left = bytes_needed(kind, volume), memory.available()
         begun = blockwise.begun(arguments.output / f"{volume.id}{blockwise.SUFFIX}")
         if arguments.probabilities or arguments.submission or (needed <= left and not begun):
             fitting.append(volume)

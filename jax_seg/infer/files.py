@@ -63,7 +63,7 @@ def predict_files(kind, segment, decide, inspect, found, output, *, settings, pr
         }
         return _write(kind, output, volume, prediction, maps, facts)
 
-    needed = [_needed(kind, volume) for volume in found]
+    needed = [bytes_needed(kind, volume) for volume in found]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         reading, writing = [], []
         for number, volume in enumerate(found):
@@ -90,7 +90,7 @@ def predict_files(kind, segment, decide, inspect, found, output, *, settings, pr
             yield _result(*waiting)
 
 
-def _needed(kind, volume):
+def bytes_needed(kind, volume):
     """Bytes of memory to predict a volume; 0 of a damaged one, which whoever reads it reports."""
     try:
         return kind.needs(volume.image)
