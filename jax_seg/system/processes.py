@@ -203,11 +203,12 @@ def _share_compiled_programs():
     Process 0 alone writes it. On a later start a process that finds a program there would compile
     nothing, and another wait for what the first was to measure for it.
     """
-    if jax.process_count() == 1 or not jax.config.jax_enable_compilation_cache:
+    if jax.process_count() == 1:
         return
-    jax.config.update("jax_enable_compilation_cache", False)  # to ask, programs are compiled too
     folder = jax.config.jax_compilation_cache_dir
-    if all(from_all(bool(folder))) and _shared(folder, 5):
+    wanted = bool(folder) and jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)  # to ask, programs are compiled too
+    if all(from_all(wanted)) and _shared(folder, 5):
         jax.config.update("jax_enable_compilation_cache", True)
         compilation_cache.reset_cache()  # JAX has noted that there is none
 
