@@ -51,6 +51,20 @@ def make_run(workdir, data, *, shift=0.0, change=None, hostile=False):
     return workdir
 
 
+def make_run_of_classes(workdir, data):
+    """A run whose label values 1 and 2 are classes, and {id: mask} of what it predicted."""
+    classes = {"classes": ("sheet=1", "crust=2"), "ignore": ()}
+    make_run(workdir, data, change=lambda config: config.data.update(classes))
+    masks = {i: np.roll(label, (1, 2, 3), (0, 1, 2)) for i, label in labels_of(data).items()}
+    for name, mask in masks.items():
+        rows = mask[:, ::2]
+        rows[rows == 2] = 1  # one class in place of another
+        path = workdir / "validation" / "masks" / f"{name}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(path, mask, compression="lzw")
+    return workdir, masks
+
+
 def events(shift=0.0):
     def at(epoch, kind, **figures):
         return {"kind": kind, "step": 10 * epoch + 10, "epoch": epoch, **figures}

@@ -99,6 +99,12 @@ def against_rest(logits):
     return jnp.stack([one - others for one, others in zip(each, rest, strict=True)], -1)
 
 
+def numbers_of(label, classes):
+    """Codes [...] -> the number, from 1, of each voxel's last class; MASKED stays."""
+    found = painted(members(label[..., None], classes), range(1, 1 + len(classes.names)))
+    return np.where(label == MASKED, np.uint8(MASKED), found)
+
+
 def painted(masks, values):
     """Label values [...] of `masks` [..., classes]; a later class covers an earlier one.
 

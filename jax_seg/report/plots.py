@@ -9,6 +9,7 @@ from matplotlib.patches import Patch
 
 from jax_seg.data.sampling import AXES
 from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
+from jax_seg.report.colours import of_classes
 from jax_seg.system.files import replacing
 from jax_seg.tasks.judged import TRAINING
 
@@ -70,7 +71,7 @@ def slices(image, label, prediction, path, title="", classes=()):
       classes: names of several classes, each of which has a colour; with one the colours tell
         what is right.
     """
-    colours = [plt.get_cmap("tab10")(n % 10)[:3] for n in range(len(classes))]
+    colours = [tuple(np.divide(colour, 255)) for colour in of_classes(classes)]
     image = image[..., 0] if image.ndim == 4 else image
     columns = ["image", "prediction"] if label is None else ["image", "label", "prediction"]
     depth, height, width = image.shape

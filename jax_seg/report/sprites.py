@@ -3,7 +3,9 @@
 The image is a JPEG. Label and probability share a lossless WebP, whose value is
 STEP · (3 · level + class): the level counts the thresholds that lie below the probability, so that
 the page shows the prediction of any of them exactly; the class is 0 for background, 1 for
-foreground and MASKED_CODE where the label is MASKED.
+foreground and MASKED_CODE where the label is MASKED. Of several classes, red is STEP times the
+number of the label's class and green STEP times that of the predicted one; 0 is background, and red
+MOST_CLASSES + 1 stands for MASKED.
 """
 
 import base64
@@ -16,6 +18,7 @@ from jax_seg.ops.classes import MASKED
 STEP = 3  # between values, so that a browser that alters the last bit changes nothing
 MASKED_CODE = 2  # in a picture, where MASKED takes too much of a byte
 MOST_THRESHOLDS = 27  # that fit into a byte
+MOST_CLASSES = 84  # likewise, beside background and MASKED
 QUALITY = 75  # of the JPEG
 LONGEST_SIDE = 512  # of a slice, in pixels
 SHARES = (0.5, 0.25, 0.25)  # of the pixels, for slices along depth, height and width
@@ -60,12 +63,12 @@ def stacks(volume, slices):
     ]
 
 
-def classes(probability, label, thresholds):
+def classes(label, probability, thresholds):
     """Label and probability as one uint8 array, see the module.
 
     Args:
-      probability: array in [0, 1].
-      label: uint8 of its shape, encoded as in `ops.classes`; None counts as background.
+      label: uint8, encoded as in `ops.classes`; None counts as background.
+      probability: array of its shape in [0, 1].
       thresholds: ascending, at most MOST_THRESHOLDS; a probability above one is foreground.
 
     Raises:
@@ -81,6 +84,20 @@ def classes(probability, label, thresholds):
     code = 3 * level.reshape(probability.shape).astype(np.uint8)
     if label is not None:
         code += np.where(label == MASKED, np.uint8(MASKED_CODE), label)
+    return STEP * code
+
+
+def numbered(label, prediction):
+    """Numbers of several classes as one uint8 array [..., 3], see the module.
+
+    Args:
+      label: uint8, 0 to MOST_CLASSES or MASKED; None counts as background.
+      prediction: uint8 of its shape, 0 to MOST_CLASSES.
+    """
+    code = np.zeros((*prediction.shape, 3), np.uint8)
+    code[..., 1] = prediction
+    if label is not None:
+        code[..., 0] = np.where(label == MASKED, np.uint8(MOST_CLASSES + 1), label)
     return STEP * code
 
 
@@ -100,12 +117,13 @@ def address(stack, lossless):
     """A stack of slices as the tiles of one image 'data:image/…;base64,…'.
 
     Args:
-      stack: uint8 [slices, height, width].
+      stack: uint8 [slices, height, width], or [slices, height, width, 3] of a lossless one.
       lossless: WebP without loss instead of JPEG.
     """
     sheet = _tiled(stack)
     if lossless:
-        code = imagecodecs.webp_encode(np.repeat(sheet[..., None], 3, -1), lossless=True)
+        colours = sheet if sheet.ndim == 3 else np.repeat(sheet[..., None], 3, -1)
+        code = imagecodecs.webp_encode(colours, lossless=True)
     else:
         code = imagecodecs.jpeg8_encode(sheet, level=QUALITY)
     kind = "webp" if lossless else "jpeg"
@@ -149,12 +167,13 @@ def _padded(side):
 
 
 def _tiled(tiles):
-    count, height, width = tiles.shape
+    count, height, width, *colours = tiles.shape
     rows = -(-count // TILES_IN_A_ROW)
     tall, wide = _padded(height), _padded(width)
-    padded = np.pad(tiles, ((0, 0), (0, tall - height), (0, wide - width)), mode="edge")
+    around = ((0, 0), (0, tall - height), (0, wide - width), *[(0, 0)] * len(colours))
+    padded = np.pad(tiles, around, mode="edge")
     columns = min(count, TILES_IN_A_ROW)
-    sheet = np.zeros((rows * tall, columns * wide), np.uint8)
+    sheet = np.zeros((rows * tall, columns * wide, *colours), np.uint8)
     for number, tile in enumerate(padded):
         row, column = divmod(number, TILES_IN_A_ROW)
         sheet[row * tall : (row + 1) * tall, column * wide : (column + 1) * wide] = tile

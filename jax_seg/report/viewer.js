@@ -4,6 +4,7 @@
 const AXES = ["Depth", "Height", "Width"];
 const STEP = 3; // of sprites.STEP
 const MASKED_CODE = 2; // of sprites.MASKED_CODE
+const MASKED_OF_SEVERAL = 85; // above sprites.MOST_CLASSES
 const CANVAS = 480; // pixels along a slice, at least
 // Okabe and Ito's green, orange and sky blue: distinct to colour-blind eyes.
 const PAINT = { found: [0, 178, 130], wrong: [240, 150, 0], missed: [70, 175, 245] };
@@ -50,25 +51,40 @@ function makeViewer(place, views, runs) {
 
   const single = () => state.volume.shape[0] === 1; // an image
   const shown = () => state.volume.runs[state.run];
+  const several = () => shown().names.length > 0; // classes
   const panels = () => (state.volume.labelled ? ["image", "label", "prediction", "errors"]
     : ["image", "prediction"]);
+
+  // The number of a pixel's class in label and prediction, 0 for background, and whether it is
+  // unlabelled.
+  function decode(classes, i) {
+    const code = Math.round(classes[i] / STEP);
+    if (several()) {
+      const predicted = Math.round(classes[i + 1] / STEP);
+      return code === MASKED_OF_SEVERAL ? [0, predicted, true] : [code, predicted, false];
+    }
+    const predicted = Math.floor(code / 3) > state.level ? 1 : 0;
+    return code % 3 === MASKED_CODE ? [0, predicted, true] : [code % 3, predicted, false];
+  }
 
   // The colours of one panel, and where its slice is unlabelled.
   function colours(panel, grey, classes) {
     const pixels = new ImageData(grey.width, grey.height);
     const hidden = new ImageData(grey.width, grey.height);
     const counts = { found: 0, wrong: 0, missed: 0 };
+    const paints = several() ? shown().names.map((one) => one.colour) : [PAINT.found];
     for (let i = 0; i < grey.data.length; i += 4) {
-      const code = Math.round(classes[i] / STEP);
-      const label = code % 3;
-      const predicted = Math.floor(code / 3) > state.level;
-      const unlabelled = label === MASKED_CODE && panel !== "image";
+      const [label, predicted, masked] = decode(classes, i);
+      const unlabelled = masked && panel !== "image";
       let paint = null, strength = state.strength;
-      if (panel === "label" && label === 1) paint = PAINT.found;
-      if (panel === "prediction" && predicted) paint = PAINT.found;
-      if (panel === "errors" && label !== MASKED_CODE && (predicted || label === 1)) {
-        const kind = !predicted ? "missed" : label === 1 ? "found" : "wrong";
-        counts[kind]++;
+      if (panel === "label") paint = paints[label - 1];
+      if (panel === "prediction") paint = paints[predicted - 1];
+      if (panel === "errors" && !masked && (predicted || label)) {
+        const kind = !predicted ? "missed" : label === predicted ? "found" : "wrong";
+        // One class in place of another is both.
+        if (kind !== "found" && predicted) counts.wrong++;
+        if (kind !== "found" && label) counts.missed++;
+        if (kind === "found") counts.found++;
         paint = PAINT[kind];
         if (kind === "found") strength *= 0.35; // so that the errors stand out
       }
@@ -200,6 +216,9 @@ function makeViewer(place, views, runs) {
     });
     press("#view-runs", shown().run);
     find("#view-scores").textContent = shown().scores;
+    place.classList.toggle("several", several());
+    find("#view-classes").replaceChildren(...shown().names.map(({ name, colour }) =>
+      html("li", { style: `--c: rgb(${colour.join(" ")})` }, name)));
     if (redraw) draw();
   }
 

@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from jax_seg.data.labels import class_names
 from jax_seg.metrics import threshold
 from jax_seg.ops.classes import FOREGROUND
 from jax_seg.report import sprites
+from jax_seg.report.colours import of_classes
 from jax_seg.runs import run as opened
 
 SHOWN = 3  # volumes
@@ -27,7 +29,8 @@ def views(runs, pixels=PIXELS, characters=CHARACTERS):
       'shape', 'image': three data addresses, 'probability': whether it replaces the image,
       'labelled', 'start': indices of the slices shown first, 'runs'} with `sprites.layout`; its
       'runs' are {'run': number, 'classes': three data addresses, 'threshold': index of its own,
-      'scores': in words}. Problems are sentences about what cannot be shown.
+      'scores': in words, 'names': of several classes, each with its 'colour'}. Problems are
+      sentences about what cannot be shown.
     """
     used = [run.setting("validate.threshold", threshold.DEFAULT) for run in runs]
     thresholds = sorted({*THRESHOLDS, *used})
@@ -81,6 +84,8 @@ def _view(runs, name, thresholds, used, pixels, problems):
             continue
         try:
             image, label, probability = opened.read_volume(run, name)
+            names = _class_names(run, name)
+            pair = opened.read_classes(run, name) if names else (label, probability)
         except (ValueError, OSError) as error:
             problems.append(str(error))
             continue
@@ -100,7 +105,6 @@ def _view(runs, name, thresholds, used, pixels, problems):
                 ],
                 "probability": image is None,
                 "labelled": label is not None,
-                "together": bool(run.fields.get("data.classes")),
                 "start": sprites.fullest(mask, slices),
                 "runs": [],
                 **sprites.layout(size, slices),
@@ -111,27 +115,46 @@ def _view(runs, name, thresholds, used, pixels, problems):
                 "it is not shown."
             )
             continue
-        labels = [None] * 3 if label is None else sprites.stacks(label, slices)
-        stacks = zip(sprites.stacks(probability, slices), labels, strict=True)
         found["runs"].append(
             {
                 "run": number,
-                "classes": [
-                    sprites.address(sprites.classes(*both, thresholds), lossless=True)
-                    for both in stacks
-                ],
+                "classes": _sheets(*pair, slices, None if names else thresholds),
                 "threshold": thresholds.index(used[number]),
                 "scores": _scores(run, name),
+                "names": [
+                    {"name": one, "colour": colour}
+                    for one, colour in zip(names, of_classes(names), strict=True)
+                ],
             }
         )
     return found
+
+
+def _class_names(run, name):
+    """The classes that are told apart in the pictures of a volume; () shows them as one."""
+    names = class_names(run.fields.get("data.classes", ()))
+    return names if name in run.masks and len(names) <= sprites.MOST_CLASSES else ()
+
+
+def _sheets(label, prediction, slices, thresholds):
+    """Data addresses of three axes: `sprites.numbered`, or of thresholds `sprites.classes`."""
+    labels = [None] * 3 if label is None else sprites.stacks(label, slices)
+    return [
+        sprites.address(
+            sprites.classes(*both, thresholds) if thresholds else sprites.numbered(*both),
+            lossless=True,
+        )
+        for both in zip(labels, sprites.stacks(prediction, slices), strict=True)
+    ]
 
 
 def _scores(run, name):
     if name not in run.volumes:
         return ""
     scores = run.volumes[name]
-    values = (f"{key.capitalize()} {scores[key]:.3f}" for key in ("dice", "precision", "recall"))
+    shown = {"dice": "Dice", "precision": "precision", "recall": "recall"}
+    shown |= {key: key for key in scores if key.startswith(opened.OF_CLASS)}
+    values = (f"{title} {scores[key]:.3f}" for key, title in shown.items())
     return f"Whole {run.judged_on.mark(run.noun)}: {', '.join(values)}."
 
 
@@ -148,8 +171,6 @@ def _note(view):
         note += "; flat slices are stretched in height"
     if view["probability"]:
         note += "; the image is not on this machine, so the probability is shown instead"
-    if view["together"]:
-        note += "; of several classes the probability of any is shown, their masks are in masks/"
     return note + "."
 
 

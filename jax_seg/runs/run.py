@@ -9,9 +9,14 @@ import functools
 import warnings
 from pathlib import Path
 
+import numpy as np
+
 from jax_seg import tasks
+from jax_seg.data import readers
+from jax_seg.data.labels import encode
 from jax_seg.data.names import plain
 from jax_seg.metrics.segmentation import Confusion, from_json
+from jax_seg.ops.classes import numbers_of
 from jax_seg.runs import checkpoints, held_out
 from jax_seg.runs.events import read_events
 from jax_seg.system import configuration
@@ -19,6 +24,8 @@ from jax_seg.system.files import read_json, refuse_address
 from jax_seg.tasks import judged, sources
 
 NOMINAL_VOXELS = 10**6  # of a volume whose number of labelled voxels is not stored
+
+OF_CLASS = "Dice of "  # begins the name of a class's score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +72,11 @@ class Run:
         """{id: Path} of the validation volumes' predicted probabilities."""
         paths = sorted((self.workdir / "validation" / "probabilities").glob("[!.]*"))
         return {plain(path.stem): path for path in paths if path.suffix in (".tif", ".png")}
+
+    @functools.cached_property
+    def masks(self):
+        """{id: Path} of the validation volumes' predicted label values; of several classes only."""
+        return {plain(path.stem): path for path in self.workdir.glob("validation/masks/[!.]*.tif")}
 
     @functools.cached_property
     def labelled(self):
@@ -193,7 +205,7 @@ def _with_classes(scores):
     """Scores with one number for each class instead of all of its scores."""
     of_class = scores.get("classes", {})
     plain = {name: value for name, value in scores.items() if name != "classes"}
-    return plain | {f"Dice of {name}": one["dice"] for name, one in of_class.items()}
+    return plain | {f"{OF_CLASS}{name}": one["dice"] for name, one in of_class.items()}
 
 
 def confusions(run):
@@ -246,6 +258,30 @@ def read_volume(run, name):
                 f"{array.shape}: predict the whole {run.noun} again."
             )
     return image, label, probability
+
+
+def read_classes(run, name):
+    """One validation volume of a run with several classes, as their numbers from 1.
+
+    Args:
+      run: Run.
+      name: id of one of its `masks`.
+
+    Returns:
+      (label or None, prediction): uint8 [D, H, W], 0 for background, MASKED in the label.
+
+    Raises:
+      ValueError, OSError: a file is damaged.
+    """
+    table = held_out.table_of(run.fields)
+    mask = readers.read_volume(run.masks[name])
+    predicted = np.zeros(mask.shape, np.uint8)
+    for number, value in enumerate(table.classes.values, 1):
+        predicted[mask == value] = number
+    if name not in run.labelled:
+        return None, predicted
+    path = run.labelled[name].label
+    return numbers_of(encode(readers.read_volume(path), table, path), table.classes), predicted
 
 
 def noun(runs):

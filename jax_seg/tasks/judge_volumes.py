@@ -12,7 +12,7 @@ from jax_seg.infer.postprocess import by_class
 from jax_seg.infer.volume import at_spacing, segment_volume
 from jax_seg.metrics import segmentation
 from jax_seg.metrics.balance import class_balance, remarks
-from jax_seg.ops.classes import MASKED, ONE, masks_of, members, painted, probabilities_of
+from jax_seg.ops.classes import ONE, masks_of, numbers_of, painted, probabilities_of
 from jax_seg.system import memory
 from jax_seg.system.files import write_json
 from jax_seg.tasks import kinds, sources
@@ -181,10 +181,9 @@ def _keep(volume, logits, data, steps, workdir, draw):
         path = folder / "masks" / f"{volume.id}.tif"
         write_tiff(path, painted(masks, classes.values), compression="lzw")
         if draw:
-            order = range(1, 1 + len(classes.names))
-            true = painted(members(label[..., None], classes), order)
-            true[label == MASKED] = MASKED
-            draw(image, true, painted(masks, order), picture, volume.id, classes.names)
+            true = numbers_of(label, classes)
+            found = painted(masks, range(1, 1 + len(classes.names)))
+            draw(image, true, found, picture, volume.id, classes.names)
     return segmentation.count(masks, label, classes)
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from jax_seg.metrics.segmentation import confusion
 from jax_seg.report import page, views
-from jax_seg.runs.run import read_volume
+from jax_seg.runs.run import read_runs, read_volume
 from tests.conftest import TIME_LIMIT
+from tests.report_runs import labels_of, make_run_of_classes
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 VOLUMES = 'section[data-title="Volume by volume"]'
@@ -68,8 +69,12 @@ def patient_service(driver):
 @pytest.fixture
 def opened(browser, runs, tmp_path):
     """The page of two runs in a browser that has finished drawing."""
-    path = tmp_path / "report.html"
-    page.write_page([run.workdir for run in runs], path)
+    return open_page(browser, tmp_path, [run.workdir for run in runs])
+
+
+def open_page(browser, folder, workdirs):
+    path = folder / "report.html"
+    page.write_page(workdirs, path)
     browser.get_log("performance")
     browser.get(path.as_uri())
     wait_until_drawn(browser, 0)
@@ -152,6 +157,45 @@ def test_sliders_change_the_picture_and_tell_the_right_counts(opened, runs):
     assert shown_counts(opened) == counted(runs[0], worst, 0, 4, 0.3)
     slide(opened, 'input[data-axis="2"]', 7)
     assert shown_counts(opened, axis=2) == counted(runs[0], worst, 2, 7, 0.3)
+
+
+def test_classes_have_colours_of_their_own_and_one_for_another_is_an_error(browser, data, tmp_path):
+    path, masks = make_run_of_classes(tmp_path / "run", data)
+    opened = open_page(browser, tmp_path, [path])
+    (run,) = read_runs([path])
+    worst = views.choose([run])[0][0]
+    slide(opened, 'input[data-axis="0"]', 4)
+    label, predicted = labels_of(data)[worst][4], masks[worst][4]
+    differ = label != predicted
+    counts = [np.sum(differ & (predicted > 0)), np.sum(differ & (label > 0))]
+    assert shown_counts(opened) == counts and min(counts) > 0
+    assert np.sum(differ & (predicted > 0) & (label > 0)) > 0  # counted as both
+    keys = opened.browser.execute_script(
+        "return [...document.querySelectorAll('#view-classes li')].map((li) => [li.textContent,"
+        "getComputedStyle(li, '::before').backgroundColor])"
+    )
+    assert [name for name, _ in keys] == ["sheet", "crust"]
+    assert not opened.find("#threshold").is_displayed()  # masks are of the run's own threshold
+    slide(opened, "#strength", 100)
+    painted = pixels(opened, "prediction", predicted.shape)
+    for number, (_, colour) in enumerate(keys, 1):
+        found = painted[predicted == number]
+        assert {tuple(pixel) for pixel in found} == {tuple(map(int, re.findall(r"\d+", colour)))}
+
+
+def pixels(opened, panel, shape):
+    """The colours [height, width, 3] of a panel's slice, without the marks over it."""
+    before = drawn(opened.browser)
+    opened.browser.execute_script("document.querySelector('#crosshair').click()")
+    wait_until_drawn(opened.browser, before)
+    values, width = opened.browser.execute_script(
+        "const c = document.querySelector(arguments[0]);"
+        "return [[...c.getContext('2d').getImageData(0, 0, c.width, c.height).data], c.width]",
+        f'canvas[data-axis="0"][data-panel="{panel}"]',
+    )
+    zoom = width // shape[1]
+    large = np.reshape(values, (-1, width, 4))
+    return large[zoom // 2 :: zoom, zoom // 2 :: zoom, :3]
 
 
 def test_runs_and_volumes_are_chosen_by_buttons(opened, runs):

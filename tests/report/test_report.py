@@ -6,6 +6,7 @@ import pytest
 
 from jax_seg.ops.classes import MASKED
 from jax_seg.report import plots
+from jax_seg.report.colours import of_classes
 from jax_seg.system.files import replacing, write_json
 from jax_seg.training import console
 
@@ -50,7 +51,7 @@ def test_slices_give_each_class_its_colour(tmp_path):
     path = tmp_path / "volume.png"
     plots.slices(image, label, prediction, path, "volume", ("sheet", "ink"))
     picture = matplotlib.image.imread(path)[..., :3]
-    colours = [plots.plt.get_cmap("tab10")(n)[:3] for n in range(3)]
+    colours = [np.divide(colour, 255) for colour in of_classes("abc")]
     third = picture.shape[1] // 3
     assert [shows(picture, colour) for colour in colours] == [True, True, False]
     columns = [picture[: -picture.shape[0] // 8, n * third : (n + 1) * third] for n in range(3)]

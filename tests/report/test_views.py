@@ -11,7 +11,7 @@ import tifffile
 from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
 from jax_seg.report import sprites, views
 from jax_seg.runs import run as opened
-from tests.report_runs import altered, make_run
+from tests.report_runs import altered, labels_of, make_run, make_run_of_classes
 
 
 def test_without_its_images_the_probabilities_are_shown(tmp_path, data):
@@ -45,7 +45,7 @@ def test_tiles_give_the_slices_back():
     slices = sprites.choose_slices(shape, 10**6)
     layout = sprites.layout(shape, slices)
     assert [len(positions) for positions in layout["positions"]] == list(shape)
-    both = zip(sprites.stacks(probability, slices), sprites.stacks(label, slices), strict=True)
+    both = zip(sprites.stacks(label, slices), sprites.stacks(probability, slices), strict=True)
     for axis, stacks in enumerate(both):
         address = sprites.address(sprites.classes(*stacks, thresholds), lossless=True)
         sheet = decoded(address)[..., 0] / sprites.STEP
@@ -61,9 +61,46 @@ def test_tiles_give_the_slices_back():
     np.testing.assert_allclose(seen, np.broadcast_to(255 / 190 * image[0, 0], (5, 20)), atol=12)
 
 
+def test_several_classes_are_told_apart_in_a_tile():
+    generator = np.random.default_rng(0)
+    label = generator.choice(np.array([0, 1, 2, sprites.MOST_CLASSES, MASKED], np.uint8), (3, 9, 7))
+    predicted = generator.choice(np.array([0, 1, 2, sprites.MOST_CLASSES], np.uint8), (3, 9, 7))
+    slices = sprites.choose_slices(label.shape, 10**6)
+    stacks = (sprites.stacks(volume, slices)[0] for volume in (label, predicted))
+    sheet = decoded(sprites.address(sprites.numbered(*stacks), lossless=True)) / sprites.STEP
+    layout = sprites.layout(label.shape, slices)
+    for number in range(3):
+        seen = cut(sheet, layout, 0, number)
+        masked = sprites.MOST_CLASSES + 1
+        np.testing.assert_array_equal(seen[..., 0], np.minimum(label[number], masked))
+        np.testing.assert_array_equal(seen[..., 1], predicted[number])
+
+
+def test_classes_are_shown_where_their_masks_are_kept(tmp_path, data):
+    path, masks = make_run_of_classes(tmp_path / "run", data)
+    (run,) = opened.read_runs([path])
+    shown = views.views([run])[0]["volumes"][0]
+    assert [one["name"] for one in shown["runs"][0]["names"]] == ["sheet", "crust"]
+    label, predicted = opened.read_classes(run, shown["id"])
+    np.testing.assert_array_equal(predicted, masks[shown["id"]])
+    np.testing.assert_array_equal(label, labels_of(data)[shown["id"]])  # 1 and 2 are the values
+    sheet = decoded(shown["runs"][0]["classes"][0]) / sprites.STEP
+    np.testing.assert_array_equal(cut(sheet, shown, 0, 4)[..., 1], predicted[4])
+    (path / "validation" / "masks" / f"{shown['id']}.tif").unlink()
+    (run,) = opened.read_runs([path])
+    assert views.views([run])[0]["volumes"][0]["runs"][0]["names"] == []  # together
+
+
+def test_a_damaged_mask_is_a_problem_not_an_error(tmp_path, data):
+    path, _ = make_run_of_classes(tmp_path / "run", data)
+    (path / "validation" / "masks" / "v1.tif").write_bytes(b"II*")
+    found, problems = views.views(opened.read_runs([path]))
+    assert len(found["volumes"]) == 2 and "v1.tif" in problems[0]
+
+
 def test_too_many_thresholds_are_refused():
     with pytest.raises(ValueError, match="28 thresholds"):
-        sprites.classes(np.zeros((1, 1, 1)), None, np.linspace(0, 1, 28))
+        sprites.classes(None, np.zeros((1, 1, 1)), np.linspace(0, 1, 28))
 
 
 def test_slices_fit_the_pixels_and_reach_both_ends():
@@ -87,9 +124,7 @@ def test_first_slice_holds_most_within_the_middle_half():
 def test_the_note_mentions_stretched_slices():
     def note(*shape):
         layout = sprites.layout(shape, sprites.choose_slices(shape, 10**9))
-        return views._note(
-            {"shape": list(shape), "probability": False, "together": False, **layout}
-        )
+        return views._note({"shape": list(shape), "probability": False, **layout})
 
     assert note(20, 101, 101) == "20 × 101 × 101 voxels; flat slices are stretched in height."
     assert note(20, 100, 100) == "20 × 100 × 100 voxels."
