@@ -57,7 +57,9 @@ RANGES = {
 }
 
 
-def augment(key, batch, *, flip=0.0, in_plane_only=False, apart=False, **fields):
+def augment(
+    key, batch, *, flip=0.0, in_plane_only=False, apart=False, exclusive=False, **fields
+):
     """Transform each sample at random and on its own: flips, then `PROBABILITIES` in their order.
 
     Each transform has a probability per sample, a Python number; one of probability 0 is not in
@@ -76,6 +78,7 @@ def augment(key, batch, *, flip=0.0, in_plane_only=False, apart=False, **fields)
         or patches much coarser or shorter in depth.
       apart: draw the parameters of all intensity transforms but noise for each channel by itself,
         as nnU-Net does: for channels that are recorded apart, unlike red, green and blue.
+      exclusive: whether several classes exclude each other, see `warp.resample`.
       **fields: probabilities, of `PROBABILITIES`, by default 0; (low, high), of `RANGES`.
 
     Returns:
@@ -90,7 +93,7 @@ def augment(key, batch, *, flip=0.0, in_plane_only=False, apart=False, **fields)
     _check(flips, fields, len(shape))
     probabilities = {name: fields.get(name, 0.0) for name in PROBABILITIES}
     ranges = {name: fields.get(name, RANGES[name].default) for name in RANGES}
-    steps = _steps(flips, probabilities, ranges, shape, in_plane_only, apart)
+    steps = _steps(flips, probabilities, ranges, shape, in_plane_only, apart, exclusive)
     if not any(steps):
         return batch
 
@@ -104,7 +107,7 @@ def augment(key, batch, *, flip=0.0, in_plane_only=False, apart=False, **fields)
     return lax.map(augment_sample, (sample_keys(key, len(batch["image"])), batch))
 
 
-def _steps(flips, probabilities, ranges, shape, in_plane_only, apart):
+def _steps(flips, probabilities, ranges, shape, in_plane_only, apart, exclusive):
     """The transforms in their order, each (key, sample) -> sample; None for those that are off."""
     planes = [
         plane
@@ -126,6 +129,7 @@ def _steps(flips, probabilities, ranges, shape, in_plane_only, apart):
         scale=scale,
         scale_range=ranges["scale_range"],
         planes=planes,
+        exclusive=exclusive,
     )
 
     def on_image(name, transform):

@@ -6,6 +6,7 @@ three spatial axes. Every move applies to all three arrays.
 
 import itertools
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,9 @@ def quarter_turns(key, sample, planes):
     return lax.switch(random.randint(key, (), 0, len(turns)), turns, sample)
 
 
-def affine(key, sample, *, rotate, rotate_degrees, scale, scale_range, planes):
+def affine(
+    key, sample, *, rotate, rotate_degrees, scale, scale_range, planes, exclusive=False
+):
     """Rotate and scale about the centre of the patch, in one resampling if either is drawn.
 
     Args:
@@ -47,6 +50,7 @@ def affine(key, sample, *, rotate, rotate_degrees, scale, scale_range, planes):
       scale_range: range of the step between samples, in voxels: 1.4 shows more of the
         surroundings and structures 1.4 times smaller.
       planes: pairs of spatial axes; without the first of three axes, depth is unchanged.
+      exclusive: of `resample`.
     """
     axes = sample["image"].ndim - 1
     moved = jnp.array([any(axis in plane for plane in planes) for axis in range(axes)])
@@ -59,7 +63,8 @@ def affine(key, sample, *, rotate, rotate_degrees, scale, scale_range, planes):
     factor = random.uniform(factor_key, (), minval=low, maxval=high)
     matrix = rotation_matrix(jnp.where(rotated, degrees, 0.0), planes, axes)
     matrix = matrix * jnp.where(scaled & moved, factor, 1.0)
-    return lax.cond(rotated | scaled, resample, lambda sample, _: sample, sample, matrix)
+    moved_there = partial(resample, exclusive=exclusive)
+    return lax.cond(rotated | scaled, moved_there, lambda sample, _: sample, sample, matrix)
 
 
 def rotation_matrix(degrees, planes, axes):
@@ -73,19 +78,21 @@ def rotation_matrix(degrees, planes, axes):
     return matrix
 
 
-def resample(sample, matrix):
+def resample(sample, matrix, exclusive=False):
     """Read each output voxel at `matrix @ position`, positions relative to the patch's centre.
 
     Image, label and mask share one multilinear interpolation. A label is 1 where foreground
     holds more than half of the weight of the labelled neighbours: this follows a sheet of two
     voxels more closely than the nearest neighbour and does not erode it beside unlabelled voxels.
-    A mask is 1 where labelled neighbours hold at least half of the weight. Outside the patch the
-    image continues by reflection, so that its statistics stay those of the material; label and
-    mask are 0.
+    Classes that exclude each other are judged together, as one class would be, and the largest of
+    them is taken: where three meet none may hold half. A mask is 1 where labelled neighbours hold
+    at least half of the weight. Outside the patch the image continues by reflection, so that its
+    statistics stay those of the material; label and mask are 0.
 
     Args:
       sample: see the module.
       matrix: [axes, axes] float32.
+      exclusive: whether each voxel is of one of the label's K classes, or of none.
 
     Returns:
       As `sample`, in its types.
@@ -97,6 +104,9 @@ def resample(sample, matrix):
     )
     channels = image.shape[-1]
     foreground, labelled = values[..., channels:-1], values[..., -1:]
+    if exclusive:
+        largest = foreground.argmax(-1, keepdims=True) == jnp.arange(foreground.shape[-1])
+        foreground = jnp.where(largest, foreground.sum(-1, keepdims=True), 0)
     return {
         "image": values[..., :channels],
         "label": (inside & (foreground > 0.5 * labelled)).astype(label.dtype),

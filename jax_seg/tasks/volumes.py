@@ -70,7 +70,9 @@ def prepare(
         | judge_volumes.checksums(found.validation, found.validation_facts),
         shape=sample_shape(data, found.channels),
         preprocessing=found.preprocessing,
-        augment=augmentation(found.preprocessing, augment=augment),
+        augment=augmentation(
+            found.preprocessing, augment=augment, exclusive=found.table.classes.exclusive
+        ),
         segment=functools.partial(
             judge_volumes.segment_volumes,
             data=found,
@@ -118,9 +120,9 @@ def sample_type(data):
     return dataset.sample_type(volume.image for volume in found)
 
 
-def augmentation(_preprocessing, *, augment, **_):
-    """(key, batch) -> batch, from the section `augment`."""
-    return functools.partial(augment_batch, apart=True, **augment)
+def augmentation(_preprocessing, *, augment, exclusive=False, **_):
+    """(key, batch) -> batch, from the section `augment`; `exclusive` of `augment.augment`."""
+    return functools.partial(augment_batch, apart=True, exclusive=exclusive, **augment)
 
 
 def prepare_data(workdir, preprocessing=None, *, data, synthetic, preprocess, **_):

@@ -11,7 +11,8 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_seg.data.preprocess import Preprocessing
-from jax_seg.system import cards, startup
+from jax_seg.runs import held_out
+from jax_seg.system import cards, configuration, startup
 from jax_seg.system.devices import ONE, arrange
 from jax_seg.training import programs
 from jax_seg.training.settings import read_settings
@@ -28,11 +29,13 @@ def abstract_programs(config, devices=ONE):
     channels = settings.programs["model"].get("in_channels") or kind.channels(task["data"])
     shape = kind.sample_shape(task["data"], channels)
     preprocessing = Preprocessing(0.0, 1.0, 0.0, 1.0)
+    classes = held_out.table_of(configuration.flat(config)).classes
     compiled = programs.build(
         **settings.programs,
         shape=shape,
         preprocessing=preprocessing,
-        augment=kind.augmentation(preprocessing, **task),
+        augment=kind.augmentation(preprocessing, exclusive=classes.exclusive, **task),
+        classes=classes,
         devices=devices,
     )
 

@@ -168,6 +168,32 @@ def test_unlabelled_voxels_do_not_vote_on_a_label():
         np.testing.assert_array_equal(result["label"][:, 1, 0], [1, 1, 0, 0])
 
 
+def test_where_three_classes_meet_the_largest_is_taken():
+    """At step 0.4 voxels 1 and 2 of four read 1.3 and 1.7, rows 0 and 3 read 0.9 and 2.1.
+
+    Voxel (1, 1) reads (1.3, 1.3): of its neighbours (1, 1), (1, 2), (2, 1) and (2, 2) the first
+    weighs 0.49, the second and the third 0.21 each, the last 0.09.
+    """
+    label = np.zeros((4, 4, 3), np.uint8)
+    label[:2, :2, 0], label[:2, 2:, 1], label[2:, :, 2] = 1, 1, 1
+    mask = np.ones((4, 4, 1), np.uint8)
+    sample = {"image": np.zeros((4, 4, 1), np.float32), "label": label, "mask": mask}
+    matrix = np.diag([0.4, 0.4]).astype(np.float32)
+    apart = warp.resample(sample, matrix)["label"]
+    assert apart[1, 1].tolist() == [0, 0, 0]  # none holds half of the weight
+    result = warp.resample(sample, matrix, exclusive=True)["label"]
+    np.testing.assert_array_equal(result, label)  # no voxel crosses a border
+    label[1, 2, 1] = label[2, 1, 2] = label[2, 2, 2] = 0  # background holds 0.51 of voxel (1, 1)
+    assert warp.resample(sample, matrix, exclusive=True)["label"][1, 1].tolist() == [0, 0, 0]
+
+
+def test_one_class_is_resampled_the_same_way_whether_or_not_it_is_called_exclusive():
+    sample = jax.tree.map(lambda array: array[0], random_batch((5, 6, 7)))
+    matrix = warp.rotation_matrix(np.array([20.0, -10.0, 5.0]), [(0, 1), (0, 2), (1, 2)], 3)
+    pair = (warp.resample(sample, matrix, exclusive)["label"] for exclusive in (False, True))
+    np.testing.assert_array_equal(*pair)
+
+
 def test_image_label_and_mask_move_together():
     """An asymmetric marker: the label is the image above one half, wherever both have gone."""
     marker = np.zeros((8, 12, 12, 12, 1), np.float32)

@@ -66,6 +66,14 @@ def test_step_bytes_grow_with_the_batch(volumes_folder):
     assert one < find_batch.step_bytes(config)
 
 
+def test_step_bytes_of_several_classes(volumes_folder):
+    config = tiny_config(volumes_folder)
+    one = find_batch.step_bytes(config)
+    config.data.update(classes=("sheet=1", "crust=2"), ignore=())
+    config.model.out_channels = 2
+    assert one < find_batch.step_bytes(config)
+
+
 def test_find_batch_doubles_until_the_step_does_not_fit(volumes_folder, monkeypatch):
     def needed(config, card):
         assert card is None
