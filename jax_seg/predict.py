@@ -12,6 +12,7 @@ beside each records how it was made. Finished predictions are skipped. An --outp
 import argparse
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -125,6 +126,7 @@ def _predict(arguments):
     in_blocks = blockwise.asked(arguments)
     segment, networks, settings = _networks(arguments)
     kind, decide, facts = _decision(arguments, networks)
+    kind = kind._replace(needs=partial(kind.needs, logits=together.logits_held(networks, settings)))
     channels = max(network.fields.get("model.in_channels", 1) for network in networks)
     found = in_blocks and blockwise.find(arguments.input)
     found = found or kind.find(arguments.input, channels)

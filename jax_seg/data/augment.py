@@ -57,9 +57,7 @@ RANGES = {
 }
 
 
-def augment(
-    key, batch, *, flip=0.0, in_plane_only=False, apart=False, exclusive=False, **fields
-):
+def augment(key, batch, *, flip=0.0, in_plane_only=False, apart=False, exclusive=False, **fields):
     """Transform each sample at random and on its own: flips, then `PROBABILITIES` in their order.
 
     Each transform has a probability per sample, a Python number; one of probability 0 is not in

@@ -36,9 +36,7 @@ def quarter_turns(key, sample, planes):
     return lax.switch(random.randint(key, (), 0, len(turns)), turns, sample)
 
 
-def affine(
-    key, sample, *, rotate, rotate_degrees, scale, scale_range, planes, exclusive=False
-):
+def affine(key, sample, *, rotate, rotate_degrees, scale, scale_range, planes, exclusive=False):
     """Rotate and scale about the centre of the patch, in one resampling if either is drawn.
 
     Args:

@@ -44,6 +44,16 @@ def require_fitted(path, networks):
             )
 
 
+def logits_held(networks, settings):
+    """Logits of a voxel that are in memory at once: of each class, and beside their sum.
+
+    Args:
+      networks, settings: the list and the facts of `load`.
+    """
+    averaged = len(networks) > 1 or settings.keys() & {"flips", "rotations"}
+    return len(classes_of(networks).names) * (2 if averaged else 1)
+
+
 def load(texts, weights=None, *, overlap=None, windows=None, flips=(), rotations=False):
     """Combine several networks into one.
 

@@ -145,7 +145,7 @@ def require_memory(data):
       ValueError: it names the first.
     """
     for volume in _originals(data):
-        needed = kinds.VOLUMES.needs(volume.image)
+        needed = kinds.VOLUMES.needs(volume.image, len(data.table.classes.names))
         memory.require(needed, volume.image, "score it as a whole at the end of the run")
 
 

@@ -34,7 +34,8 @@ class Kind(NamedTuple):
       certain: value of a prediction where the object is certain.
       inspect: (path, array, facts of the networks, for each of them the pair of spacings between
         which it resamples the input, or None) -> facts of the input for its sidecar.
-      needs: path -> bytes of memory to predict it; a larger volume is predicted block by block.
+      needs: (path, logits=1) -> bytes of memory to predict it, where each voxel has that many
+        logits at once; a larger volume is predicted block by block.
       as_map: logits -> prediction, if that is the probability itself; None if a threshold and
         steps of post-processing decide.
     """
@@ -59,9 +60,9 @@ def _read_volume(path):
     return read_image(path)
 
 
-def _bytes_of_volume(path):
+def _bytes_of_volume(path, logits=1):
     reader = source(path)
-    on_host = LOGIT_BYTES if jax.default_backend() == "cpu" else 0
+    on_host = logits * LOGIT_BYTES if jax.default_backend() == "cpu" else 0
     voxel = reader.dtype.itemsize * channels_of(reader)
     return (voxel + MASK_BYTES + on_host) * math.prod(reader.shape)
 
@@ -133,6 +134,6 @@ IMAGES = Kind(
     name="images",
     certain=255,
     inspect=lambda path, array, networks, spacings: {},
-    needs=lambda _: 0,
+    needs=lambda _path, logits=1: 0,
     as_map=lambda logits: pictures.as_map(np.asarray(jax.nn.sigmoid(logits))),
 )

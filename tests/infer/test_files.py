@@ -115,6 +115,7 @@ def test_the_estimate_by_hand(found, monkeypatch):
     left -= 1
     with pytest.raises(ValueError, match=r"b\.tif needs .* of memory to predict it"):
         VOLUMES.read(found[1].image)
+    assert VOLUMES.needs(found[1].image, 4) == 1344 + 192 * 3 * 4  # two classes and their sum
 
 
 def test_an_output_that_cannot_be_written_ends_it_once(found, tmp_path):

@@ -14,6 +14,7 @@ from jax_seg.data.preprocess import PerVolume
 from jax_seg.models.unet import Model
 from jax_seg.runs import from_weights
 from jax_seg.system import memory
+from jax_seg.tasks.kinds import VOLUMES
 from tests.predicting import run
 
 BLOCKS = ["--block", "16", "--chunk", "8"]
@@ -81,6 +82,15 @@ def test_steps_run_over_blocks_too(runs, image, tmp_path):
     _, mask, *_ = run(image, tmp_path / "whole", *flags)
     assert predict.main(command(image, tmp_path / "mask.zarr", *flags)) == 0
     np.testing.assert_array_equal(voxels(tmp_path / "mask.zarr"), mask)
+
+
+def test_an_average_needs_the_logits_twice(runs, image, tmp_path, capsys, monkeypatch):
+    needed = VOLUMES.needs(image, 2)
+    monkeypatch.setattr(memory, "available", lambda: needed - 1)
+    for name, flags in (("one", []), ("two", [runs[1]]), ("turned", ["--flips", "height"])):
+        named = ["--input", str(image), "--output", str(tmp_path / name)]
+        assert predict.main(["--workdir", runs[0], *flags, *named]) == 0
+        assert ("block by block" in capsys.readouterr().out) == (name != "one")
 
 
 @pytest.mark.parametrize(
