@@ -4,6 +4,7 @@ Every layer works on two or three spatial axes, channels last. Shape names show 
 Parameters are float32; `dtype` is the compute type.
 """
 
+from collections.abc import Callable
 from math import log, prod
 
 import jax
@@ -13,6 +14,8 @@ from flax import linen as nn
 from jax_seg.ops import resize
 from jax_seg.ops.conv import conv
 from jax_seg.ops.norm import affine_norm, instance_norm_leaky_relu
+
+FEW = 8  # features that are computed by themselves
 
 
 def uniform(fan_in):
@@ -40,6 +43,7 @@ class ConvInstanceNorm(nn.Module):
       bias: whether the convolution has one. The norm subtracts each channel's mean, and with it any
         constant, so adding it would waste a pass over memory. It stays a parameter: the network has
         the published parameter count, and imported weights stay complete.
+      stored: of `instance_norm_leaky_relu`: whether a convolution is next.
     """
 
     features: int
@@ -49,6 +53,7 @@ class ConvInstanceNorm(nn.Module):
     slope: float = 0.01
     affine: bool = False
     bias: bool = True
+    stored: bool = False
 
     @nn.compact
     def __call__(self, x_BDHWC):
@@ -59,7 +64,7 @@ class ConvInstanceNorm(nn.Module):
             self.param("bias", initialiser, (self.features,))
         x_BDHWK = conv(x_BDHWC.astype(self.dtype), kernel.astype(self.dtype), self.stride)
         if not self.affine:
-            return instance_norm_leaky_relu(x_BDHWK, slope=self.slope, epsilon=1e-5)
+            return instance_norm_leaky_relu(x_BDHWK, self.slope, 1e-5, self.stored)
         gain = self.param("gain", nn.initializers.ones, (self.features,))
         offset = self.param("offset", nn.initializers.zeros, (self.features,))
         return affine_norm(x_BDHWK, gain, offset, self.slope, 1e-5)
@@ -72,6 +77,7 @@ class UNetLevel(nn.Module):
       features, dtype, kernel, slope, affine: of `ConvInstanceNorm`.
       convolutions: how many.
       stride: of the first one; () for 1.
+      stored: of the last one's `ConvInstanceNorm`.
     """
 
     features: int
@@ -81,6 +87,7 @@ class UNetLevel(nn.Module):
     stride: tuple = ()
     slope: float = 0.01
     affine: bool = False
+    stored: bool = False
 
     @nn.compact
     def __call__(self, *inputs):
@@ -93,6 +100,7 @@ class UNetLevel(nn.Module):
                 () if index else self.stride,
                 self.slope,
                 self.affine,
+                stored=self.stored or index < self.convolutions - 1,
                 name=f"conv_{index}",
             )
             x_BDHWC = layer(x_BDHWC)
@@ -126,6 +134,7 @@ class ResidualBlock(nn.Module):
             self.stride,
             self.slope,
             **options,
+            stored=True,
             name="conv_0",
         )
         second = ConvInstanceNorm(
@@ -188,9 +197,36 @@ def pointwise(features, fan_in, name, foreground_prior=0.5):
     def around(key, shape, dtype=jnp.float32):
         return odds + initialiser(key, shape, dtype)
 
-    return nn.Dense(
-        features, dtype=jnp.float32, kernel_init=initialiser, bias_init=around, name=name
-    )
+    return Pointwise(features, initialiser, around, name=name)
+
+
+class Pointwise(nn.Module):
+    """1×1(×1) convolution with bias, in float32; its kernel is [C, features].
+
+    On a GPU few features are sums over the channels rather than a matrix product: XLA computes
+    those together with the layers around them, so that neither the normalised activations before
+    them nor their gradient are written to memory.
+
+    Attributes:
+      features: channels of the result.
+      kernel_init, bias_init: initialisers.
+    """
+
+    features: int
+    kernel_init: Callable
+    bias_init: Callable
+
+    @nn.compact
+    def __call__(self, x_BDHWC):
+        kernel = self.param("kernel", self.kernel_init, (x_BDHWC.shape[-1], self.features))
+        bias = self.param("bias", self.bias_init, (self.features,))
+        x_BDHWC = x_BDHWC.astype(jnp.float32)
+        other = _sums if self.features <= FEW else jnp.dot
+        return jax.lax.platform_dependent(x_BDHWC, kernel, cpu=jnp.dot, default=other) + bias
+
+
+def _sums(x, kernel):
+    return jnp.stack([(x * column).sum(-1) for column in kernel.T], -1)
 
 
 def max_pool(x_BDHWC, stride=()):

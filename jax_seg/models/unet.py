@@ -145,6 +145,7 @@ def decode(model, skips, plan):
             level.decoder_convolutions,
             slope=model.slope,
             affine=model.affine,
+            stored=number > 0,
             name=f"decoder_{index}",
         )
         x_BDHWC = decoder(up(x_BDHWC), skips[number])

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _normalise(x, slope, epsilon):
-    return _forward(x, slope, epsilon)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _normalise(x, slope, epsilon, stored):
+    return _forward(x, slope, epsilon, stored)[0]
 
 
-def instance_norm_leaky_relu(x, slope=0.01, epsilon=1e-5):
+def instance_norm_leaky_relu(x, slope=0.01, epsilon=1e-5, stored=False):
     """leaky_relu((x - mean) / sqrt(variance + epsilon)), mean and variance over the spatial axes.
 
     No affine parameters (Ulyanov et al. 2016, eq. 2); biased variance, of the deviations from the
@@ -25,6 +25,10 @@ def instance_norm_leaky_relu(x, slope=0.01, epsilon=1e-5):
       x: [B, *spatial, C].
       slope: slope of the negative part, positive.
       epsilon: added to the variance.
+      stored: whether the result is written to memory anyway, as the input of a convolution is. On a
+        GPU XLA would compute it from `x` again in the backward pass and keep both for that; so the
+        gradient reads the result, and `x` is dropped. Where all that follows is computed together
+        with the norm, as pooling is, the result is never written, and `x` is kept.
 
     Returns:
       As `x`, in its type.
@@ -37,10 +41,10 @@ def instance_norm_leaky_relu(x, slope=0.01, epsilon=1e-5):
             f"instance_norm_leaky_relu got slope {slope}; give a positive one, because the "
             "gradient is computed from the output."
         )
-    return _normalise(x, slope, epsilon)
+    return _normalise(x, slope, epsilon, stored)
 
 
-def _forward(x, slope, epsilon):
+def _forward(x, slope, epsilon, stored):
     x32 = x.astype(jnp.float32)
     axes = _spatial_axes(x)
     mean, variance = _statistics(x32, axes)
@@ -65,9 +69,11 @@ def _statistics(x32, axes):
     return rough + mean, jnp.maximum(squares - jnp.square(mean), 0.0)
 
 
-def _backward(slope, epsilon, saved, gradient):
+def _backward(slope, epsilon, stored, saved, gradient):
     """With n the normalised x and g its gradient: scale · (g - mean(g) - n · mean(g · n))."""
     y, scale = saved
+    if stored:
+        y = jax.lax.platform_dependent(y, cpu=lambda y: y, default=jax.lax.optimization_barrier)
     y32 = y.astype(jnp.float32)
     g = gradient.astype(jnp.float32) * jnp.where(y32 >= 0, 1.0, slope)
     n = y32 * jnp.where(y32 >= 0, 1.0, 1 / slope)

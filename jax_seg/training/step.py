@@ -237,10 +237,11 @@ def _all_finite(tree):
 def normalised(batch, preprocessing, classes=ONE):
     """A batch as drawn, with its image normalised and its label split into label and mask.
 
-    The label is float32 [B, *spatial, classes], the mask float32 [B, *spatial, 1].
+    The label is uint8 [B, *spatial, classes], the mask uint8 [B, *spatial, 1], both 0 or 1: they
+    are moved as often as the image, and in float32 would be most of what augmentation moves.
     """
     return {
         "image": preprocess(batch["image"], preprocessing, batch.get("own")),
-        "label": members(batch["label"], classes).astype(jnp.float32),
-        "mask": (batch["label"] != MASKED).astype(jnp.float32),
+        "label": members(batch["label"], classes).astype(jnp.uint8),
+        "mask": (batch["label"] != MASKED).astype(jnp.uint8),
     }
