@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
+from jax_seg.models import layers
 from jax_seg.models.layers import ConvInstanceNorm, Upsample, max_pool, pointwise
 from jax_seg.models.unet import Model
 
@@ -304,3 +305,18 @@ def test_jit_equals_eager():
 def test_what_does_not_fit_is_refused(fields, shape, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(Model(**fields).init, jax.random.key(0), jnp.zeros(shape))
+
+
+def test_sums_over_channels_are_the_matrix_product():
+    """What a GPU computes of few logits, and its gradients."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(2, 3, 4, 5, 6)).astype(np.float32)
+    kernel = generator.normal(size=(6, 3)).astype(np.float32)
+    weight = generator.normal(size=(2, 3, 4, 5, 3)).astype(np.float32)
+
+    def gradients(product):
+        return jax.grad(lambda x, kernel: (weight * product(x, kernel)).sum(), (0, 1))(x, kernel)
+
+    np.testing.assert_allclose(layers._sums(x, kernel), x @ kernel, atol=1e-5)
+    for one, other in zip(gradients(layers._sums), gradients(jnp.dot), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)

@@ -53,3 +53,21 @@ def test_the_detector_is_convolved_in_the_compute_type(program, passes):
     assert counts.pop(frozenset(["f32"])) == 4 * passes
     assert set(counts) == {frozenset(["bf16"])} and counts.total() > 4 * passes
     assert "custom_call" not in text
+
+
+def test_a_gpu_writes_nothing_between_the_last_norm_and_the_logits():
+    """The head is a sum: XLA ends fusions at matrix products, and so would write both."""
+    for program in ("train", "predict"):
+        products = [
+            line for line in lowered(volumes("bfloat16"), program).splitlines() if "dot_gen" in line
+        ]
+        assert len(products) == 2 and all("bf16" in line for line in products)  # upsampling
+
+
+def test_a_gpu_keeps_the_inputs_of_convolutions_and_not_what_they_came_from():
+    """A barrier in the gradient of six norms: five convolutions and an upsampling follow them."""
+    text = lowered(volumes("bfloat16"), "train")
+    kept = re.findall(r"optimization_barrier %\w+ : tensor<2x([0-9x]+)xbf16>", text)
+    assert sorted(kept) == sorted(
+        ["16x16x16x4", "8x8x8x8", "4x4x4x16", "8x8x8x8", "8x8x8x8", "16x16x16x4"]
+    )
