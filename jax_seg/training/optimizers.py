@@ -106,14 +106,13 @@ def _muon(momentum, nesterov, weight_decay, b1, b2, epsilon):
             beta=momentum,
             eps=epsilon,
             nesterov=nesterov,
-            weight_decay=weight_decay,
             adam_b1=b1,
             adam_b2=b2,
-            adam_weight_decay=weight_decay,
             muon_weight_dimension_numbers=_matrices,
             consistent_rms=0.2,
             ns_coeffs=NEWTON_SCHULZ,
-        )
+        ),
+        weight_decay,
     )
 
 
@@ -223,13 +222,14 @@ def add_noise(key, tree, std, patterns=("",)):
     return structure.unflatten(map(noisy, range(len(leaves)), paths, leaves))
 
 
-def _stacked(optimizer):
-    """`optimizer` on {VECTOR: [n], '24x96': [kernels, 24, 96], …} in place of a tree.
+def _stacked(optimizer, weight_decay):
+    """`optimizer` on {VECTOR: [n], '24x96': [kernels, 24, 96], …} in place of a tree, then decay.
 
     Kernels of the same shape become one array, and everything that is not a matrix one vector: a
     network of hundreds of parameters then has tens of loops to compile and to start. A matrix with
     a single row or column goes into the vector, since orthogonalisation would only keep its
-    direction.
+    direction. Decay is of each parameter by itself: of the stacks, it would make XLA compute each
+    new kernel from all kernels of its shape.
     """
 
     def shape(leaf):
@@ -261,7 +261,8 @@ def _stacked(optimizer):
 
     def update(updates, state, params):
         stacked, state = optimizer.update(stack(updates), state, stack(params))
-        return unstack(stacked, updates), state
+        updates = unstack(stacked, updates)
+        return jax.tree.map(lambda u, p: u - weight_decay * p, updates, params), state
 
     return optax.GradientTransformation(lambda params: optimizer.init(stack(params)), update)
 
