@@ -52,17 +52,22 @@ def make_run(workdir, data, *, shift=0.0, change=None, hostile=False):
 
 
 def make_run_of_classes(workdir, data):
-    """A run whose label values 1 and 2 are classes, and {id: mask} of what it predicted."""
-    classes = {"classes": ("sheet=1", "crust=2"), "ignore": ()}
-    make_run(workdir, data, change=lambda config: config.data.update(classes))
-    masks = {i: np.roll(label, (1, 2, 3), (0, 1, 2)) for i, label in labels_of(data).items()}
-    for name, mask in masks.items():
+    """A run with the classes 1 and 2, and {id: (label with MASKED, mask that it predicted)}."""
+    folders = {"images": str(data / "train_images"), "labels": str(workdir / "labels")}
+    classes = {"classes": ("sheet=1", "crust=2"), "ignore": (3,)}
+    make_run(workdir, data, change=lambda config: config.data.update(classes | folders))
+    volumes = {}
+    for name, label in labels_of(data).items():
+        mask = np.roll(label, (1, 2, 3), (0, 1, 2))
         rows = mask[:, ::2]
         rows[rows == 2] = 1  # one class in place of another
-        path = workdir / "validation" / "masks" / f"{name}.tif"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tifffile.imwrite(path, mask, compression="lzw")
-    return workdir, masks
+        label = np.where(np.arange(label.shape[2]) > 15, np.uint8(3), label)
+        for folder, array in (("labels", label), ("validation/masks", mask)):
+            path = workdir / folder / f"{name}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(path, array, compression="lzw")
+        volumes[name] = np.where(label == 3, np.uint8(MASKED), label), mask
+    return workdir, volumes
 
 
 def events(shift=0.0):

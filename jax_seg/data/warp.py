@@ -61,8 +61,8 @@ def affine(key, sample, *, rotate, rotate_degrees, scale, scale_range, planes, e
     factor = random.uniform(factor_key, (), minval=low, maxval=high)
     matrix = rotation_matrix(jnp.where(rotated, degrees, 0.0), planes, axes)
     matrix = matrix * jnp.where(scaled & moved, factor, 1.0)
-    moved_there = partial(resample, exclusive=exclusive)
-    return lax.cond(rotated | scaled, moved_there, lambda sample, _: sample, sample, matrix)
+    resampled = partial(resample, exclusive=exclusive)
+    return lax.cond(rotated | scaled, resampled, lambda sample, _: sample, sample, matrix)
 
 
 def rotation_matrix(degrees, planes, axes):

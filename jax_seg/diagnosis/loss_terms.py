@@ -31,7 +31,7 @@ class Ground(NamedTuple):
     """Labels that answers are compared with.
 
     Attributes:
-      label, mask: float32 [B, *spatial, 1], as a loss takes them; both classes are in each sample.
+      label, mask: [B, *spatial, 1], 0 or 1; both classes are in each sample.
     """
 
     label: np.ndarray

@@ -1,7 +1,8 @@
 """A network as ONNX, by jax2onnx, with the program of an accelerator: plain convolutions.
 
-jax2onnx does not know two things of these networks: the choice by platform (`ops/conv.py`), which
-is resolved before it sees the program, and convolutions of volumes, which it is taught here.
+jax2onnx does not know two things of these networks: the choice by platform, of a convolution and of
+the last layer, which is resolved before it sees the program, and convolutions of volumes, which it
+is taught here.
 """
 
 import importlib.util

@@ -1,7 +1,8 @@
 """A network as files that run without this project: a program of jax.export, weights, a script.
 
 The program takes stored voxels, normalises them and returns probabilities. Which form a convolution
-has is chosen where it is lowered (`ops/conv.py`), so one program holds those of all PLATFORMS.
+and the last layer have is chosen where they are lowered, so one program holds those of all
+PLATFORMS.
 """
 
 import inspect

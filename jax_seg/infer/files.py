@@ -45,6 +45,8 @@ def predict_files(kind, segment, decide, inspect, found, output, *, settings, pr
     """
 
     def read(volume):
+        # Running out of memory may kill the process, and lose the other volumes.
+        memory.require(kind.needs(volume.image), volume.image, "predict it")
         # The stamp first: a file that is replaced during prediction counts as a different one.
         stamped, image = stamp(volume.image), kind.read(volume.image)
         return {"image_stamp": stamped, **inspect(volume, image)}, image

@@ -15,7 +15,7 @@ from jax_seg.ops import resize
 from jax_seg.ops.conv import conv
 from jax_seg.ops.norm import affine_norm, instance_norm_leaky_relu
 
-FEW = 8  # features that are computed by themselves
+FEW = 8  # logits, at most, that a GPU computes as sums instead of a matrix product
 
 
 def uniform(fan_in):
@@ -43,7 +43,8 @@ class ConvInstanceNorm(nn.Module):
       bias: whether the convolution has one. The norm subtracts each channel's mean, and with it any
         constant, so adding it would waste a pass over memory. It stays a parameter: the network has
         the published parameter count, and imported weights stay complete.
-      stored: of `instance_norm_leaky_relu`: whether a convolution is next.
+      stored: of `instance_norm_leaky_relu`: whether a convolution or an upsampling is next; without
+        effect where the norm is affine.
     """
 
     features: int

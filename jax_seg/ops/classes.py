@@ -101,8 +101,12 @@ def against_rest(logits):
 
 def numbers_of(label, classes):
     """Codes [...] -> the number, from 1, of each voxel's last class; MASKED stays."""
-    found = painted(members(label[..., None], classes), range(1, 1 + len(classes.names)))
-    return np.where(label == MASKED, np.uint8(MASKED), found)
+    return np.where(label == MASKED, np.uint8(MASKED), numbered(members(label[..., None], classes)))
+
+
+def numbered(masks):
+    """The number [...], from 1, of each voxel's last class in `masks` [..., classes]."""
+    return painted(masks, range(1, 1 + masks.shape[-1]))
 
 
 def painted(masks, values):

@@ -97,7 +97,9 @@ def slices(image, label, prediction, path, title="", classes=()):
         if classes:
             for name, volume in (("label", label), ("prediction", prediction)):
                 numbers = plane(volume)
-                layers = {colour: numbers == n for n, colour in enumerate(colours, 1)}
+                layers = {}
+                for n, colour in enumerate(colours, 1):
+                    layers[colour] = layers.get(colour, False) | (numbers == n)
                 pictures[name] = _paint(grey, layers | {UNLABELED: plane(label) == MASKED})
         elif label is None:
             pictures["prediction"] = _paint(grey, {FOUND: predicted})

@@ -4,8 +4,8 @@ The image is a JPEG. Label and probability share a lossless WebP, whose value is
 STEP · (3 · level + class): the level counts the thresholds that lie below the probability, so that
 the page shows the prediction of any of them exactly; the class is 0 for background, 1 for
 foreground and MASKED_CODE where the label is MASKED. Of several classes, red is STEP times the
-number of the label's class and green STEP times that of the predicted one; 0 is background, and red
-MOST_CLASSES + 1 stands for MASKED.
+number of the label's class and green STEP times that of the predicted one; number 0 is background,
+and MOST_CLASSES + 1 a label that is MASKED.
 """
 
 import base64

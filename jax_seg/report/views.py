@@ -7,6 +7,7 @@ from jax_seg.metrics import threshold
 from jax_seg.ops.classes import FOREGROUND
 from jax_seg.report import sprites
 from jax_seg.report.colours import of_classes
+from jax_seg.runs import held_out
 from jax_seg.runs import run as opened
 
 SHOWN = 3  # volumes
@@ -120,7 +121,7 @@ def _view(runs, name, thresholds, used, pixels, problems):
                 "run": number,
                 "classes": _sheets(*pair, slices, None if names else thresholds),
                 "threshold": thresholds.index(used[number]),
-                "scores": _scores(run, name),
+                "scores": " ".join([*_scores(run, name), *_about_classes(run, names)]),
                 "names": [
                     {"name": one, "colour": colour}
                     for one, colour in zip(names, of_classes(names), strict=True)
@@ -150,12 +151,26 @@ def _sheets(label, prediction, slices, thresholds):
 
 def _scores(run, name):
     if name not in run.volumes:
-        return ""
+        return []
     scores = run.volumes[name]
     shown = {"dice": "Dice", "precision": "precision", "recall": "recall"}
     shown |= {key: key for key in scores if key.startswith(opened.OF_CLASS)}
     values = (f"{title} {scores[key]:.3f}" for key, title in shown.items())
-    return f"Whole {run.judged_on.mark(run.noun)}: {', '.join(values)}."
+    return [f"Whole {run.judged_on.mark(run.noun)}: {', '.join(values)}."]
+
+
+def _about_classes(run, names):
+    """Sentences on what the slices show of several classes; `names` of `_class_names`."""
+    if len(class_names(run.fields.get("data.classes", ()))) < 2:
+        return []
+    if not names:
+        return ["All classes are shown as one."]
+    about = ["A slice's Dice is that of all classes pooled."]
+    if run.setting("postprocess.steps"):
+        about.append("The prediction is shown after post-processing, but scored before it.")
+    if not held_out.table_of(run.fields).classes.exclusive:
+        about.append("Of classes that share voxels the last is shown and compared.")
+    return about
 
 
 def _note(view):

@@ -16,7 +16,7 @@ from jax_seg.data import readers
 from jax_seg.data.labels import encode
 from jax_seg.data.names import plain
 from jax_seg.metrics.segmentation import Confusion, from_json
-from jax_seg.ops.classes import numbers_of
+from jax_seg.ops.classes import numbered, numbers_of
 from jax_seg.runs import checkpoints, held_out
 from jax_seg.runs.events import read_events
 from jax_seg.system import configuration
@@ -268,20 +268,25 @@ def read_classes(run, name):
       name: id of one of its `masks`.
 
     Returns:
-      (label or None, prediction): uint8 [D, H, W], 0 for background, MASKED in the label.
+      (label or None, prediction): uint8 [D, H, W], 0 for background, MASKED in the label. Of
+      classes that share voxels the last one counts.
 
     Raises:
-      ValueError, OSError: a file is damaged.
+      ValueError, OSError: a file is damaged, or they do not fit together.
     """
     table = held_out.table_of(run.fields)
     mask = readers.read_volume(run.masks[name])
-    predicted = np.zeros(mask.shape, np.uint8)
-    for number, value in enumerate(table.classes.values, 1):
-        predicted[mask == value] = number
+    predicted = numbered(mask[..., None] == np.array(table.classes.values))
     if name not in run.labelled:
         return None, predicted
     path = run.labelled[name].label
-    return numbers_of(encode(readers.read_volume(path), table, path), table.classes), predicted
+    label = encode(readers.read_volume(path), table, path)
+    if label.shape != mask.shape:
+        raise ValueError(
+            f"{run.masks[name]} has shape {mask.shape} but {path} has {label.shape}: predict the "
+            f"whole {run.noun} again."
+        )
+    return numbers_of(label, table.classes), predicted
 
 
 def noun(runs):

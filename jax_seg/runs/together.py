@@ -45,12 +45,14 @@ def require_fitted(path, networks):
 
 
 def logits_held(networks, settings):
-    """Logits of a voxel that are in memory at once: of each class, and beside their sum.
+    """Logits of a voxel in memory at once: one for each class, twice that where they are averaged.
 
     Args:
       networks, settings: the list and the facts of `load`.
     """
-    averaged = len(networks) > 1 or settings.keys() & {"flips", "rotations"}
+    # A network of nnU-Net turns and averages each window by itself.
+    whole = _convention(networks) != members.NNUNET
+    averaged = len(networks) > 1 or (whole and settings.keys() & {"flips", "rotations"})
     return len(classes_of(networks).names) * (2 if averaged else 1)
 
 
@@ -87,12 +89,7 @@ def load(texts, weights=None, *, overlap=None, windows=None, flips=(), rotations
         facts["rotations"] = True
         for network in networks:
             _require_square_patch(network)
-    imported = agreed(
-        "way of averaging",
-        [network.fields.get("validate.convention", "probabilities") for network in networks],
-        "combine networks of nnU-Net with others of it",
-    )
-    if imported != members.NNUNET:
+    if _convention(networks) != members.NNUNET:
         options = {
             "weights": weights,
             "orientations": orientations,
@@ -105,6 +102,15 @@ def load(texts, weights=None, *, overlap=None, windows=None, flips=(), rotations
         return ensemble.mean_logits(each, volume, weights=weights, of="logits")
 
     return segment, networks, facts
+
+
+def _convention(networks):
+    """How the networks average, members.NNUNET or another; ValueError where they differ in it."""
+    return agreed(
+        "way of averaging",
+        [network.fields.get("validate.convention", "probabilities") for network in networks],
+        "combine networks of nnU-Net with others of it",
+    )
 
 
 def _mean_logits(networks, options, volume, spacing=()):

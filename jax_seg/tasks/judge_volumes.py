@@ -12,7 +12,7 @@ from jax_seg.infer.postprocess import by_class
 from jax_seg.infer.volume import at_spacing, segment_volume
 from jax_seg.metrics import segmentation
 from jax_seg.metrics.balance import class_balance, remarks
-from jax_seg.ops.classes import ONE, masks_of, numbers_of, painted, probabilities_of
+from jax_seg.ops.classes import ONE, masks_of, numbered, numbers_of, painted, probabilities_of
 from jax_seg.system import memory
 from jax_seg.system.files import write_json
 from jax_seg.tasks import kinds, sources
@@ -182,8 +182,7 @@ def _keep(volume, logits, data, steps, workdir, draw):
         write_tiff(path, painted(masks, classes.values), compression="lzw")
         if draw:
             true = numbers_of(label, classes)
-            found = painted(masks, range(1, 1 + len(classes.names)))
-            draw(image, true, found, picture, volume.id, classes.names)
+            draw(image, true, numbered(masks), picture, volume.id, classes.names)
     return segmentation.count(masks, label, classes)
 
 

@@ -14,7 +14,6 @@ from jax_seg.data.readers import pictures, read_image
 from jax_seg.data.readers.contract import channels_of
 from jax_seg.data.write_like import suffix_like, write_like
 from jax_seg.infer.inspection import View, inspect, resampled_as_nnunet
-from jax_seg.system import memory
 from jax_seg.system.outputs import written_by
 
 MASK_BYTES = 2  # per voxel in host memory: the mask as bool and as uint8
@@ -49,15 +48,6 @@ class Kind(NamedTuple):
     inspect: Callable
     needs: Callable
     as_map: Callable | None = None
-
-
-def _read_volume(path):
-    """A whole image of one channel or several; ValueError if memory cannot hold it and its mask.
-
-    Checked first, since running out of memory may kill the process and lose the other volumes.
-    """
-    memory.require(_bytes_of_volume(path), path, "predict it")
-    return read_image(path)
 
 
 def _bytes_of_volume(path, logits=1):
@@ -118,7 +108,7 @@ def _write_map(path, prediction, _):
 
 VOLUMES = Kind(
     find=folder.find_images,
-    read=_read_volume,
+    read=read_image,
     write=_write_mask,
     suffix=suffix_like,
     name="volumes",

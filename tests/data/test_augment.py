@@ -187,6 +187,17 @@ def test_where_three_classes_meet_the_largest_is_taken():
     assert warp.resample(sample, matrix, exclusive=True)["label"][1, 1].tolist() == [0, 0, 0]
 
 
+def test_exclusive_classes_turn_as_one_class_and_stay_apart():
+    batch = random_batch((6, 7, 8), samples=4)
+    kind = np.random.default_rng(1).integers(0, 3, batch["label"].shape[:-1])
+    apart = batch["label"] * (kind[..., None] == np.arange(3))
+    fields = {"rotate": 0.9, "scale": 0.5}
+    one = run(batch, key=3, **fields)
+    several = run(batch | {"label": apart}, key=3, exclusive=True, **fields)
+    np.testing.assert_array_equal(several["label"].sum(-1), one["label"][..., 0])
+    assert not np.array_equal(one["label"], batch["label"]) and one["label"].any()
+
+
 def test_one_class_is_resampled_the_same_way_whether_or_not_it_is_called_exclusive():
     sample = jax.tree.map(lambda array: array[0], random_batch((5, 6, 7)))
     matrix = warp.rotation_matrix(np.array([20.0, -10.0, 5.0]), [(0, 1), (0, 2), (1, 2)], 3)

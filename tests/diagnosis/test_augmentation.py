@@ -31,7 +31,8 @@ def samples(count=12, thickness=2):
         batch["image"].append(PREPROCESSING.scale * image)
         batch["label"].append(distance <= thickness / 2)
         batch["mask"].append(np.ones(place.shape))
-    return {name: np.stack(v)[..., None].astype(np.float32) for name, v in batch.items()}
+    types = {"image": np.float32, "label": np.uint8, "mask": np.uint8}
+    return {name: np.stack(v)[..., None].astype(types[name]) for name, v in batch.items()}
 
 
 def evidence(plain, changed=None, **fields):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,6 @@ from jax_seg.infer import files
 from jax_seg.infer.files import Unwritable, predict_files
 from jax_seg.system import memory
 from jax_seg.system.outputs import require_own
-from jax_seg.tasks import kinds
 from jax_seg.tasks.kinds import IMAGES, VOLUMES
 
 
@@ -107,15 +107,15 @@ def test_a_volume_beyond_memory_is_refused_before_it_is_read(found, tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").glob("*.tif")) == ["a.tif", "c.tif"]
 
 
-def test_the_estimate_by_hand(found, monkeypatch):
+def test_the_estimate_by_hand(found, tmp_path, monkeypatch):
     """192 voxels of one byte each, with 4 bytes of logits and 2 of masks: 1344 bytes."""
-    left = 1344
-    monkeypatch.setattr(kinds.memory, "available", lambda: left)
-    assert VOLUMES.read(found[1].image).shape == (3, 8, 8)
-    left -= 1
-    with pytest.raises(ValueError, match=r"b\.tif needs .* of memory to predict it"):
-        VOLUMES.read(found[1].image)
+    assert VOLUMES.needs(found[1].image) == 1344
     assert VOLUMES.needs(found[1].image, 4) == 1344 + 192 * 3 * 4  # two classes and their sum
+    averaged = VOLUMES._replace(needs=lambda path: VOLUMES.needs(path, 2))
+    monkeypatch.setattr(memory, "available", lambda: 1344)
+    assert not isinstance(predict(found[1:2], tmp_path / "one")["b"], Exception)
+    error = predict(found[1:2], tmp_path / "two", kind=averaged)["b"]
+    assert re.search(r"b\.tif needs .* of memory to predict it", str(error))
 
 
 def test_an_output_that_cannot_be_written_ends_it_once(found, tmp_path):

@@ -13,6 +13,15 @@ EXCLUSIVE = Classes(("sheet", "ink", "sand"), ((1,), (2,), (3,)), (1, 300, 7))
 NESTED = Classes(("whole", "core"), ((1, 2), (2,)), (1, 2))
 
 
+def test_numbers_of_codes_keep_the_masked_and_take_the_last_class():
+    codes = np.array([[0, 1, 2, MASKED]], np.uint8)
+    assert told_apart.numbers_of(codes, EXCLUSIVE).tolist() == [[0, 1, 2, MASKED]]
+    nested = told_apart.numbers_of(codes, NESTED)  # code 2 is of both classes
+    assert nested.tolist() == [[0, 1, 2, MASKED]]
+    both = Classes(("a", "b"), ((1, 3), (2, 3)), (1, 2))
+    assert told_apart.numbers_of(np.array([3, 1, 2], np.uint8), both).tolist() == [2, 1, 2]
+
+
 def test_which_classes_exclude_each_other():
     assert EXCLUSIVE.exclusive
     assert not NESTED.exclusive and not ONE.exclusive

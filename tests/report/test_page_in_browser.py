@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from jax_seg.metrics.segmentation import confusion
+from jax_seg.ops.classes import MASKED
 from jax_seg.report import page, views
 from jax_seg.runs.run import read_runs, read_volume
 from tests.conftest import TIME_LIMIT
-from tests.report_runs import labels_of, make_run_of_classes
+from tests.report_runs import make_run_of_classes
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 VOLUMES = 'section[data-title="Volume by volume"]'
@@ -160,13 +161,13 @@ def test_sliders_change_the_picture_and_tell_the_right_counts(opened, runs):
 
 
 def test_classes_have_colours_of_their_own_and_one_for_another_is_an_error(browser, data, tmp_path):
-    path, masks = make_run_of_classes(tmp_path / "run", data)
+    path, volumes = make_run_of_classes(tmp_path / "run", data)
     opened = open_page(browser, tmp_path, [path])
     (run,) = read_runs([path])
     worst = views.choose([run])[0][0]
     slide(opened, 'input[data-axis="0"]', 4)
-    label, predicted = labels_of(data)[worst][4], masks[worst][4]
-    differ = label != predicted
+    label, predicted = (volume[4] for volume in volumes[worst])
+    differ = (label != predicted) & (label != MASKED)
     counts = [np.sum(differ & (predicted > 0)), np.sum(differ & (label > 0))]
     assert shown_counts(opened) == counts and min(counts) > 0
     assert np.sum(differ & (predicted > 0) & (label > 0)) > 0  # counted as both
@@ -175,7 +176,7 @@ def test_classes_have_colours_of_their_own_and_one_for_another_is_an_error(brows
         "getComputedStyle(li, '::before').backgroundColor])"
     )
     assert [name for name, _ in keys] == ["sheet", "crust"]
-    assert not opened.find("#threshold").is_displayed()  # masks are of the run's own threshold
+    assert not opened.find("#threshold").is_displayed()  # the masks are as they were written
     slide(opened, "#strength", 100)
     painted = pixels(opened, "prediction", predicted.shape)
     for number, (_, colour) in enumerate(keys, 1):

@@ -44,6 +44,17 @@ def shows(picture, colour):
     return (np.abs(found - 0.75 * direction).max(-1) < 0.03).any()
 
 
+def test_classes_that_share_a_colour_are_all_painted(tmp_path):
+    image = np.full((6, 8, 10), 100, np.uint8)
+    number = np.zeros(image.shape, np.uint8)
+    number[:, 2] = 1  # and none of the eleventh class, which has the first one's colour
+    path = tmp_path / "volume.png"
+    plots.slices(image, number, number, path, classes=tuple("abcdefghijk"))
+    picture = matplotlib.image.imread(path)[..., :3]
+    picture = picture[: -picture.shape[0] // 4]  # without the legend
+    assert shows(picture, np.divide(of_classes("a")[0], 255))
+
+
 def test_slices_give_each_class_its_colour(tmp_path):
     image = np.arange(480, dtype=np.uint16).reshape(6, 8, 10)
     label, prediction = np.zeros((2, *image.shape), np.uint8)

@@ -11,7 +11,7 @@ import tifffile
 from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED
 from jax_seg.report import sprites, views
 from jax_seg.runs import run as opened
-from tests.report_runs import altered, labels_of, make_run, make_run_of_classes
+from tests.report_runs import altered, make_run, make_run_of_classes
 
 
 def test_without_its_images_the_probabilities_are_shown(tmp_path, data):
@@ -77,25 +77,40 @@ def test_several_classes_are_told_apart_in_a_tile():
 
 
 def test_classes_are_shown_where_their_masks_are_kept(tmp_path, data):
-    path, masks = make_run_of_classes(tmp_path / "run", data)
+    path, volumes = make_run_of_classes(tmp_path / "run", data)
     (run,) = opened.read_runs([path])
     shown = views.views([run])[0]["volumes"][0]
     assert [one["name"] for one in shown["runs"][0]["names"]] == ["sheet", "crust"]
-    label, predicted = opened.read_classes(run, shown["id"])
-    np.testing.assert_array_equal(predicted, masks[shown["id"]])
-    np.testing.assert_array_equal(label, labels_of(data)[shown["id"]])  # 1 and 2 are the values
+    assert "pooled. The prediction is shown after post-processing" in shown["runs"][0]["scores"]
+    for found, expected in zip(
+        opened.read_classes(run, shown["id"]), volumes[shown["id"]], strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
     sheet = decoded(shown["runs"][0]["classes"][0]) / sprites.STEP
-    np.testing.assert_array_equal(cut(sheet, shown, 0, 4)[..., 1], predicted[4])
-    (path / "validation" / "masks" / f"{shown['id']}.tif").unlink()
-    (run,) = opened.read_runs([path])
-    assert views.views([run])[0]["volumes"][0]["runs"][0]["names"] == []  # together
+    np.testing.assert_array_equal(cut(sheet, shown, 0, 4)[..., 1], volumes[shown["id"]][1][4])
 
 
-def test_a_damaged_mask_is_a_problem_not_an_error(tmp_path, data):
+def test_classes_without_masks_are_shown_as_one_beside_a_run_that_has_them(tmp_path, data):
+    paths = [make_run_of_classes(tmp_path / name, data)[0] for name in "ab"]
+    for path in (paths[1] / "validation" / "masks").glob("*.tif"):
+        path.unlink()
+    for volume in views.views(opened.read_runs(paths))[0]["volumes"]:
+        apart, together = volume["runs"]
+        assert len(apart["names"]) == 2 and together["names"] == []
+        assert together["scores"].endswith("All classes are shown as one.")
+
+
+def test_a_mask_that_is_damaged_or_of_another_shape_is_a_problem_not_an_error(tmp_path, data):
     path, _ = make_run_of_classes(tmp_path / "run", data)
     (path / "validation" / "masks" / "v1.tif").write_bytes(b"II*")
+    tifffile.imwrite(
+        path / "validation" / "masks" / "v2.tif",
+        np.zeros((4, 20, 20), np.uint8),
+        photometric="minisblack",
+    )
     found, problems = views.views(opened.read_runs([path]))
-    assert len(found["volumes"]) == 2 and "v1.tif" in problems[0]
+    assert len(found["volumes"]) == 1 and len(problems) == 2
+    assert any("v1.tif" in one for one in problems) and any("(4, 20, 20)" in p for p in problems)
 
 
 def test_too_many_thresholds_are_refused():
