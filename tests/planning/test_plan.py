@@ -27,7 +27,7 @@ def laptop(monkeypatch):
 
 @pytest.fixture(scope="module")
 def sheets(tmp_path_factory):
-    """Four volumes of bright planes; value 2 is a thick unlabelled block, 7 is rare."""
+    """Four volumes of bright planes; value 2 is a thick unlabelled block."""
     root, generator = tmp_path_factory.mktemp("sheets"), np.random.default_rng(0)
     for name in ("images", "labels"):
         (root / name).mkdir()

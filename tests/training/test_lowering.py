@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from configs import v6
+from configs import surface, v6
 from jax_seg.training import find_batch
 from tests import tiny_images
 
@@ -41,6 +41,29 @@ def test_volumes_are_convolved_in_the_compute_type(dtype, program, of_a_layer):
     wanted = 8 * of_a_layer + (2 * 2 - 1 if program == "train" else 0)
     assert convolutions(text) == {frozenset([short]): wanted}
     assert "custom_call" not in text  # nothing of a CPU's forms
+
+
+def residual():
+    config = surface.get_config("demo")
+    config.data.update(patch=(16, 16, 16), batch=2)
+    config.model.update(filters=4, features=(4, 8, 16))
+    return config
+
+
+def of_classes():
+    config = volumes("")
+    config.data.update(classes=("sheet=1", "crust=2"), ignore=())
+    config.model.out_channels = 2
+    return config
+
+
+@pytest.mark.parametrize("program", ["train", "predict"])
+@pytest.mark.parametrize("configuration", [residual, of_classes])
+def test_other_networks_are_convolved_in_bfloat16(configuration, program):
+    config = configuration()
+    config.model.dtype = "bfloat16"
+    text = lowered(config, program)
+    assert set(convolutions(text)) == {frozenset(["bf16"])} and "custom_call" not in text
 
 
 @pytest.mark.parametrize(("program", "passes"), [("train", 2), ("predict", 1)])
