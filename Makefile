@@ -38,6 +38,7 @@ test: $(TESTS)
 
 gpu: environment
 	$(INSTALL) --editable '.[cuda12]'
+	$(INSTALL) --editable '.[bench]' || echo "Without PyTorch and MONAI."
 	$(BIN)/python -m benchmarks.gpu --output runs/gpu
 
 format: $(TESTS)

@@ -4,11 +4,11 @@
     python -m benchmarks.gpu_program --program predict --batch 4 --patch 192
     python -m benchmarks.gpu_program --card l4 --config configs/cod10k.py        the detector's
 
-Needs the extra 'cuda12' (XLA's plugin for CUDA), but no card. Prints memory, traffic and
-operations by kind of kernel, the layouts of convolutions, and the time below which the card cannot
-go: for each kernel the longer of its operations at the card's matrix rate and its bytes at the
-card's bandwidth. Traffic counts the operands and results of each kernel; what is served from the
-cache costs less.
+Needs the extra 'gpu-program' (XLA's plugin for CUDA), but no card. Prints memory and about how
+large a batch would fit, traffic and operations by kind of kernel, the layouts of convolutions, what
+is float32, and the time below which the card cannot go: for each kernel the longer of its
+operations at the card's matrix rate and its bytes at the card's bandwidth. Traffic counts the
+operands and results of each kernel; what is served from the cache costs less.
 """
 
 import argparse
@@ -16,15 +16,20 @@ import collections
 import os
 import sys
 
-os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX: a card that is there is not used
+if __name__ == "__main__":  # before JAX: a card that is there is not used
+    os.environ["JAX_PLATFORMS"] = "cpu"
 
 from benchmarks.program_text import kernels
 from jax_seg.system import config_file
 from jax_seg.system.cards import CARDS
 from jax_seg.training import find_batch
 
-LARGE = 64 * 2**20  # bytes; transposes and copies above it are listed
+LARGE = 64 * 2**20  # bytes; transposes, copies and float32 above it are counted
 SHOWN = 12  # kernels with most traffic
+MODELS = {  # of volumes, each with its usual levels
+    "unet": {"downsample": "max", "affine": False},
+    "residual_unet": {"downsample": "stride", "affine": True},
+}
 
 
 def main(argv=None):
@@ -32,13 +37,18 @@ def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_program")
     parser.add_argument("--card", choices=CARDS, default="h100")
     parser.add_argument("--config", default="configs/v6.py", help="of volumes or images")
-    parser.add_argument("--program", choices=("train", "predict"), default="train")
+    parser.add_argument("--model", choices=MODELS, help="network (default: the configuration's)")
+    parser.add_argument("--program", choices=("train", "validate", "predict"), default="train")
     parser.add_argument("--batch", type=int, help="per step (default: the configuration's)")
     parser.add_argument("--patch", type=int, help="voxels along an axis, or pixels of an image")
     parser.add_argument("--dtype", default="bfloat16", help="compute type")
     arguments = parser.parse_args(argv)
     card = CARDS[arguments.card]
     config = config_file.load(arguments.config)
+    if arguments.model:
+        if config.data.name == "images":
+            parser.error("--model names networks of volumes, and --config is one for images")
+        config.model.update(name=arguments.model, **MODELS[arguments.model])
     config.model.dtype = arguments.dtype
     config.data.batch = arguments.batch or config.data.batch
     if arguments.patch and "patch" in config.data:
@@ -52,22 +62,24 @@ def main(argv=None):
         print(f"Error: {error}", file=sys.stderr)
         return 1
     print(
-        f"{card.name}, {arguments.program}, {arguments.config}, batch {config.data.batch}, "
-        f"{arguments.dtype}"
+        f"{card.name}, {arguments.program}, {arguments.config}, {config.model.name}, "
+        f"batch {config.data.batch}, {arguments.dtype}"
     )
     print("\n".join(report(compiled, card, config.data.batch)))
     return 0
 
 
 def report(compiled, card, batch):
-    """Lines on a compiled training step of `batch` samples for a `Card`."""
+    """Lines on a compiled program of `batch` samples for a `Card`."""
     memory, found = compiled.memory_analysis(), kernels(compiled.as_text())
-    held = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+    peak = find_batch.bytes_held(memory)
     yield (
         f"memory: {memory.temp_size_in_bytes / 1e9:.2f} GB temporary, "
-        f"{memory.argument_size_in_bytes / 1e9:.2f} GB arguments, "
-        f"{held / card.memory:.0%} of the card's {card.memory / 1e9:.0f} GB"
+        f"{memory.argument_size_in_bytes / 1e9:.2f} GB arguments, {peak / 1e9:.2f} GB at the peak, "
+        f"{peak / card.memory:.0%} of the card's {card.memory / 1e9:.0f} GB"
     )
+    largest = int(find_batch.card_bytes(card) / (peak / batch))
+    yield f"largest batch: at least about {largest}, were all memory in proportion to it"
     yield f"{'kind':20} {'kernels':>8} {'GB moved':>9} {'TFLOP':>7} {'floor, ms':>10}"
     for kind in dict.fromkeys(kernel.kind for kernel in found):
         yield _row(kind, [kernel for kernel in found if kernel.kind == kind], card)
@@ -81,6 +93,13 @@ def report(compiled, card, batch):
     )
     large = [k for k in found if k.kind == "transpose or copy" and k.traffic / k.calls > LARGE]
     yield f"transposes and copies above 64 MB: {len(large)}"
+    wide = [kernel for kernel in found if kernel.wide / kernel.calls > LARGE]
+    yield (
+        f"float32 traffic: {sum(kernel.wide for kernel in found) / 1e9:.2f} GB, of which "
+        f"{sum(kernel.wide for kernel in wide) / 1e9:.2f} in {len(wide)} kernels above 64 MB"
+    )
+    for kernel in sorted(wide, key=lambda kernel: -kernel.wide)[:SHOWN]:
+        yield f"  {kernel.wide / 1e9:6.2f} GB  {kernel.kind:18} {_place(kernel.source)}"
     yield "most traffic:"
     for kernel in sorted(found, key=lambda kernel: -kernel.traffic)[:SHOWN]:
         yield f"  {kernel.traffic / 1e9:6.2f} GB  {kernel.kind:18} {_place(kernel.source)}"

@@ -5,8 +5,8 @@
 PYTHON is an interpreter with nnunetv2. Both train on the same volumes of a fold for the same time,
 one after the other; the whole volumes held out are scored by the same code. nnU-Net uses its
 default plan, or with --patch that plan shrunk to a CPU; its prediction averages eight mirrored
-versions, as is its default. Ours is `configs/auto.py`, or with --config another configuration whose
-epochs are made to fill the time, and predicts once.
+versions, as is its default, unless --unmirrored. Ours is `configs/auto.py`, or with --config
+another configuration whose epochs are made to fill the time, and predicts once.
 """
 
 import argparse
@@ -53,9 +53,13 @@ def main(argv=None):
     parser.add_argument("--competition", action="store_true", help=text)
     text = "leave ours out, as where only nnU-Net's plan is another"
     parser.add_argument("--peer_alone", action="store_true", help=text)
+    text = "nnU-Net predicts once, as ours does, instead of eight mirrored versions"
+    parser.add_argument("--unmirrored", action="store_true", help=text)
     arguments = parser.parse_args(argv)
     if arguments.peer_alone and not arguments.peer:
         parser.error("--peer_alone trains nnU-Net, whose interpreter --peer must name")
+    if arguments.unmirrored and not arguments.peer:
+        parser.error("--unmirrored is for nnU-Net, whose interpreter --peer must name")
     for number, seed in enumerate(arguments.seeds):
         runs = [] if arguments.peer_alone else [("ours", ours)]
         runs += [("nnU-Net", peer)] if arguments.peer else []
@@ -111,6 +115,7 @@ def peer(arguments, seed, folder):
     command += ["--minutes", arguments.minutes, "--seed", seed]
     if arguments.patch:
         command += ["--patch", *arguments.patch, "--features", arguments.features]
+    command += ["--unmirrored"] if arguments.unmirrored else []
     subprocess.run([str(word) for word in command], check=True, cwd=ROOT)
     told = json.loads((folder / "peer.json").read_text())
     found = {id: tifffile.imread(Path(told["masks"]) / f"{id}.tif") for id in held_out}

@@ -26,6 +26,8 @@ def main():
     parser.add_argument("--patch", type=int, nargs=3, help="shrinks the plan to this patch")
     parser.add_argument("--features", type=int, default=16, help="of its finest level")
     parser.add_argument("--seed", type=int, default=0)
+    text = "predict once, without the eight mirrored versions"
+    parser.add_argument("--unmirrored", action="store_true", help=text)
     arguments = parser.parse_args()
     folder = arguments.folder.absolute()
     for name in ("raw", "preprocessed", "results"):
@@ -33,7 +35,7 @@ def main():
     os.environ |= {"nnUNet_n_proc_DA": "1", "nnUNet_compile": "f"}
     plan(folder, arguments.patch, arguments.features)
     os.environ |= {"nnUNet_n_proc_DA": "0"}  # no processes that augment: there are no spare cores
-    train(folder, 60 * arguments.minutes, arguments.seed)
+    train(folder, 60 * arguments.minutes, arguments.seed, not arguments.unmirrored)
 
 
 def plan(folder, patch, features):
@@ -76,7 +78,7 @@ def shrink(chosen, patch, features):
     chosen |= {"patch_size": [int(n) for n in patch], "batch_size": 2}
 
 
-def train(folder, seconds, seed):
+def train(folder, seconds, seed, mirrored):
     """Train for so long and predict the validation part; writes `peer.json`."""
     import numpy as np
     import torch
@@ -111,6 +113,8 @@ def train(folder, seconds, seed):
         device=torch.device("cpu"),
     )
     updates = trainer.run_training()
+    if not mirrored:
+        trainer.inference_allowed_mirroring_axes = None
     trainer.perform_actual_validation()
     masks = Path(trainer.output_folder) / "validation"
     (folder / "peer.json").write_text(json.dumps({"updates": updates, "masks": str(masks)}))

@@ -19,7 +19,9 @@ class Kernel(NamedTuple):
       kind: 'convolution', 'matrix product', 'transpose or copy', 'concatenation', 'reduction' or
         'elementwise'.
       traffic: bytes of its operands and results, times its calls.
-      operations: multiplications and additions of convolutions, times its calls; else 0.
+      operations: multiplications and additions of convolutions and matrix products, times its
+        calls; else 0.
+      wide: bytes of its float32 operands and results, times its calls.
       calls: how often it runs.
       source: the operation of the program that it comes from.
       layout: 'dim_labels' of a convolution, else ''.
@@ -30,6 +32,7 @@ class Kernel(NamedTuple):
     kind: str
     traffic: int
     operations: int
+    wide: int
     calls: int
     source: str
     layout: str
@@ -42,11 +45,12 @@ def kernels(text):
     return _of_computation(computations, entry, 1)
 
 
-def shape_bytes(text):
-    """Bytes of all shapes in a text, 'bf16[2,3]' or a tuple of them."""
+def shape_bytes(text, only=""):
+    """Bytes of all shapes in a text, 'bf16[2,3]' or a tuple of them; only those of a type."""
     return sum(
         BYTES.get(kind, 4) * math.prod(map(int, filter(None, sizes.split(","))))
         for kind, sizes in _SHAPE.findall(text)
+        if only in ("", kind)
     )
 
 
@@ -74,20 +78,23 @@ def _of_computation(computations, name, times):
                 found += _of_computation(computations, body, times * count)
             continue
         operands = re.findall(r"%([\w.\-]+)", rest.split("metadata=")[0].split("calls=")[0])
-        read = sum(
-            _read(computations, rest, number, results[one])
+        read = [
+            (results[one], _read(computations, rest, number, results[one]))
             for number, one in enumerate(operands)
             if one in results
-        )
-        kind = _kind(name, opcode, rest)
+        ]
+        written, kind = _written(computations, rest, result), _kind(name, opcode, rest)
+        wide = min(written, shape_bytes(result, "f32"))
+        wide += sum(size for shape, size in read if shape.startswith("f32"))
         source = re.search(r'op_name="([^"]*)"', rest)
         layout = re.search(r"dim_labels=(\w+)", rest)
         found.append(
             Kernel(
                 name,
                 kind,
-                times * (read + _written(computations, rest, result)),
-                times * _operations(result, rest, results, operands),
+                times * (sum(size for _, size in read) + written),
+                times * _operations(computations, result, opcode, rest, results, operands),
+                times * wide,
                 times,
                 source[1] if source else "",
                 layout[1] if layout and kind == "convolution" else "",
@@ -178,10 +185,16 @@ def _kind(name, opcode, rest):
     return "reduction" if "reduce" in name else "elementwise"
 
 
-def _operations(result, rest, results, operands):
-    """Of a convolution: twice the products of its direct form; 0 for other kernels."""
+def _operations(computations, result, opcode, rest, results, operands):
+    """Of a convolution in its direct form, or of a matrix product; 0 for other kernels."""
+    if opcode == "dot" or "__cublas" in rest:
+        return _of_product(result, rest, results)
     if "__cudnn$conv" not in rest:
-        return 0
+        lines = _fused(computations, rest)
+        inside = {line[0]: line[1] for line in lines}
+        return sum(
+            _of_product(shape, inner, inside) for _, shape, op, inner in lines if op == "dot"
+        )
     shapes = [_sizes(results[one]) for one in operands if one in results][:2]
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", rest)
     if len(shapes) < 2 or not labels:
@@ -195,6 +208,17 @@ def _operations(result, rest, results, operands):
     features = math.prod(_sizes(result)) // spatial  # of a kernel's gradient: inputs × outputs
     voxels = math.prod(image[axis] for axis in image if axis != "f")
     return 2 * voxels * spatial * features
+
+
+def _of_product(result, rest, results):
+    """Operations of a matrix product: two for each result and each contracted entry."""
+    first = re.search(r"%([\w.\-]+)", rest)[1]
+    axes = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]+)', rest)
+    if not axes:  # an outer product, or another call of that library
+        return 2 * math.prod(_sizes(result))
+    sizes = _sizes(results[first])
+    contracted = math.prod(sizes[int(axis)] for axis in re.findall(r"\d+", axes[1]))
+    return 2 * math.prod(_sizes(result)) * contracted
 
 
 def _sizes(text):

@@ -23,6 +23,7 @@ from jax_seg.runs import checkpoints
 from jax_seg.system.devices import arrange, shared
 from jax_seg.training import programs
 from jax_seg.training import run as training
+from jax_seg.training.find_batch import abstract_programs
 from jax_seg.training.settings import read_settings
 from tests import shared_programs
 from tests.conftest import tiny_config
@@ -45,7 +46,7 @@ def configured(root, count, space=1):
 
 
 def one_step(root, count, space, preprocessing):
-    """(change of the weights, metrics, collectives, text for a GPU) of one update of two parts.
+    """(change of the weights, metrics, collectives) of one update of two parts.
 
     Its programs are those of the runs here.
     """
@@ -73,15 +74,24 @@ def one_step(root, count, space, preprocessing):
     }
     state = devices.replicate(built.fresh_state())
     before = jax.device_get(state.params)
-    traced = built.train_step.trace(state, batch, knobs, 2)
-    text = traced.lower().compile().as_text()
-    for_gpu = traced.lower(lowering_platforms=("cuda",)).as_text()
+    text = built.train_step.trace(state, batch, knobs, 2).lower().compile().as_text()
     state, metrics = built.train_step(state, batch, knobs, 2)
     after = jax.device_get((state.params, state.averages["ema"]["params"]))
     metrics = {name: float(metrics[name]) for name in (*TERMS, "loss", "gradient_norm")}
     moved = collections.Counter(f"{kind} {shape}" for shape, kind in COLLECTIVE.findall(text))
     change = np.concatenate([flat(one) - flat(before) for one in after])
-    return change, metrics, moved, for_gpu
+    return change, metrics, moved
+
+
+def for_gpus(root, count, space):
+    """{program: its text for GPUs} in bfloat16 of those that devices share."""
+    config = configured(root, count, space)
+    config.model.dtype = "bfloat16"
+    found = abstract_programs(config, arrange(count=count, space=space))
+    return {
+        name: found[name][0].trace(*found[name][1]).lower(lowering_platforms=("cuda",)).as_text()
+        for name in ("train", "validate")
+    }
 
 
 def flat(tree):
@@ -123,11 +133,9 @@ def main(root, output):
     results = {"metrics": {"1": metrics}, "distance": {}, "moved": {}, "for_gpu": {}, "runs": {}}
     for count, space in ((8, 1), (4, 2)):
         name = f"{count} {space}"
-        change, results["metrics"][name], moved, for_gpu = one_step(
-            root, count, space, preprocessing
-        )
+        change, results["metrics"][name], moved = one_step(root, count, space, preprocessing)
         results["distance"][name], results["moved"][name] = distance(change, expected), moved
-        results["for_gpu"][name] = for_gpu
+        results["for_gpu"][name] = for_gpus(root, count, space)
     found, resumed, _ = trained(root, output / "several", (8, 1, 1), (4, 2, 2))
     results["runs"] = {"dice": [scores["dice"], found["dice"]]}
     results["runs"]["distance"] = distance(resumed, weights)

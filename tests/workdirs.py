@@ -44,7 +44,7 @@ def write_run(
 
     def weights(*seed):
         generator = np.random.default_rng(seed)
-        image = jnp.zeros((1, *config.data.patch, 1))
+        image = jnp.zeros((1, *config.data.patch, config.model.in_channels))
         shapes = jax.eval_shape(model.init, jax.random.key(0), image) | {"batch_stats": {}}
         return jax.tree.map(
             # Without biases: a constant one would make masks that are full or empty.

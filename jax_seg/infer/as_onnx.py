@@ -1,14 +1,15 @@
 """A network as ONNX, by jax2onnx, with the program of an accelerator: plain convolutions.
 
-jax2onnx does not know two things of these networks: the choice by platform, of a convolution and of
-the last layer, which is resolved before it sees the program, and convolutions of volumes, which it
-is taught here.
+jax2onnx does not know three things of these networks: the choice by platform, of a convolution and
+of the last layer, which is resolved before it sees the program; stacks, which are made of
+concatenations; and convolutions of volumes, which it is taught here.
 """
 
 import importlib.util
 import logging
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -123,6 +124,13 @@ def _apply(equation, arrays):
         inner = options[INLINED[primitive.name]]
         closed = core.ClosedJaxpr(inner, ()) if isinstance(inner, core.Jaxpr) else inner
         return _evaluate(closed, arrays)
+    if primitive.name == "stack":
+        axis = options["axis"]
+        return [jnp.concatenate([jnp.expand_dims(one, axis) for one in arrays], axis)]
+    if primitive.name == "unstack":
+        (whole,), axis = arrays, options["axis"]
+        parts = range(whole.shape[axis])
+        return [jax.lax.index_in_dim(whole, number, axis, keepdims=False) for number in parts]
     if primitive.name == "conv_general_dilated" and arrays[0].ndim == 5:
         return [_convolve(*arrays, **options)]
     results = primitive.bind(*arrays, **primitive.get_bind_params(options))
@@ -133,11 +141,11 @@ def _convolve(x, kernel, *, dimension_numbers, **options):
     of_x, of_kernel, of_result = dimension_numbers
     names = ("window_strides", "padding", "rhs_dilation", "feature_group_count")
     result = CONVOLUTION.bind(
-        jax.numpy.transpose(x, of_x),
-        jax.numpy.transpose(kernel, of_kernel),
+        jnp.transpose(x, of_x),
+        jnp.transpose(kernel, of_kernel),
         **{name: options[name] for name in names},
     )
-    return jax.numpy.transpose(result, np.argsort(of_result))
+    return jnp.transpose(result, np.argsort(of_result))
 
 
 def _teach():

@@ -16,6 +16,7 @@ from jax import export
 
 from jax_seg.data import preprocess
 from jax_seg.infer import standalone
+from jax_seg.ops.classes import ONE, probabilities_of
 
 PLATFORMS = ("cpu", "cuda")
 
@@ -25,16 +26,17 @@ def flat(variables):
     return traverse_util.flatten_dict(variables, sep="/")
 
 
-def chain(network, rule, one=False):
-    """(flat weights, windows float32 [B, *window, 1] as stored) -> (probabilities, logits).
+def chain(network, rule, classes=ONE, one=False):
+    """(flat weights, windows float32 [B, *window, C] as stored) -> (probabilities, logits).
 
-    Both float32, of the windows' shape. The windows pass one after another, so that B may be any
-    number and memory does not grow with it. Under `PerVolume` there is a third argument, float32
-    [4]: `own` of `preprocess`.
+    Both float32 [B, *window, classes]. The windows pass one after another, so that B may be any
+    number and memory does not grow with it. Under `PerVolume` there is a third argument, float32:
+    `own` of `preprocess`, [4] or of several channels [1, 4, C].
 
     Args:
       network: of `network.make_network`.
       rule: `Preprocessing` or `PerVolume` of the network.
+      classes: `Classes` of the network.
       one: B is 1, which needs no loop.
     """
 
@@ -44,28 +46,35 @@ def chain(network, rule, one=False):
             logits = network(variables, windows, own)
         else:
             logits = jax.lax.map(lambda w: network(variables, w[None], own)[0], windows)
-        return jax.nn.sigmoid(logits), logits
+        return probabilities_of(logits, classes), logits
 
     if isinstance(rule, preprocess.PerVolume):
         return on_all
     return lambda weights, windows: on_all(weights, windows)
 
 
-def program(network, rule, variables, window):
+def program(network, rule, variables, window, channels=1, classes=ONE):
     """`chain` for any number of windows, as bytes for `jax.export.deserialize`.
 
     Args:
-      network, rule: of `chain`.
+      network, rule, classes: of `chain`.
       variables: of the network, for their names and shapes.
       window: its size in voxels.
+      channels: of the images.
     """
     (batch,) = export.symbolic_shape("B")
     weights = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in flat(variables).items()}
-    inputs = [jax.ShapeDtypeStruct((batch, *window, 1), np.float32)]
+    inputs = [jax.ShapeDtypeStruct((batch, *window, channels), np.float32)]
     if isinstance(rule, preprocess.PerVolume):
-        inputs.append(jax.ShapeDtypeStruct((4,), np.float32))
-    exporter = export.export(jax.jit(chain(network, rule)), platforms=PLATFORMS)
+        inputs.append(jax.ShapeDtypeStruct(own_numbers(channels).shape, np.float32))
+    exporter = export.export(jax.jit(chain(network, rule, classes)), platforms=PLATFORMS)
     return bytes(exporter(weights, *inputs).serialize())
+
+
+def own_numbers(channels):
+    """Some numbers of a volume of so many channels, as the third argument of a program."""
+    each = preprocess.of_channels(preprocess.Preprocessing(0, 255, 127, 1 / 64), channels)
+    return preprocess.as_array(preprocess.together(each))
 
 
 def write_weights(path, variables, mark):

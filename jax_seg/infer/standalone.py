@@ -23,11 +23,14 @@ BACKGROUND = -20.0  # the logit of a window without input, that is of zeros alon
 
 
 def load(member):
-    """A network: windows [B, *window, 1] as stored -> (probabilities, logits), float32 of B too.
+    """A network: windows [B, *window, channels] as stored -> (probabilities, logits).
+
+    Both are float32 [B, *window, classes].
 
     Args:
       member: of 'members' in model.json. Where its 'per_volume' is a rule, the network takes a
-        second argument: float32 [4], the volume's own clipping limits, shift and scale.
+        second argument: float32 [4], the volume's own clipping limits, shift and scale; of several
+        channels [1, 4, channels].
     """
     program = export.deserialize(bytearray((FOLDER / member["program"]).read_bytes()))
     weights = jax.device_put(dict(np.load(FOLDER / member["weights"])))
@@ -36,36 +39,56 @@ def load(member):
 
 
 def predict(volume):
-    """Probabilities of the foreground, float32 [D, H, W], of a volume [D, H, W] as stored."""
-    if volume.ndim != 3:
-        raise ValueError(f"The volume has shape {volume.shape}; give three axes: D, H and W.")
-    total = np.zeros(volume.shape, np.float32)
-    for member in json.loads((FOLDER / "model.json").read_text())["members"]:
+    """Probabilities of the foreground, float32 [D, H, W], of a volume [D, H, W] as stored.
+
+    Of several channels a volume is [D, H, W, channels], of several classes the result
+    [D, H, W, classes], in the order of model.json.
+    """
+    model = json.loads((FOLDER / "model.json").read_text())
+    channels, classes = model["channels"], len(model["classes"])
+    image = volume[..., None] if channels == 1 else volume
+    if image.ndim != 4 or image.shape[3] != channels:
+        wanted = "three axes: D, H and W" if channels == 1 else f"[D, H, W, {channels}]"
+        raise ValueError(f"The volume has shape {volume.shape}; give {wanted}.")
+    total = np.zeros((*image.shape[:3], classes), np.float32)
+    for member in model["members"]:
         network, box, own = load(member), ..., ()
         if member["per_volume"]:
             rules = runpy.run_path(str(FOLDER / "measure_volume.py"))
             numbers, box = rules["measure"](volume, rules["PerVolume"](**member["per_volume"]))
-            own = (np.array(numbers, np.float32),)
-        logits = np.full(volume.shape, BACKGROUND, np.float32)
-        logits[box] = _blend(network, own, volume[box], member["window"], member["overlap"])
-        total += member["weight"] * np.asarray(jax.nn.sigmoid(logits))
-    return total
+            own = np.array(numbers, np.float32)
+            own = (own if channels == 1 else own[None],)
+        logits = np.full(total.shape, BACKGROUND, np.float32)
+        logits[box] = _blend(network, own, image[box], classes, member)
+        total += member["weight"] * _probabilities(logits, model["exclusive"])
+    return total[..., 0] if classes == 1 else total
 
 
-def _blend(network, own, volume, window, overlap):
-    """Logits of a volume: those of its windows, weighted by a Gaussian that adds up to one."""
-    room = [max(size - length, 0) for size, length in zip(window, volume.shape, strict=True)]
-    extended = np.pad(volume, [(n // 2, n - n // 2) for n in room], mode="edge")
-    total = np.zeros(extended.shape, np.float32)
-    axes = [_axis(*each, overlap) for each in zip(extended.shape, window, strict=True)]
+def _probabilities(logits, exclusive):
+    """Of each class; of classes that exclude each other, the background has the logit 0."""
+    if not exclusive:
+        return np.asarray(jax.nn.sigmoid(logits))
+    background = np.zeros_like(logits[..., :1])
+    return np.asarray(jax.nn.softmax(np.concatenate([background, logits], -1)))[..., 1:]
+
+
+def _blend(network, own, image, classes, member):
+    """Logits of an image: those of its windows, weighted by a Gaussian that adds up to one."""
+    window, shape = member["window"], image.shape[:3]
+    room = [max(size - length, 0) for size, length in zip(window, shape, strict=True)]
+    around = [(n // 2, n - n // 2) for n in room]
+    extended = np.pad(image, [*around, (0, 0)], mode="edge")
+    total = np.zeros((*extended.shape[:3], classes), np.float32)
+    lengths = zip(extended.shape[:3], window, strict=True)
+    axes = [_axis(*each, member["overlap"]) for each in lengths]
     for (d, by_d), (h, by_h), (w, by_w) in itertools.product(*axes):
         here = tuple(slice(a, a + n) for a, n in zip((d, h, w), window, strict=True))
         logits = BACKGROUND
         if extended[here].any():
-            logits = np.asarray(network(extended[here][None, ..., None], *own)[1])[0, ..., 0]
-        total[here] += logits * (by_d[:, None, None] * by_h[:, None] * by_w)
-    inside = zip(room, volume.shape, strict=True)
-    return total[tuple(slice(n // 2, n // 2 + length) for n, length in inside)]
+            logits = np.asarray(network(extended[here][None], *own)[1])[0]
+        total[here] += logits * (by_d[:, None, None] * by_h[:, None] * by_w)[..., None]
+    inside = zip(around, shape, strict=True)
+    return total[tuple(slice(first, first + length) for (first, _), length in inside)]
 
 
 def _axis(length, window, overlap):

@@ -63,7 +63,9 @@ def make_plan(config, *, device="", minutes=60.0, given=None):
         rules.augmentation(facts),
         width,
         rules.sampling(facts),
-        rules.training(minutes, updates),
+        rules.loss(),
+        rules.optimizer(),
+        rules.schedule(minutes, updates, given),
         rules.device(here),
         rules.postprocessing(),
     ]

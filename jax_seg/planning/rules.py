@@ -144,7 +144,12 @@ def geometry(facts, voxels, given=None):
         "model.planar_levels": planar,
     }
     size = "×".join(str(round(n)) for n in shape)
-    reason = f"about {voxels:,} voxels at most, and no more than the median volume of {size}"
+    pooled = np.array([poolings - planar, poolings, poolings])
+    coarsest = "×".join(str(n) for n in np.array(patch) // 2**pooled)
+    reason = (
+        f"about {voxels:,} voxels at most, and no more than the median volume of {size}; the "
+        f"coarsest level has {coarsest}"
+    )
     if "data.patch" in given:
         reason = f"a patch of {'×'.join(map(str, patch))} voxels has room for {poolings} poolings"
     if planar:
@@ -249,9 +254,11 @@ def width(machine, chosen, minutes):
             break
     if updates < ENOUGH:
         wider = f"; {ENOUGH} are usually the least that suffice: give the run more minutes"
+    few = "" if "data.batch" in chosen else " (a larger one would make fewer updates)"
     reason = (
-        f"with {filters} filters an update takes about {seconds:.2g} s on {machine.name}, so "
-        f"{minutes:g} minutes hold about {float(f'{updates:.2g}'):,.0f} updates{wider}"
+        f"with {filters} filters and a batch of {batch}{few} an update takes about {seconds:.2g} s "
+        f"on {machine.name}, so {minutes:g} minutes hold about {float(f'{updates:.2g}'):,.0f} "
+        f"updates{wider}"
     )
     return Decision("width", {"model.filters": filters, "data.batch": batch}, reason), updates
 
@@ -285,23 +292,40 @@ def sampling(facts):
     return Decision("sampling", {"data.foreground_share": 0.5}, reason)
 
 
-def training(minutes, updates):
-    """Loss, optimizer, schedule and averages for the time.
+def loss():
+    """Terms of the loss, equal in weight."""
+    fields = {"dice": 1.0, "cross_entropy": 1.0, "focal": 0.0}
+    return Decision(
+        "loss",
+        {f"loss.weights.{name}": weight for name, weight in fields.items()},
+        "Dice counts a thin foreground as much as all that surrounds it, and cross entropy gives "
+        "every voxel a gradient",
+    )
+
+
+def optimizer():
+    """The optimizer, and how far its gradients may reach."""
+    fields = {"name": "muon", "momentum": 0.95, "weight_decay": 1e-2, "clip_norm": 1.0}
+    return Decision(
+        "optimizer",
+        {f"optimizer.{name}": value for name, value in fields.items()},
+        "Muon learned more than AdamW on membranes in as many updates, and more than SGD on "
+        "scrolls in as much time",
+    )
+
+
+def schedule(minutes, updates, given=None):
+    """Epochs, rate and averages for the time.
 
     Args:
       minutes: of the whole run.
       updates: about how many fit; None if unknown.
+      given: {dotted path: value} that the user has set.
     """
-    epochs = int(np.clip(round(minutes), *EPOCHS))
-    short = updates is not None and updates < SHORT
+    given, short = given or {}, updates is not None and updates < SHORT
+    epochs = given.get("train.epochs", int(np.clip(round(minutes), *EPOCHS)))
+    decay = given.get("average.ema_decay", 0.99 if short else 0.999)
     fields = {
-        "loss.weights.dice": 1.0,
-        "loss.weights.cross_entropy": 1.0,
-        "loss.weights.focal": 0.0,
-        "optimizer.name": "muon",
-        "optimizer.momentum": 0.95,
-        "optimizer.weight_decay": 1e-2,
-        "optimizer.clip_norm": 1.0,
         "schedule.name": "cosine",
         "schedule.learning_rate": 3e-3,
         "schedule.warmup_epochs": 2,
@@ -309,18 +333,17 @@ def training(minutes, updates):
         "train.minutes": float(minutes),
         "train.epoch_length": "minutes",
         "average.swa_every": 0,
-        "average.ema_decay": 0.99 if short else 0.999,
+        "average.ema_decay": decay,
         "noise.std": 0.0,
         "plateau.worse_epochs": 0,
         "plateau.rollback_fraction": 0.0,
         "plateau.patience": 0,
     }
-    return Decision(
-        "training",
-        fields,
-        f"Dice and cross entropy, Muon and one cosine over {minutes:g} minutes, without "
-        "interventions: what learned most on membranes in equal time",
-    )
+    name = given.get("schedule.name", "cosine")
+    reason = f"{epochs} epochs and one {name} schedule fill {minutes:g} minutes, without rollbacks"
+    if 0 < decay < 1:
+        reason += f"; the average of the weights spans the last {round(1 / (1 - decay)):,} updates"
+    return Decision("schedule", fields, reason)
 
 
 def device(machine):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-from jax_seg.data.preprocess import PerVolume
+from jax_seg.data.preprocess import PerVolume, of_channels
 from jax_seg.data.readers import open_image
 from jax_seg.infer import postprocess
 from jax_seg.infer.postprocess import read_steps
@@ -19,6 +19,7 @@ from jax_seg.runs import checkpoints
 from jax_seg.runs.run import open_run
 from jax_seg.tasks import judged
 
+MOST_PROBABLE = "the most probable class"
 SHOWN = ("dice", "iou", "precision", "recall", "accuracy")
 
 
@@ -46,7 +47,12 @@ def text(sources, mark):
 
 
 def threshold(sources):
-    """The probability above which predict takes a voxel for foreground; None if they differ."""
+    """The probability above which predict takes a voxel for foreground.
+
+    None if they differ, and where of several classes the most probable is taken.
+    """
+    if sources[0].classes.exclusive:
+        return None
     found = {_threshold(one) for one in sources}
     return found.pop() if len(found) == 1 else None
 
@@ -59,24 +65,50 @@ def configuration_digest(config):
 
 def _intent(sources):
     how = "The mean of several networks' probabilities" if sources[1:] else "A network"
-    values = {_values(one.loaded.fields.get("data.foreground")) for one in sources} - {""}
+    first = sources[0]
+    image = "a volume [D, H, W] of one channel"
+    if first.channels > 1:
+        image = f"a volume [D, H, W, {first.channels}] of {first.channels} channels"
+    named = dict(_named(first))
+    if len(named) > 1:
+        marked = ", ".join(f"{name} (label {values})" for name, values in named.items())
+        alone = "softmax with a background" if first.classes.exclusive else "each by itself"
+        return (
+            f"{how} that tells classes of 3-D volumes apart: {marked}. Input: {image}, as stored. "
+            f"Output: the probability of each class in each voxel, {alone}."
+        )
+    values = {_values(one) for one in sources} - {""}
     labelled = f", trained on label {' or '.join(sorted(values))}" if values else ""
     return (
-        f"{how} that marks the foreground of 3-D volumes{labelled}. Input: a volume [D, H, W] of "
-        "one channel, as stored. Output: the probability of the foreground in each voxel."
+        f"{how} that marks the foreground of 3-D volumes{labelled}. Input: {image}, as stored. "
+        "Output: the probability of the foreground in each voxel."
     )
 
 
-def _values(label):
-    return " ".join(map(str, label)) if isinstance(label, tuple | list) else str(label or "")
+def _named(source):
+    """[(name, its label values in words)] of the field data.classes."""
+    for text in source.loaded.fields.get("data.classes", ()):
+        name, _, values = text.partition("=")
+        yield name, values.replace(",", " or ")
+
+
+def _values(source):
+    """The label values of the foreground, in words."""
+    for _, values in _named(source):
+        return values
+    label = source.loaded.fields.get("data.foreground")
+    return " or ".join(map(str, label)) if isinstance(label, tuple | list) else str(label or "")
 
 
 def _facts(source):
     facts, fields = source.loaded.facts, source.loaded.fields
     count = sum(leaf.size for leaf in jax.tree.leaves(source.variables["params"]))
-    steps = list(_steps(source))
-    if not (steps and postprocess.parse(steps[0])[0] in postprocess.FIRST):
-        steps.insert(0, f"{fields['validate.threshold']:g}")
+    steps, decided = list(_steps(source)), f"{fields['validate.threshold']:g}"
+    first = postprocess.parse(steps[0])[0] if steps else ""
+    if source.classes.exclusive:  # instead of any threshold
+        steps, decided = steps[first == "threshold" :], MOST_PROBABLE
+    if first not in postprocess.FIRST or (first == "threshold" and source.classes.exclusive):
+        steps.insert(0, decided)
     return {
         "network": f"{fields['model.name']}, {count:,} parameters, {fields['model.dtype']}",
         "weights": f"{facts['weights']} of step {facts['step']}, epoch {facts['epoch']}",
@@ -114,9 +146,12 @@ def _normalisation(rule):
             f"each volume by its own intensities: {rule.name}, percentiles "
             f"{rule.low_percentile:g} to {rule.high_percentile:g} of its voxels ({rule.region})"
         )
-    return (
-        f"clipped to {rule.low:.6g} to {rule.high:.6g}, minus {rule.shift:.6g}, times "
-        f"{rule.scale:.6g}"
+    channels = of_channels(rule)
+    return "; ".join(
+        (f"channel {number}: " if channels[1:] else "")
+        + f"clipped to {one.low:.6g} to {one.high:.6g}, "
+        f"minus {one.shift:.6g}, times {one.scale:.6g}"
+        for number, one in enumerate(channels)
     )
 
 
@@ -173,9 +208,14 @@ def _scores(source):
     if scores.get("step") != facts["step"]:
         return "Scores: these weights were not scored on whole volumes."
     on = judged.read(scores)
-    rows = "\n".join(f"| {name} | {scores[name]:.4f} |" for name in SHOWN if name in scores)
+    of_class = scores.get("classes", {})
+    mean = ", mean over classes" if of_class else ""
+    rows = [(name + mean, scores[name]) for name in SHOWN if name in scores]
+    rows += [(f"dice of {name}", one["dice"]) for name, one in of_class.items()]
+    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in rows)
+    decided = f"of {MOST_PROBABLE}" if source.classes.exclusive else "at the threshold"
     return (
-        f"Scores, pooled over whole {on.name()}s{on.choices}, at the threshold and without "
+        f"Scores, pooled over whole {on.name()}s{on.choices}, {decided} and without "
         f"post-processing:\n\n| | |\n|---|---|\n{rows}\n\n"
         f"`judged_on`: {json.dumps(on.as_json())} {run.outdated_scores}".rstrip()
     )

@@ -7,10 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_seg import models, tasks
-from jax_seg.data.preprocess import PerVolume, Preprocessing, stored
+from jax_seg.data import preprocess
+from jax_seg.data.preprocess import PerVolume, Preprocessing
 from jax_seg.infer import as_onnx, exported
 from jax_seg.infer.network import make_network
-from jax_seg.runs import card, checkpoints, members
+from jax_seg.ops.classes import Classes
+from jax_seg.runs import card, checkpoints, held_out, members, together
 from jax_seg.runs.data_folders import data_folders
 from jax_seg.system import configuration, outputs
 from jax_seg.system.files import (
@@ -33,6 +35,8 @@ class Source(NamedTuple):
       rule: its preprocessing.
       loaded: `members.Network`.
       beside: what the checkpoint stores beside the weights.
+      channels: of its images.
+      classes: `Classes` that it tells apart.
     """
 
     network: object
@@ -40,6 +44,8 @@ class Source(NamedTuple):
     rule: Preprocessing | PerVolume
     loaded: members.Network
     beside: dict
+    channels: int
+    classes: Classes
 
 
 def read(text):
@@ -63,15 +69,11 @@ def read(text):
             f"{text} was imported from nnU-Net and predicts by its rules, which an export does not "
             "carry: train it further (docs/nnunet.md), or export it with nnU-Net."
         )
-    tasks.require_one_class(configuration.flat(config), text)
-    if (channels := config.model.get("in_channels", 1)) > 1:
-        raise ValueError(
-            f"{text} takes images of {channels} channels, which an export does not carry: name "
-            "networks for one channel."
-        )
-    rule = stored(beside["preprocessing"])
+    rule = preprocess.stored(beside["preprocessing"])
     network = make_network(models.build(**config.model), rule)
-    return Source(network, variables, rule, members.load(member), beside)
+    channels = config.model.get("in_channels", 1)
+    classes = held_out.table_of(configuration.flat(config)).classes
+    return Source(network, variables, rule, members.load(member), beside, channels, classes)
 
 
 def require_writable(folder, sources):
@@ -105,15 +107,21 @@ def write(folder, sources, onnx=False):
       onnx: also write each network as ONNX, of one window.
 
     Raises:
-      ValueError: ONNX cannot carry a network.
+      ValueError: ONNX cannot carry a network, or the networks differ in channels or classes.
       OSError: the folder cannot be written.
     """
     mark = outputs.written_by(COMMAND)
+    advice = "name networks for the same images and classes"
+    channels = together.agreed("channels", [one.channels for one in sources], advice)
+    classes = together.agreed("classes", [one.classes for one in sources], advice)
     remove_unfinished_beside(folder)
     with replacing_folder(folder) as beside:
         described = [_write(beside, n, one, mark, onnx) for n, one in enumerate(sources)]
         content = {
             "members": [one | {"weight": 1 / len(sources)} for one in described],
+            "channels": channels,
+            "classes": classes.as_json(),
+            "exclusive": classes.exclusive,
             "threshold": card.threshold(sources),
             "exported_with": checkpoints.code_version(),
         }
@@ -128,7 +136,9 @@ def _write(folder, number, source, mark, onnx):
     """Write one network; its entry of model.json."""
     facts = source.loaded.facts
     window, names = facts["patch"], (f"network_{number}.jax", f"weights_{number}.npz")
-    program = exported.program(source.network, source.rule, source.variables, window)
+    program = exported.program(
+        source.network, source.rule, source.variables, window, source.channels, source.classes
+    )
     # A reader of the program does not look beyond its end.
     (folder / names[0]).write_bytes(program + mark.encode())
     exported.write_weights(folder / names[1], source.variables, mark)
@@ -158,9 +168,10 @@ def _write_onnx(path, source, mark):
             "file would in float32: remove --onnx."
         )
     low, high = (getattr(source.rule, name, at) for name, at in (("low", 0), ("high", 255)))
-    noise = np.random.default_rng(0).uniform(low, high, (1, *loaded.facts["patch"], 1))
+    shape = (1, *loaded.facts["patch"], source.channels)
+    noise = np.random.default_rng(0).uniform(low, high, shape)
     inputs = {"window": noise.astype(np.float32)}
     if isinstance(source.rule, PerVolume):
-        inputs["own"] = np.array([0, 255, 127, 1 / 64], np.float32)
-    chain = exported.chain(source.network, source.rule, one=True)
+        inputs["own"] = exported.own_numbers(source.channels)
+    chain = exported.chain(source.network, source.rule, source.classes, one=True)
     as_onnx.write(path, functools.partial(chain, weights), inputs, OUTPUTS, mark)

@@ -21,8 +21,9 @@ from jax_seg.training.settings import read_settings
 def abstract_programs(config, devices=ONE):
     """{name: (jitted function, its arguments as shapes and types)}, without the data.
 
-    The training step and the network's inference of a ConfigDict: 'train' and 'predict'. The
-    arguments of the training step say which of the `devices` hold them.
+    Of a ConfigDict: the training step, the scores of validation patches and the network's
+    inference, 'train', 'validate' and 'predict'. The arguments of the first two say which of the
+    `devices` hold them.
     """
     settings = read_settings(config, devices)
     kind, task, plan = settings.kind, settings.task, settings.plan
@@ -42,21 +43,20 @@ def abstract_programs(config, devices=ONE):
     def images(count):
         return jax.ShapeDtypeStruct((count, *shape), kind.sample_type(task["data"]))
 
-    samples = settings.batch * plan[0].accumulate
-    batch = {
-        "image": images(samples),
-        "label": jax.ShapeDtypeStruct((samples, *shape[:-1], 1), np.uint8),
-    }
+    def batch(count):
+        label = jax.ShapeDtypeStruct((count, *shape[:-1], 1), np.uint8)
+        return devices.abstract({"image": images(count), "label": label}, devices.samples)
+
     one = jax.ShapeDtypeStruct((), np.float32)
-    knobs = {
-        "learning_rates": dict.fromkeys(plan[0].rates, one),
-        "loss_weights": dict.fromkeys(plan[0].loss_weights, one),
-    }
+    weights = dict.fromkeys(plan[0].loss_weights, one)
+    knobs = {"learning_rates": dict.fromkeys(plan[0].rates, one), "loss_weights": weights}
     state = jax.eval_shape(compiled.fresh_state)
-    placed = devices.abstract(state, devices.replicated), devices.abstract(batch, devices.samples)
+    held = devices.abstract(state, devices.replicated)
+    size, accumulated = settings.batch, plan[0].accumulate
     return {
-        "train": (compiled.train_step, (*placed, knobs, plan[0].accumulate)),
-        "predict": (compiled.network, (state.variables, images(settings.batch))),
+        "train": (compiled.train_step, (held, batch(size * accumulated), knobs, accumulated)),
+        "validate": (compiled.evaluate, (held.variables, batch(size), weights)),
+        "predict": (compiled.network, (state.variables, images(size))),
     }
 
 
@@ -83,7 +83,7 @@ def compile_for(card, function, *arguments):
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"Cannot compile for {card.name} ({error}); install XLA's plugin for CUDA with "
-            "pip install '.[cuda12]', which needs no card."
+            "pip install '.[gpu-program]', which needs no card."
         ) from error
     sharding = NamedSharding(Mesh(np.array(topology.devices), ("device",)), PartitionSpec())
     placed = [
@@ -112,7 +112,11 @@ def step_bytes(config, card=None, devices=None):
     devices = devices or (ONE if card else read_settings(config).devices)
     step, arguments = abstract_programs(config, devices)["train"]
     compiled = compile_for(card, step, *arguments) if card else step.lower(*arguments).compile()
-    memory = compiled.memory_analysis()
+    return bytes_held(compiled.memory_analysis())
+
+
+def bytes_held(memory):
+    """Bytes that a program holds at most, of the `memory_analysis` of a `jax.stages.Compiled`."""
     return (
         memory.temp_size_in_bytes
         + memory.argument_size_in_bytes

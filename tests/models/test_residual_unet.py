@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import residual_m
+from configs import residual_l, residual_m
 from jax_seg import models
 from jax_seg.models import residual_unet, unet
 from jax_seg.models.layers import ResidualBlock
@@ -35,6 +35,15 @@ def test_the_preset_has_the_published_levels():
     assert size(shapes["encoder_3"]) == block_size(128, 256) + 5 * block_size(256, 256)
     assert "skip" not in shapes["bottleneck"]["block_0"]  # 320 channels on both sides
     assert {name for name in shapes if name.startswith("head")} == {"head_1", "head_2", "head_3"}
+
+
+def test_the_large_preset_is_the_same_network_on_twice_the_voxels():
+    medium, large = residual_m.get_config(), residual_l.get_config()
+    assert large.model == medium.model and large.data.patch == (160,) * 3
+    assert large.data.patch[0] % 2**large.model.poolings == 0
+    large.data.patch = medium.data.patch
+    assert large == medium
+    assert residual_l.get_config("demo") == residual_m.get_config("demo")
 
 
 def test_a_block_by_hand():

@@ -1,6 +1,9 @@
 """Plans of small folders: facts by hand, files that load, runs that keep their plan."""
 
 import json
+import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +18,7 @@ from jax_seg.planning.machine import Machine
 from jax_seg.system import config_file, configuration, memory
 from jax_seg.system.devices import ONE
 from jax_seg.training.settings import read_settings
+from tests.conftest import ROOT, TIME_LIMIT
 
 LAPTOP = Machine("2 CPU cores", 16 * 2**30, {8: 1e9, 16: 1e9, 24: 1e9, 32: 1e9})
 
@@ -315,3 +319,67 @@ def test_the_facts_in_words():
 def test_a_plan_needs_time(sheets, capsys):
     assert command.main([str(sheets), "--minutes", "0"]) == 1
     assert "train.minutes is 0" in capsys.readouterr().err
+
+
+def test_a_folder_of_one_volume_is_planned_without_a_part_held_out(sheets, tmp_path):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "v0.tif").symlink_to(sheets / name / "v0.tif")
+    plan = planning.make_plan(config_of(tmp_path))
+    assert written.facts_in_words(plan.facts).startswith("1 volume, 24×40×40 voxels")
+    assert plan.fields["data.fold"] == "none"
+    (said,) = (one.reason for one in plan.decisions if one.topic == "validation")
+    assert "a single volume or scroll cannot be divided" in said
+    config = config_of(tmp_path)
+    configuration.override(config, plan.fields)
+    read_settings(config)
+
+
+def test_volumes_of_several_spacings_are_planned_at_their_median(sheets, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(sheets, root)
+    for number in range(4):
+        stated = [1 if number == 2 else 3, 1, 1]
+        (root / "images" / f"v{number}.json").write_text(json.dumps({"spacing": stated}))
+    plan = planning.make_plan(config_of(root))
+    assert plan.facts.spacing == (3, 1, 1) and plan.facts.spacings_differ
+    assert plan.facts.anisotropy == 3
+    assert "spacing 3×1×1 µm, not the same in all" in written.facts_in_words(plan.facts)
+    assert plan.fields["augment.in_plane_only"] and plan.fields["model.planar_levels"] == 1
+
+
+def test_labels_with_holes_in_their_values_keep_them(sheets, tmp_path):
+    config = relabelled(sheets, tmp_path, lambda label: np.array([0, 7, 200])[label])
+    plan = planning.make_plan(config)
+    assert plan.facts.values.keys() == {0, 7, 200}
+    assert plan.facts.labels[:3] == ((0,), (7,), (200,))
+    assert plan.fields["data.foreground"] == (7,) and plan.fields["data.ignore"] == (200,)
+    configuration.override(config, plan.fields)
+    read_settings(config)
+
+
+def test_launch_plans_and_trains_with_the_data_alone(sheets, tmp_path):
+    """What a newcomer types, but for a network that trains in seconds."""
+    workdir = tmp_path / "run"
+    command = ["launch.py", "--config", "configs/auto.py", f"--config.data.root={sheets}"]
+    command += ["--config.train.minutes=0.02", "--config.train.epochs=2", "--doctor=off"]
+    command += ["--config.model.filters=2", "--config.data.patch=(16,16,16)"]
+    ended = subprocess.run(
+        [sys.executable, *command, "--workdir", workdir],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT,
+    )
+    assert ended.returncode == 0, ended.stderr
+    plan = json.loads((workdir / "plan.json").read_text())
+    assert plan["given"]["model.filters"] == 2
+    log = (workdir / "log.txt").read_text()
+    for one in plan["decisions"]:
+        assert f"{one['topic']}: " in log, one["topic"]
+    said = " ".join(log.split())
+    assert "2 epochs and one cosine schedule fill 0.02 minutes" in said
+    assert "4 volumes, 24×40×40 voxels" in said and "value 2 seems to mean unlabelled" in said
+    trained = json.loads((workdir / "config.json").read_text())
+    assert trained["data"]["ignore"] == [2] and trained["optimizer"]["name"] == "muon"
+    assert "dice" in json.loads((workdir / "scores.json").read_text())["ema"]

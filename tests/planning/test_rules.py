@@ -133,6 +133,7 @@ def test_the_width_says_what_limits_it():
         return rules.width(machine, chosen, minutes)[0].reason
 
     assert reason(100).endswith("updates") and "with 32 filters" in reason(100)
+    assert "a batch of 2 (a larger one would make fewer updates) an update" in reason(100)
     said = reason(minutes * 1.01)
     assert "about 400 updates; a wider network would make fewer than 400" in said
     assert reason(minutes / 100).endswith("give the run more minutes")
@@ -200,12 +201,25 @@ def test_rare_foreground_is_looked_for():
     assert rules.sampling(SCROLLS._replace(foreground=0.01)).fields["data.foreground_share"] == 0.5
 
 
+def test_poolings_losses_and_schedules_have_reasons():
+    assert rules.geometry(SCROLLS, SMALL).reason.endswith("coarsest level has 12×12×12")
+    assert "the coarsest level has 8×12×12" in rules.geometry(MEMBRANES, SMALL).reason
+    assert "cross entropy" in rules.loss().reason and "Muon" in rules.optimizer().reason
+    said = rules.schedule(8, 500).reason
+    assert said.startswith("8 epochs and one cosine schedule fill 8 minutes")
+    assert said.endswith("the last 100 updates")
+    assert rules.schedule(600, 1e5).reason.endswith("the last 1,000 updates")
+    own = {"train.epochs": 3, "schedule.name": "constant", "average.ema_decay": 0.0}
+    said = rules.schedule(8, 500, own).reason
+    assert said == "3 epochs and one constant schedule fill 8 minutes, without rollbacks"
+
+
 def test_the_schedule_fits_the_time():
-    short, long = (rules.training(m, u).fields for m, u in ((8, 500), (600, 1e5)))
+    short, long = (rules.schedule(m, u).fields for m, u in ((8, 500), (600, 1e5)))
     assert short["train.epochs"] == 8 and long["train.epochs"] == 100
     assert short["average.ema_decay"] < long["average.ema_decay"]
-    assert rules.training(60, None).fields["average.ema_decay"] == long["average.ema_decay"]
-    assert rules.training(0.5, 10).fields["train.epochs"] == rules.EPOCHS[0]
+    assert rules.schedule(60, None).fields["average.ema_decay"] == long["average.ema_decay"]
+    assert rules.schedule(0.5, 10).fields["train.epochs"] == rules.EPOCHS[0]
 
 
 def test_devices_have_names():

@@ -6,6 +6,9 @@ import shutil
 import zipfile
 
 import h5py
+import mrcfile
+import nibabel
+import nrrd
 import numpy as np
 import pytest
 import tensorstore
@@ -119,6 +122,51 @@ def test_masks_that_are_datasets(runs, image, tmp_path, capsys, ending):
     write_dataset(mask, expected)
     assert predict.main([*command, "--overwrite"]) == 1
     assert f"{mask.name} was not written by jax_seg.predict" in capsys.readouterr().err
+
+
+AFFINE = np.array([[0, -2.0, 0, 7], [-2.0, 0, 0, 8], [0, 0, 3.0, 9], [0, 0, 0, 1]])
+DIRECTIONS = np.array([[0, 2.0, 0], [-2.0, 0, 0], [0, 0, 3.0]])
+
+
+def write_scan(path, voxels):
+    """Voxels [D, H, W] as NIfTI, NRRD or MRC with a header of its own, axes turned."""
+    if path.suffix == ".nrrd":
+        header = {"space": "left-posterior-superior", "space directions": DIRECTIONS}
+        nrrd.write(str(path), voxels, header, index_order="C")
+    elif path.suffix == ".mrc":
+        with mrcfile.new(path, voxels.astype(np.uint16)) as file:
+            file.voxel_size, file.header.origin = (2.0, 2.0, 3.0), (7, 8, 9)
+    else:
+        nibabel.save(nibabel.Nifti1Image(voxels.T, AFFINE), path)
+
+
+def assert_header(path):
+    """That `write_scan` wrote it."""
+    if path.suffix == ".nrrd":
+        np.testing.assert_array_equal(nrrd.read_header(str(path))["space directions"], DIRECTIONS)
+    elif path.suffix == ".mrc":
+        with mrcfile.open(path) as file:
+            assert file.voxel_size.tolist() == (2, 2, 3)
+            assert file.header.origin.tolist() == (7, 8, 9)
+    else:
+        np.testing.assert_array_equal(nibabel.load(path).affine, AFFINE)
+
+
+@pytest.mark.filterwarnings("ignore:.*have a voxel spacing of")
+@pytest.mark.parametrize("ending", ["nii", "nii.gz", "nrrd", "mrc"])
+def test_a_mask_has_the_format_and_the_header_of_its_input(runs, image, tmp_path, ending):
+    scan = tmp_path / f"v.{ending}"
+    write_scan(scan, tifffile.imread(image))
+    out = tmp_path / "out"
+    command = ["--workdir", runs[0], "--output", str(out), "--probabilities", "--input"]
+    assert predict.main([*command, str(scan)]) == 0
+    assert predict.main([*command, str(image)]) == 0
+    expected = tifffile.imread(out / "v0.tif")
+    assert 0 < expected.sum() < expected.size
+    np.testing.assert_array_equal(read_volume(out / f"v.{ending}"), expected)
+    assert_header(out / f"v.{ending}")
+    found = [read_volume(one) for one in sorted((out / "probabilities").iterdir())]
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.fixture

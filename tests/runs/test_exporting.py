@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import runpy
 import subprocess
 import sys
 from collections import Counter
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.extend.core import Primitive
 
 from jax_seg import export, models
 from jax_seg.data.preprocess import PerVolume, Preprocessing
 from jax_seg.infer import as_onnx, exported, standalone
 from jax_seg.infer.network import make_network
 from jax_seg.infer.sliding_window import _partition_of_unity, window_starts
+from jax_seg.ops.classes import ONE, probabilities_of
 from jax_seg.runs import card, exporting, members, together
 from jax_seg.system.files import read_json
 from jax_seg.system.outputs import is_own
@@ -65,6 +68,70 @@ def test_it_segments_a_volume_as_predict_does(runs, out, tmp_path):
     assert all(is_own(path, "export") for path in out.iterdir() if path.is_file())
     assert found.dtype == np.float32 and expected.std() > 0.05  # it is no constant
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("classes", "channels", "rule"),
+    [
+        (("dark=1", "bright=3"), 1, {}),  # softmax
+        (("any=1,3", "bright=3"), 2, {"rule": OWN}),  # each by itself, of a volume's own numbers
+        ((), 2, {"rule": {name: [v, v / 2] for name, v in FIXED._asdict().items()}}),
+    ],
+)
+def test_several_classes_and_channels(volumes_folder, tmp_path, classes, channels, rule):
+    def change(config):
+        config.data.update(classes=classes)
+        config.model.update(in_channels=channels, out_channels=len(classes) or 1)
+
+    run, out = write_run(tmp_path / "run", volumes_folder, change=change, **rule), tmp_path / "out"
+    assert export.main([str(run), f"{run}@swa", str(out)]) == 0
+    shape = (18, 12, 20, channels)
+    volume = np.random.default_rng(0).integers(1, 256, shape).astype(np.uint8)
+    volume[:3], volume[:, :5, :, -1] = 0, 0  # the second without input in one channel alone
+    volume = volume if channels > 1 else volume[..., 0]
+    segment, networks, _ = together.load([str(run), f"{run}@swa"])
+    expected = np.asarray(probabilities_of(segment(volume), together.classes_of(networks)))
+    found = runpy.run_path(str(out / "load.py"))["predict"](volume)
+    assert found.shape == expected.shape == (18, 12, 20, *([2] if classes else []))
+    assert expected.std() > 0.02
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+    text = (out / "card.md").read_text()
+    assert ("bright (label 3)" in text) == bool(classes)
+    assert ("any (label 1 or 3)" in text) == ("any=1,3" in classes)
+    most = "post-processing, not in the program | the most probable class |"
+    assert (most in text) == ("dark=1" in classes)
+    assert (f"a volume [D, H, W, {channels}]" in text) == (channels > 1)
+    with pytest.raises(ValueError, match=r"give (three axes|\[D, H, W, 2\])"):
+        runpy.run_path(str(out / "load.py"))["predict"](np.zeros((20, 20), np.uint8))
+
+
+def test_the_card_says_which_scores_are_means_over_classes(volumes_folder, tmp_path):
+    def change(config):
+        config.data.classes, config.model.out_channels = ("a=1", "b=3"), 2
+
+    run = write_run(tmp_path / "run", volumes_folder, change=change)
+    of_classes = {"classes": {"a": {"dice": 0.75}, "b": {"dice": 0.67}}}
+    (run / "scores.json").write_text(json.dumps({"raw": SCORES | of_classes}))
+    text = card.text([exporting.read(str(run))], "")
+    assert "of the most probable class and without post-processing" in text
+    assert "| dice, mean over classes | 0.7123 |" in text and "| dice of b | 0.6700 |" in text
+
+
+def test_the_card_of_one_named_class(volumes_folder, tmp_path):
+    run = write_run(
+        tmp_path / "run", volumes_folder, change=lambda c: c.data.update(classes=("sheet=1,3",))
+    )
+    assert "trained on label 1 or 3." in card.text([exporting.read(str(run))], "")
+
+
+def test_networks_of_other_classes_are_not_averaged(runs, volumes_folder, tmp_path, capsys):
+    def change(config):
+        config.data.classes, config.model.out_channels = ("a=1", "b=3"), 2
+
+    run = write_run(tmp_path / "run", volumes_folder, change=change)
+    assert export.main([str(runs / "fixed"), str(run), str(tmp_path / "out")]) == 1
+    assert "The members differ in their classes" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
@@ -126,12 +193,39 @@ def test_onnx_without_its_packages_is_refused(runs, monkeypatch, capsys):
     assert not (runs / "o").exists()
 
 
+def test_onnx_of_a_network_in_bfloat16_is_refused(volumes_folder, tmp_path, capsys):
+    run = write_run(
+        tmp_path / "run", volumes_folder, change=lambda c: c.model.update(dtype="bfloat16")
+    )
+    assert export.main([str(run), str(tmp_path / "out"), "--onnx"]) == 1
+    assert "computes in bfloat16, and an ONNX file would in float32" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_onnx_that_cannot_carry_a_network_is_refused(tmp_path):
+    window, unheard_of = {"window": np.ones((1, 2), np.float32)}, Primitive("unheard_of")
+    unheard_of.def_abstract_eval(lambda x: x)
+    with pytest.raises(ValueError, match=r"jax2onnx cannot carry this network \(.*'unheard_of'\)"):
+        as_onnx.write(tmp_path / "n", lambda x: (unheard_of.bind(x),), window, ("p",), "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_onnx_that_computes_something_else_is_refused(tmp_path, monkeypatch):
+    convert = as_onnx.convert
+    monkeypatch.setattr(as_onnx, "convert", lambda _, *rest: convert(lambda x: (x + 1,), *rest))
+    window = {"window": np.ones((1, 2), np.float32)}
+    with pytest.raises(ValueError, match=r"differ from the network's by 1, more than 0\.0001"):
+        as_onnx.write(tmp_path / "n", lambda x: (x * 1,), window, ("p",), "")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_onnx_file_is_the_network(runs, capsys):
-    """Takes a minute, where the extra 'onnx' is installed."""
-    pytest.importorskip("jax2onnx", reason="the extra 'onnx' is not installed")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+    import onnxruntime
+
     out = runs / "onnx"
-    assert export.main([str(runs / "fixed"), str(runs / "own"), str(out), "--onnx"]) == 0
+    assert export.main([str(runs / "fixed"), str(runs / "own"), str(out), "--onnx"]) == 0, (
+        capsys.readouterr().err
+    )
     assert all(is_own(path, "export") for path in out.iterdir())
     windows = np.random.default_rng(2).integers(0, 256, (1, 16, 16, 16, 1)).astype(np.float32)
     own = np.array([10, 240, 120, 0.02], np.float32)
@@ -143,6 +237,26 @@ def test_an_onnx_file_is_the_network(runs, capsys):
         probability, logits = session.run(["probability", "logits"], inputs)
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
         np.testing.assert_allclose(probability, jax.nn.sigmoid(expected), rtol=0, atol=1e-5)
+
+
+def test_an_onnx_file_of_classes_and_channels_is_the_network(volumes_folder, tmp_path):
+    import onnxruntime
+
+    def change(config):
+        config.data.classes = ("dark=1", "bright=3")
+        config.model.update(in_channels=2, out_channels=2)
+
+    run = write_run(tmp_path / "run", volumes_folder, change=change, rule=OWN)
+    out = tmp_path / "out"
+    assert export.main([str(run), str(out), "--onnx"]) == 0
+    window = np.random.default_rng(2).uniform(0, 255, (1, 16, 16, 16, 2)).astype(np.float32)
+    own = np.stack([[10, 240, 120, 0.02], [20, 200, 90, 0.03]], -1)[None].astype(np.float32)
+    source = exporting.read(str(run))
+    expected = probabilities_of(source.network(source.variables, window, own), source.classes)
+    session = onnxruntime.InferenceSession(out / "network_0.onnx")
+    (found,) = session.run(["probability"], {"window": window, "own": own})
+    assert found.shape == (1, 16, 16, 16, 2)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 @given(
@@ -270,4 +384,4 @@ def test_a_place_among_the_inputs_is_refused(runs, volumes_folder, capsys):
 def test_the_threshold_is_that_with_which_predict_would_use_the_network(steps, value, tmp_path):
     fields = {"validate.threshold": 0.3, "postprocess.steps": tuple(steps)}
     loaded = SimpleNamespace(fields=fields, facts={"workdir": str(tmp_path)})
-    assert card.threshold([SimpleNamespace(loaded=loaded)]) == value
+    assert card.threshold([SimpleNamespace(loaded=loaded, classes=ONE)]) == value

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from jax_seg import evaluate, export, predict
+from jax_seg import evaluate, predict
 from jax_seg.data.folder import find_volumes
 from jax_seg.data.readers import read_volume
 from jax_seg.diagnosis.evidence import Evidence, of_run
@@ -174,13 +174,6 @@ def test_blocks_of_two_channels(trained, root, tmp_path, capsys):
     command = ["--workdir", str(run), "--input", str(one), "--output", str(tmp_path / "o.zarr")]
     assert predict.main(command) == 1
     assert "v0_0000.tif has 1 channel, but the network of" in capsys.readouterr().err
-
-
-def test_what_does_not_carry_channels_says_so(trained, root, tmp_path, capsys):
-    workdir = str(trained[0])
-    assert export.main([workdir, str(tmp_path / "exported")]) == 1
-    assert "takes images of 2 channels, which an export does not carry" in capsys.readouterr().err
-    assert not (tmp_path / "exported").exists()
 
 
 def test_each_volume_by_itself(root, tmp_path, capsys):

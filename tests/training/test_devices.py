@@ -50,11 +50,13 @@ def test_a_shared_depth_exchanges_neighbouring_slices_and_gathers_nothing(seen):
     assert all(re.search(r"\[4,1,", key) for key in activations)  # a slice of a kernel of three
 
 
+@pytest.mark.parametrize("program", ["train", "validate"])
 @pytest.mark.parametrize("shared", ["8 1", "4 2"])
-def test_a_shared_step_lowers_for_gpus(seen, shared):
-    text = seen["for_gpu"][shared]
+def test_shared_programs_lower_for_gpus(seen, shared, program):
+    text = seen["for_gpu"][shared][program]
     assert f"num_partitions = {shared[0]}" in text
-    assert convolutions(text)[frozenset(["f32"])] > 10
+    found = convolutions(text)
+    assert set(found) == {frozenset(["bf16"])} and found.total() >= 6
     assert set(re.findall(r"custom_call @(\w+)", text)) <= {"Sharding"}  # nothing of a CPU's forms
 
 

@@ -31,15 +31,24 @@ def configured(root, source):
     return config
 
 
+def losses(workdir):
+    """On the patches held out, by epoch."""
+    return [event["loss"] for event in read_events(workdir) if event["kind"] == "validation"]
+
+
 def test_an_imported_network_improves(volumes_folder, imported, tmp_path):
+    """Beyond its own weights: those of a run whose rate is next to nothing."""
+    still = configured(volumes_folder, imported)
+    from_weights.inherit(still, base.get_config(), "absent")
+    still.schedule.learning_rate, still.train.epochs = 1e-9, 1
+    training.run(still, tmp_path / "still")
+    (before,) = losses(tmp_path / "still")
     config = configured(volumes_folder, imported)
     sentence = from_weights.inherit(config, base.get_config(), "absent")
     assert "model.name=residual_unet" in sentence and "preprocess.per_volume=True" in sentence
     assert config.data.patch == (16, 24, 4) and config.preprocess.region == "box"
     training.run(config, tmp_path / "run")
-    judged = [event for event in read_events(tmp_path / "run") if event["kind"] == "validation"]
-    losses = [event["loss"] for event in judged]
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses(tmp_path / "run")[-1] < 0.9 * before
     # Its windows are blended as in any run: it is no longer nnU-Net's.
     segment, (network,), _ = together.load([str(tmp_path / "run")])
     assert network.facts["preprocessing"]["region"] == "box"

@@ -32,7 +32,7 @@ def convolutions(text):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("program", "of_a_layer"), [("train", 3), ("predict", 1)])
+@pytest.mark.parametrize(("program", "of_a_layer"), [("train", 3), ("validate", 1), ("predict", 1)])
 def test_volumes_are_convolved_in_the_compute_type(dtype, program, of_a_layer):
     text = lowered(volumes(dtype), program)
     short = {"float32": "f32", "bfloat16": "bf16"}[dtype]
@@ -57,7 +57,7 @@ def of_classes():
     return config
 
 
-@pytest.mark.parametrize("program", ["train", "predict"])
+@pytest.mark.parametrize("program", ["train", "validate", "predict"])
 @pytest.mark.parametrize("configuration", [residual, of_classes])
 def test_other_networks_are_convolved_in_bfloat16(configuration, program):
     config = configuration()
@@ -66,7 +66,7 @@ def test_other_networks_are_convolved_in_bfloat16(configuration, program):
     assert set(convolutions(text)) == {frozenset(["bf16"])} and "custom_call" not in text
 
 
-@pytest.mark.parametrize(("program", "passes"), [("train", 2), ("predict", 1)])
+@pytest.mark.parametrize(("program", "passes"), [("train", 2), ("validate", 1), ("predict", 1)])
 def test_the_detector_is_convolved_in_the_compute_type(program, passes):
     config = tiny_images.get_config("unread")
     config.model.dtype = "bfloat16"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from jax_seg import compare, doctor, evaluate, export, fit_ensemble, predict, tune
+from jax_seg import compare, doctor, evaluate, fit_ensemble, predict, tune
 from jax_seg.data.readers import read_volume
 from jax_seg.report.page import make_page
 from jax_seg.runs.run import read_runs
@@ -152,7 +152,6 @@ def test_the_page_shows_every_class(exclusive):
     [
         (tune, ["{run}"]),
         (fit_ensemble, ["{run}", "{run}@latest", "--output", "{tmp}/e.json"]),
-        (export, ["{run}", "{tmp}/out"]),
     ],
 )
 def test_commands_of_one_class_say_so(command, arguments, exclusive, tmp_path, capsys):

@@ -139,15 +139,16 @@ def test_prediction_of_other_plans_is_that_of_nnunet(tmp_path, name, folder, spa
     assert_predicted(segment, golden[f"{name}_volume"], golden[f"{name}_probability"], spacing)
 
 
-def test_residual_prediction_over_flips_is_that_of_nnunet(tmp_path):
+def test_residual_prediction_is_that_of_nnunet_with_and_without_flips(tmp_path):
     folder = SHARED / "hippocampus_residual"
     if not folder.is_dir():
         pytest.skip("../shared, which holds nnU-Net's own predictions, is not there")
     convert.convert_folder(folder, tmp_path / "run")
     volume = tifffile.imread(folder / "input" / "hippo_0000.tif")
-    expected = np.load(folder / "expected" / "hippo_mirrored.npz")["probabilities"][1]
-    segment, _, _ = together.load([str(tmp_path / "run")], flips=("depth", "height", "width"))
-    assert_predicted(segment, volume, expected)
+    for name, flips in (("hippo", ()), ("hippo_mirrored", ("depth", "height", "width"))):
+        expected = np.load(folder / "expected" / f"{name}.npz")["probabilities"][1]
+        segment, _, _ = together.load([str(tmp_path / "run")], flips=flips)
+        assert_predicted(segment, volume, expected)
 
 
 def test_what_is_stored(membrane):
@@ -208,6 +209,23 @@ def test_a_folder_of_folds_is_all_of_them(membrane, tmp_path):
     _, networks, facts = together.load([str(tmp_path / "run")])
     assert len(networks) == 2 and len(facts["members"]) == 2
     assert networks[1].facts["workdir"] == str(tmp_path / "run" / "fold_1")
+
+
+def test_folds_are_averaged_as_nnunet_averages_them(tmp_path):
+    """Their logits are; the kernels of the second are those of the first, turned."""
+    folder = edited("turned", tmp_path)
+    arrays, beside = nnunet.read_checkpoint(folder / "fold_0" / "checkpoint_final.pth")
+    turned = {n: np.flip(a, (2, 3, 4)).copy() if a.ndim == 5 else a for n, a in arrays.items()}
+    (folder / "fold_1").mkdir()
+    content = {"network_weights": state_dict(turned)} | beside
+    torch_save(folder / "fold_1" / "checkpoint_final.pth", content)
+    convert.convert_folder(folder, tmp_path / "run")
+    segment, networks, _ = together.load([str(tmp_path / "run")])
+    golden = np.load(FOLDERS / "predictions.npz")
+    expected = golden["two_folds_probability"]
+    assert len(networks) == 2
+    assert np.abs(expected - golden["turned_probability"].astype(np.float32)).max() > 0.05
+    assert_predicted(segment, golden["turned_volume"], expected, (1.5, 1.0, 1.4))
 
 
 def edited(folder, tmp_path, *, plans=None, dataset=None, architecture=None, configuration=None):
