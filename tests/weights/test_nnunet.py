@@ -213,19 +213,19 @@ def test_a_folder_of_folds_is_all_of_them(membrane, tmp_path):
 
 def test_folds_are_averaged_as_nnunet_averages_them(tmp_path):
     """Their logits are; the kernels of the second are those of the first, turned."""
-    folder = edited("turned", tmp_path)
+    folder = edited("membrane", tmp_path)
+    (folder / "fold_all").rename(folder / "fold_0")
     arrays, beside = nnunet.read_checkpoint(folder / "fold_0" / "checkpoint_final.pth")
     turned = {n: np.flip(a, (2, 3, 4)).copy() if a.ndim == 5 else a for n, a in arrays.items()}
     (folder / "fold_1").mkdir()
-    content = {"network_weights": state_dict(turned)} | beside
+    content = {"network_weights": state_dict(turned), "init_args": beside["init_args"]}
     torch_save(folder / "fold_1" / "checkpoint_final.pth", content)
     convert.convert_folder(folder, tmp_path / "run")
     segment, networks, _ = together.load([str(tmp_path / "run")])
     golden = np.load(FOLDERS / "predictions.npz")
-    expected = golden["two_folds_probability"]
-    assert len(networks) == 2
-    assert np.abs(expected - golden["turned_probability"].astype(np.float32)).max() > 0.05
-    assert_predicted(segment, golden["turned_volume"], expected, (1.5, 1.0, 1.4))
+    one, both = (golden[f"{n}_probability"].astype(np.float32) for n in ("masked", "two_folds"))
+    assert len(networks) == 2 and np.abs(both - one).max() > 0.1
+    assert_predicted(segment, golden["masked_volume"], both)
 
 
 def edited(folder, tmp_path, *, plans=None, dataset=None, architecture=None, configuration=None):
