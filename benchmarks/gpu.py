@@ -1,7 +1,7 @@
 """All figures of a graphics card in nine minutes, the most telling first: `make gpu`.
 
     python -m benchmarks.gpu --output FOLDER
-    python -m benchmarks.gpu --output FOLDER --small     rehearsal of two minutes, on a CPU too
+    python -m benchmarks.gpu --output FOLDER --small     rehearsal of three minutes, on a CPU too
 
 Each benchmark is a process of its own, and its output a file in the folder as soon as it ends;
 README.md there lists them all. One that fails, or for which no time is left, is named there too and
@@ -66,6 +66,12 @@ BENCHMARKS = (
         "The step of the detector of camouflaged objects, batch 8",
         f"-m benchmarks.own_step --config configs/cod10k.py {AT_ONCE}",
         None,
+    ),
+    Benchmark(
+        "detector_step",
+        "Training step and inference of the detector, batch 8, beside PyTorch",
+        "-m benchmarks.detector_step --dtype bfloat16 --repeats 5",
+        "--small",
     ),
     _train_step(2),
     Benchmark(

@@ -4,9 +4,10 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from benchmarks import conv, gpu, input, own_step, scale, timing, train_step
+from benchmarks import conv, detector_step, gpu, input, own_step, scale, timing, train_step
 
 
 def test_conv(capsys):
@@ -19,6 +20,11 @@ def test_train_step(capsys):
     train_step.main(["--small"])
     output = capsys.readouterr().out
     assert "| ours " in output and "matrix product" in output
+
+
+def test_detector_step(capsys):
+    detector_step.main(["--small"])
+    assert "| ours " in capsys.readouterr().out
 
 
 def test_input(capsys):
@@ -101,6 +107,35 @@ def test_the_peer_of_a_planar_network_has_its_parameters_and_output():
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert count == sum(parameter.numel() for parameter in peer.parameters())
     assert peer(torch.zeros(1, 1, 2, 8, 8)).shape == (1, 1, 2, 8, 8)
+
+
+def test_the_peer_of_the_detector_has_its_parameters_and_logits():
+    torch = pytest.importorskip("torch")
+    from benchmarks.torch_detector import EXPERTS, Detector, load
+
+    def count(tree):
+        return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+    whole = detector_step.build("float32")
+    shapes = jax.eval_shape(whole.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    with torch.device("meta"):
+        assert count(shapes) == sum(p.numel() for p in Detector(whole, 32).parameters())
+
+    # Every kind of layer: kernels and cascades of several sizes, all experts, one not chosen.
+    every = {"depths": (1, 2, 1, 1), "kernel_sizes": (3, 5, 7, 9)}
+    every |= {"experts": tuple(EXPERTS), "active": 6}
+    model = detector_step.build("float32", **detector_step.SMALL | every)
+    variables = detector_step.first_variables(model, 64)
+    x = np.random.default_rng(1).standard_normal((2, 64, 64, 3), np.float32)
+    ours, gates = jax.jit(model.apply)(variables, x)
+    assert (gates["expert_use"].max(0) > 0).all()  # those not chosen anywhere would not count
+    peer = Detector(model, 64).eval()
+    load(peer, variables)
+    with torch.no_grad():
+        theirs = peer(torch.from_numpy(x))
+    for logits, same in zip(ours, theirs, strict=True):
+        assert logits.std() > 0.1  # weights that faded on the way would agree as well
+        np.testing.assert_allclose(logits, same.numpy(), atol=1e-4, rtol=0)
 
 
 def test_alternate_takes_turns_and_skips_the_first_of_each(monkeypatch):
