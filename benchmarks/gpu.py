@@ -67,12 +67,6 @@ BENCHMARKS = (
         f"-m benchmarks.own_step --config configs/cod10k.py {AT_ONCE}",
         None,
     ),
-    Benchmark(
-        "detector_step",
-        "Training step and inference of the detector, batch 8, beside PyTorch",
-        "-m benchmarks.detector_step --dtype bfloat16 --repeats 5",
-        "--small",
-    ),
     _train_step(2),
     Benchmark(
         "inference",
@@ -97,6 +91,12 @@ BENCHMARKS = (
         "--repeats 1 --threads 1",
     ),
     Benchmark("losses", "Losses on 128³", "-m benchmarks.losses --size 128", "--size 16"),
+    Benchmark(
+        "detector_step",
+        "Training step and inference of the detector, batch 8, beside PyTorch",
+        "-m benchmarks.detector_step --dtype bfloat16 --repeats 5",
+        "--small",
+    ),
     Benchmark(
         "startup",
         "Seconds to the first update, without and with compiled programs on the disk",
