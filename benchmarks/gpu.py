@@ -90,7 +90,7 @@ BENCHMARKS = (
         "--volumes 2 --size 20 --patch 16 --batch 2 --filters 2 --poolings 1 --steps 2 "
         "--repeats 1 --threads 1",
     ),
-    Benchmark("losses", "Losses on 128³", "-m benchmarks.losses --size 128", "--size 16"),
+    Benchmark("losses", "Losses on 128³", "-m benchmarks.losses --size 128", "--small"),
     Benchmark(
         "detector_step",
         "Training step and inference of the detector, batch 8, beside PyTorch",

@@ -83,7 +83,8 @@ def _of_computation(computations, name, times):
             for number, one in enumerate(operands)
             if one in results
         ]
-        written, kind = _written(computations, rest, result), _kind(name, opcode, rest)
+        written = _written(computations, rest, result)
+        kind = _kind(name, opcode, rest, _fused(computations, rest))
         wide = min(written, shape_bytes(result, "f32"))
         wide += sum(size for shape, size in read if shape.startswith("f32"))
         source = re.search(r'op_name="([^"]*)"', rest)
@@ -173,16 +174,35 @@ def _inner(computations, rest, opcode):
     return [(max(cost, key=cost.get), 1)] if cost else []
 
 
-def _kind(name, opcode, rest):
+def _kind(name, opcode, rest, lines):
     if "__cudnn$conv" in rest or opcode == "convolution":
         return "convolution"
     if "gemm" in name or "__cublas" in rest or opcode == "dot":
         return "matrix product"
     if opcode in ("copy", "transpose") or re.match(r"\w*(transpose|copy)", name):
-        return "transpose or copy"
+        return "elementwise" if _cancel(lines) else "transpose or copy"
     if "concatenate" in name:
         return "concatenation"
     return "reduction" if "reduce" in name else "elementwise"
+
+
+def _cancel(lines):
+    """Whether the transpositions of a fused computation undo each other on every way through it."""
+    axes = {}  # of each value, those of the operands that it came from
+    for name, result, opcode, rest in lines:
+        order = tuple(range(len(_sizes(result))))
+        before = {axes[one] for one in re.findall(r"%([\w.\-]+)", rest) if one in axes}
+        if opcode == "parameter":
+            axes[name] = order
+        elif opcode == "tuple":
+            return before <= {tuple(range(len(one))) for one in before}
+        elif len(before) > 1 or any(len(one) != len(order) for one in before):
+            return False
+        elif before:
+            (found,) = before
+            moved = re.search(r"dimensions=\{([\d,]+)\}", rest) if opcode == "transpose" else None
+            axes[name] = tuple(found[n] for n in _integers(moved[1])) if moved else found
+    return bool(lines) and axes.get(lines[-1][0]) == order
 
 
 def _operations(computations, result, opcode, rest, results, operands):
@@ -217,9 +237,13 @@ def _of_product(result, rest, results):
     if not axes:  # an outer product, or another call of that library
         return 2 * math.prod(_sizes(result))
     sizes = _sizes(results[first])
-    contracted = math.prod(sizes[int(axis)] for axis in re.findall(r"\d+", axes[1]))
+    contracted = math.prod(sizes[axis] for axis in _integers(axes[1]))
     return 2 * math.prod(_sizes(result)) * contracted
 
 
 def _sizes(text):
-    return [int(size) for size in _SHAPE.search(text)[2].split(",") if size]
+    return _integers(_SHAPE.search(text)[2])
+
+
+def _integers(text):
+    return [int(digits) for digits in re.findall(r"\d+", text)]

@@ -7,7 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import conv, detector_step, gpu, input, own_step, scale, timing, train_step
+from benchmarks import (
+    conv,
+    detector_step,
+    gpu,
+    input,
+    losses,
+    own_step,
+    scale,
+    timing,
+    train_step,
+)
+
+
+def rehearsed(name):
+    """The flags with which the rehearsal for a card starts a benchmark."""
+    (one,) = (one for one in gpu.BENCHMARKS if one.name == name)
+    return f"{one.command} {one.small}".split()[2:]
 
 
 def test_conv(capsys):
@@ -17,20 +33,18 @@ def test_conv(capsys):
 
 
 def test_train_step(capsys):
-    train_step.main(["--small"])
+    train_step.main(rehearsed("train_step_batch_2"))
     output = capsys.readouterr().out
     assert "| ours " in output and "matrix product" in output
 
 
 def test_detector_step(capsys):
-    detector_step.main(["--small"])
+    detector_step.main(rehearsed("detector_step"))
     assert "| ours " in capsys.readouterr().out
 
 
 def test_input(capsys):
-    sizes = {"volumes": 2, "size": 20, "patch": 16, "batch": 2, "filters": 2, "poolings": 1}
-    sizes |= {"steps": 2, "repeats": 1, "threads": 1}
-    assert input.main([f"--{name}={value}" for name, value in sizes.items()]) > 0
+    assert input.main(rehearsed("input")) > 0
     lines = capsys.readouterr().out.splitlines()
     assert sum(re.search(r"^(loader|steps) .* \d+\.\d+$", line) is not None for line in lines) == 3
 
@@ -43,12 +57,24 @@ def test_blocks_beside_the_whole_volume(capsys):
 
 
 def test_own_step(capsys):
-    fields = "--config.data.batch=1 --config.model.dtype=bfloat16 --config.average.swa_every=0"
-    own_step.main(f"--config configs/v6.py:demo --steps 1 {gpu.TINY} {fields}".split())
+    own_step.main(rehearsed("step_of_v6"))
     output = capsys.readouterr().out
     assert "batch 1, bfloat16" in output and " GB foretold" in output
     shares = [float(share) for share in re.findall(r"([\d.]+)% of the device's time", output)]
     assert len(shares) == own_step.KERNELS and sum(shares) <= 100 and shares[0] > 0
+
+
+def test_losses(capsys):
+    losses.main(rehearsed("losses"))
+    assert "dice" in capsys.readouterr().out
+
+
+def test_a_rehearsal_starts_the_benchmarks_themselves(tmp_path, capsys):
+    command = ["--output", str(tmp_path), "--small", "--minutes", "30", "--only", "machine"]
+    assert gpu.main(command) == 0
+    assert "machine: done" in capsys.readouterr().out
+    assert f"jax {jax.__version__}" in (tmp_path / "machine.txt").read_text()
+    assert "## Versions and card" in (tmp_path / "README.md").read_text()
 
 
 def test_the_figures_of_a_card_come_one_by_one(tmp_path, monkeypatch):
@@ -79,8 +105,7 @@ def test_inference_agrees_with_its_peer():
     pytest.importorskip("torch")
     from benchmarks import inference
 
-    small = ["--size=24", "--patch=16", "--filters=2", "--poolings=1", "--repeats=1"]
-    assert inference.main(small) < 1e-4
+    assert inference.main(rehearsed("inference")) < 1e-4
 
 
 def test_operations_of_a_network_by_hand():

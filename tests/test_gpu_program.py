@@ -38,6 +38,12 @@ HloModule jit_step
   ROOT %dot.1 = bf16[1024,16]{1,0} dot(%p.0, %p.1), lhs_contracting_dims={1}, rhs_contracting_dims={0}, metadata={op_name="up"}, backend_config={"sizes":["16"]}
 }
 
+%there_and_back (p.0: bf16[2,8,8,8,4]) -> bf16[2,8,8,8,4] {
+  %p.0 = bf16[2,8,8,8,4]{4,3,2,1,0} parameter(0)
+  %there = bf16[8,2,8,8,4]{4,3,2,1,0} transpose(%p.0), dimensions={2,0,1,3,4}, metadata={op_name="x"}
+  ROOT %back = bf16[2,8,8,8,4]{4,3,2,1,0} transpose(%there), dimensions={1,2,0,3,4}
+}
+
 %body (state: (s32[], f32[100])) -> (s32[], f32[100]) {
   %state = (s32[], f32[100]{0}) parameter(0)
   %one = f32[100]{0} get-tuple-element(%state), index=1
@@ -55,6 +61,7 @@ ENTRY %main (x: bf16[2,8,8,8,4], k: bf16[6,3,3,3,4]) -> f32[4] {
   %cudnn-conv-bw-input.2 = (bf16[2,8,8,8,4]{4,3,2,1,0}, u8[0]{0}) custom-call(%y, %k), window={size=3x3x3 pad=1_1x1_1x1_1}, dim_labels=b012f_o012i->b012f, custom_call_target="__cudnn$convBackwardInput"
   %cudnn-conv-bw-filter.3 = (bf16[6,3,3,3,4]{4,3,2,1,0}, u8[0]{0}) custom-call(%x, %y), window={size=3x3x3 pad=1_1x1_1x1_1}, dim_labels=b012f_o012i->b012f, custom_call_target="__cudnn$convBackwardFilter"
   %input_transpose_fusion.4 = bf16[4,2,8,8,8]{4,3,2,1,0} fusion(%x), kind=kInput, calls=%t
+  %loop_transpose_fusion.9 = bf16[2,8,8,8,4]{4,3,2,1,0} fusion(%x), kind=kLoop, calls=%there_and_back
   %rows.0 = bf16[1024,4]{1,0} bitcast(%x)
   %square.0 = bf16[4,16]{1,0} bitcast(%k)
   %gemm_fusion_dot.7 = bf16[1024,16]{1,0} fusion(%rows.0, %square.0), kind=kCustom, calls=%gemm_fusion_dot.7_computation
@@ -79,6 +86,7 @@ def test_kernels_of_a_program():
         "cudnn-conv-bw-input.2": "convolution",
         "cudnn-conv-bw-filter.3": "convolution",
         "input_transpose_fusion.4": "transpose or copy",
+        "loop_transpose_fusion.9": "elementwise",  # its transpositions cancel
         "gemm_fusion_dot.7": "matrix product",
         "cublas-gemm.8": "matrix product",
         "update_fusion": "elementwise",
@@ -87,7 +95,7 @@ def test_kernels_of_a_program():
     }
     assert found["cudnn-conv.1"].traffic == X + K + Y
     of_products = [2 * 1024 * 16 * 4] * 2
-    operations = [PRODUCTS] * 3 + [0] + of_products + [0] * 3
+    operations = [PRODUCTS] * 3 + [0] * 2 + of_products + [0] * 3
     assert [kernel.operations for kernel in found.values()] == operations
     assert found["cudnn-conv.1"].layout == "b012f_o012i" and found["cudnn-conv.1"].type == "bf16"
     assert found["input_transpose_fusion.4"].traffic == 2 * X
