@@ -44,8 +44,6 @@ def main(argv=None):
 
 def _plan(arguments, rest):
     # Imported late because JAX takes seconds to start.
-    import jax
-
     from jax_seg.planning import written
     from jax_seg.planning.plan import make_plan
     from jax_seg.runs.data_folders import data_folders
@@ -60,8 +58,6 @@ def _plan(arguments, rest):
         inside = data_folders(configuration.flat(config))
         outputs.require_apart(arguments.output, inside=inside, flag="--output")
     startup.prepare()
-    if arguments.device not in ("", "cpu"):  # nothing looks for a card that need not be there
-        jax.config.update("jax_platforms", "cpu")
     plan = make_plan(config, device=arguments.device, minutes=minutes, given=given)
     print("\n".join(written.in_words(plan)))
     if arguments.output:

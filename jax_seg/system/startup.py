@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import warnings
+from pathlib import Path
 
 import absl.logging
 import jax
@@ -13,6 +14,7 @@ from jax_seg.system import home
 
 CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 CHANNELS_LAST = "xla_gpu_force_conv_nhwc"
+DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-ctrl")  # of a driver; under WSL; on a board
 
 
 def prepare():
@@ -23,6 +25,7 @@ def prepare():
     programs from there. Warnings of this project are printed as one line, "Warning: …".
     """
     _hush_orbax()
+    _look_for_no_absent_card()
     convolve_channels_last()
     warnings.formatwarning = _format_warning
     folder = home.cache_folder()
@@ -41,8 +44,18 @@ def convolve_channels_last():
     kernels for tensor cores want them last: `python -m benchmarks.gpu_program`.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    if any(map(importlib.util.find_spec, CUDA_PLUGINS)) and CHANNELS_LAST not in flags:
+    if _has_plugin() and CHANNELS_LAST not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --{CHANNELS_LAST}=true".strip()
+
+
+def _has_plugin():
+    return any(map(importlib.util.find_spec, CUDA_PLUGINS))
+
+
+def _look_for_no_absent_card():
+    """A plugin that only compiles for a card would report at length that it has found none."""
+    if _has_plugin() and not any(Path(one).exists() for one in DEVICES):
+        jax.config.update("jax_platforms", jax.config.jax_platforms or "cpu")
 
 
 def _hush_orbax():

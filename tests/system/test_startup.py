@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import warnings
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,3 +35,25 @@ def test_a_gpu_convolves_channels_last(plugin, before, after, monkeypatch):
         monkeypatch.delenv("XLA_FLAGS")
     startup.convolve_channels_last()
     assert os.environ.get("XLA_FLAGS") == after
+
+
+@pytest.mark.parametrize(
+    ("plugin", "device", "chosen", "after"),
+    [
+        (True, False, None, "cpu"),
+        (True, False, "cuda", "cuda"),  # as the user says
+        (True, True, None, None),
+        (False, False, None, None),
+    ],
+)
+def test_no_card_is_looked_for_where_there_is_none(
+    plugin, device, chosen, after, monkeypatch, tmp_path
+):
+    config = SimpleNamespace(jax_platforms=chosen, update=lambda name, v: setattr(config, name, v))
+    monkeypatch.setattr(startup, "jax", SimpleNamespace(config=config))
+    monkeypatch.setattr(
+        startup, "DEVICES", (str(tmp_path / "no"), str(tmp_path / ("" if device else "no")))
+    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: plugin or None)
+    startup._look_for_no_absent_card()
+    assert config.jax_platforms == after
