@@ -28,6 +28,7 @@ from benchmarks.timing import alternate
 from configs import cod10k
 from jax_seg import models
 from jax_seg.models.forward import forward
+from jax_seg.system import startup
 
 try:
     import torch
@@ -170,6 +171,7 @@ def main(argv=None):
     arguments = parser.parse_args(argv)
     if arguments.side % 32:
         parser.error(f"--side is {arguments.side}; give a multiple of 32")
+    startup.convolve_channels_last()
     fields = {}
     if arguments.small:
         fields, arguments.batch, arguments.side, arguments.repeats = SMALL, 2, 32, 1

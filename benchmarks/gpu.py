@@ -92,7 +92,7 @@ BENCHMARKS = (
     ),
     Benchmark("losses", "Losses on 128³", "-m benchmarks.losses --size 128", "--small"),
     Benchmark(
-        "detector_step",
+        "detector_beside_torch",
         "Training step and inference of the detector, batch 8, beside PyTorch",
         "-m benchmarks.detector_step --dtype bfloat16 --repeats 5",
         "--small",

@@ -21,6 +21,7 @@ from benchmarks.torch_unet import UNet
 from jax_seg.data.preprocess import Preprocessing
 from jax_seg.infer.network import make_network
 from jax_seg.infer.sliding_window import gaussian_profile, predict_volume
+from jax_seg.system import startup
 from jax_seg.weights.unet import from_torch
 
 
@@ -35,6 +36,7 @@ def main(argv=None):
     parser.add_argument("--overlap", type=float, default=0.5)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args(argv)
+    startup.convolve_channels_last()
 
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"

@@ -27,6 +27,7 @@ from jax_seg.data.folder import find_volumes
 from jax_seg.data.preprocess import Preprocessing
 from jax_seg.data.sampling import PatchSampler
 from jax_seg.models.unet import Model
+from jax_seg.system import startup
 from jax_seg.training import console, optimizers, state
 from jax_seg.training.step import make_train_step
 
@@ -154,6 +155,7 @@ def parse(argv=None):
 def main(argv=None):
     """Print the table; return the time of steps with the loader over that on resident data."""
     arguments = parse(argv)
+    startup.convolve_channels_last()
     current, train = make_trainer(
         arguments.patch,
         filters=arguments.filters,

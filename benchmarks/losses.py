@@ -15,6 +15,7 @@ from benchmarks.timing import alternate
 from jax_seg.losses import LOSSES, combine
 from jax_seg.models.forward import forward
 from jax_seg.models.unet import Model
+from jax_seg.system import startup
 
 OPTIONS = {"focal": {"alpha": 0.5, "gamma": 2.0}}
 
@@ -62,6 +63,7 @@ def main(argv=None):
         help="smoke test: takes seconds, its timings are meaningless",
     )
     arguments = parser.parse_args(argv)
+    startup.convolve_channels_last()
     if arguments.small:
         arguments.size, arguments.filters, arguments.poolings, arguments.repeats = 8, 2, 0, 1
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f64": 8, "s64": 8, "u64": 8}
 NO_KERNEL = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}
+MOVING = {"bitcast", "broadcast", "copy", "reduce", "reshape"}  # they may change the axes
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 _LINE = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
@@ -179,8 +180,9 @@ def _kind(name, opcode, rest, lines):
         return "convolution"
     if "gemm" in name or "__cublas" in rest or opcode == "dot":
         return "matrix product"
-    if opcode in ("copy", "transpose") or re.match(r"\w*(transpose|copy)", name):
-        return "elementwise" if _cancel(lines) else "transpose or copy"
+    named = opcode in ("copy", "transpose") or re.match(r"\w*(transpose|copy)", name)
+    if named and not _cancel(lines):
+        return "transpose or copy"
     if "concatenate" in name:
         return "concatenation"
     return "reduction" if "reduce" in name else "elementwise"
@@ -188,6 +190,8 @@ def _kind(name, opcode, rest, lines):
 
 def _cancel(lines):
     """Whether the transpositions of a fused computation undo each other on every way through it."""
+    if "transpose" not in (opcode for _, _, opcode, _ in lines):
+        return False
     axes = {}  # of each value, those of the operands that it came from
     for name, result, opcode, rest in lines:
         order = tuple(range(len(_sizes(result))))
@@ -196,13 +200,13 @@ def _cancel(lines):
             axes[name] = order
         elif opcode == "tuple":
             return before <= {tuple(range(len(one))) for one in before}
-        elif len(before) > 1 or any(len(one) != len(order) for one in before):
+        elif (before and opcode in MOVING) or len(before) > 1:
             return False
         elif before:
             (found,) = before
             moved = re.search(r"dimensions=\{([\d,]+)\}", rest) if opcode == "transpose" else None
             axes[name] = tuple(found[n] for n in _integers(moved[1])) if moved else found
-    return bool(lines) and axes.get(lines[-1][0]) == order
+    return axes.get(lines[-1][0]) == order
 
 
 def _operations(computations, result, opcode, rest, results, operands):

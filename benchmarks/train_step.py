@@ -33,6 +33,7 @@ import jax_seg.ops.conv as convolution
 from benchmarks.timing import alternate
 from jax_seg.models import residual_unet, unet
 from jax_seg.models.forward import forward
+from jax_seg.system import startup
 
 try:
     import torch
@@ -280,6 +281,7 @@ def main(argv=None):
         "--small", action="store_true", help="smoke test: its timings are meaningless"
     )
     arguments = parser.parse_args(argv)
+    startup.convolve_channels_last()
     patch = tuple(arguments.patch or (arguments.size,) * 3)
     cases = [(16, (48,) * 3), (32, (64,) * 3)]
     if arguments.patch or arguments.filters:

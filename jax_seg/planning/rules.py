@@ -100,8 +100,8 @@ def augmentation(facts):
         reason = "the volumes' intensities differ, so augmentation changes them"
     if not _alike(facts):
         fields |= {"augment.in_plane_only": True}
-        finer = "coarser" if facts.anisotropy > 1 else "finer"
-        reason += f"; depth is {finer} than the plane, so nothing turns out of it"
+        depth = "coarser" if facts.anisotropy > 1 else "finer"
+        reason += f"; depth is {depth} than the plane, so nothing turns out of it"
     if _oblong(facts):
         fields |= {"augment.rotate": 0.0, "augment.rotate90": 0.0}
         reason += (
@@ -292,19 +292,23 @@ def sampling(facts):
     return Decision("sampling", {"data.foreground_share": 0.5}, reason)
 
 
-def loss():
-    """Terms of the loss, equal in weight."""
+def loss(given=None):
+    """Terms of the loss, equal in weight, beside those that the user has set."""
     fields = {"dice": 1.0, "cross_entropy": 1.0, "focal": 0.0}
-    return Decision(
-        "loss",
-        {f"loss.weights.{name}": weight for name, weight in fields.items()},
+    fields = {f"loss.weights.{name}": weight for name, weight in fields.items()}
+    reason = (
         "Dice counts a thin foreground as much as all that surrounds it, and cross entropy gives "
-        "every voxel a gradient",
+        "every voxel a gradient"
     )
+    if any(path.startswith("loss.weights.") for path in given or {}):
+        reason = "Dice and cross entropy, where nothing else was given"
+    return Decision("loss", fields, reason)
 
 
-def optimizer():
-    """The optimizer, and how far its gradients may reach."""
+def optimizer(given=None):
+    """The optimizer, and how far its gradients may reach; None where the user has set another."""
+    if (given or {}).get("optimizer.name", "muon") != "muon":
+        return None
     fields = {"name": "muon", "momentum": 0.95, "weight_decay": 1e-2, "clip_norm": 1.0}
     return Decision(
         "optimizer",
@@ -325,9 +329,10 @@ def schedule(minutes, updates, given=None):
     given, short = given or {}, updates is not None and updates < SHORT
     epochs = given.get("train.epochs", int(np.clip(round(minutes), *EPOCHS)))
     decay = given.get("average.ema_decay", 0.99 if short else 0.999)
+    muon = given.get("optimizer.name", "muon") == "muon"  # the rate is Muon's
     fields = {
         "schedule.name": "cosine",
-        "schedule.learning_rate": 3e-3,
+        **({"schedule.learning_rate": 3e-3} if muon else {}),
         "schedule.warmup_epochs": 2,
         "train.epochs": epochs,
         "train.minutes": float(minutes),
@@ -340,7 +345,9 @@ def schedule(minutes, updates, given=None):
         "plateau.patience": 0,
     }
     name = given.get("schedule.name", "cosine")
-    reason = f"{epochs} epochs and one {name} schedule fill {minutes:g} minutes, without rollbacks"
+    reason = f"{epochs} epochs and one {name} schedule fill {minutes:g} minutes"
+    if not any(path.startswith("plateau.") for path in given):
+        reason += ", without rollbacks"
     if 0 < decay < 1:
         reason += f"; the average of the weights spans the last {round(1 / (1 - decay)):,} updates"
     return Decision("schedule", fields, reason)

@@ -99,8 +99,7 @@ def take_share():
 def _devices():
     """Names of the GPUs that JAX would compute on; none where it computes on the CPU."""
     on_cpu = os.environ.get("JAX_PLATFORMS", "").startswith("cpu")
-    installed = any(map(importlib.util.find_spec, startup.CUDA_PLUGINS))
-    return processes.gpus() if installed and not on_cpu else []
+    return processes.gpus() if startup.has_plugin() and not on_cpu else []
 
 
 def _take_share(number, workers):

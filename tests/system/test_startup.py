@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import warnings
-from types import SimpleNamespace
 
 import pytest
 
@@ -38,22 +37,20 @@ def test_a_gpu_convolves_channels_last(plugin, before, after, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("plugin", "device", "chosen", "after"),
+    ("plugin", "driver", "before", "after"),
     [
-        (True, False, None, "cpu"),
-        (True, False, "cuda", "cuda"),  # as the user says
-        (True, True, None, None),
-        (False, False, None, None),
+        (True, "no_such_driver.so.1", None, "1"),
+        (True, "no_such_driver.so.1", "0", "0"),  # as the user says
+        (True, None, None, None),  # which loads the program itself
+        (False, "no_such_driver.so.1", None, None),
     ],
 )
-def test_no_card_is_looked_for_where_there_is_none(
-    plugin, device, chosen, after, monkeypatch, tmp_path
-):
-    config = SimpleNamespace(jax_platforms=chosen, update=lambda name, v: setattr(config, name, v))
-    monkeypatch.setattr(startup, "jax", SimpleNamespace(config=config))
-    monkeypatch.setattr(
-        startup, "DEVICES", (str(tmp_path / "no"), str(tmp_path / ("" if device else "no")))
-    )
+def test_no_card_is_expected_without_a_driver(plugin, driver, before, after, monkeypatch):
+    name = "JAX_SKIP_CUDA_CONSTRAINTS_CHECK"
+    monkeypatch.setenv(name, before or "")
+    if before is None:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(startup, "DRIVER", driver)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: plugin or None)
-    startup._look_for_no_absent_card()
-    assert config.jax_platforms == after
+    startup._expect_no_card_without_a_driver()
+    assert os.environ.get(name) == after
