@@ -21,7 +21,7 @@ def main(argv=None):
         prog=program("export"),
         description="Write trained networks to a folder that needs nothing of jax_seg: a program "
         "of jax.export for CPUs and NVIDIA GPUs, from stored voxels to probabilities; the weights; "
-        "load.py, which segments volumes that fit into memory; and a model card.",
+        "load.py, which loads them; segment.py, for volumes that fit into memory; a model card.",
     )
     parser.add_argument(
         "runs",

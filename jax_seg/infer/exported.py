@@ -15,7 +15,7 @@ from flax import traverse_util
 from jax import export
 
 from jax_seg.data import preprocess
-from jax_seg.infer import standalone
+from jax_seg.infer.standalone import load, segment
 from jax_seg.ops.classes import ONE, probabilities_of
 
 PLATFORMS = ("cpu", "cuda")
@@ -84,9 +84,9 @@ def write_weights(path, variables, mark):
         archive.comment = mark.encode()
 
 
-def script():
-    """The text of a script that runs the programs of its folder: `infer/standalone.py`."""
-    return Path(standalone.__file__).read_text()
+def scripts():
+    """{name: text} of the scripts that run the programs of their folder: `infer/standalone`."""
+    return {file.name: file.read_text() for file in map(Path, (load.__file__, segment.__file__))}
 
 
 def measuring(mark):

@@ -36,7 +36,7 @@ def text(sources, mark):
         head = f"## Network {number}: {names[number]}\n\n" if sources[1:] else ""
         parts += [head + _table(_facts(source)), _trained_on(source), _scores(source)]
     parts += [
-        "Use: `python load.py VOLUME.npy PROBABILITIES.npy` (numpy, jax and flatbuffers); "
+        "Use: `python segment.py VOLUME.npy PROBABILITIES.npy` (numpy, jax and flatbuffers); "
         "model.json describes the files.",
         f"Code: jax_seg {checkpoints.code_version()}, "
         f"{importlib.metadata.metadata('jax-seg')['License-Expression']}. The licence of the code "
@@ -159,7 +159,7 @@ def _spacing(source):
     """The spacing of the training volumes, as far as it is known."""
     if trained := source.beside.get("spacing"):
         words = " × ".join(f"{number:.4g}" for number in trained)
-        return f"{words}; resample volumes of another spacing to it, which load.py does not"
+        return f"{words}; resample volumes of another spacing to it, which segment.py does not"
     run = open_run(source.loaded.facts["workdir"])
     wanted, found = set(source.loaded.trained_on or ()), set()
     with warnings.catch_warnings():

@@ -98,8 +98,8 @@ def require_writable(folder, sources):
 def write(folder, sources, onnx=False):
     """Write networks, whose probabilities are averaged, as one folder; complete or not at all.
 
-    It holds a program and the weights of each network, model.json, load.py, which predicts with
-    them, and card.md. A folder of an earlier export is replaced.
+    It holds a program and the weights of each network, model.json, the scripts load.py and
+    segment.py, and card.md. A folder of an earlier export is replaced.
 
     Args:
       folder: of `require_writable`.
@@ -126,7 +126,8 @@ def write(folder, sources, onnx=False):
             "exported_with": checkpoints.code_version(),
         }
         write_json(beside / "model.json", outputs.marked(content, COMMAND))
-        (beside / "load.py").write_text(exported.script())
+        for name, text in exported.scripts().items():
+            (beside / name).write_text(text)
         if any(one["per_volume"] for one in described):
             (beside / "measure_volume.py").write_text(exported.measuring(mark))
         (beside / "card.md").write_text(card.text(sources, mark))

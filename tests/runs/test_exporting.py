@@ -17,9 +17,10 @@ from jax.extend.core import Primitive
 
 from jax_seg import export, models
 from jax_seg.data.preprocess import PerVolume, Preprocessing
-from jax_seg.infer import as_onnx, exported, standalone
+from jax_seg.infer import as_onnx, exported
 from jax_seg.infer.network import make_network
 from jax_seg.infer.sliding_window import _partition_of_unity, window_starts
+from jax_seg.infer.standalone.segment import _axis
 from jax_seg.ops.classes import ONE, probabilities_of
 from jax_seg.runs import card, exporting, members, together
 from jax_seg.system.files import read_json
@@ -60,7 +61,7 @@ def test_it_segments_a_volume_as_predict_does(runs, out, tmp_path):
     volume = np.random.default_rng(0).integers(1, 256, (23, 17, 13)).astype(np.uint16)
     volume[:4] = 0
     np.save(tmp_path / "v.npy", volume)
-    command = [sys.executable, "-c", BLOCKED, str(out / "load.py"), "v.npy", "p.npy"]
+    command = [sys.executable, "-c", BLOCKED, str(out / "segment.py"), "v.npy", "p.npy"]
     subprocess.run(command, cwd=tmp_path, check=True, timeout=TIME_LIMIT)
     found = np.load(tmp_path / "p.npy")
     segment, *_ = together.load([str(runs / "fixed@swa"), str(runs / "own")])
@@ -91,7 +92,7 @@ def test_several_classes_and_channels(volumes_folder, tmp_path, classes, channel
     volume = volume if channels > 1 else volume[..., 0]
     segment, networks, _ = together.load([str(run), f"{run}@swa"])
     expected = np.asarray(probabilities_of(segment(volume), together.classes_of(networks)))
-    found = runpy.run_path(str(out / "load.py"))["predict"](volume)
+    found = runpy.run_path(str(out / "segment.py"))["predict"](volume)
     assert found.shape == expected.shape == (18, 12, 20, *([2] if classes else []))
     assert expected.std() > 0.02
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
@@ -102,7 +103,7 @@ def test_several_classes_and_channels(volumes_folder, tmp_path, classes, channel
     assert (most in text) == ("dark=1" in classes)
     assert (f"a volume [D, H, W, {channels}]" in text) == (channels > 1)
     with pytest.raises(ValueError, match=r"give (three axes|\[D, H, W, 2\])"):
-        runpy.run_path(str(out / "load.py"))["predict"](np.zeros((20, 20), np.uint8))
+        runpy.run_path(str(out / "segment.py"))["predict"](np.zeros((20, 20), np.uint8))
 
 
 def test_the_card_says_which_scores_are_means_over_classes(volumes_folder, tmp_path):
@@ -267,7 +268,7 @@ def test_an_onnx_file_of_classes_and_channels_is_the_network(volumes_folder, tmp
 def test_its_windows_and_weights_are_those_of_prediction(length, window, overlap):
     length += window - 1
     starts = tuple(window_starts(length, window, overlap))
-    found = standalone._axis(length, window, overlap)
+    found = _axis(length, window, overlap)
     assert tuple(start for start, _ in found) == starts
     weights = np.stack([weights for _, weights in found])
     np.testing.assert_allclose(weights, _partition_of_unity(length, window, starts), atol=1e-6)
@@ -326,7 +327,7 @@ def test_an_earlier_export_is_replaced_whole_or_not_at_all(runs, tmp_path, monke
 
     assert export.main(command) == 0
     assert {path.name for path in folder.iterdir()} == {
-        *("card.md", "load.py", "model.json", "network_0.jax", "weights_0.npz")
+        *("card.md", "load.py", "model.json", "network_0.jax", "segment.py", "weights_0.npz")
     }
     assert list(tmp_path.iterdir()) == [folder]
     assert read_json(folder / "model.json")["members"][0]["weight"] == 1

@@ -1,10 +1,10 @@
 """Segments volumes with the networks of this folder. It needs numpy, jax and flatbuffers alone:
 
     pip install jax flatbuffers
-    python load.py VOLUME.npy PROBABILITIES.npy
+    python segment.py VOLUME.npy PROBABILITIES.npy
 
-In Python, `predict(volume)` gives the probabilities of a volume in memory, and `load(member)` the
-network itself. The file was written by jax_seg.export.
+In Python, `predict(volume)` gives the probabilities of a volume in memory.
+The file was written by jax_seg.export.
 """
 
 import itertools
@@ -16,26 +16,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax import export
 
 FOLDER = Path(__file__).resolve().parent
 BACKGROUND = -20.0  # the logit of a window without input, that is of zeros alone
-
-
-def load(member):
-    """A network: windows [B, *window, channels] as stored -> (probabilities, logits).
-
-    Both are float32 [B, *window, classes].
-
-    Args:
-      member: of 'members' in model.json. Where its 'per_volume' is a rule, the network takes a
-        second argument: float32 [4], the volume's own clipping limits, shift and scale; of several
-        channels [1, 4, channels].
-    """
-    program = export.deserialize(bytearray((FOLDER / member["program"]).read_bytes()))
-    weights = jax.device_put(dict(np.load(FOLDER / member["weights"])))
-    call = jax.jit(program.call)
-    return lambda windows, *own: call(weights, np.asarray(windows, np.float32), *own)
 
 
 def predict(volume):
@@ -50,9 +33,10 @@ def predict(volume):
     if image.ndim != 4 or image.shape[3] != channels:
         wanted = "three axes: D, H and W" if channels == 1 else f"[D, H, W, {channels}]"
         raise ValueError(f"The volume has shape {volume.shape}; give {wanted}.")
+    load = runpy.run_path(str(FOLDER / "load.py"))["load"]
     total = np.zeros((*image.shape[:3], classes), np.float32)
-    for member in model["members"]:
-        network, box, own = load(member), ..., ()
+    for number, member in enumerate(model["members"]):
+        network, box, own = load(number), ..., ()
         if member["per_volume"]:
             rules = runpy.run_path(str(FOLDER / "measure_volume.py"))
             numbers, box = rules["measure"](volume, rules["PerVolume"](**member["per_volume"]))
@@ -106,5 +90,5 @@ def _axis(length, window, overlap):
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
-        sys.exit("usage: python load.py VOLUME.npy PROBABILITIES.npy")
+        sys.exit("usage: python segment.py VOLUME.npy PROBABILITIES.npy")
     np.save(sys.argv[2], predict(np.load(sys.argv[1])))

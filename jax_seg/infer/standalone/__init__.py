@@ -1,0 +1,1 @@
+"""Scripts that an export takes along as they are: they import nothing of this project."""
