@@ -18,6 +18,7 @@ package dynamic-network-architectures, channels doubled up to ten times the filt
 
 import argparse
 import os
+import time
 from math import prod
 from typing import NamedTuple
 from unittest import mock
@@ -177,7 +178,9 @@ def jax_contestant(x, label, network, dtype):
         updates, moments = optimizer.update(gradient, moments, variables)
         return optax.apply_updates(variables, updates), moments, loss
 
+    began = time.process_time()
     step = jax.jit(step, donate_argnums=(0, 1)).lower(*state["now"], x, label).compile()
+    print(f"compiled in {time.process_time() - began:.1f} s of processor time")
     infer = jax.jit(logits_of).lower(variables, x).compile()
     used = step.memory_analysis()
 

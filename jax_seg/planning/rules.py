@@ -18,6 +18,7 @@ RARE = 0.02  # of the labelled voxels are foreground
 KEPT_BYTES = 40  # per voxel and filter, that a training step holds on a CPU
 SHORT = 3000  # updates, below which an average of the weights forgets faster
 BATCH, LARGEST_BATCH = 2, 8
+RATE = 3e-3  # Muon's, as in configs/membrane.py
 JUDGED = 8  # patches after each epoch, where the validation volumes are no more: it has to be short
 EPOCHS = 8, 100  # at least and at most: one a minute
 
@@ -329,10 +330,10 @@ def schedule(minutes, updates, given=None):
     given, short = given or {}, updates is not None and updates < SHORT
     epochs = given.get("train.epochs", int(np.clip(round(minutes), *EPOCHS)))
     decay = given.get("average.ema_decay", 0.99 if short else 0.999)
-    muon = given.get("optimizer.name", "muon") == "muon"  # the rate is Muon's
+    with_muon = given.get("optimizer.name", "muon") == "muon"
     fields = {
         "schedule.name": "cosine",
-        **({"schedule.learning_rate": 3e-3} if muon else {}),
+        **({"schedule.learning_rate": RATE} if with_muon else {}),
         "schedule.warmup_epochs": 2,
         "train.epochs": epochs,
         "train.minutes": float(minutes),
@@ -348,6 +349,8 @@ def schedule(minutes, updates, given=None):
     reason = f"{epochs} epochs and one {name} schedule fill {minutes:g} minutes"
     if not any(path.startswith("plateau.") for path in given):
         reason += ", without rollbacks"
+    if with_muon and "schedule.learning_rate" not in given:
+        reason += f"; {RATE:g} is the rate with which Muon learned membranes"
     if 0 < decay < 1:
         reason += f"; the average of the weights spans the last {round(1 / (1 - decay)):,} updates"
     return Decision("schedule", fields, reason)

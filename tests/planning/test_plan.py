@@ -358,6 +358,20 @@ def test_labels_with_holes_in_their_values_keep_them(sheets, tmp_path):
     read_settings(config)
 
 
+def test_images_of_different_channel_counts_are_refused(sheets, tmp_path, capsys):
+    root = tmp_path / "data"
+    shutil.copytree(sheets, root)
+    for number in range(4):
+        image = root / "images" / f"v{number}.tif"
+        voxels = tifffile.imread(image)
+        image.unlink()
+        for channel in range(1 + (number > 0)):
+            tifffile.imwrite(image.with_name(f"v{number}_000{channel}.tif"), voxels)
+    assert command.main([str(root), "--minutes", "5"]) == 1
+    said = capsys.readouterr().err
+    assert "channel" in said and "v0" in said and said.count("\n") == 1
+
+
 def test_launch_plans_and_trains_with_the_data_alone(sheets, tmp_path):
     """What a newcomer types, but for a network that trains in seconds."""
     workdir = tmp_path / "run"

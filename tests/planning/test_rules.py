@@ -207,6 +207,7 @@ def test_poolings_losses_and_schedules_have_reasons():
     assert "cross entropy" in rules.loss().reason and "Muon" in rules.optimizer().reason
     said = rules.schedule(8, 500).reason
     assert said.startswith("8 epochs and one cosine schedule fill 8 minutes")
+    assert "0.003 is the rate with which Muon learned membranes" in said
     assert said.endswith("the last 100 updates")
     assert rules.schedule(600, 1e5).reason.endswith("the last 1,000 updates")
     assert rules.optimizer({"optimizer.name": "sgd"}) is None
@@ -214,6 +215,7 @@ def test_poolings_losses_and_schedules_have_reasons():
     assert "schedule.learning_rate" not in with_sgd.fields and "rollbacks" not in with_sgd.reason
     assert "where nothing else" in rules.loss({"loss.weights.skeleton_recall": 1.0}).reason
     own = {"train.epochs": 3, "schedule.name": "constant", "average.ema_decay": 0.0}
+    own["schedule.learning_rate"] = 0.1
     said = rules.schedule(8, 500, own).reason
     assert said == "3 epochs and one constant schedule fill 8 minutes, without rollbacks"
 

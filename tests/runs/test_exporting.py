@@ -240,12 +240,19 @@ def test_an_onnx_file_is_the_network(runs, capsys):
         np.testing.assert_allclose(probability, jax.nn.sigmoid(expected), rtol=0, atol=1e-5)
 
 
-def test_an_onnx_file_of_classes_and_channels_is_the_network(volumes_folder, tmp_path):
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"name": "unet"},
+        {"name": "residual_unet", "downsample": "stride", "affine": True, "features": (2, 4)},
+    ],
+)
+def test_an_onnx_file_of_classes_and_channels_is_the_network(volumes_folder, tmp_path, network):
     import onnxruntime
 
     def change(config):
         config.data.classes = ("dark=1", "bright=3")
-        config.model.update(in_channels=2, out_channels=2)
+        config.model.update(in_channels=2, out_channels=2, **network)
 
     run = write_run(tmp_path / "run", volumes_folder, change=change, rule=OWN)
     out = tmp_path / "out"

@@ -4,6 +4,7 @@ import collections
 import re
 
 import pytest
+from jax import export
 
 from configs import surface, v6
 from jax_seg.training import find_batch
@@ -41,6 +42,15 @@ def test_volumes_are_convolved_in_the_compute_type(dtype, program, of_a_layer):
     wanted = 8 * of_a_layer + (2 * 2 - 1 if program == "train" else 0)
     assert convolutions(text) == {frozenset([short]): wanted}
     assert "custom_call" not in text  # nothing of a CPU's forms
+
+
+@pytest.mark.parametrize("program", ["train", "validate", "predict"])
+def test_a_program_is_exported_for_both_platforms(program):
+    function, arguments = find_batch.abstract_programs(volumes("bfloat16"))[program]
+    assert export.export(function, platforms=("cpu", "cuda"))(*arguments).platforms == (
+        "cpu",
+        "cuda",
+    )
 
 
 def residual():

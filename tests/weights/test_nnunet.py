@@ -11,6 +11,7 @@ import tifffile
 from jax_seg import convert, models, predict
 from jax_seg.data import preprocess
 from jax_seg.data.readers import read_volume
+from jax_seg.infer.inspection import spacing_as_nnunet
 from jax_seg.ops.classes import masks_of, painted, probabilities_of
 from jax_seg.runs import checkpoints, together
 from jax_seg.weights import nnunet, nnunet_plans
@@ -139,16 +140,30 @@ def test_prediction_of_other_plans_is_that_of_nnunet(tmp_path, name, folder, spa
     assert_predicted(segment, golden[f"{name}_volume"], golden[f"{name}_probability"], spacing)
 
 
-def test_residual_prediction_is_that_of_nnunet_with_and_without_flips(tmp_path):
-    folder = SHARED / "hippocampus_residual"
+@pytest.mark.parametrize(
+    ("folder", "case", "mirrored"),
+    [("hippocampus_residual", "hippo", True), ("membrane_plain", "crop", False)],
+)
+def test_nnunets_own_folders(tmp_path, folder, case, mirrored):
+    """As they are: probabilities, also of mirrored versions, and the mask that nnU-Net wrote."""
+    folder = SHARED / folder
     if not folder.is_dir():
         pytest.skip("../shared, which holds nnU-Net's own predictions, is not there")
     convert.convert_folder(folder, tmp_path / "run")
-    volume = tifffile.imread(folder / "input" / "hippo_0000.tif")
-    for name, flips in (("hippo", ()), ("hippo_mirrored", ("depth", "height", "width"))):
-        expected = np.load(folder / "expected" / f"{name}.npz")["probabilities"][1]
-        segment, _, _ = together.load([str(tmp_path / "run")], flips=flips)
-        assert_predicted(segment, volume, expected)
+    image = folder / "input" / f"{case}_0000.tif"
+    for name, flips in ((case, ()), (f"{case}_mirrored", ("depth", "height", "width"))):
+        if not flips or mirrored:
+            expected = np.load(folder / "expected" / f"{name}.npz")["probabilities"][1]
+            segment, _, _ = together.load([str(tmp_path / "run")], flips=flips)
+            spacing = spacing_as_nnunet(image)
+            assert_predicted(segment, tifffile.imread(image), expected, spacing)
+    command = ["--workdir", str(tmp_path / "run"), "--input", str(image)]
+    assert predict.main([*command, "--output", str(tmp_path / "out")]) == 0
+    mask = tifffile.imread(tmp_path / "out" / image.name)
+    expected = tifffile.imread(folder / "expected" / f"{case}.tif")
+    probability = np.load(folder / "expected" / f"{case}.npz")["probabilities"][1]
+    sure = np.abs(probability - 0.5) > 1e-3
+    np.testing.assert_array_equal(mask[sure], expected[sure])
 
 
 def test_what_is_stored(membrane):
