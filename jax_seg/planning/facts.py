@@ -40,6 +40,7 @@ class Facts(NamedTuple):
       foreground, unlabelled: share of the labelled voxels, and of all.
       thickness: of the foreground in voxels, the median over volumes; 0 without foreground.
       pieces: median number of connected pieces of foreground in a volume.
+      largest: share of a volume's foreground in its largest piece, the median.
       range_ratio: largest over smallest range of intensities of the volumes, of the channel in
         which they differ most.
       zeros: share of the voxels that are zero, in all channels.
@@ -57,6 +58,7 @@ class Facts(NamedTuple):
     unlabelled: float
     thickness: float
     pieces: float
+    largest: float
     range_ratio: float
     zeros: float
 
@@ -258,7 +260,7 @@ def _measured(evidence, found, values, labels):
     field, grouped = tuple(evidence.field("data.spacing", ())), evidence.field("data.group", "")
     stated = [three for v in found if (three := field or spacing.stated(v.image, v.spacing))]
     thick = [thickness(e.label) for e in examples if (e.label == FOREGROUND).any()]
-    pieces = [connected(e.label == FOREGROUND).max() for e in examples]
+    sizes = [np.bincount(connected(e.label == FOREGROUND).ravel())[1:] for e in examples]
     return Facts(
         shapes=np.array([facts.shape for facts in sampler.fingerprints]),
         dtype=" and ".join(sorted({str(source(volume.image).dtype) for volume in found})),
@@ -271,7 +273,8 @@ def _measured(evidence, found, values, labels):
         foreground=float(counts[1] / max(counts[0] + counts[1], 1)),
         unlabelled=float(counts[2] / counts.sum()),
         thickness=float(np.median(thick)) if thick else 0.0,
-        pieces=float(np.median(pieces)),
+        pieces=float(np.median([len(one) for one in sizes])),
+        largest=float(np.median([one.max() / one.sum() for one in sizes if len(one)] or [0])),
         range_ratio=float(np.max(ranges.max(0) / np.maximum(ranges.min(0), 1e-12))),
         zeros=float(np.mean([1 - np.mean(has_input(one, 1)) for one in intensities])),
     )

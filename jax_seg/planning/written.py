@@ -40,11 +40,13 @@ def facts_in_words(facts):
     labelled = f"{100 * facts.unlabelled:.1f} % is unlabelled"
     if facts.unlabelled == 0:
         labelled = "everything is labelled"
-    pieces = _count(round(facts.pieces), "piece")
+    pieces = f"in {_count(round(facts.pieces), 'piece')} a volume"
+    if facts.pieces > 1:
+        pieces += f", the largest with {100 * facts.largest:.0f} % of it"
     return (
         f"{_count(len(facts.shapes), 'volume')}{scrolls}, {shape} voxels (median) of "
         f"{facts.dtype}; {spacing}; {depth}; foreground is {100 * facts.foreground:.1f} % of what "
-        f"is labelled, {facts.thickness:.1f} voxels thick, in {pieces} a volume; {labelled}."
+        f"is labelled, {facts.thickness:.1f} voxels thick, {pieces}; {labelled}."
     )
 
 

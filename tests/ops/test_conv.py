@@ -9,6 +9,7 @@ import pytest
 
 from jax_seg.ops import patches, winograd
 from jax_seg.ops.conv import NARROW, PATCHES, POINTWISE, WINOGRAD, XLA, conv, cpu_form, image_form
+from tests.closeness import assert_close
 
 
 def arrays(shape, size, features, dtype=jnp.float32):
@@ -23,14 +24,6 @@ def everything(form, x, kernel, gradient):
     return jax.jit(
         lambda *a: (form.convolve(*a[:2]), form.input_gradient(*a), form.kernel_gradient(*a))
     )(x, kernel, gradient)
-
-
-def assert_close(actual, expected, tolerance=1e-5):
-    """The largest error is below `tolerance` of the largest value, and types and shapes agree."""
-    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert a.shape == b.shape
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
 
 
 CASES = [  # form, shape, size, features, bytes of a block, bytes of a part of the kernel

@@ -60,7 +60,8 @@ def test_facts_by_hand(sheets):
     assert found.values == pytest.approx({0: 0.7 * 0.75, 1: 0.7 * 0.25, 2: 0.3})
     assert found.labels[:3] == ((0,), (1,), (2,)) and "unlabelled" in found.labels.reason
     assert found.foreground == pytest.approx(0.25) and found.unlabelled == pytest.approx(0.3)
-    assert found.thickness == pytest.approx(2.0) and found.pieces == 3
+    assert found.thickness == pytest.approx(2.0)
+    assert found.pieces == 3 and found.largest == pytest.approx(1 / 3)  # equal planes
     assert found.range_ratio < 1.2 and found.zeros == 0
 
 
@@ -302,6 +303,7 @@ def test_the_facts_in_words():
         unlabelled=0.0,
         thickness=1.5,
         pieces=1.0,
+        largest=1.0,
         range_ratio=1.0,
         zeros=0.0,
     )
@@ -311,8 +313,14 @@ def test_the_facts_in_words():
         "labelled, 1.5 voxels thick, in 1 piece a volume; everything is labelled."
     )
     other = some._replace(spacing=None, anisotropy=1.02, groups=2, unlabelled=0.5, pieces=2.0)
+    other = other._replace(largest=0.75)
     said = written.facts_in_words(other)
-    for words in ("of 2 scrolls,", "no spacing; steps along", "2 pieces a", "50.0 % is unl"):
+    for words in (
+        "of 2 scrolls,",
+        "no spacing; steps along",
+        "in 2 pieces a volume, the largest with 75 % of it;",
+        "50.0 % is unl",
+    ):
         assert words in said
 
 

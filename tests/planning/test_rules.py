@@ -23,6 +23,7 @@ SCROLLS = Facts(
     unlabelled=0.5,
     thickness=2.0,
     pieces=5.0,
+    largest=0.5,
     range_ratio=1.1,
     zeros=0.0,
 )
