@@ -33,6 +33,7 @@ from jax_seg.system import startup
 try:
     import torch
 
+    from benchmarks import torch_device
     from benchmarks.torch_detector import Detector, load
 except ImportError:
     torch = None
@@ -108,7 +109,7 @@ def jax_contestant(x, label, model, variables):
 
 def torch_contestant(x, label, model, variables, compiled=False):
     """As `jax_contestant`; the bytes are the peak of a step on a GPU, nan on a CPU."""
-    device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
+    device = torch_device.device()
     x, label = torch.from_numpy(x).to(device), torch.from_numpy(label).to(device)
     peer = Detector(model, x.shape[1])
     load(peer, variables)
@@ -123,28 +124,18 @@ def torch_contestant(x, label, model, variables, compiled=False):
         with torch.autocast(device, torch.bfloat16, enabled=model.dtype == "bfloat16"):
             return run(x)
 
-    def synchronise():
-        if device == "cuda":
-            torch.cuda.synchronize()
-
     def train():
         optimizer.zero_grad(set_to_none=True)
         sum(loss_of(level.float(), label) for level in logits_of(training=True)).backward()
         optimizer.step()
-        synchronise()
+        torch_device.synchronise(device)
 
     @torch.no_grad()
     def inference():
         logits_of(training=False)
-        synchronise()
+        torch_device.synchronise(device)
 
-    memory = float("nan")
-    if device == "cuda":
-        train()
-        torch.cuda.reset_peak_memory_stats()
-        train()
-        memory = torch.cuda.max_memory_allocated()
-    return train, inference, memory
+    return train, inference, torch_device.peak_memory(train, device)
 
 
 def contestants(x, label, model):

@@ -39,6 +39,7 @@ from jax_seg.system import startup
 try:
     import torch
 
+    from benchmarks import torch_device
     from benchmarks.torch_unet import UNet
 except ImportError:
     torch = None
@@ -196,7 +197,7 @@ def jax_contestant(x, label, network, dtype):
 
 def torch_contestant(x, label, network, dtype, compiled=False):
     """As `jax_contestant`; the bytes are the peak of a step on a GPU, nan on a CPU."""
-    device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
+    device = torch_device.device()
 
     def tensor(array):
         array = torch.from_numpy(np.array(jnp.moveaxis(array, -1, 1)))
@@ -212,28 +213,18 @@ def torch_contestant(x, label, network, dtype, compiled=False):
         with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
             return run(x)
 
-    def synchronise():
-        if device == "cuda":
-            torch.cuda.synchronize()
-
     def train():
         optimizer.zero_grad(set_to_none=True)
         loss_of(forward().float(), label).backward()
         optimizer.step()
-        synchronise()
+        torch_device.synchronise(device)
 
     @torch.no_grad()
     def inference():
         forward()
-        synchronise()
+        torch_device.synchronise(device)
 
-    memory = float("nan")
-    if device == "cuda":
-        train()
-        torch.cuda.reset_peak_memory_stats()
-        train()
-        memory = torch.cuda.max_memory_allocated()
-    return train, inference, memory
+    return train, inference, torch_device.peak_memory(train, device)
 
 
 def contestants(x, label, network, dtype):
