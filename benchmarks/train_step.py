@@ -8,8 +8,9 @@
 
 Binary cross entropy, SGD with momentum 0.9. Alternates the contestants and prints medians, how many
 times faster ours is than PyTorch's eager mode (channels last in memory; bfloat16 by autocast),
-memory, and the share of a floor: the time of as many operations, of the direct convolutions alone,
-at the speed of a large matrix product. Winograd's form needs fewer, so on a CPU it can pass 1.
+memory, the processor time of compiling ours, and the share of a floor: the time of as many
+operations, of the direct convolutions alone, at the speed of a large matrix product. Winograd's
+form needs fewer, so on a CPU it can pass 1.
 
 On a CPU ours also runs with XLA's own convolution, on a GPU PyTorch also compiled. PyTorch needs
 the extra 'bench' and is skipped without it. The residual network's peer is that of nnU-Net's
@@ -158,7 +159,7 @@ def matmul_speed(dtype, repeats):
 
 
 def jax_contestant(x, label, network, dtype):
-    """(training call, inference call, bytes of the training program)."""
+    """(training call, inference call, bytes of the training program, seconds of compiling it)."""
     model = build(network, dtype)
     optimizer = optax.sgd(1e-3, momentum=0.9)
     generator = np.random.default_rng(0)  # the model's own initialisation compiles for seconds
@@ -181,7 +182,7 @@ def jax_contestant(x, label, network, dtype):
 
     began = time.process_time()
     step = jax.jit(step, donate_argnums=(0, 1)).lower(*state["now"], x, label).compile()
-    print(f"compiled in {time.process_time() - began:.1f} s of processor time")
+    compiling = time.process_time() - began
     infer = jax.jit(logits_of).lower(variables, x).compile()
     used = step.memory_analysis()
 
@@ -192,11 +193,12 @@ def jax_contestant(x, label, network, dtype):
     def inference():
         jax.block_until_ready(infer(state["now"][0], x))
 
-    return train, inference, used.temp_size_in_bytes + used.argument_size_in_bytes
+    held = used.temp_size_in_bytes + used.argument_size_in_bytes
+    return train, inference, held, compiling
 
 
 def torch_contestant(x, label, network, dtype, compiled=False):
-    """As `jax_contestant`; the bytes are the peak of a step on a GPU, nan on a CPU."""
+    """As `jax_contestant`, compiling not measured; bytes: the peak of a step on a GPU, else nan."""
     device = torch_device.device()
 
     def tensor(array):
@@ -224,11 +226,11 @@ def torch_contestant(x, label, network, dtype, compiled=False):
         forward()
         torch_device.synchronise(device)
 
-    return train, inference, torch_device.peak_memory(train, device)
+    return train, inference, torch_device.peak_memory(train, device), float("nan")
 
 
 def contestants(x, label, network, dtype):
-    """name -> (training call, inference call, bytes), ours first."""
+    """name -> (training call, inference call, bytes, seconds of compiling), ours first."""
     result = {"ours": jax_contestant(x, label, network, dtype)}
     on_gpu = jax.default_backend() == "gpu"
     if not on_gpu:
@@ -293,9 +295,9 @@ def main(argv=None):
     )
     print(
         "| filters, size | contestant       | train s | ours is | infer s | ours is | patches/s "
-        "| share of floor | memory GB |"
+        "| share of floor | memory GB | compiled in s |"
     )
-    print("|" + "|".join("-" * n for n in (15, 18, 9, 9, 9, 9, 11, 16, 11)) + "|")
+    print("|" + "|".join("-" * n for n in (15, 18, 9, 9, 9, 9, 11, 16, 11, 15)) + "|")
     for filters, patch in cases:
         generator = np.random.default_rng(0)
         shape = (arguments.batch, *patch, 1)
@@ -310,13 +312,14 @@ def main(argv=None):
         title = f"{filters}, " + (
             f"{patch[0]}³" if len(set(patch)) == 1 else "×".join(map(str, patch))
         )
-        for name, (_, _, memory) in peers.items():
+        for name, (_, _, memory, compiling) in peers.items():
             print(
                 f"| {title:13} | {name:16} "
                 f"| {train[name]:7.3f} | {train[name] / train['ours']:6.2f}× "
                 f"| {infer[name]:7.3f} | {infer[name] / infer['ours']:6.2f}× "
                 f"| {arguments.batch / train[name]:9.2f} "
-                f"| {operations / speed / train[name]:14.2f} | {memory / 1e9:9.2f} |",
+                f"| {operations / speed / train[name]:14.2f} | {memory / 1e9:9.2f} "
+                f"| {compiling:13.1f} |",
                 flush=True,
             )
 
