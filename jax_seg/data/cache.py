@@ -17,6 +17,7 @@ import numpy as np
 from jax_seg.data.readers import is_zarr, open_image
 from jax_seg.data.readers.contract import block_slices, channels_of
 from jax_seg.data.readers.remote import is_address
+from jax_seg.system.arrays import map_array
 from jax_seg.system.files import (
     ABANDONED_SECONDS,
     channel_files,
@@ -138,7 +139,7 @@ class Cache:
                 file.flush()
                 os.fsync(file.fileno())  # network disks report only here that they are full
             # Mapped before it has its name: from then on another process may unlink it.
-            voxels = np.load(part, mmap_mode="r")
+            voxels = map_array(part)
             part.replace(decoded)
         except BaseException as error:
             part.unlink(missing_ok=True)
@@ -220,9 +221,7 @@ def _version(path):
     return status.st_size, status.st_mtime_ns
 
 
-@functools.lru_cache(maxsize=OPEN_MAPS)
-def _open_map(decoded):
-    return np.load(decoded, mmap_mode="r")
+_open_map = functools.lru_cache(maxsize=OPEN_MAPS)(map_array)
 
 
 @functools.lru_cache(maxsize=OPEN_SOURCES)

@@ -15,6 +15,7 @@ from jax_seg.data.intensities import SAMPLE
 from jax_seg.data.preprocess import has_input
 from jax_seg.data.readers.contract import channels_of
 from jax_seg.ops.classes import FOREGROUND, MASKED
+from jax_seg.system.arrays import load_arrays
 from jax_seg.system.files import replacing, stamp, writing
 
 COORDINATES = 20_000  # sampled per class and volume: places where patches may be centred
@@ -302,8 +303,7 @@ def _reader_of_slabs(image, label, table):
 def _stored(path, kind):
     """The NamedTuple in a file; None where it is damaged and has to be measured again."""
     try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            return kind(**arrays)
+        return kind(**load_arrays(path))
     except (ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error):
         return None
 

@@ -25,6 +25,7 @@ from jax_seg.infer.blocks.cuts import Cuts
 from jax_seg.infer.blocks.records import digest_of, name_of
 from jax_seg.infer.part import box
 from jax_seg.ops.components import connected, sizes_of
+from jax_seg.system.arrays import load_arrays
 from jax_seg.system.files import replacing
 
 STEPS = ("hysteresis", "remove_small", "keep_largest", "fill_holes", "mask_empty")
@@ -48,8 +49,7 @@ class Files(NamedTuple):
 
     def read(self, index):
         """{name: array} of a block."""
-        with np.load(self.path(index)) as arrays:
-            return dict(arrays)
+        return load_arrays(self.path(index))
 
     def record(self, index):
         """The checksum of a block's arrays; None without the file, or where it is damaged."""
