@@ -13,6 +13,8 @@ import numpy as np
 from jax_seg import models
 from jax_seg.data.labels import class_names, label_table
 from jax_seg.data.preprocess import stored as stored_preprocessing
+from jax_seg.data.readers.spacing import differ
+from jax_seg.data.spacing import stated
 from jax_seg.diagnosis import crops
 from jax_seg.diagnosis.finding import Skipped
 from jax_seg.ops.classes import BACKGROUND, FOREGROUND
@@ -313,6 +315,15 @@ class Evidence:
             if len(found) >= MOST_VOLUMES[True]:
                 break
         return found
+
+    @functools.cached_property
+    def resampled(self):
+        """Ids of the volumes of another spacing than the run's; a network sees them resampled."""
+        trained = self.task.spacing
+        if not trained or self.field("data.spacing"):
+            return set()
+        spacings = {name: stated(v.image, v.spacing) for name, v in self.run.labelled.items()}
+        return {name for name, found in spacings.items() if found and differ(found, trained)}
 
     @property
     def judged_on(self):

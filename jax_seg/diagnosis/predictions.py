@@ -3,6 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
+from jax_seg.data.preprocess import box_with_input
 from jax_seg.diagnosis.finding import Check, Finding, Skipped
 from jax_seg.infer import postprocess
 from jax_seg.infer.postprocess import search
@@ -223,16 +224,25 @@ def find_seams(evidence):
 
     Where windows meet without overlap, each side is predicted without the other. The same planes,
     shifted at random along each axis of each volume, say what jumps they would show by chance.
+    Volumes that the network sees resampled are left out: their borders lie on no plane of voxels.
     """
     patch, overlap = evidence.field("data.patch"), evidence.field("validate.overlap", 0.5)
+    boxed = evidence.field("preprocess.per_volume") and evidence.field("preprocess.region") != "all"
     axes = []
-    for _, probability, label, _ in held_out(evidence):
+    for name, probability, label, image in held_out(evidence):
+        if name in evidence.resampled:
+            continue
+        if boxed:  # its windows begin at its corner
+            box = box_with_input(image)
+            probability, label = probability[box], label[box]
         for axis, window in enumerate(patch):
             borders = _borders(probability.shape[axis], window, overlap)
             if len(borders) and window >= FEWEST_VOXELS:
                 axes.append((borders, window, *_profiles(probability, label, axis)))
     if not axes:
-        raise Skipped("every volume fits into one window, or windows are too narrow to compare")
+        raise Skipped(
+            "every volume is resampled or fits into one window, or windows are too narrow"
+        )
     jump = float(np.mean(_at(axes, 0)))
     generator = np.random.default_rng(0)
     shifted = [float(np.mean(_at(axes, 0, generator))) for _ in range(SHIFTS)]

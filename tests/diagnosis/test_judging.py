@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from scipy import ndimage
 
 from benchmarks.doctor.faults import judging as faults
@@ -40,13 +41,19 @@ def sheets(seed, size=40):
     return 1 / (1 + np.exp(-logits)), (distance < 2).astype(np.uint8)
 
 
-def of_predictions(pairs, workdir="run", **fields):
+def of_predictions(pairs, workdir="run", images=None, resampled=(), **fields):
     defaults = {"data.patch": (16, 16, 16), "validate.overlap": 0.5, "validate.threshold": 0.5}
     fields = defaults | fields
     return types.SimpleNamespace(
         workdir=Path(workdir),
         holds_out=True,
-        predictions=[(f"v{n}", p, label, None) for n, (p, label) in enumerate(pairs)],
+        predictions=[
+            (f"v{n}", *pair, image)
+            for n, (pair, image) in enumerate(
+                zip(pairs, images or [None] * len(pairs), strict=True)
+            )
+        ],
+        resampled=set(resampled),
         field=lambda path, default=None: fields.get(path, default),
     )
 
@@ -125,9 +132,14 @@ def test_steps_that_erase_a_perfect_prediction(found):
     assert one.severity == "error" and "open:depth=3" in one.says
 
 
-def test_seams_of_windows_side_by_side(found, tmp_path):
-    def cut(probability, overlap):
-        """As by a network that is less sure at some windows than at others."""
+SIDE_BY_SIDE = {"data.patch": (10, 10, 10), "validate.overlap": 0.0}
+
+
+@pytest.fixture(scope="module")
+def side_by_side(found):
+    """`found`, as by a network that is less sure at some windows than at others."""
+
+    def cut(probability):
         seen = []
 
         def network(patches):
@@ -135,18 +147,54 @@ def test_seams_of_windows_side_by_side(found, tmp_path):
             return patches + (len(seen) * 7) % 5 - 2
 
         logits = np.log(probability / (1 - probability)).astype(np.float32)
-        options = {"patch": (10, 10, 10), "overlap": overlap}
+        options = {"patch": SIDE_BY_SIDE["data.patch"], "overlap": 0.0}
         return 1 / (1 + np.exp(-np.asarray(predict_volume(network, logits, **options))))
 
-    fields = {"data.patch": (10, 10, 10), "validate.overlap": 0.0}
-    side_by_side = [(cut(p, 0.0), label) for p, label in found]
-    (one,) = predictions.find_seams(of_predictions(side_by_side, tmp_path, **fields))
+    return [(cut(probability), label) for probability, label in found]
+
+
+def test_seams_of_windows_side_by_side(found, side_by_side, tmp_path):
+    (one,) = predictions.find_seams(of_predictions(side_by_side, tmp_path, **SIDE_BY_SIDE))
     assert one.evidence["jump_at_borders"] > 1.25 > one.evidence["jump_at_shifted_borders"]
     assert one.field == "validate.overlap"
-    assert predictions.find_seams(of_predictions(found, tmp_path, **fields)) == []
+    assert predictions.find_seams(of_predictions(found, tmp_path, **SIDE_BY_SIDE)) == []
     whole = of_predictions(found, tmp_path, **{"data.patch": (40, 40, 40)})
     with pytest.raises(Skipped, match="one window"):
         predictions.find_seams(whole)
+
+
+def test_seams_are_looked_for_where_the_network_had_its_windows(side_by_side, tmp_path):
+    def beside_zeros(array):
+        return np.pad(array, ((3, 9), (4, 0), (0, 6)))
+
+    pairs = [tuple(map(beside_zeros, pair)) for pair in side_by_side]
+    images = [beside_zeros(np.ones(label.shape, np.uint8)) for _, label in side_by_side]
+    fields = SIDE_BY_SIDE | {"preprocess.per_volume": True, "preprocess.region": "nonzero"}
+    (boxed,) = predictions.find_seams(of_predictions(pairs, tmp_path, images, **fields))
+    (plain,) = predictions.find_seams(of_predictions(side_by_side, tmp_path, **SIDE_BY_SIDE))
+    assert boxed.evidence == plain.evidence
+    of_another_spacing = of_predictions(side_by_side, tmp_path, resampled=["v0", "v1", "v2"])
+    with pytest.raises(Skipped, match="resampled"):
+        predictions.find_seams(of_another_spacing)
+
+
+def test_volumes_of_another_spacing_are_resampled(tmp_path):
+    spacings = {"a": (1.0, 1.0, 1.0), "b": (2.0, 1.0, 1.0), "c": None}
+    tifffile.imwrite(tmp_path / "c.tif", np.zeros((2, 8, 8), np.uint8), photometric="minisblack")
+    volumes = {
+        id: types.SimpleNamespace(image=tmp_path / "c.tif", spacing=spacing)
+        for id, spacing in spacings.items()
+    }
+
+    def resampled(trained, field=()):
+        evidence = Evidence(None, tmp_path, given={"task": types.SimpleNamespace(spacing=trained)})
+        vars(evidence).update(
+            run=types.SimpleNamespace(labelled=volumes), fields={"data.spacing": field}
+        )
+        return evidence.resampled
+
+    assert resampled((1.0, 1.0, 1.0)) == {"b"} and resampled((3.0, 1.0, 1.0)) == {"a", "b"}
+    assert resampled(None) == resampled((1.0, 1.0, 1.0), field=(1.0, 1.0, 1.0)) == set()
 
 
 def test_a_model_that_knows_nothing_of_the_image(found, tmp_path):
