@@ -86,9 +86,10 @@ def main(argv):
                 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
             run = functools.partial(cross_validation.run, open_engine=on)
         given = config_flags.get_override_values(flags.FLAGS["config"])
-        opening = planned.fill(config, given, None if FIND_BATCH.value else workdir)
-        if sentence := from_weights.inherit(config, default_of(config), workdir):
+        inherited, sentence = from_weights.inherit(config, default_of(config), workdir)
+        if sentence:
             print(sentence)
+        opening = planned.fill(config, given | inherited, None if FIND_BATCH.value else workdir)
         if FIND_BATCH.value:
             largest = find_batch.find_batch(config, cards.CARDS.get(FOR.value))
             rematerialised = (

@@ -90,7 +90,9 @@ def _write_nrrd(path, mask, source, origin):
     nrrd = library("nrrd", source, "pynrrd")
     before = nrrd.read_header(str(source))
     kept = ("space", "space dimension", "space directions", "space origin", "space units")
-    header = {name: before[name] for name in (*kept, "spacings", "kinds") if name in before}
+    header = {
+        name: before[name] for name in (*kept, "spacings", "units", "kinds") if name in before
+    }
     if int(before["dimension"]) != mask.ndim:  # an axis of length 1 was dropped
         header = {}
     nrrd.write(str(path), mask, header | {"origin of file": origin}, index_order="C")

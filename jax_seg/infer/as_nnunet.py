@@ -1,16 +1,17 @@
 """Segment a volume exactly as nnU-Net does, for networks imported from it.
 
-nnU-Net (Isensee et al. 2021, version 2) differs from `sliding_window` in six ways. It leaves out
-what lies around the input, however intensities are normalised. It resamples a volume to the spacing
-that the network was trained on. It averages logits, over flips within each window and over folds,
-where this project averages probabilities. A volume smaller than the window is extended by what
-normalises to 0. And it keeps sums of weighted logits of every class, and sums of weights, in half
-precision: near the volume's edges, where no window has much weight, its probabilities are rounded
-by as much as 0.2.
+How nnU-Net (Isensee et al. 2021, version 2) differs from `sliding_window`: It leaves out what lies
+around the input, however intensities are normalised. It resamples a volume to the spacing that the
+network was trained on. It averages logits, over flips within each window and over folds, where this
+project averages probabilities. A volume smaller than the window is extended by what normalises to
+0. The step from window to window need not be whole voxels. And sums of weighted logits of every
+class, and sums of weights, are in half precision: near the volume's edges, where no window has much
+weight, its probabilities are rounded by as much as 0.2.
 """
 
 import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ def segment_volume(
       volume: [D, H, W] as stored, or [D, H, W, C]; or the `Part` of one, without `spacing`.
       preprocessing: `Preprocessing` or `PerVolume`.
       patch: window in voxels.
-      overlap: of `window_starts`.
+      overlap: share of a window that its neighbour covers too, about.
       orientations: of `ensemble.orientations_of`, over which each window's logits are averaged.
       spacing: (z, y, x) of the volume; None where it is not known.
       trained: the spacing that the network was trained on, in the same unit, or None. A volume of
@@ -86,6 +87,17 @@ def segment_volume(
     return placed(logits, box, part)
 
 
+def window_starts(length, window, overlap):
+    """As `sliding_window.window_starts`, with a step that need not be whole voxels.
+
+    Of odd windows, so an overlap may be smaller than the given one.
+    """
+    last = length - window
+    count = math.ceil(last / (window * (1 - overlap))) + 1
+    step = last / max(count - 1, 1)
+    return [round(step * number) for number in range(count)]
+
+
 def measuring(preprocessing):
     """The `PerVolume` that finds the box of a volume, and its numbers if the network wants them."""
     return preprocessing if isinstance(preprocessing, PerVolume) else BOX
@@ -97,7 +109,7 @@ def _sums(network, part, zero, *, patch, overlap, orientations):
     The windows that hold a voxel are added in the order of the whole volume's, so a part equals the
     same part of the whole.
     """
-    axes = axes_of(part, patch, overlap)
+    axes = axes_of(part, patch, overlap, window_starts)
     voxels = with_channels(read(part, axes, zero))
     if voxels.dtype.itemsize > 4:
         voxels = voxels.astype(np.float32)

@@ -168,26 +168,25 @@ class Axis(NamedTuple):
     inside: int
 
 
-def axes_of(part, patch, overlap):
-    """The windows that touch a `Part`, along each axis: list of `Axis`."""
+def axes_of(part, patch, overlap, starts_of=window_starts):
+    """The windows that touch a `Part`, along each axis: list of `Axis`.
+
+    Args:
+      part: `Part`.
+      patch, overlap: of `predict_volume`.
+      starts_of: (length, window, overlap) -> first voxels of the windows, as `window_starts`.
+    """
+    each = zip(part.whole, patch, part.start, part.size, part.cuts, strict=True)
     return [
-        _axis(*each)
-        for each in zip(
-            part.whole,
-            patch,
-            [overlap] * len(patch),
-            part.start,
-            part.size,
-            part.cuts,
-            strict=True,
-        )
+        _axis(length, window, overlap, *of_part, starts_of=starts_of)
+        for length, window, *of_part in each
     ]
 
 
-def _axis(length, window, overlap, start, size, cuts):
+def _axis(length, window, overlap, start, size, cuts, starts_of=window_starts):
     room = max(window - length, 0)
     before, extended = room // 2, length + room
-    starts = window_starts(extended, window, overlap)
+    starts = starts_of(extended, window, overlap)
 
     def touching(start, stop):
         """(number of the first window, number after the last) that touch these voxels."""

@@ -18,8 +18,8 @@ FILE = "plan.json"  # in the workdir
 def fill(config, given, workdir=None):
     """Plan a configuration in place; one without a section `plan` is left as it is.
 
-    The plan of a workdir is made once: a run that is resumed keeps it, though the machine may have
-    become faster.
+    A run that is resumed keeps its plan, though the machine may have become faster. Without any
+    checkpoint there is nothing to resume, and it is planned anew: data may have been corrected.
 
     Args:
       config: ConfigDict.
@@ -27,11 +27,11 @@ def fill(config, given, workdir=None):
       workdir: folder of the run; None keeps nothing.
 
     Returns:
-      Lines that state the plan; empty where none is made now.
+      Lines that state the plan, or that it is kept.
 
     Raises:
-      ValueError, FileNotFoundError: bad input, as `plan.make_plan`; or the workdir has a plan for
-        other data or other fields.
+      ValueError, FileNotFoundError: bad input, as `plan.make_plan`; or the workdir holds a run that
+        was planned with other fields.
     """
     if "plan" not in config:
         return []
@@ -43,7 +43,9 @@ def fill(config, given, workdir=None):
         del config["plan"]
     if processes.leads():
         if file and os.path.lexists(file):
-            fields = _stored(file, given)
+            require_own([file], "plan", "--workdir")
+        if file and file.exists() and _has_begun(file.parent):
+            fields, lines = _stored(file, given), [f"Its plan is that of {file}."]
         else:
             plan = make_plan(config, device=device, minutes=config.train.minutes, given=given)
             fields, lines = plan.fields, written.in_words(plan)
@@ -60,9 +62,13 @@ def fill(config, given, workdir=None):
     return lines
 
 
+def _has_begun(workdir):
+    """Whether a run in a folder, or one of its folds, has saved anything."""
+    return any(any(workdir.glob(f"{run}checkpoints/save*")) for run in ("", "fold_*/"))
+
+
 def _stored(file, given):
     """The fields of the plan in a file; ValueError if it was made for something else."""
-    require_own([file], "plan", "--workdir")
     stored = read_json(file)
     before, now = stored["given"], _comparable(given)
     if changed := sorted(n for n in before.keys() | now.keys() if before.get(n) != now.get(n)):

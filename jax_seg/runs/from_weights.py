@@ -113,18 +113,19 @@ def inherit(config, defaults, workdir):
       workdir: of the run, which repeats what it inherited where the network has moved since.
 
     Returns:
-      A sentence that names what was set; '' where train.start_from names no imported network.
+      ({dotted path: value} that was set, a sentence that names them); ({}, '') where
+      train.start_from names no imported network.
     """
     source = config.train.start_from
     if not source:
-        return ""
+        return {}, ""
     stored = _stored_config(members.parse(source).workdir)
     if not stored:  # moved since
         stored = _stored_config(workdir)
         if not stored or stored.train.start_from != source:
-            return ""
+            return {}, ""
     elif "train" in stored:  # a run of this project: its network is named on purpose
-        return ""
+        return {}, ""
     known, given = configuration.flat(stored), configuration.flat(config)
     usual, changed = configuration.flat(defaults), {}
     for field, value in known.items():
@@ -133,9 +134,11 @@ def inherit(config, defaults, workdir):
             changed[field] = value
     config.update_from_flattened_dict(changed)
     if not changed:
-        return ""
+        return {}, ""
     words = ", ".join(f"{field}={value}" for field, value in changed.items())
-    return f"Taken from {source}, since the configuration leaves them at their defaults: {words}."
+    return changed, (
+        f"Taken from {source}, since the configuration leaves them at their defaults: {words}."
+    )
 
 
 def _stored_config(workdir):

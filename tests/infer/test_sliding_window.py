@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jax_seg.infer.logits import BACKGROUND
+from jax_seg.infer import as_nnunet
 from jax_seg.infer.sliding_window import (
     count_empty,
     gaussian_profile,
@@ -28,6 +29,16 @@ def identity(patches):
 )
 def test_window_starts_by_hand(length, window, overlap, expected):
     assert window_starts(length, window, overlap) == expected
+
+
+@pytest.mark.parametrize(
+    "length, window, expected, number",
+    [(10, 5, [0, 2, 5], None), (287, 36, 125, 7), (525, 68, 229, 7), (16, 8, [0, 4, 8], None)],
+)
+def test_windows_of_nnunet(length, window, expected, number):
+    """As its compute_steps_for_sliding_window (version 2.8.1) gives them for half a window."""
+    starts = as_nnunet.window_starts(length, window, 0.5)
+    assert (starts if number is None else starts[number]) == expected
 
 
 @pytest.mark.parametrize("overlap", [-0.1, 1.0])

@@ -212,7 +212,8 @@ def test_the_file_says_why_and_gives_the_same_configuration(sheets, tmp_path, ca
     assert "was not written by jax_seg.plan" in capsys.readouterr().err
 
 
-def test_a_run_keeps_its_plan(sheets, tmp_path, monkeypatch):
+@pytest.mark.parametrize("within", ["", "fold_1"])
+def test_a_run_keeps_its_plan(sheets, tmp_path, monkeypatch, within):
     given = {"data.root": str(sheets), "model.filters": 2, "train.minutes": 5.0}
 
     def planned_config(**more):
@@ -223,9 +224,15 @@ def test_a_run_keeps_its_plan(sheets, tmp_path, monkeypatch):
     config, fields = planned_config()
     assert planned.fill(config, fields, tmp_path / "run")
     assert config.model.filters == 2 and "plan" not in config
+    corrected, fields = planned_config(**{"model.filters": 3})  # before there is anything to resume
+    planned.fill(corrected, fields, tmp_path / "run")
+    assert corrected.model.filters == 3
+    planned.fill(*planned_config(), tmp_path / "run")
+    (tmp_path / "run" / within / "checkpoints" / "save_4").mkdir(parents=True)
     monkeypatch.setattr(planned, "make_plan", lambda *_, **__: pytest.fail("it has a plan"))
     again, fields = planned_config(**{"train.minutes": 9.0})  # a resumed run may have more time
-    assert planned.fill(again, fields, tmp_path / "run") == []
+    (line,) = planned.fill(again, fields, tmp_path / "run")
+    assert line == f"Its plan is that of {tmp_path / 'run' / 'plan.json'}."
     differing = configuration.differences(again, configuration.as_dict(config))
     assert differing == ["train.minutes: 5.0 → 9.0"]
     again, fields = planned_config(**{"train.epochs": 3})  # which was planned, not given

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from configs import base
+from configs import auto, base
 from jax_seg import convert
+from jax_seg.planning import planned
 from jax_seg.runs import from_weights, together
 from jax_seg.runs.events import read_events
+from jax_seg.system import configuration
 from jax_seg.training import run as training
 from tests.conftest import GOLDEN, tiny_config
 
@@ -44,8 +46,8 @@ def test_an_imported_network_improves(volumes_folder, imported, tmp_path):
     training.run(still, tmp_path / "still")
     (before,) = losses(tmp_path / "still")
     config = configured(volumes_folder, imported)
-    sentence = from_weights.inherit(config, base.get_config(), "absent")
-    assert "model.name=residual_unet" in sentence and "preprocess.per_volume=True" in sentence
+    fields, sentence = from_weights.inherit(config, base.get_config(), "absent")
+    assert "model.name=residual_unet" in sentence and fields["preprocess.per_volume"]
     assert config.data.patch == (16, 24, 4) and config.preprocess.region == "box"
     training.run(config, tmp_path / "run")
     assert losses(tmp_path / "run")[-1] < 0.9 * before
@@ -61,11 +63,22 @@ def test_what_is_set_is_not_inherited(volumes_folder, imported):
     config = configured(volumes_folder, imported)
     config.data.patch, config.preprocess.name = (16, 16, 16), "percentile"
     config.preprocess.low_percentile, config.model.dtype = 2.0, "bfloat16"
-    sentence = from_weights.inherit(config, base.get_config(), "absent")
-    assert "data.patch" not in sentence and config.data.patch == (16, 16, 16)
+    fields, _ = from_weights.inherit(config, base.get_config(), "absent")
+    assert "data.patch" not in fields and config.data.patch == (16, 16, 16)
     assert config.preprocess.low_percentile == 2.0 and config.model.dtype == "bfloat16"
     assert config.model.features == (4, 4, 8)
-    assert from_weights.inherit(config, base.get_config(), "absent") == ""
+    assert from_weights.inherit(config, base.get_config(), "absent") == ({}, "")
     for source in ("", "/moved"):
         config.train.start_from = source
-        assert from_weights.inherit(config, base.get_config(), "absent") == ""
+        assert from_weights.inherit(config, base.get_config(), "absent") == ({}, "")
+
+
+def test_a_plan_keeps_the_network_from_which_a_run_starts(volumes_folder, imported):
+    config = auto.get_config()
+    given = {"data.root": str(volumes_folder), "train.start_from": str(imported)}
+    configuration.override(config, given)
+    inherited, _ = from_weights.inherit(config, base.get_config(), "absent")
+    assert planned.fill(config, given | inherited)
+    assert config.model.name == "residual_unet" and config.model.features == (4, 4, 8)
+    assert config.data.patch == (16, 24, 4) and config.preprocess.region == "box"
+    assert config.train.epoch_length == "minutes"  # the rest is planned

@@ -1,6 +1,5 @@
 """MRC files (.mrc, .rec) of electron microscopy, by mrcfile."""
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +18,22 @@ class MrcReader:
     def __init__(self, path):
         """Opens the file `path`."""
         self.path = Path(path)
-        with _mapped(self.path) as file:
-            shape, dtype = file.data.shape, file.data.dtype
-            # Which axis the columns, rows and sections are: 1 is x, 2 is y, 3 is z.
-            order = [int(file.header[name]) for name in ("maps", "mapr", "mapc")]
-            size = file.voxel_size
-            lengths = [float(size[axis]) for axis in "zyx"]
+        mrcfile = library("mrcfile", path)
+        try:
+            with mrcfile.mmap(path, mode="r") as file:
+                data, header, size = file.data, file.header, file.voxel_size
+        except Exception as error:
+            raise damaged(path, error) from error
+        self._stored = data.dtype, data.offset, data.shape
+        # Which axis the columns, rows and sections are: 1 is x, 2 is y, 3 is z.
+        order = [int(header[name]) for name in ("maps", "mapr", "mapc")]
         names = ["xyz"[axis - 1] for axis in order] if sorted(order) == [1, 2, 3] else ()
-        self._axes = find_axes(path, shape, names if len(shape) == 3 else ())
-        self.shape = tuple(shape[axis] for axis in self._axes.zyx)
-        self.dtype = decoded_dtype(path, dtype)
-        self.spacing = spacing.in_micrometres(lengths, ["angstrom"] * 3)
+        self._axes = find_axes(path, data.shape, names if data.ndim == 3 else ())
+        self.shape = tuple(data.shape[axis] for axis in self._axes.zyx)
+        self.dtype = decoded_dtype(path, data.dtype)
+        self.spacing = spacing.in_micrometres(
+            [float(size[axis]) for axis in "zyx"], ["angstrom"] * 3
+        )
         self.notes = ()
 
     def __reduce__(self):
@@ -38,16 +42,10 @@ class MrcReader:
     def read(self, start, size):
         """The voxels [start, start + size), each (d, h, w) triples: [D, H, W]."""
         index = self._axes.index(block_slices(self, start, size))
-        with _mapped(self.path) as file:
-            voxels = np.array(file.data[index])
+        dtype, offset, shape = self._stored
+        try:
+            stored = np.memmap(self.path, dtype, "r", offset, shape)
+            voxels = np.array(stored[index])
+        except Exception as error:
+            raise damaged(self.path, error) from error
         return finished(self, self._axes.to_zyx(voxels), start)
-
-
-def _mapped(path):
-    mrcfile = library("mrcfile", path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a file that is too short for its header
-            return mrcfile.mmap(path, mode="r")
-    except Exception as error:
-        raise damaged(path, error) from error

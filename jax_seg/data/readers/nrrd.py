@@ -64,12 +64,16 @@ def _dtype(name):
 
 
 def _spacing(header, axes):
-    """(z, y, x) of the directions of the header's axes, else of its spacings; None without."""
-    if (directions := header.get("space directions")) is not None:
-        lengths = [np.linalg.norm(np.asarray(row, float)) for row in directions][::-1]
-    elif (lengths := header.get("spacings")) is not None:
-        lengths = [*lengths][::-1]
-    else:
+    """(z, y, x) of the directions of the header's axes, else of its spacings; None without.
+
+    Directions are in the unit of the space, spacings in that of each axis; by default millimetres.
+    """
+    directions, of_axes = header.get("space directions"), header.get("units", [])
+    of_space = [*header.get("space units", []), "mm"][0]
+    if directions is not None:
+        lengths, of_axes = [np.linalg.norm(np.asarray(row, float)) for row in directions], []
+    elif (lengths := header.get("spacings")) is None:
         return None
-    units = [str(unit).strip('"') for unit in header.get("space units", [])] or ["mm"]
-    return spacing.in_micrometres([lengths[axis] for axis in axes.zyx], [units[0]] * 3)
+    units = [str(unit).strip('"') for unit in of_axes or [of_space] * len(lengths)]
+    lengths, units = lengths[::-1], units[::-1]
+    return spacing.in_micrometres(*([each[axis] for axis in axes.zyx] for each in (lengths, units)))

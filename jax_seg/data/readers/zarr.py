@@ -87,9 +87,10 @@ def _open_with_zarr_python(path, array, refusal):
 
     try:
         unknown = [name for name in _codecs(array) if not _is_known(name, array.version)]
-        with warnings.catch_warnings():  # on codecs that version 3 of the standard does not list
-            warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
-            opened = None if unknown else zarr.open_array(str(array.folder), mode="r")
+        # On codecs that version 3 of the standard does not list. Once and for all, since a filter
+        # that is set for a while is set for every thread.
+        warnings.filterwarnings("ignore", category=zarr.errors.ZarrUserWarning)
+        opened = None if unknown else zarr.open_array(str(array.folder), mode="r")
     except Exception as error:  # invalid metadata breaks it in many ways
         raise damaged(path, refusal) from error
     if unknown:

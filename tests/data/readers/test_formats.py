@@ -4,6 +4,7 @@ import json
 import pickle
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import mrcfile
@@ -189,6 +190,37 @@ def test_scaled_nifti_and_turned_mrc(tmp_path):
     with mrcfile.new(tmp_path / "turned.mrc", VOXELS) as file:  # its columns are z
         file.header.mapc, file.header.mapr, file.header.maps = 3, 2, 1
     np.testing.assert_array_equal(read_volume(tmp_path / "turned.mrc"), VOXELS.T)
+
+
+def test_the_units_of_each_axis_of_an_nrrd_file(tmp_path):
+    header = {"spacings": [0.5, 0.5, 2.0], "units": ["um", "um", "um"]}
+    nrrd.write(str(tmp_path / "a.nrrd"), VOXELS, header, index_order="C")
+    assert open_volume(tmp_path / "a.nrrd").spacing == pytest.approx((2, 0.5, 0.5))
+    mask = (VOXELS > 50).astype(np.uint8)
+    write_like(tmp_path / "mask.nrrd", mask, tmp_path / "a.nrrd", outputs.written_by("predict"))
+    assert open_volume(tmp_path / "mask.nrrd").spacing == pytest.approx((2, 0.5, 0.5))
+    nrrd.write(str(tmp_path / "b.nrrd"), VOXELS, {"spacings": [0.5, 0.5, 2.0]}, index_order="C")
+    assert open_volume(tmp_path / "b.nrrd").spacing == pytest.approx((2000, 500, 500))
+
+
+def test_threads_that_read_mrc_leave_the_filters_of_warnings_alone(tmp_path):
+    write_mrc(tmp_path / "a.mrc")
+    reader, before = open_volume(tmp_path / "a.mrc"), list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        read = list(pool.map(lambda _: reader.read((0, 0, 0), SHAPE), range(400)))
+    assert warnings.filters == before
+    np.testing.assert_array_equal(read[-1], VOXELS)
+
+
+def test_an_mrc_file_of_another_length_than_its_header_says(tmp_path):
+    write_mrc(tmp_path / "a.mrc")
+    content = (tmp_path / "a.mrc").read_bytes()
+    (tmp_path / "longer.mrc").write_bytes(content + b"0000")
+    with pytest.warns(RuntimeWarning, match="4 bytes larger than expected"):
+        np.testing.assert_array_equal(read_volume(tmp_path / "longer.mrc"), VOXELS)
+    (tmp_path / "shorter.mrc").write_bytes(content[:-4])
+    with pytest.raises(ValueError, match=r"shorter\.mrc could not be decoded"):
+        open_volume(tmp_path / "shorter.mrc")
 
 
 def test_a_nifti_file_without_a_unit_is_in_millimetres(tmp_path):
