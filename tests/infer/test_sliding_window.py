@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_seg.infer.logits import BACKGROUND
 from jax_seg.infer import as_nnunet
+from jax_seg.infer.logits import BACKGROUND
 from jax_seg.infer.sliding_window import (
     count_empty,
     gaussian_profile,
