@@ -359,7 +359,13 @@ def shrink(config, arg):
     config.plateau.patience = scaled(config.plateau.patience)
     config.validate.volumes_every = scaled(config.validate.volumes_every)
     config.data.update(
-        name="synthetic", patch=(48, 48, 48), batch=2, patches_per_volume=4, threads=2, folds=4
+        name="synthetic",
+        root="",
+        patch=(48, 48, 48),
+        batch=2,
+        patches_per_volume=4,
+        threads=2,
+        folds=4,
     )
     config.model.update(filters=8, poolings=2)
     return config

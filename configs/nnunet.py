@@ -7,8 +7,8 @@
 Changed from base: Dice and cross entropy, SGD at 1e-2 with polynomial decay over 1000 epochs, no
 intervention, nnU-Net's augmentation.
 Why: it is the field's reference (Isensee et al. 2021). The second command trains a network further
-that `jax_seg.convert` imported: fields of the network, its normalisation and its window follow from
-WORKDIR (docs/nnunet.md).
+that `jax_seg.convert` imported: fields of the network, its window and, where there is one like it,
+its normalisation follow from WORKDIR (docs/nnunet.md).
 """
 
 from configs import base

@@ -198,6 +198,7 @@ def _imported(fold, path):
         plan.patch,
         name=NETWORKS[plan.network],
         validate={"convention": members.NNUNET},
+        rule=plan.rule,
         labels=plan.labels,
         source={
             "program": "nnU-Net",
@@ -239,9 +240,8 @@ def _advice(workdir, first, fold):
         f"  python launch.py --config configs/nnunet.py --config.train.start_from={first} "
         "--config.schedule.learning_rate=1e-3 --config.data.root=FOLDER",
     ]
-    if fold.plan.spacing:
-        spacing = " × ".join(f"{number:g}" for number in fold.plan.spacing)
-        lines.append(f"It was trained on volumes with a spacing of {spacing} (z, y, x).")
+    each = ["that of the slices" if one is None else f"{one:g}" for one in fold.plan.spacing]
+    lines.append(f"It was trained on volumes with a spacing of {' × '.join(each)} (z, y, x).")
     return lines
 
 

@@ -115,7 +115,7 @@ def prepare(
     originals, spacings, target, copies = _at_one_spacing(
         train, validation, voxels, resample, table, cache_directory / RESAMPLED
     )
-    cache = _cache(cache_directory, cache_gb, copies)
+    cache = cache_in(cache_directory, cache_gb, copies)
     at_target = originals | {copy.source.id: spacing.write(copy, table) for copy in copies}
     train, validation = ([at_target[v.id] for v in part] for part in (train, validation))
     used = list(at_target.values())
@@ -187,8 +187,8 @@ def _split(found, *, fold, fold_count, group, seed):
     return tuple([by_id[i] for i in ids] for ids in parts)
 
 
-def _cache(directory, gigabytes, copies):
-    """The `Cache` in a folder, within what the copies of volumes leave of its limit.
+def cache_in(directory, gigabytes, copies=()):
+    """The `Cache` in a folder of a run, within what the copies of volumes leave of its limit.
 
     Decoded volumes may be removed at any time, since they are decoded again. Copies are kept, those
     of other runs too, which may be reading them.

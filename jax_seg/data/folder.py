@@ -83,6 +83,9 @@ def find_volumes(root, images="", labels="", table=""):
 def find_images(source, channels=1):
     """The volumes to predict, without labels: [Volume], sorted by id.
 
+    The table of a data set states the spacing of its images here too, where they lie in the folder
+    of one of `LAYOUTS`.
+
     Args:
         source: a TIFF file, a Zarr folder, a folder of either, or a list of these.
         channels: of the images that are wanted. Where there are several, NAME_0000, NAME_0001, …
@@ -98,7 +101,20 @@ def find_images(source, channels=1):
     if not paths:
         raise ValueError("The list of images is empty: name a volume or a folder of volumes.")
     image_of = _by_id(_with_channels(paths, several=channels > 1))
-    return [Volume(id, image_of[id], None, id) for id in sorted(image_of)]
+    folders = {path.parent for path in image_of.values()}
+    spacing_of = {folder: _spacings_of_data_set(folder) for folder in folders}
+    return [
+        Volume(id, path, None, id, spacing_of[path.parent].get(id))
+        for id, path in sorted(image_of.items())
+    ]
+
+
+def _spacings_of_data_set(folder):
+    """{id: spacing} by the table of the data set whose images lie in a folder; {} without one."""
+    if file_name(folder) not in [images for images, _ in LAYOUTS]:
+        return {}
+    table = folder.parent / "train.csv"
+    return read_spacings(table) if table.exists() else {}
 
 
 def _with_channels(paths, label_of=(), several=False):

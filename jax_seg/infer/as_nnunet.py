@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 
 from jax_seg.data.preprocess import PerVolume, Preprocessing, as_array, preprocess
-from jax_seg.data.readers.spacing import differ
+from jax_seg.data.readers.spacing import completed, differ
 from jax_seg.data.resample import new_shape, resample
 from jax_seg.data.sampling import with_channels
 from jax_seg.infer.ensemble import PLANE, turn_back
@@ -57,7 +57,7 @@ def segment_volume(
       orientations: of `ensemble.orientations_of`, over which each window's logits are averaged.
       spacing: (z, y, x) of the volume; None where it is not known.
       trained: the spacing that the network was trained on, in the same unit, or None. A volume of
-        another is resampled to it, and its logits back.
+        another is resampled to it, and its logits back, but not along an axis where it is None.
       classes: number of them.
 
     Returns:
@@ -72,7 +72,8 @@ def segment_volume(
     if inside is None:
         return background(part, classes)
     zero = 0.0 if getattr(preprocessing, "region", "") == "nonzero" else numbers.shift
-    if resampled := bool(spacing and trained and differ(spacing, trained)):
+    trained = trained and spacing and completed(trained, spacing)
+    if resampled := bool(trained and differ(spacing, trained)):
         voxels = inside.read((0, 0, 0), inside.whole)
         shape = new_shape(inside.whole, spacing, trained)
         voxels = np.asarray(preprocess(voxels, as_rule(preprocessing), as_array(numbers)))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jax_seg.ops.conv import conv
 from jax_seg.system import cards
-from jax_seg.training.find_batch import card_bytes, device_bytes
+from jax_seg.training.find_batch import card_bytes, device_bytes, machine_bytes
 
 SIDE = 32  # voxels along an axis of the volume whose convolution is timed
 TIMED = 0.5  # seconds for each width
@@ -56,8 +56,9 @@ def machine(device=""):
     if device in ("", "cpu"):
         if device == "" and jax.default_backend() != "cpu":
             return Machine(jax.devices()[0].device_kind, device_bytes(), None)
-        rates = {filters: UTILISATION * _rate(filters) for filters in WIDTHS}
-        return Machine(f"{os.cpu_count()} CPU cores", device_bytes(), rates)
+        with jax.default_device(jax.devices("cpu")[0]):  # though there may be a card
+            rates = {filters: UTILISATION * _rate(filters) for filters in WIDTHS}
+        return Machine(f"{os.cpu_count()} CPU cores", machine_bytes(), rates)
     if device in cards.CARDS:
         card = cards.CARDS[device]
         return Machine(card.name, card_bytes(card), None, card)

@@ -32,7 +32,8 @@ def facts_in_words(facts):
     scrolls = f" of {facts.groups} scrolls" if facts.groups < len(facts.shapes) else ""
     spacing = "the files state no spacing"
     if facts.spacing:
-        spacing = "spacing " + "×".join(f"{n:.4g}" for n in facts.spacing) + " µm"
+        # Micrometres where the files name a unit; tables and JSON files name none.
+        spacing = "spacing " + "×".join(f"{n:.4g}" for n in facts.spacing)
         spacing += ", not the same in all" if facts.spacings_differ else ""
     depth = f"a step along depth equals {facts.anisotropy:.1f} in the plane"
     if f"{facts.anisotropy:.1f}" == "1.0":
@@ -40,7 +41,8 @@ def facts_in_words(facts):
     labelled = f"{100 * facts.unlabelled:.1f} % is unlabelled"
     if facts.unlabelled == 0:
         labelled = "everything is labelled"
-    pieces = f"in {_count(round(facts.pieces), 'piece')} a volume"
+    where = "in the middle of a volume" if facts.cropped else "a volume"
+    pieces = f"in {_count(round(facts.pieces), 'piece')} {where}"
     if facts.pieces > 1:
         pieces += f", the largest with {100 * facts.largest:.0f} % of it"
     return (

@@ -29,6 +29,8 @@ class Imported(NamedTuple):
       name: of the model in `models.MODELS`.
       validate: what differs in the configuration's section of that name.
       source: dict of JSON types about where the weights come from.
+      rule: fields of the section preprocess with which a run normalises new volumes like this; {}
+        where there are none.
       labels: fields of the section data: what label values mean, where that is not the default.
     """
 
@@ -39,6 +41,7 @@ class Imported(NamedTuple):
     name: str = "unet"
     validate: dict = {}  # noqa: RUF012 (nothing writes to it)
     source: dict | None = None
+    rule: dict = {}  # noqa: RUF012
     labels: dict = {}  # noqa: RUF012
 
 
@@ -76,7 +79,7 @@ def _write(folder, network):
                 "model": {"name": network.name, **fields},
                 "data": {"patch": tuple(network.patch), **network.labels},
                 "validate": validate | network.validate,
-                **_rule_section(network.preprocessing),
+                **({"preprocess": network.rule} if network.rule else {}),
             }
         )
     )
@@ -91,13 +94,6 @@ def _write(folder, network):
     write_json(folder / "config.json", config)
     with contextlib.closing(checkpoints.open_checkpoints(folder, metric="loss")) as manager:
         checkpoints.save_params(manager, network.params, stored)
-
-
-def _rule_section(preprocessing):
-    """The section `preprocess` that makes a run normalise like this; {} where none does."""
-    if not isinstance(preprocessing, PerVolume):
-        return {}
-    return {"preprocess": {"per_volume": True, **preprocessing._asdict()}}
 
 
 def inherit(config, defaults, workdir):

@@ -3,7 +3,7 @@
 import functools
 
 from jax_seg.data import spacing
-from jax_seg.data.readers.spacing import differ, in_words
+from jax_seg.data.readers.spacing import completed, differ, in_words
 from jax_seg.infer import ensemble, inspection
 from jax_seg.infer.inspection import spacing_as_nnunet
 from jax_seg.infer.part import Part, whole
@@ -175,9 +175,29 @@ def resampling(network, volume):
     """
     if trained := network.facts.get("trained_spacing"):
         found = _as_nnunet([network], volume.image)
-        return (found, tuple(trained)) if found and differ(found, trained) else None
+        trained = found and completed(trained, found)
+        return (found, trained) if found and differ(found, trained) else None
     found = other_spacing(network, volume)
     return (tuple(found), tuple(network.facts["network_spacing"])) if found else None
+
+
+def unstated(networks, volume):
+    """A sentence where a `Volume` states no spacing and networks know theirs; '' otherwise."""
+    for network in networks:
+        if trained := network.facts.get("trained_spacing"):
+            found, trained = spacing_as_nnunet(volume.image), [n or "any" for n in trained]
+            words = " × ".join(map(str, trained)) + " (z, y, x)"
+        elif not network.fields.get("data.spacing") and "network_spacing" in network.facts:
+            found = spacing.stated(volume.image, volume.spacing)
+            words = in_words(network.facts["network_spacing"])
+        else:
+            continue
+        if not found:
+            return (
+                f"{volume.image} states no spacing and is taken as it is, while the network was "
+                f"trained at {words}: state it in a JSON file beside it, see BUILD.md."
+            )
+    return ""
 
 
 def resampled(networks, volume):
@@ -195,7 +215,7 @@ def _as_nnunet(networks, image):
     for network in networks:
         trained = network.facts.get("trained_spacing")
         if found and trained:
-            spacing.require_one_unit(image, found, trained)
+            spacing.require_one_unit(image, found, completed(trained, found))
     return found
 
 

@@ -171,6 +171,11 @@ def device_bytes():
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in statistics:
         return statistics["bytes_limit"]
+    return machine_bytes()
+
+
+def machine_bytes():
+    """Memory of the machine in bytes, whatever devices it has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

@@ -7,6 +7,8 @@ is refused by name.
 
 from typing import NamedTuple
 
+import numpy as np
+
 from jax_seg.system.files import existing, read_json
 
 PLAIN, RESIDUAL = "PlainConvUNet", "ResidualEncoderUNet"
@@ -23,6 +25,7 @@ KNOWN = {
 }
 """Entries of a configuration, with the only values that are repeated here."""
 CLIPPED = "CTNormalization"
+UNCLIPPED = 3e38  # float32 reaches no further
 FIXED = {"NoNormalization": (0.0, 1.0), "RGBTo01Normalization": (0.0, 1 / 255)}
 PER_VOLUME = {"ZScoreNormalization": "zscore", "RescaleTo01Normalization": "percentile"}
 
@@ -40,8 +43,8 @@ class Plan(NamedTuple):
       heads: number of channels of the logits: one more than classes for a softmax over them and the
         background, as many for regions, each on its own.
       patch: window in voxels of the stored volume.
-      spacing: (z, y, x) of the volumes that it was trained on, in the data set's units; None of the
-        slices of a 2-D configuration.
+      spacing: (z, y, x) of the volumes that it was trained on, in the data set's units; of a 2-D
+        configuration None along the axis of its slices, which are taken as they are.
       intensities: `Preprocessing` as a dict, of all channels, or that of `PerVolume`.
       foreground: names of the classes.
       labels: fields of the section data, as what they are by default is not what label values mean:
@@ -59,6 +62,15 @@ class Plan(NamedTuple):
     intensities: dict
     foreground: str
     labels: dict
+
+    @property
+    def rule(self):
+        """Fields of the section `preprocess` that normalise new volumes alike; {} where none do."""
+        if "region" in self.intensities:
+            return {"per_volume": True, **self.intensities}
+        if np.min(self.intensities["low"]) == -UNCLIPPED:
+            return {}
+        return {"name": "zscore", "low_percentile": 0.5, "high_percentile": 99.5}
 
 
 def read_plan(folder, configuration):
@@ -87,7 +99,8 @@ def read_plan(folder, configuration):
         fields |= {"out_channels": len(labels["classes"])} if "classes" in labels else {}
         fields["in_channels"] = len(channels)
         patch = _on_axes(stored["patch_size"], axes, flat)
-        spacing = None if flat else tuple(float(stored["spacing"][axis]) for axis in axes)
+        spacing = [None, *stored["spacing"]] if flat else stored["spacing"]
+        spacing = tuple(spacing[axis] and float(spacing[axis]) for axis in axes)
         intensities = _intensities(plans, stored, channels, path)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(
@@ -326,7 +339,7 @@ def _of_scheme(plans, scheme, masked, channel, path):
         }
     if scheme in FIXED:
         shift, scale = FIXED[scheme]
-        return {"low": -3e38, "high": 3e38, "shift": shift, "scale": scale}
+        return {"low": -UNCLIPPED, "high": UNCLIPPED, "shift": shift, "scale": scale}
     raise ValueError(
         f"{path}: intensities are normalised by {scheme}, which cannot be imported; "
         f"{', '.join([*PER_VOLUME, CLIPPED, *FIXED])} can."

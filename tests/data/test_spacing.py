@@ -9,7 +9,7 @@ import tifffile
 
 from jax_seg import predict
 from jax_seg.data import spacing
-from jax_seg.data.folder import find_volumes
+from jax_seg.data.folder import find_images, find_volumes
 from jax_seg.data.readers import open_volume, remote
 from jax_seg.data.readers.spacing import as_nnunet
 from jax_seg.data.resample import resample_classes, resample_image
@@ -67,6 +67,7 @@ def test_the_table_may_have_a_column(tmp_path):
     table.write_text("id,scroll_id,spacing\nv0,s0,2 0.5 0.5\nv1,s0,\n")
     assert read_spacings(table) == {"v0": (2, 0.5, 0.5)}
     assert [v.spacing for v in find_volumes(root)] == [(2, 0.5, 0.5), None]
+    assert [v.spacing for v in find_images(root / "train_images")] == [(2, 0.5, 0.5), None]
     table.write_text("id,scroll_id,spacing\nv0,s0,2 0.5\nv1,s0,\n")
     with pytest.raises(ValueError, match=r"the spacing '2 0\.5' for v0: write three"):
         read_spacings(table)
@@ -101,8 +102,13 @@ def test_a_prediction_is_on_the_grid_of_its_input(trained, mixed, tmp_path, caps
     for name, stated in (("same", 2.0), ("finer", 1.0)):
         tifffile.imwrite(images / f"{name}.tif", voxels)
         (images / f"{name}.json").write_text(json.dumps({"spacing": [stated, 1.0, 1.0]}))
+    tifffile.imwrite(images / "unknown.tif", voxels)
     command = ["--workdir", str(trained), "--input", str(images)]
     assert predict.main([*command, "--output", str(tmp_path / "out"), "--probabilities"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("states no spacing") == 1
+    assert "unknown.tif states no spacing and is taken as it is" in said
+    assert "was trained at 2 × 1 × 1 (z, y, x)" in said
     found = [
         tifffile.imread(tmp_path / "out" / "probabilities" / f"{n}.tif") for n in ("same", "finer")
     ]

@@ -18,7 +18,7 @@ from jax_seg.planning.machine import Machine
 from jax_seg.system import config_file, configuration, memory
 from jax_seg.system.devices import ONE
 from jax_seg.training.settings import read_settings
-from tests.conftest import ROOT, TIME_LIMIT
+from tests.conftest import ROOT, TIME_LIMIT, write_volumes
 
 LAPTOP = Machine("2 CPU cores", 16 * 2**30, {8: 1e9, 16: 1e9, 24: 1e9, 32: 1e9})
 
@@ -68,6 +68,20 @@ def test_facts_by_hand(sheets):
 def test_a_plan_needs_no_memory_for_volumes_that_it_does_not_score(sheets, monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: 1000)
     assert facts.gather(config_of(sheets)).groups == 4
+
+
+def test_a_value_of_a_single_voxel_is_found(tmp_path):
+    root = write_volumes(tmp_path / "many", count=26, size=16)
+    rare = root / "train_labels" / "v13.tif"
+    label = tifffile.imread(rare)
+    label[0, 0, 15] = 3
+    tifffile.imwrite(rare, label.astype(np.int16), compression="lzw")
+    assert facts.gather(config_of(root)).values[3] == pytest.approx(1 / (26 * 16**3))
+
+
+def test_the_planning_configuration_has_no_demo():
+    with pytest.raises(ValueError, match=r"auto\.py takes no ':demo'"):
+        auto.get_config("demo")
 
 
 def test_values_that_the_user_names_are_not_guessed(sheets):
@@ -290,6 +304,8 @@ def test_a_plan_may_start_from_another_configuration(sheets, tmp_path, capsys):
     arguments += ["--config.data.ignore=2", "--config.train.minutes=8"]
     assert command.main([*arguments, "--config.model.planar_levels=0"]) == 0
     config, start = config_file.load(file), config_file.load("configs/residual_m.py:demo")
+    demo = config_file.load(f"{file}:demo")
+    assert (demo.data.name, demo.data.root) == ("synthetic", "")
     assert config.model == start.model and config.preprocess.per_volume
     assert config.data.ignore == (2,) and config.train.minutes == 8
     assert "8 minutes hold" in " ".join(capsys.readouterr().out.split())
@@ -311,21 +327,22 @@ def test_the_facts_in_words():
         thickness=1.5,
         pieces=1.0,
         largest=1.0,
+        cropped=False,
         range_ratio=1.0,
         zeros=0.0,
     )
     assert written.facts_in_words(some) == (
-        "3 volumes, 6×8×8 voxels (median) of float32 and uint8; spacing 2×0.5×0.5 µm, not the same "
+        "3 volumes, 6×8×8 voxels (median) of float32 and uint8; spacing 2×0.5×0.5, not the same "
         "in all; a step along depth equals 4.0 in the plane; foreground is 25.0 % of what is "
         "labelled, 1.5 voxels thick, in 1 piece a volume; everything is labelled."
     )
     other = some._replace(spacing=None, anisotropy=1.02, groups=2, unlabelled=0.5, pieces=2.0)
-    other = other._replace(largest=0.75)
+    other = other._replace(largest=0.75, cropped=True)
     said = written.facts_in_words(other)
     for words in (
         "of 2 scrolls,",
         "no spacing; steps along",
-        "in 2 pieces a volume, the largest with 75 % of it;",
+        "in 2 pieces in the middle of a volume, the largest with 75 % of it;",
         "50.0 % is unl",
     ):
         assert words in said
@@ -359,7 +376,7 @@ def test_volumes_of_several_spacings_are_planned_at_their_median(sheets, tmp_pat
     plan = planning.make_plan(config_of(root))
     assert plan.facts.spacing == (3, 1, 1) and plan.facts.spacings_differ
     assert plan.facts.anisotropy == 3
-    assert "spacing 3×1×1 µm, not the same in all" in written.facts_in_words(plan.facts)
+    assert "spacing 3×1×1, not the same in all" in written.facts_in_words(plan.facts)
     assert plan.fields["augment.in_plane_only"] and plan.fields["model.planar_levels"] == 1
 
 

@@ -73,6 +73,14 @@ def test_what_is_set_is_not_inherited(volumes_folder, imported):
         assert from_weights.inherit(config, base.get_config(), "absent") == ({}, "")
 
 
+def test_fixed_numbers_of_a_network_become_a_z_score(volumes_folder, tmp_path):
+    convert.convert_folder(GOLDEN / "nnunet" / "flat", tmp_path / "network")
+    config = configured(volumes_folder, tmp_path / "network")
+    from_weights.inherit(config, base.get_config(), "absent")
+    assert (config.preprocess.name, config.preprocess.per_volume) == ("zscore", False)
+    assert (config.preprocess.low_percentile, config.preprocess.high_percentile) == (0.5, 99.5)
+
+
 def test_a_plan_keeps_the_network_from_which_a_run_starts(volumes_folder, imported):
     config = auto.get_config()
     given = {"data.root": str(volumes_folder), "train.start_from": str(imported)}

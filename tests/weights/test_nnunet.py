@@ -31,7 +31,7 @@ def test_logits_are_those_of_pytorch(name):
     x = expected["x"][None, ..., None]
     if name == "flat":
         assert fold.plan.patch == (1, 16, 24) and model.kernels[0] == (1, 3, 3)
-        assert fold.mirrored == (1, 2) and fold.plan.spacing is None
+        assert fold.mirrored == (1, 2) and fold.plan.spacing == (None, 0.5, 0.5)
         x = np.moveaxis(x, 1, 0)  # slices are windows of their own
         logits, coarser = (np.moveaxis(y, 1, 0) for y in model.apply({"params": fold.params}, x))
         assert coarser.shape == (1, 2, 8, 12, 1)
@@ -102,19 +102,24 @@ def test_a_prediction_at_another_spacing_says_so(membrane, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "folder", "spacing", "flips"),
+    ("name", "volume", "folder", "spacing", "flips"),
     [
-        ("flat", "flat", None, ("height", "width")),  # slices, and the numbers of CTNormalization
-        ("turned", "turned", (1.5, 1.0, 1.4), ()),  # turned axes, and another spacing
-        ("within_mask", "membrane", None, ()),  # statistics of the voxels within the mask
+        # Slices, and the numbers of CTNormalization.
+        ("flat", "flat", "flat", None, ("height", "width")),
+        ("flat_resampled", "flat", "flat", (2.0, 0.65, 0.4), ()),  # in the plane alone
+        ("turned", "turned", "turned", (1.5, 1.0, 1.4), ()),  # turned axes, and another spacing
+        # Statistics of the voxels within the mask.
+        ("within_mask", "within_mask", "membrane", None, ()),
     ],
 )
-def test_prediction_of_other_plans_is_that_of_nnunet(tmp_path, name, folder, spacing, flips):
+def test_prediction_of_other_plans_is_that_of_nnunet(
+    tmp_path, name, volume, folder, spacing, flips
+):
     masked = {"use_mask_for_norm": [True]} if name == "within_mask" else {}
     convert.convert_folder(edited(folder, tmp_path, configuration=masked), tmp_path / "run")
     segment, _, _ = together.load([str(tmp_path / "run")], flips=flips)
     golden = np.load(FOLDERS / "predictions.npz")
-    assert_predicted(segment, golden[f"{name}_volume"], golden[f"{name}_probability"], spacing)
+    assert_predicted(segment, golden[f"{volume}_volume"], golden[f"{name}_probability"], spacing)
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,11 @@ def differ(one, other):
     return any(abs(a - b) > TOLERANCE * b for a, b in zip(one, other, strict=True))
 
 
+def completed(spacing, of_volume):
+    """A spacing (z, y, x) that is None along some axes, there as that of a volume."""
+    return tuple(b if a is None else a for a, b in zip(spacing, of_volume, strict=True))
+
+
 def in_words(spacing):
     """'4 × 1 × 1 (z, y, x)'."""
     return " × ".join(f"{number:.4g}" for number in spacing) + " (z, y, x)"
