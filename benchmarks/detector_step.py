@@ -14,6 +14,7 @@ On a GPU PyTorch also runs compiled. It needs the extra 'bench' and is skipped w
 """
 
 import argparse
+import functools
 import os
 from math import prod
 
@@ -143,9 +144,8 @@ def contestants(x, label, model):
     variables = first_variables(model, x.shape[1])
     result = {"ours": jax_contestant(x, label, model, variables)}
     if torch is not None:
-        result["PyTorch"] = torch_contestant(x, label, model, variables)
-        if jax.default_backend() == "gpu":
-            result["PyTorch compiled"] = torch_contestant(x, label, model, variables, compiled=True)
+        peer = functools.partial(torch_contestant, x, label, model, variables)
+        result |= torch_device.contestants(peer)
     return result
 
 

@@ -51,6 +51,11 @@ def _train_step(batch):
 
 
 TINY = "--config.data.patch=(16,16,16) --config.model.filters=2 --config.model.poolings=1"
+TINY_DETECTOR = (
+    "--config.model.depths=(1,1,1,1) --config.model.dims=(8,16,24,32) "
+    "--config.model.heads=(2,2,2,2) --config.model.kernel_sizes=(3,3,3,3) "
+    "--config.model.experts=('attention','context') --config.model.active=1"
+)
 AT_ONCE = "--config.data.batch=8 --config.model.dtype=bfloat16"
 BENCHMARKS = (
     Benchmark("machine", "Versions and card", "-m benchmarks.own_step"),
@@ -64,8 +69,8 @@ BENCHMARKS = (
     Benchmark(
         "step_of_detector",
         "The step of the detector of camouflaged objects, batch 8",
-        f"-m benchmarks.own_step --config configs/cod10k.py {AT_ONCE}",
-        None,
+        f"-m benchmarks.own_step --config configs/cod10k.py {AT_ONCE} --config.train.accumulate=1",
+        f"--steps 1 --config.data.batch=1 --config.data.side=32 {TINY_DETECTOR}",
     ),
     _train_step(2),
     Benchmark(
@@ -86,7 +91,7 @@ BENCHMARKS = (
     Benchmark(
         "input",
         "Does the device wait for data? 128³, batch 8",
-        "-m benchmarks.input --patch 128 --batch 8 --filters 32",
+        "-m benchmarks.input --patch 128 --batch 8 --filters 32 --dtype bfloat16",
         "--volumes 2 --size 20 --patch 16 --batch 2 --filters 2 --poolings 1 --steps 2 "
         "--repeats 1 --threads 1",
     ),
@@ -101,7 +106,6 @@ BENCHMARKS = (
         "startup",
         "Seconds to the first update, without and with compiled programs on the disk",
         "-m benchmarks.startup",
-        None,
     ),
 )
 
@@ -139,7 +143,7 @@ def run(benchmarks, folder, minutes=MINUTES, small=False):
 
 def _run(benchmark, folder, limit, small):
     words = f"{benchmark.command} {benchmark.small if small else ''}".split()
-    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONUNBUFFERED": "1"}
     with (folder / f"{benchmark.name}.txt").open("w") as file:
         print(f"python {' '.join(words)}\n", file=file, flush=True)
         try:

@@ -56,6 +56,7 @@ def main(argv=None):
     elif arguments.patch:
         config.data.side = arguments.patch
     program = find_batch.abstract_programs(config)[arguments.program]
+    parts = program[1][3] if arguments.program == "train" else 1
     try:
         compiled = find_batch.compile_for(card, program[0], *program[1])
     except ValueError as error:
@@ -63,14 +64,14 @@ def main(argv=None):
         return 1
     print(
         f"{card.name}, {arguments.program}, {arguments.config}, {config.model.name}, "
-        f"batch {config.data.batch}, {arguments.dtype}"
+        f"batch {config.data.batch}{f' × {parts}' if parts > 1 else ''}, {arguments.dtype}"
     )
-    print("\n".join(report(compiled, card, config.data.batch)))
+    print("\n".join(report(compiled, card, config.data.batch, parts)))
     return 0
 
 
-def report(compiled, card, batch):
-    """Lines on a compiled program of `batch` samples for a `Card`."""
+def report(compiled, card, batch, parts=1):
+    """Lines on a compiled program for a `Card`, which takes `parts` batches one after another."""
     memory, found = compiled.memory_analysis(), kernels(compiled.as_text())
     peak = find_batch.bytes_held(memory)
     yield (
@@ -85,7 +86,7 @@ def report(compiled, card, batch):
         yield _row(kind, [kernel for kernel in found if kernel.kind == kind], card)
     yield _row("all", found, card)
     floor = sum(_seconds(kernel, card) for kernel in found)
-    yield f"at best {batch / floor:.0f} samples per second"
+    yield f"at best {parts * batch / floor:.0f} samples per second"
     convolutions = [kernel for kernel in found if kernel.kind == "convolution"]
     layouts = collections.Counter((kernel.layout, kernel.type) for kernel in convolutions)
     yield "convolutions: " + ", ".join(

@@ -45,7 +45,8 @@ def main(argv=None):
         return
     config = config_file.load(arguments.config)
     configuration.override(config, dict(configuration.parse_override(text) for text in fields))
-    print(f"{arguments.config}, batch {config.data.batch}, {config.model.dtype}", flush=True)
+    print(f"{arguments.config}, batch {config.data.batch}, {config.model.dtype}")
+    jax.config.update("jax_enable_compilation_cache", False)  # reading it is no compiling
     _measure(config, arguments.steps, device)
 
 

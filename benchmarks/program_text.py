@@ -224,14 +224,14 @@ def _operations(computations, result, opcode, rest, results, operands):
     if len(shapes) < 2 or not labels:
         return 0
     spatial = math.prod(map(int, re.search(r"size=([\dx]+)", rest)[1].split("x")))
-    image, kernel = (dict(zip(labels[n + 1], shapes[n], strict=True)) for n in (0, 1))
     if "Forward" in rest:
-        return 2 * math.prod(_sizes(result)) * spatial * kernel["i"]
+        return 2 * math.prod(_sizes(result)) * spatial * shapes[1][labels[2].index("i")]
     if "BackwardInput" in rest:  # the first operand is the gradient of the result
         return 2 * math.prod(shapes[0]) * spatial * _sizes(result)[labels[1].index("f")]
-    features = math.prod(_sizes(result)) // spatial  # of a kernel's gradient: inputs × outputs
-    voxels = math.prod(image[axis] for axis in image if axis != "f")
-    return 2 * voxels * spatial * features
+    # Of a kernel's gradient: every weight meets the gradient of every voxel of the result, which is
+    # the second operand.
+    voxels = math.prod(shapes[1]) // shapes[1][labels[3].index("f")]
+    return 2 * voxels * math.prod(_sizes(result))
 
 
 def _of_product(result, rest, results):

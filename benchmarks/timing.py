@@ -23,3 +23,27 @@ def alternate(calls, repeats):
             call()
             times[name].append(time.perf_counter() - start)
     return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def those_that_run(builders, release):
+    """{name: contestant} of those that can be built and called; a line says why another cannot.
+
+    A peer may lack memory beside ours, a driver or a compiler, and must not cost our own figures.
+
+    Args:
+      builders: {name: function without arguments -> (training call, inference call, …)}.
+      release: called after a failure, to give memory back.
+    """
+    found = {}
+    for name, build in builders.items():
+        try:
+            contestant = build()
+            for call in contestant[:2]:
+                call()
+        except Exception as error:
+            reason = next(iter(str(error).splitlines()), "no reason given")
+            print(f"{name} is left out ({type(error).__name__}: {reason})")
+            release()
+        else:
+            found[name] = contestant
+    return found

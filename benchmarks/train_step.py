@@ -18,6 +18,7 @@ package dynamic-network-architectures, channels doubled up to ten times the filt
 """
 
 import argparse
+import functools
 import os
 import time
 from math import prod
@@ -232,8 +233,7 @@ def torch_contestant(x, label, network, dtype, compiled=False):
 def contestants(x, label, network, dtype):
     """name -> (training call, inference call, bytes, seconds of compiling), ours first."""
     result = {"ours": jax_contestant(x, label, network, dtype)}
-    on_gpu = jax.default_backend() == "gpu"
-    if not on_gpu:
+    if jax.default_backend() != "gpu":
         jax.clear_caches()  # a traced convolution keeps its form
         with (
             mock.patch.object(convolution, "cpu_form", lambda x, kernel: convolution.XLA),
@@ -242,9 +242,8 @@ def contestants(x, label, network, dtype):
             result["XLA's own"] = jax_contestant(x, label, network, dtype)
         jax.clear_caches()
     if torch is not None:
-        result["PyTorch"] = torch_contestant(x, label, network, dtype)
-        if on_gpu:
-            result["PyTorch compiled"] = torch_contestant(x, label, network, dtype, compiled=True)
+        peer = functools.partial(torch_contestant, x, label, network, dtype)
+        result |= torch_device.contestants(peer)
     return result
 
 

@@ -88,7 +88,7 @@ def test_the_figures_of_a_card_come_one_by_one(tmp_path, monkeypatch):
         gpu.Benchmark("late", "Late", "-c print('never')"),
     ]
     monkeypatch.setattr(gpu, "LEAST", 0.0)
-    states = gpu.run(found, tmp_path, minutes=4 / 60, small=True)
+    states = gpu.run(found, tmp_path, minutes=0.5, small=True)
     assert states == {
         "good": "done",
         "broken": "failed",
@@ -99,6 +99,24 @@ def test_the_figures_of_a_card_come_one_by_one(tmp_path, monkeypatch):
     page = (tmp_path / "README.md").read_text()
     assert page.index("## Good") < page.index("figure") < page.index("ZeroDivisionError")
     assert "never" not in page and "Long" not in page
+
+
+def test_a_peer_that_fails_costs_nothing_else(capsys):
+    def fails():
+        raise MemoryError("no room\nfor it")
+
+    builders = {
+        "good": lambda: (int, int, 3.0),
+        "unbuilt": fails,
+        "uncalled": lambda: (int, fails, 3.0),
+    }
+    released = []
+    assert [*timing.those_that_run(builders, lambda: released.append(1))] == ["good"]
+    assert released == [1, 1]
+    said = capsys.readouterr().out
+    assert said == (
+        "unbuilt is left out (MemoryError: no room)\nuncalled is left out (MemoryError: no room)\n"
+    )
 
 
 def test_inference_agrees_with_its_peer():

@@ -92,6 +92,33 @@ X, Y, K = 2 * 512 * 4 * 2, 2 * 512 * 6 * 2, 6 * 27 * 4 * 2  # bytes
 PRODUCTS = 2 * (2 * 512) * 27 * 4 * 6  # operations of the convolution and of either gradient
 
 
+def test_operations_of_a_strided_convolution_count_its_results():
+    """From 8³ voxels to 4³: every weight meets each of the 4³ results once, in all three."""
+    window = "window={size=3x3x3 stride=2x2x2 pad=1_1x1_1x1_1}, dim_labels=b012f_o012i->b012f"
+    calls = {
+        "Forward": ("bf16[2,4,4,4,6]", "%x, %k"),
+        "BackwardInput": ("bf16[2,8,8,8,4]", "%y, %k"),
+        "BackwardFilter": ("bf16[6,3,3,3,4]", "%x, %y"),
+    }
+    lines = [
+        f"  %c{kind} = ({shape}{{4,3,2,1,0}}, u8[0]{{0}}) custom-call({operands}), {window}, "
+        f'custom_call_target="__cudnn$conv{kind}"'
+        for kind, (shape, operands) in calls.items()
+    ]
+    text = "\n".join(
+        [
+            "ENTRY %main () -> bf16[6,3,3,3,4] {",
+            "  %x = bf16[2,8,8,8,4]{4,3,2,1,0} parameter(0)",
+            "  %k = bf16[6,3,3,3,4]{4,3,2,1,0} parameter(1)",
+            "  %y = bf16[2,4,4,4,6]{4,3,2,1,0} parameter(2)",
+            *lines,
+            "}",
+        ]
+    )
+    operations = [kernel.operations for kernel in kernels(text)]
+    assert operations == 3 * [2 * (2 * 4**3) * 27 * 4 * 6]
+
+
 def test_bytes_of_shapes():
     assert shape_bytes("(bf16[2,3]{1,0}, f32[], pred[5])") == 12 + 4 + 5
     assert shape_bytes("(bf16[2,3]{1,0}, f32[], pred[5])", "f32") == 4

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-_ONE_PARSER = threading.RLock()  # a finalizer that reads a file interrupts only itself
+_ONE_PARSER = threading.Lock()
 
 
 def load_arrays(path):

@@ -11,7 +11,7 @@ class Card(NamedTuple):
       capability: of CUDA, (major, minor).
       cores: streaming multiprocessors.
       gigahertz: boost clock.
-      memory, bandwidth: bytes, and bytes per second.
+      memory, bandwidth: bytes as CUDA reports them, and bytes per second.
       cache: bytes of L2.
       shared: bytes of shared memory per multiprocessor.
       threads: resident per multiprocessor.
@@ -43,7 +43,7 @@ CARDS = {
         *("NVIDIA A100-SXM4-80GB", (8, 0), 108, 1.41),
         *(80 * GIB, 2.039e12, 40 * MIB, 167936, 2048, 312e12),
     ),
-    "l4": Card(*("NVIDIA L4", (8, 9), 58, 2.04, 24 * GIB, 3e11, 48 * MIB, 102400, 1536, 121e12)),
+    "l4": Card(*("NVIDIA L4", (8, 9), 58, 2.04, 22 * GIB, 3e11, 48 * MIB, 102400, 1536, 121e12)),
     "rtx4090": Card(
         *("NVIDIA GeForce RTX 4090", (8, 9), 128, 2.52),
         *(24 * GIB, 1.008e12, 72 * MIB, 102400, 1536, 165e12),

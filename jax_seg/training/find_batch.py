@@ -3,6 +3,7 @@
 Compiled for the device at hand, or for a card that is not there.
 """
 
+import math
 import os
 
 import jax
@@ -153,7 +154,13 @@ def find_batch(config, card=None, report=print):
             tried.data.batch = batch
             if "rematerialise" in tried.model:
                 tried.model.rematerialise = rematerialise
-            needed = step_bytes(tried, card)
+            try:
+                needed = step_bytes(tried, card)
+            except jax.errors.JaxRuntimeError as error:
+                # Timing its kernels takes a card's memory too.
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                needed = math.inf
             fits = needed <= limit_bytes
             report(
                 f"{batch:>6} {rematerialise!s:>14} {needed / 2**30:>8.2f}"

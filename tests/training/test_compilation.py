@@ -1,5 +1,8 @@
 """Nothing is compiled again after the first epoch, whatever the epochs change."""
 
+import jax
+import pytest
+
 from jax_seg import losses
 from jax_seg.runs.events import read_events
 from jax_seg.system import cards
@@ -87,6 +90,24 @@ def test_find_batch_doubles_until_the_step_does_not_fit(volumes_folder, monkeypa
         True: 8,
     }
     assert sum("does not fit" in line for line in lines) == 2
+
+
+def test_a_batch_whose_compilation_lacks_memory_does_not_fit(volumes_folder, monkeypatch):
+    """Kernels are timed as they are compiled, on the card's own memory."""
+    said = ["RESOURCE_EXHAUSTED: out of memory", "INTERNAL: something else"]
+
+    def needed(config, card):
+        if config.data.batch > 2:
+            raise jax.errors.JaxRuntimeError(said[0])
+        return 1
+
+    monkeypatch.setattr(find_batch, "step_bytes", needed)
+    config, lines = tiny_config(volumes_folder), []
+    assert find_batch.find_batch(config, report=lines.append) == {False: 2, True: 2}
+    assert sum("inf   does not fit" in line for line in lines) == 2
+    del said[0]
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        find_batch.find_batch(config, report=lines.append)
 
 
 def test_find_batch_of_a_network_that_cannot_rematerialise(volumes_folder, monkeypatch):

@@ -67,7 +67,7 @@ SCRIPT = """
 import sys
 from tests.infer.blocks import jobs, test_engine
 if __name__ == "__main__":
-    job = jobs.make_job(*sys.argv[1:3], load=jobs.functools.partial(jobs.load_slow, 0.1))
+    job = jobs.make_job(*sys.argv[1:3], load=jobs.functools.partial(jobs.load_slow, 1.0))
     sys.exit(jobs.compute(job, test_engine.two_workers))
 """
 
