@@ -1,5 +1,6 @@
 """Two processes train one run: as one does, stopping together, and ending when one of them dies."""
 
+import contextlib
 import json
 import os
 import re
@@ -24,9 +25,12 @@ SETTLE = 60  # seconds in which the others end when one has died
 
 
 def free_port():
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return found.getsockname()[1]
+    """A port below those that the system hands out, so that no other program takes it meanwhile."""
+    for port in np.random.default_rng(os.getpid()).permutation(np.arange(20000, 32000)).tolist():
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("localhost", port))
+            return port
+    raise OSError("no port between 20000 and 32000 is free")
 
 
 def start(workdir, data):
