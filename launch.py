@@ -89,7 +89,8 @@ def main(argv):
         inherited, sentence = from_weights.inherit(config, default_of(config), workdir)
         if sentence:
             print(sentence)
-        opening = planned.fill(config, given | inherited, None if FIND_BATCH.value else workdir)
+        keep = None if FIND_BATCH.value else workdir
+        opening = planned.fill(config, given, keep, inherited)
         if FIND_BATCH.value:
             largest = find_batch.find_batch(config, cards.CARDS.get(FOR.value))
             rematerialised = (

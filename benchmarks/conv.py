@@ -18,6 +18,8 @@ from jax_seg.ops.conv import XLA, conv
 
 try:
     import torch
+
+    from benchmarks import torch_device
 except ImportError:
     torch = None
 
@@ -65,7 +67,7 @@ def jax_calls(function, x, kernel, gradient):
 
 def torch_calls(x, kernel, gradient):
     """The same calls of PyTorch's convolution, its tensors channels last in memory."""
-    device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
+    device = torch_device.device()
 
     def tensor(array, axes):
         array = torch.from_numpy(np.array(array.transpose(axes)))

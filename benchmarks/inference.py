@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
 
-from benchmarks.timing import alternate
+from benchmarks import torch_device
+from benchmarks.timing import alternate, those_that_run
 from benchmarks.torch_unet import UNet
 from jax_seg.data.preprocess import Preprocessing
 from jax_seg.infer.network import make_network
@@ -39,17 +40,14 @@ def main(argv=None):
     startup.convolve_channels_last()
 
     torch.manual_seed(0)
-    device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
     peer = UNet(arguments.filters, arguments.poolings)
     with tempfile.TemporaryDirectory() as folder:
         torch.save(peer.state_dict(), Path(folder) / "peer.pth")
         model, params = from_torch(Path(folder) / "peer.pth")
-    peer = peer.to(device, memory_format=torch.channels_last_3d).eval()
     network = make_network(model, Preprocessing(0, 1, 0, 1))
     network = functools.partial(network, {"params": params})
     patch = (arguments.patch,) * 3
     weight = functools.reduce(np.multiply.outer, [gaussian_profile(p) for p in patch])
-    weight = torch.from_numpy(weight).to(device)
     volume = np.random.default_rng(0).random((arguments.size,) * 3, np.float32)
 
     def ours():
@@ -58,27 +56,40 @@ def main(argv=None):
         )
         return np.asarray(jax.nn.sigmoid(logits))
 
-    @torch.no_grad()
-    def theirs():
-        logits = sliding_window_inference(
-            torch.from_numpy(volume).to(device)[None, None],
-            patch,
-            arguments.windows,
-            peer,
-            overlap=arguments.overlap,
-            roi_weight_map=weight,  # MONAI's own Gaussian, but for its floor of 1e-3 at the corners
-        )
-        return torch.sigmoid(logits)[0, 0].cpu().numpy()
+    def build():
+        device = torch_device.device()
+        on_device = peer.to(device, memory_format=torch.channels_last_3d).eval()
+        # MONAI's own Gaussian, but for its floor of 1e-3 at the corners.
+        weights = torch.from_numpy(weight).to(device)
 
-    difference = np.abs(ours() - theirs()).max()
-    seconds = alternate({"jax_seg": ours, "MONAI": theirs}, arguments.repeats)
+        @torch.no_grad()
+        def theirs():
+            logits = sliding_window_inference(
+                torch.from_numpy(volume).to(device)[None, None],
+                patch,
+                arguments.windows,
+                on_device,
+                overlap=arguments.overlap,
+                roi_weight_map=weights,
+            )
+            return torch.sigmoid(logits)[0, 0].cpu().numpy()
+
+        return (theirs,)
+
+    found = those_that_run({"MONAI": build}, release=torch.cuda.empty_cache)
+    calls = {"jax_seg": ours} | {name: call for name, (call,) in found.items()}
+    seconds = alternate(calls, arguments.repeats)
     print(
         f"volume {arguments.size}³, patch {arguments.patch}³, {arguments.filters} filters, overlap "
-        f"{arguments.overlap:g}, {device}, jax {jax.__version__}, torch {torch.__version__}"
+        f"{arguments.overlap:g}, {jax.default_backend()}, jax {jax.__version__}, torch "
+        f"{torch.__version__}"
     )
     print(f"{'':10}{'seconds':>10}{'× MONAI':>10}")
     for name, taken in seconds.items():
-        print(f"{name:10}{taken:>10.2f}{seconds['MONAI'] / taken:>10.2f}")
+        print(f"{name:10}{taken:>10.2f}{seconds.get('MONAI', float('nan')) / taken:>10.2f}")
+    difference = max(
+        (np.abs(ours() - call()).max() for (call,) in found.values()), default=float("nan")
+    )
     print(f"largest difference of probabilities: {difference:.1e}")
     return difference
 

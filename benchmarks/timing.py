@@ -36,14 +36,16 @@ def those_that_run(builders, release):
     """
     found = {}
     for name, build in builders.items():
+        contestant, reason = None, ""
         try:
             contestant = build()
             for call in contestant[:2]:
                 call()
-        except Exception as error:
-            reason = next(iter(str(error).splitlines()), "no reason given")
-            print(f"{name} is left out ({type(error).__name__}: {reason})")
-            release()
-        else:
             found[name] = contestant
+        except Exception as error:
+            reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        if reason:  # its error, which held on to what it had built, is gone
+            contestant = None
+            release()
+            print(f"{name} is left out ({reason})")
     return found

@@ -15,6 +15,7 @@ import numpy as np
 
 from jax_seg import models
 from jax_seg.data import preprocess
+from jax_seg.data.readers.spacing import in_words
 from jax_seg.infer.ensemble import AXES
 from jax_seg.runs import from_weights, members
 from jax_seg.system import outputs, startup
@@ -240,8 +241,7 @@ def _advice(workdir, first, fold):
         f"  python launch.py --config configs/nnunet.py --config.train.start_from={first} "
         "--config.schedule.learning_rate=1e-3 --config.data.root=FOLDER",
     ]
-    each = ["that of the slices" if one is None else f"{one:g}" for one in fold.plan.spacing]
-    lines.append(f"It was trained on volumes with a spacing of {' × '.join(each)} (z, y, x).")
+    lines.append(f"It was trained on volumes with a spacing of {in_words(fold.plan.spacing)}.")
     return lines
 
 

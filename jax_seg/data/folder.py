@@ -20,7 +20,7 @@ from jax_seg.data.names import (
     warn_of_rest,
 )
 from jax_seg.data.readers import recognised
-from jax_seg.data.table import read_scrolls, read_spacings
+from jax_seg.data.table import is_table, read_scrolls, read_spacings
 from jax_seg.system.files import channel_files, container, existing, without_channels
 
 NNUNET = ("imagesTr", "imagesTs")  # folders of nnU-Net's names
@@ -114,7 +114,7 @@ def _spacings_of_data_set(folder):
     if file_name(folder) not in [images for images, _ in LAYOUTS]:
         return {}
     table = folder.parent / "train.csv"
-    return read_spacings(table) if table.exists() else {}
+    return read_spacings(table) if table.is_file() and is_table(table) else {}
 
 
 def _with_channels(paths, label_of=(), several=False):

@@ -71,6 +71,15 @@ def read_scrolls(table, images, ids):
     return scroll_of
 
 
+def is_table(path):
+    """Whether a file is a table of a data set, and not one of something else."""
+    try:
+        _header_and_lines(path)
+    except ValueError:
+        return False
+    return True
+
+
 def read_spacings(table):
     """{id: (z, y, x)} of the column `spacing`; ids with an empty cell, or all, may be absent.
 

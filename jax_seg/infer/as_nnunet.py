@@ -94,7 +94,7 @@ def window_starts(length, window, overlap):
     Of odd windows, so an overlap may be smaller than the given one.
     """
     last = length - window
-    count = math.ceil(last / (window * (1 - overlap))) + 1
+    count = math.ceil(last / max(window * (1 - overlap), 1)) + 1
     step = last / max(count - 1, 1)
     return [round(step * number) for number in range(count)]
 

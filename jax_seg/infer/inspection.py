@@ -5,8 +5,10 @@ from typing import NamedTuple
 from jax_seg.data import intensities
 from jax_seg.data.preprocess import box_with_input
 from jax_seg.data.readers import open_image, spacing
+from jax_seg.data.readers.remote import is_address
 from jax_seg.data.resample import nearest
 from jax_seg.infer.sliding_window import count_empty
+from jax_seg.system.files import channel_files
 
 
 class View(NamedTuple):
@@ -101,8 +103,13 @@ def _seen(image, view):
 
 
 def spacing_as_nnunet(path):
-    """The spacing (z, y, x) of a volume as nnU-Net reads it, see `spacing.as_nnunet`."""
-    return spacing.as_nnunet(path, open_image(path).spacing)
+    """The spacing (z, y, x) of a volume as nnU-Net reads it, see `spacing.as_nnunet`.
+
+    None of an address, which nnU-Net does not read.
+    """
+    if is_address(path):
+        return None
+    return spacing.as_nnunet(path, open_image(channel_files(path)[0]))
 
 
 def resampled_as_nnunet(path, found, trained):

@@ -13,6 +13,7 @@ from jax_seg.data.cache import source
 from jax_seg.data.dataset import cache_in
 from jax_seg.data.labels import label_table
 from jax_seg.data.preprocess import has_input
+from jax_seg.data.readers.contract import require_one_channel
 from jax_seg.data.readers.spacing import differ
 from jax_seg.diagnosis import appearance, volumes
 from jax_seg.diagnosis.evidence import Evidence
@@ -120,6 +121,7 @@ def _values(found, cache, threads):
 
     def one(volume):
         reader, counts = cache.open(volume.label), collections.Counter()
+        require_one_channel(reader)
         depth, *plane = reader.shape
         step = max(SLAB // int(np.prod(plane)), 1)
         for start in range(0, depth, step):
@@ -130,6 +132,11 @@ def _values(found, cache, threads):
                 number_of_each = number_of_each[values]
             else:
                 values, number_of_each = np.unique(label, return_counts=True)
+                if fractions := values[values % 1 != 0].tolist():
+                    raise ValueError(
+                        f"{volume.label} holds the value {fractions[0]:.6g}, and label values are "
+                        "whole numbers: name another folder in data.labels."
+                    )
             counts.update(dict(zip(values.tolist(), number_of_each.tolist(), strict=True)))
         return counts
 

@@ -1,5 +1,6 @@
 """Configurations that plan themselves: those with a section `plan`, as `configs/auto.py`."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -8,14 +9,14 @@ from jax_seg.planning import written
 from jax_seg.planning.plan import make_plan
 from jax_seg.runs.workdir import require_workdir
 from jax_seg.system import configuration, processes
-from jax_seg.system.files import read_json, write_json
+from jax_seg.system.files import locked, read_json, write_json
 from jax_seg.system.outputs import marked, require_own
 from jax_seg.training.resuming import MAY_DIFFER
 
 FILE = "plan.json"  # in the workdir
 
 
-def fill(config, given, workdir=None):
+def fill(config, given, workdir=None, inherited=()):
     """Plan a configuration in place; one without a section `plan` is left as it is.
 
     A run that is resumed keeps its plan, though the machine may have become faster. Without any
@@ -25,41 +26,49 @@ def fill(config, given, workdir=None):
       config: ConfigDict.
       given: {dotted path: value} that the user has set.
       workdir: folder of the run; None keeps nothing.
+      inherited: {dotted path: value} that follow from what the user has set, and are kept too.
 
     Returns:
       Lines that state the plan, or that it is kept.
 
     Raises:
       ValueError, FileNotFoundError: bad input, as `plan.make_plan`; or the workdir holds a run that
-        was planned with other fields.
+        was planned with other fields, or another process trains there.
     """
     if "plan" not in config:
         return []
     if workdir:
         require_workdir(workdir, config)
-    file = Path(workdir) / FILE if workdir else None
     device, fields, lines = config.plan.device, {}, []
     with config.unlocked():
         del config["plan"]
+    kept = given | dict(inherited)
     if processes.leads():
-        if file and os.path.lexists(file):
-            require_own([file], "plan", "--workdir")
-        if file and file.exists() and _has_begun(file.parent):
-            fields, lines = _stored(file, given), [f"Its plan is that of {file}."]
-        else:
-            plan = make_plan(config, device=device, minutes=config.train.minutes, given=given)
-            fields, lines = plan.fields, written.in_words(plan)
-            if file:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_json(file, marked(written.as_json(plan, _comparable(given)), "plan"))
+        # A run that has saved nothing yet needs its plan, too.
+        with locked(workdir) if workdir and Path(workdir).exists() else contextlib.nullcontext():
+            fields, lines = _fields(config, device, given, kept, workdir)
     values = config.to_dict()
     fields = {
         path: tuple(value) if isinstance(_at(values, path), tuple) else value
         for path, value in processes.from_lead(fields).items()
-        if path not in given  # a resumed run may have more time than was planned
+        if path not in kept  # a resumed run may have more time than was planned
     }
     configuration.override(config, fields)
     return lines
+
+
+def _fields(config, device, given, kept, workdir):
+    """(fields, lines) of the stored plan of a run that has begun, else of a new one."""
+    file = Path(workdir) / FILE if workdir else None
+    if file and os.path.lexists(file):
+        require_own([file], "plan", "--workdir")
+        if _has_begun(file.parent):
+            return _stored(file, given), [f"Its plan is that of {file}."]
+    plan = make_plan(config, device=device, minutes=config.train.minutes, given=kept)
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, marked(written.as_json(plan, _comparable(given)), "plan"))
+    return plan.fields, written.in_words(plan)
 
 
 def _has_begun(workdir):

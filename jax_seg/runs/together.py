@@ -184,19 +184,17 @@ def resampling(network, volume):
 def unstated(networks, volume):
     """A sentence where a `Volume` states no spacing and networks know theirs; '' otherwise."""
     for network in networks:
+        words = f"{volume.image} states no spacing"
         if trained := network.facts.get("trained_spacing"):
-            found, trained = spacing_as_nnunet(volume.image), [n or "any" for n in trained]
-            words = " × ".join(map(str, trained)) + " (z, y, x)"
+            found = spacing_as_nnunet(volume.image)
+            words += " where nnU-Net reads it (docs/nnunet.md)"
         elif not network.fields.get("data.spacing") and "network_spacing" in network.facts:
+            trained = network.facts["network_spacing"]
             found = spacing.stated(volume.image, volume.spacing)
-            words = in_words(network.facts["network_spacing"])
         else:
             continue
         if not found:
-            return (
-                f"{volume.image} states no spacing and is taken as it is, while the network was "
-                f"trained at {words}: state it in a JSON file beside it, see BUILD.md."
-            )
+            return f"{words} and is taken as it is; the network was trained at {in_words(trained)}."
     return ""
 
 

@@ -109,11 +109,20 @@ def step_bytes(config, card=None, devices=None):
 
     Weights, optimizer state, the batches of one update and all intermediate results, as reported by
     the compiler: of the device at hand, or of a `cards.Card`; of the run's devices, or of others.
+    Infinite where the device has too little memory to compile it.
     """
     devices = devices or (ONE if card else read_settings(config).devices)
     step, arguments = abstract_programs(config, devices)["train"]
-    compiled = compile_for(card, step, *arguments) if card else step.lower(*arguments).compile()
-    return bytes_held(compiled.memory_analysis())
+    if card:
+        return bytes_held(compile_for(card, step, *arguments).memory_analysis())
+    lowered = step.lower(*arguments)
+    try:
+        return bytes_held(lowered.compile().memory_analysis())
+    except jax.errors.JaxRuntimeError as error:
+        # A card's kernels are chosen by timing them, in its own memory.
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return math.inf
 
 
 def bytes_held(memory):
@@ -154,13 +163,7 @@ def find_batch(config, card=None, report=print):
             tried.data.batch = batch
             if "rematerialise" in tried.model:
                 tried.model.rematerialise = rematerialise
-            try:
-                needed = step_bytes(tried, card)
-            except jax.errors.JaxRuntimeError as error:
-                # Timing its kernels takes a card's memory too.
-                if "RESOURCE_EXHAUSTED" not in str(error):
-                    raise
-                needed = math.inf
+            needed = step_bytes(tried, card)
             fits = needed <= limit_bytes
             report(
                 f"{batch:>6} {rematerialise!s:>14} {needed / 2**30:>8.2f}"

@@ -11,9 +11,9 @@ from jax_seg import predict
 from jax_seg.data import spacing
 from jax_seg.data.folder import find_images, find_volumes
 from jax_seg.data.readers import open_volume, remote
-from jax_seg.data.readers.spacing import as_nnunet
 from jax_seg.data.resample import resample_classes, resample_image
 from jax_seg.data.table import read_spacings
+from jax_seg.infer.inspection import spacing_as_nnunet
 from jax_seg.runs import checkpoints
 from jax_seg.system import memory
 from jax_seg.training import run as training
@@ -71,6 +71,8 @@ def test_the_table_may_have_a_column(tmp_path):
     table.write_text("id,scroll_id,spacing\nv0,s0,2 0.5\nv1,s0,\n")
     with pytest.raises(ValueError, match=r"the spacing '2 0\.5' for v0: write three"):
         read_spacings(table)
+    table.write_text("image,label\nv0.tif,1\n")  # of something else, which a prediction ignores
+    assert [v.spacing for v in find_images(root / "train_images")] == [None, None]
 
 
 def test_the_runs_own_is_the_field_or_the_median():
@@ -108,7 +110,7 @@ def test_a_prediction_is_on_the_grid_of_its_input(trained, mixed, tmp_path, caps
     said = capsys.readouterr().err
     assert said.count("states no spacing") == 1
     assert "unknown.tif states no spacing and is taken as it is" in said
-    assert "was trained at 2 × 1 × 1 (z, y, x)" in said
+    assert "the network was trained at 2 × 1 × 1 (z, y, x)." in said
     found = [
         tifffile.imread(tmp_path / "out" / "probabilities" / f"{n}.tif") for n in ("same", "finer")
     ]
@@ -125,6 +127,9 @@ def test_a_prediction_is_on_the_grid_of_its_input(trained, mixed, tmp_path, caps
     capsys.readouterr()
     assert predict.main(block) == 1
     assert "blocks are not resampled" in capsys.readouterr().err
+    unknown = [*command[:3], str(images / "unknown.tif"), "--output", str(tmp_path / "u.zarr")]
+    assert predict.main([*unknown, "--block", "16", "--chunk", "16"]) == 0
+    assert "unknown.tif states no spacing" in capsys.readouterr().out
 
 
 def test_a_sheet_across_two_slices_is_kept():
@@ -205,4 +210,4 @@ def test_masks_keep_the_spacing(tmp_path, trained):
 def test_nnunet_reads_no_spacing_from_an_address():
     """A volume on a server is predicted as it is; none of its files can be looked at."""
     address = remote.Address("http://localhost:1/scroll.zarr")
-    assert as_nnunet(address, (4.0, 1.0, 1.0)) is None
+    assert spacing_as_nnunet(address) is None

@@ -33,10 +33,19 @@ def test_window_starts_by_hand(length, window, overlap, expected):
 
 @pytest.mark.parametrize(
     "length, window, expected, number",
-    [(10, 5, [0, 2, 5], None), (287, 36, 125, 7), (525, 68, 229, 7), (16, 8, [0, 4, 8], None)],
+    [
+        (10, 5, [0, 2, 5], None),
+        (287, 36, 125, 7),
+        (525, 68, 229, 7),
+        (16, 8, [0, 4, 8], None),
+        (5, 1, [0, 1, 2, 3, 4], None),
+    ],
 )
 def test_windows_of_nnunet(length, window, expected, number):
-    """As its compute_steps_for_sliding_window (version 2.8.1) gives them for half a window."""
+    """As its compute_steps_for_sliding_window (version 2.8.1) gives them for half a window.
+
+    Its 2-D networks take slices one by one.
+    """
     starts = as_nnunet.window_starts(length, window, 0.5)
     assert (starts if number is None else starts[number]) == expected
 

@@ -17,6 +17,7 @@ from jax_seg.planning import plan as planning
 from jax_seg.planning.machine import Machine
 from jax_seg.system import config_file, configuration, memory
 from jax_seg.system.devices import ONE
+from jax_seg.system.files import locked
 from jax_seg.training.settings import read_settings
 from tests.conftest import ROOT, TIME_LIMIT, write_volumes
 
@@ -255,6 +256,26 @@ def test_a_run_keeps_its_plan(sheets, tmp_path, monkeypatch, within):
     other, fields = planned_config(**{"model.filters": 4})
     with pytest.raises(ValueError, match=r"another model.filters \(2, now 4\)"):
         planned.fill(other, fields, tmp_path / "run")
+
+
+def test_a_run_that_has_saved_nothing_yet_keeps_its_plan_from_others(sheets, tmp_path):
+    config, given = auto.get_config(), {"data.root": str(sheets), "model.filters": 2}
+    configuration.override(config, given)
+    (tmp_path / "run").mkdir()
+    with (
+        locked(tmp_path / "run"),
+        pytest.raises(ValueError, match="run is in use by another process"),
+    ):
+        planned.fill(config, given, tmp_path / "run")
+
+
+def test_labels_have_whole_values_and_one_channel(tmp_path):
+    root = write_volumes(tmp_path / "data", count=2)
+    label = tifffile.imread(root / "train_labels" / "v1.tif").astype(np.float32)
+    label[3, 4, 5] = 0.25
+    tifffile.imwrite(root / "train_labels" / "v1.tif", label)
+    with pytest.raises(ValueError, match=r"v1\.tif holds the value 0\.25, and label values are"):
+        facts.gather(config_of(root))
 
 
 def test_a_configuration_without_the_section_is_left_alone(sheets, tmp_path):

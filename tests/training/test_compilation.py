@@ -1,5 +1,7 @@
 """Nothing is compiled again after the first epoch, whatever the epochs change."""
 
+from types import SimpleNamespace
+
 import jax
 import pytest
 
@@ -96,12 +98,17 @@ def test_a_batch_whose_compilation_lacks_memory_does_not_fit(volumes_folder, mon
     """Kernels are timed as they are compiled, on the card's own memory."""
     said = ["RESOURCE_EXHAUSTED: out of memory", "INTERNAL: something else"]
 
-    def needed(config, card):
-        if config.data.batch > 2:
-            raise jax.errors.JaxRuntimeError(said[0])
-        return 1
+    def programs(config, devices):
+        def compile():
+            if config.data.batch > 2:
+                raise jax.errors.JaxRuntimeError(said[0])
+            return SimpleNamespace(memory_analysis=lambda: "little")
 
-    monkeypatch.setattr(find_batch, "step_bytes", needed)
+        lowered = SimpleNamespace(compile=compile)
+        return {"train": (SimpleNamespace(lower=lambda: lowered), ())}
+
+    monkeypatch.setattr(find_batch, "abstract_programs", programs)
+    monkeypatch.setattr(find_batch, "bytes_held", {"little": 1}.get)
     config, lines = tiny_config(volumes_folder), []
     assert find_batch.find_batch(config, report=lines.append) == {False: 2, True: 2}
     assert sum("inf   does not fit" in line for line in lines) == 2

@@ -9,6 +9,7 @@ from jax_seg.planning import planned
 from jax_seg.runs import from_weights, together
 from jax_seg.runs.events import read_events
 from jax_seg.system import configuration
+from jax_seg.system.files import write_json
 from jax_seg.training import run as training
 from tests.conftest import GOLDEN, tiny_config
 
@@ -81,12 +82,21 @@ def test_fixed_numbers_of_a_network_become_a_z_score(volumes_folder, tmp_path):
     assert (config.preprocess.low_percentile, config.preprocess.high_percentile) == (0.5, 99.5)
 
 
-def test_a_plan_keeps_the_network_from_which_a_run_starts(volumes_folder, imported):
+def test_a_plan_keeps_the_network_from_which_a_run_starts(volumes_folder, imported, tmp_path):
     config = auto.get_config()
     given = {"data.root": str(volumes_folder), "train.start_from": str(imported)}
     configuration.override(config, given)
     inherited, _ = from_weights.inherit(config, base.get_config(), "absent")
-    assert planned.fill(config, given | inherited)
+    assert planned.fill(config, given, tmp_path / "run", inherited)
     assert config.model.name == "residual_unet" and config.model.features == (4, 4, 8)
     assert config.data.patch == (16, 24, 4) and config.preprocess.region == "box"
     assert config.train.epoch_length == "minutes"  # the rest is planned
+    # It is resumed when its network has moved: what it inherited lies in its own configuration.
+    (tmp_path / "run" / "checkpoints" / "save_2").mkdir(parents=True)
+    write_json(tmp_path / "run" / "config.json", configuration.as_dict(config))
+    moved, again = imported.rename(tmp_path / "moved"), auto.get_config()
+    configuration.override(again, given)
+    inherited, _ = from_weights.inherit(again, base.get_config(), tmp_path / "run")
+    planned.fill(again, given, tmp_path / "run", inherited)
+    assert configuration.differences(again, configuration.as_dict(config)) == []
+    moved.rename(imported)

@@ -22,6 +22,8 @@ class MrcReader:
         try:
             with mrcfile.mmap(path, mode="r") as file:
                 data, header, size = file.data, file.header, file.voxel_size
+            if beyond := self.path.stat().st_size - data.offset - data.nbytes:
+                raise ValueError(f"it is {beyond} bytes longer than its header says")
         except Exception as error:
             raise damaged(path, error) from error
         self._stored = data.dtype, data.offset, data.shape

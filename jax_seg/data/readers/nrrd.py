@@ -33,7 +33,10 @@ class NrrdReader:
         self._axes = find_axes(path, shape, names if any(names) else ())
         self.shape = tuple(shape[axis] for axis in self._axes.zyx)
         self.dtype = decoded_dtype(path, dtype)
-        self.spacing = _spacing(header, self._axes)
+        try:
+            self.lengths, self.spacing = _spacing(header, self._axes)
+        except (IndexError, TypeError, ValueError) as error:
+            raise damaged(path, error) from error
         self.notes = ()
 
     def __reduce__(self):
@@ -64,7 +67,7 @@ def _dtype(name):
 
 
 def _spacing(header, axes):
-    """(z, y, x) of the directions of the header's axes, else of its spacings; None without.
+    """((z, y, x) as stored, in micrometres) of the header's directions or spacings, else of None.
 
     Directions are in the unit of the space, spacings in that of each axis; by default millimetres.
     """
@@ -73,7 +76,7 @@ def _spacing(header, axes):
     if directions is not None:
         lengths, of_axes = [np.linalg.norm(np.asarray(row, float)) for row in directions], []
     elif (lengths := header.get("spacings")) is None:
-        return None
-    units = [str(unit).strip('"') for unit in of_axes or [of_space] * len(lengths)]
-    lengths, units = lengths[::-1], units[::-1]
-    return spacing.in_micrometres(*([each[axis] for axis in axes.zyx] for each in (lengths, units)))
+        return None, None
+    units = [str(unit).strip('"') or "mm" for unit in of_axes or [of_space] * len(lengths)]
+    lengths, units = ([each[::-1][axis] for axis in axes.zyx] for each in ([*lengths], units))
+    return spacing.three_positive(lengths), spacing.in_micrometres(lengths, units)

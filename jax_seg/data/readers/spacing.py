@@ -3,7 +3,6 @@
 import math
 import xml.etree.ElementTree
 
-from jax_seg.data.readers.remote import is_address
 from jax_seg.system.files import channel_files, read_json
 
 TOLERANCE = 0.01  # spacings that differ by no more than this share are the same
@@ -90,27 +89,28 @@ def of_tiff(tiff):
     return None
 
 
-def as_nnunet(path, micrometres):
+def as_nnunet(path, reader):
     """The spacing of a volume as nnU-Net reads it; None where it would find none.
 
     Args:
         path: of the volume. Of CASE.tif or CASE_0000.tif, nnU-Net reads the field spacing of
-            CASE.json beside it, in any unit; NIfTI and NRRD count millimetres.
-        micrometres: the spacing of its reader.
+            CASE.json beside it, in any unit; NIfTI counts millimetres. Of NRRD it reads bare
+            numbers, whatever their unit.
+        reader: of the volume, or of the first of its channels.
 
     Raises:
         ValueError: the JSON file is damaged.
     """
-    if is_address(path):  # nnU-Net reads none
-        return None
     path = channel_files(path)[0]
     if path.suffix.lower() in (".tif", ".tiff"):
         beside = path.with_name(f"{path.stem.removesuffix('_0000')}.json")
         found = read_json(beside) if beside.is_file() else {}
         numbers = found.get("spacing") if isinstance(found, dict) else None
         return three_positive(numbers)
-    if path.name.lower().endswith((".nii", ".nii.gz", ".nrrd")) and micrometres:
-        return tuple(number / 1000 for number in micrometres)
+    if path.suffix.lower() == ".nrrd":
+        return reader.lengths
+    if path.name.lower().endswith((".nii", ".nii.gz")) and reader.spacing:
+        return tuple(number / 1000 for number in reader.spacing)
     return None
 
 
@@ -125,8 +125,9 @@ def completed(spacing, of_volume):
 
 
 def in_words(spacing):
-    """'4 × 1 × 1 (z, y, x)'."""
-    return " × ".join(f"{number:.4g}" for number in spacing) + " (z, y, x)"
+    """'4 × 1 × 1 (z, y, x)'; an axis whose spacing is None has 'any'."""
+    each = ("any" if number is None else f"{number:.4g}" for number in spacing)
+    return " × ".join(each) + " (z, y, x)"
 
 
 def anisotropic(spacing):

@@ -85,11 +85,11 @@ def _open_with_zarr_python(path, array, refusal):
     """As `_open`, for an array that tensorstore rejected."""
     import zarr  # imported here because it is slow to import and seldom needed
 
+    # On codecs that version 3 of the standard does not list. It stays, since a filter that is set
+    # for a while is set, and taken back, for every thread.
+    warnings.filterwarnings("ignore", category=zarr.errors.ZarrUserWarning)
     try:
         unknown = [name for name in _codecs(array) if not _is_known(name, array.version)]
-        # On codecs that version 3 of the standard does not list. Once and for all, since a filter
-        # that is set for a while is set for every thread.
-        warnings.filterwarnings("ignore", category=zarr.errors.ZarrUserWarning)
         opened = None if unknown else zarr.open_array(str(array.folder), mode="r")
     except Exception as error:  # invalid metadata breaks it in many ways
         raise damaged(path, refusal) from error

@@ -18,6 +18,7 @@ from jax_seg.data.cache import Cache
 from jax_seg.data.folder import find_images
 from jax_seg.data.readers import check_pair, open_volume, read_volume
 from jax_seg.data.write_like import suffix_like, write_like
+from jax_seg.infer.inspection import spacing_as_nnunet
 from jax_seg.system import outputs
 
 SHAPE = (3, 4, 5)  # depth, height, width
@@ -199,8 +200,13 @@ def test_the_units_of_each_axis_of_an_nrrd_file(tmp_path):
     mask = (VOXELS > 50).astype(np.uint8)
     write_like(tmp_path / "mask.nrrd", mask, tmp_path / "a.nrrd", outputs.written_by("predict"))
     assert open_volume(tmp_path / "mask.nrrd").spacing == pytest.approx((2, 0.5, 0.5))
+    assert spacing_as_nnunet(tmp_path / "a.nrrd") == (2, 0.5, 0.5)  # whatever the unit
     nrrd.write(str(tmp_path / "b.nrrd"), VOXELS, {"spacings": [0.5, 0.5, 2.0]}, index_order="C")
     assert open_volume(tmp_path / "b.nrrd").spacing == pytest.approx((2000, 500, 500))
+    header["units"] = ["um"]
+    nrrd.write(str(tmp_path / "c.nrrd"), VOXELS, header, index_order="C")
+    with pytest.raises(ValueError, match=r"c\.nrrd could not be decoded"):
+        open_volume(tmp_path / "c.nrrd")
 
 
 def test_threads_that_read_mrc_leave_the_filters_of_warnings_alone(tmp_path):
@@ -216,8 +222,11 @@ def test_an_mrc_file_of_another_length_than_its_header_says(tmp_path):
     write_mrc(tmp_path / "a.mrc")
     content = (tmp_path / "a.mrc").read_bytes()
     (tmp_path / "longer.mrc").write_bytes(content + b"0000")
-    with pytest.warns(RuntimeWarning, match="4 bytes larger than expected"):
-        np.testing.assert_array_equal(read_volume(tmp_path / "longer.mrc"), VOXELS)
+    with (
+        pytest.warns(RuntimeWarning, match="4 bytes larger than expected"),
+        pytest.raises(ValueError, match=r"longer\.mrc could not be decoded.*4 bytes longer than"),
+    ):
+        open_volume(tmp_path / "longer.mrc")
     (tmp_path / "shorter.mrc").write_bytes(content[:-4])
     with pytest.raises(ValueError, match=r"shorter\.mrc could not be decoded"):
         open_volume(tmp_path / "shorter.mrc")
