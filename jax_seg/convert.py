@@ -27,6 +27,7 @@ from jax_seg.weights.nnunet_plans import NETWORKS
 
 PATCH = (128, 128, 128)
 LIMITS = (0.0, 255.0)
+FLAT = 3  # times as wide as deep; nnU-Net turns such patches in the plane alone
 
 
 def main(argv=None):
@@ -236,10 +237,12 @@ def _advice(workdir, first, fold):
         "Predict as nnU-Net does, flips included:",
         f"  python -m jax_seg.predict --workdir {workdir}{flags} --input IMAGES --output FOLDER",
     ]
+    depth, *plane = fold.plan.patch
+    in_plane = " --config.augment.in_plane_only=True" if max(plane) > FLAT * depth else ""
     lines += [
         "Train it further on your volumes:",
         f"  python launch.py --config configs/nnunet.py --config.train.start_from={first} "
-        "--config.schedule.learning_rate=1e-3 --config.data.root=FOLDER",
+        f"--config.schedule.learning_rate=1e-3{in_plane} --config.data.root=FOLDER",
     ]
     lines.append(f"It was trained on volumes with a spacing of {in_words(fold.plan.spacing)}.")
     return lines

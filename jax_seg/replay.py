@@ -93,6 +93,11 @@ def configure(path, kind, *, minutes, full, overrides):
             with stage.unlocked():
                 stage.loss_weights.update(weights)
     configuration.override(config, changes)
+    if kind == "as run" and config.data.classes:
+        raise ValueError(
+            "'as run' repeats a program that knew one class, but data.classes names several: pass "
+            "--kind 'as written'."
+        )
     return config
 
 

@@ -1,6 +1,7 @@
 """The command `doctor`, and the doctor that attends a run."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -211,3 +212,27 @@ def test_a_single_volume_that_nothing_is_held_out_of(tmp_path):
     report = examined(Evidence(config))
     assert not report.errors
     assert report.skipped["labels.inconsistent"]
+
+
+def test_classes_that_cannot_be_examined_one_by_one_are_trained(monkeypatch, tmp_path):
+    """To the checks, a volume without the first class may have no labelled voxel at all."""
+    said = []
+    fields = tiny_config(tmp_path)
+    fields.data.update(classes=("sheet=1", "ink=3"), ignore=(2,))
+    run = SimpleNamespace(
+        settings=SimpleNamespace(devices=SimpleNamespace(processes=2)),
+        data=None,
+        to_store={"config": configuration.as_dict(fields)},
+        workdir=tmp_path,
+        journal=SimpleNamespace(warn=said.append),
+    )
+
+    def fails(evidence):
+        assert evidence.config.data.cache == str(tmp_path / "cache")  # nothing is decoded twice
+        raise ValueError("v3.tif has no labelled voxel.")
+
+    monkeypatch.setattr(attending, "examine", fails)
+    attending.Doctor().before(run)
+    (sentence,) = said
+    assert sentence.startswith("Warning: The data are not examined. Of several classes sheet is")
+    assert sentence.endswith("v3.tif has no labelled voxel.")

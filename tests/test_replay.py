@@ -95,6 +95,10 @@ def test_two_versions_both_ways_and_again(volumes_folder, tmp_path, capsys):
         (["--versions", "v1:fast"], "configs/v1.py: The configuration's argument is ':fast'"),
         (["--versions", "v1", "--config.data.rot=3"], "data.rot.*no such field"),
         (["--versions", "v1", "--config.train.epochs=many"], "epochs='many' has the wrong type"),
+        (
+            ["--versions", "v1", "--config.data.classes=('a=1','b=3')"],
+            "data.classes names several: pass --kind 'as written'",
+        ),
         (["--versions", "v1", "--epochs=3"], "Unknown argument '--epochs=3'"),
         (["--versions", "v1", "--config.data.root=/nowhere"], "data.root is /nowhere"),
     ],

@@ -1,5 +1,7 @@
 """A folder of labelled volumes made ready: split, decoded, measured, with its preprocessing."""
 
+import contextlib
+import hashlib
 import math
 import statistics
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +19,12 @@ from jax_seg.data.preprocess import (
     fit_preprocessing,
     measure,
     remarks,
+    stored,
 )
 from jax_seg.data.readers import check_pair, sections
 from jax_seg.data.readers.contract import channels_of, require_one_channel
 from jax_seg.ops.classes import ONE
-from jax_seg.system.files import existing, remove_unfinished
+from jax_seg.system.files import existing, read_json, remove_unfinished, stamp, write_json
 
 RESAMPLED = "resampled"  # folder in the cache
 
@@ -138,7 +141,7 @@ def prepare(
         dtype=sample_type(volume.image for volume in used),
         channels=channels,
         preprocessing=preprocessing,
-        numbers=_numbers(used, cache, preprocessing, threads),
+        numbers=_numbers(used, cache, preprocessing, cache_directory / "measured", threads),
         remarks=_remarks(train, validation, facts, preprocessing),
     )
 
@@ -160,13 +163,22 @@ def _remarks(train, validation, facts, preprocessing):
     return remarks(*parts, preprocessing)
 
 
-def _numbers(volumes, cache, rule, threads):
-    """{id: `Preprocessing`} of each volume by itself under `PerVolume`, else None."""
+def _numbers(volumes, cache, rule, directory, threads):
+    """{id: `Preprocessing`} of each volume by itself under `PerVolume`, else None.
+
+    Stored in a directory as JSON, since all voxels are read for them.
+    """
     if not isinstance(rule, PerVolume):
         return None
 
     def one(volume):
-        return measure(sections.in_memory_if_small(cache.open(volume.image)), rule)[0]
+        facts = repr((str(volume.image), stamp(volume.image), rule)).encode()
+        file = directory / f"{volume.id}-{hashlib.sha256(facts).hexdigest()[:16]}.json"
+        with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+            return stored(read_json(file))
+        found = measure(sections.in_memory_if_small(cache.open(volume.image)), rule)[0]
+        write_json(file, found._asdict())
+        return found
 
     with ThreadPoolExecutor(threads) as pool:
         return dict(zip([v.id for v in volumes], pool.map(one, volumes), strict=True))

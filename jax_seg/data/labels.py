@@ -104,6 +104,12 @@ def label_table(foreground=(1,), ignore=(2,), background=(0,), classes=(), prefi
                 twice = "'rest'" if value == REST else f"the label value {value}"
                 raise ValueError(f"{owner[value]} and {field} both name {twice}: name it once.")
             owner[value], code_of[value] = field, code
+    if 0 in told_apart.values:
+        name = told_apart.names[told_apart.values.index(0)]
+        raise ValueError(
+            f"{prefix}classes begins '{name}' with the label value 0, which predictions have where "
+            "no class is: begin it with another, or change it in the files."
+        )
     if not set(code_of.values()) - {BACKGROUND, MASKED}:
         raise ValueError(f"{prefix}foreground names no label value: name the values to segment.")
     rest = code_of.pop(REST, None)

@@ -73,6 +73,10 @@ def _write_nifti(path, mask, source, origin):
     header.set_data_dtype(mask.dtype)
     header.set_slope_inter(1, 0)
     header["descrip"] = origin.encode()
+    # What describes the image's intensities, by which viewers would show a mask as black.
+    header["cal_min"] = header["cal_max"] = 0
+    header["aux_file"] = b""
+    header.set_intent("none")
     shape = tuple(length for length in before.shape if length > 1) or before.shape
     voxels = mask.T if before.ndim == 3 or len(shape) != 3 else mask.T.reshape(shape)
     header.set_data_shape(voxels.shape)

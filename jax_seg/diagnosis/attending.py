@@ -33,8 +33,16 @@ class Doctor(NamedTuple):
         if run.settings.devices.processes == 1:  # else the others would have to run them too
             given["programs"] = run.programs
         config = configuration.from_dict(run.to_store["config"])
+        # Of several classes one is examined by itself, from the volumes that are decoded already.
+        config.data.cache = config.data.cache or str(run.workdir / "cache")
         evidence = of_config(config, quick=True, given=given)
-        report = examine(evidence)
+        try:
+            report = examine(evidence)
+        except (ValueError, OSError) as error:
+            if not evidence.reservation:
+                raise
+            run.journal.warn(f"Warning: The data are not examined. {evidence.reservation} {error}")
+            return
         store(report, run.workdir)
         if evidence.reservation and report.findings:
             run.journal.warn(evidence.reservation)

@@ -65,7 +65,7 @@ class Run:
     @functools.cached_property
     def volumes(self):
         """{id: scores} of the validation volumes by the best checkpoint."""
-        return {i: _with_classes(one) for i, one in self.validation.get("volumes", {}).items()}
+        return {i: with_classes(one) for i, one in self.validation.get("volumes", {}).items()}
 
     @functools.cached_property
     def probabilities(self):
@@ -201,7 +201,7 @@ def read_runs(workdirs):
     ]
 
 
-def _with_classes(scores):
+def with_classes(scores):
     """Scores with one number for each class instead of all of its scores."""
     of_class = scores.get("classes", {})
     plain = {name: value for name, value in scores.items() if name != "classes"}

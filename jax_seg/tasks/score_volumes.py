@@ -105,8 +105,10 @@ def evaluate_volume(prediction_path, label_path, table, *, threshold=0.5, **opti
 
 
 def _of_classes(prediction, label, table, path):
-    """The `ByClass` of a prediction that holds label values."""
-    codes = encode(prediction, table, path, prefix="--")
+    """The `ByClass` of a prediction that holds label values, and 0 for background."""
+    codes = np.zeros(prediction.shape, np.uint8)
+    named = prediction != 0
+    codes[named] = encode(prediction[named], table, path, prefix="--")
     return count(members(codes[..., None], table.classes), label, table.classes)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jax_seg.runs.run import with_classes
 from jax_seg.runs.workdir import require_summary, require_workdir
 from jax_seg.system import engine, processes
 from jax_seg.system.files import locked, read_json, remove_unfinished_beside, write_json
@@ -89,7 +90,11 @@ def _summarise(folds, volumes, workdir):
 
 
 def summarise(folds):
-    """Mean and standard deviation (of a sample) of every score over the folds' dicts."""
+    """Mean and standard deviation (of a sample) of every score over the folds' dicts.
+
+    Of several classes, also of the Dice of each.
+    """
+    folds = [with_classes(fold) for fold in folds]
     return {
         score: {
             "mean": float(np.mean([fold[score] for fold in folds])),

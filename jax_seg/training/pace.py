@@ -20,7 +20,7 @@ def require(train):
     """Refuse a section `train` whose epochs cannot be measured.
 
     Raises:
-      ValueError: an unknown epoch_length, or no minutes to fill.
+      ValueError: an unknown epoch_length, no minutes to fill, or no epoch to fill them.
     """
     length = train.get("epoch_length", "data")
     if length not in LENGTHS:
@@ -29,6 +29,11 @@ def require(train):
         raise ValueError(
             f"train.epoch_length is 'minutes', but train.minutes is {train['minutes']}; set it to "
             "the time that the whole run may take."
+        )
+    if length == "minutes" and train["epochs"] < 2:
+        raise ValueError(
+            f"train.epoch_length is 'minutes', but train.epochs is {train['epochs']}; set 2 or "
+            "more, because the first epoch measures how long an update takes."
         )
 
 

@@ -135,6 +135,12 @@ def _classes(dataset, path):
     regions = regions_in_order(values, order, path)
     if not regions:  # the logits follow the values
         values = dict(sorted(values.items(), key=lambda item: item[1]))
+    elif len(values) > 1 and not _share(values.values()):
+        raise ValueError(
+            f"{path}: the regions {', '.join(values)} share no label value, and nnU-Net decides "
+            "each by itself; here such classes exclude each other, so the network cannot be "
+            "imported."
+        )
     several = tuple(
         f"{name.replace('=', ' ')}={','.join(map(str, v))}" for name, v in values.items()
     )
@@ -149,6 +155,12 @@ def _classes(dataset, path):
     else:
         labels = {}
     return " and ".join(values), labels, heads
+
+
+def _share(regions):
+    """Whether any label value is in two lists of them."""
+    values = [value for region in regions for value in set(region)]
+    return len(set(values)) < len(values)
 
 
 def regions_in_order(values, order, path):

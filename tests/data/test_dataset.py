@@ -7,10 +7,13 @@ import pytest
 import tifffile
 
 from jax_seg.data import dataset, readers
+from jax_seg.data.preprocess import Preprocessing, measure
 from tests.conftest import write_volumes
 
+RULE = {"name": "percentile", "low_percentile": 0.5, "high_percentile": 99.5}
 
-def prepare(root, cache, cache_gb=1.0, fold_count=3, **options):
+
+def prepare(root, cache, cache_gb=1.0, fold_count=3, rule=RULE, **options):
     return dataset.prepare(
         root,
         images="",
@@ -25,7 +28,7 @@ def prepare(root, cache, cache_gb=1.0, fold_count=3, **options):
         cache_directory=cache,
         cache_gb=cache_gb,
         threads=1,
-        preprocess={"name": "percentile", "low_percentile": 0.5, "high_percentile": 99.5},
+        preprocess=rule,
         **options,
     )
 
@@ -120,3 +123,24 @@ def test_the_header_of_a_file_is_read_once_as_long_as_it_does_not_change(tmp_pat
     with pytest.raises(ValueError, match=r"v1\.tif has shape \(20, 20, 20\) but its image"):
         prepare(root, tmp_path / "cache", fold_count=2)
     assert opened == ["v1.tif"]
+
+
+def test_a_volume_is_measured_once_for_its_own_normalisation(tmp_path, monkeypatch):
+    root = write_volumes(tmp_path / "data")
+    rule = {"name": "zscore", "low_percentile": 0.5, "high_percentile": 99.5}
+    first = prepare(root, tmp_path / "cache", rule=rule | {"per_volume": True})
+    assert all(isinstance(one, Preprocessing) for one in first.numbers.values())
+    change(root, "v1", lambda image: image // 2)
+    measured = []
+
+    def counted(volume, rule):
+        measured.append(volume)
+        return measure(volume, rule)
+
+    monkeypatch.setattr(dataset, "measure", counted)
+    again = prepare(root, tmp_path / "cache", rule=rule | {"per_volume": True})
+    assert len(measured) == 1
+    differing = [id for id in first.numbers if first.numbers[id] != again.numbers[id]]
+    assert differing == ["v1"]
+    prepare(root, tmp_path / "cache", rule=rule | {"per_volume": True, "region": "box"})
+    assert len(measured) == 1 + len(first.numbers)

@@ -233,6 +233,10 @@ def test_several_classes():
         ({"classes": ("a=1,3", "b=1")}, "data.classes begins two classes with one label value"),
         ({"classes": ("a=1", "b=3"), "foreground": (4,)}, "data.foreground and data.classes both"),
         ({"classes": ("a=0", "b=3")}, "data.classes and data.background both name the label"),
+        (
+            {"classes": ("a=3", "b=0"), "background": (1,)},
+            "classes begins 'b' with the label value 0",
+        ),
         ({"classes": tuple(f"c{n}={n}" for n in range(3, 400))}, "up to 253 are held"),
     ],
 )

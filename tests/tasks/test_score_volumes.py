@@ -1,9 +1,11 @@
 """One volume scored: predictions as masks."""
 
 import numpy as np
+import pytest
 import tifffile
 
-from jax_seg.tasks.score_volumes import read_prediction
+from jax_seg.data.labels import label_table
+from jax_seg.tasks.score_volumes import evaluate_volume, read_prediction
 
 
 def test_read_prediction_keeps_masks(tmp_path):
@@ -17,3 +19,16 @@ def test_read_prediction_cuts_probabilities_above_the_threshold(tmp_path):
     tifffile.imwrite(tmp_path / "p.tif", probability, photometric="minisblack")
     assert read_prediction(tmp_path / "p.tif").ravel().tolist() == [0, 0, 1]
     assert read_prediction(tmp_path / "p.tif", 0.2).ravel().tolist() == [1, 1, 1]
+
+
+def test_predictions_of_classes_hold_0_whatever_the_label_of_background(tmp_path):
+    table = label_table(background=(1,), ignore=(), classes=("a=2", "b=3"))
+    for name, values in (("label", [1, 1, 2, 3]), ("prediction", [0, 2, 2, 3])):
+        voxels = np.array(values, np.uint8).reshape(1, 2, 2)
+        tifffile.imwrite(tmp_path / f"{name}.tif", voxels, photometric="minisblack")
+    files = tmp_path / "prediction.tif", tmp_path / "label.tif"
+    _, found = evaluate_volume(*files, table, threshold=0.5)
+    assert {name: one["dice"] for name, one in found["classes"].items()} == {
+        "a": pytest.approx(2 / 3),
+        "b": 1,
+    }

@@ -98,3 +98,15 @@ def test_one_process_at_a_time_which_removes_what_another_left(tmp_path, monkeyp
     with pytest.raises(training.Stopped):
         cross_validation.run(config, parent)
     assert left == []
+
+
+def test_the_summary_of_several_classes_has_the_dice_of_each():
+    folds = [
+        {"dice": a, "step": 3, "classes": {"sheet": {"dice": b, "iou": 0.1}}}
+        for a, b in ((0.5, 0.2), (0.7, 0.6))
+    ]
+    found = cross_validation.summarise(folds)
+    assert {name: values["mean"] for name, values in found.items()} == {
+        "dice": pytest.approx(0.6),
+        "Dice of sheet": pytest.approx(0.4),
+    }

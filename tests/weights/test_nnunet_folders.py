@@ -66,6 +66,10 @@ def refused(folder, tmp_path, capsys, *flags):
         ({"dataset": {"labels": {"background": 0, "a": 1, "b": 2}}}, "2 classes, but .* 3"),
         ({"dataset": {"labels": {"background": 0}}}, "names no class beside the background"),
         (
+            {"dataset": {"labels": {"a": [1, 2], "b": [3, 4]}, "regions_class_order": [1, 3]}},
+            "the regions a, b share no label value",
+        ),
+        (
             {"dataset": {"labels": {"all": [1, 2], "b": 2}, "regions_class_order": [3, 2]}},
             "regions_class_order is [3, 2], which has to name a value of each region (all [1, 2]",
         ),
@@ -147,6 +151,8 @@ def test_folds(tmp_path, capsys):
     told = capsys.readouterr().out
     assert f"--workdir {tmp_path / 'both'} --" in told
     assert "has no fold_1, fold_2, fold_4" in told
+    # Its patches are slices, which are not turned out of their plane.
+    assert "--config.augment.in_plane_only=True --config.data.root=FOLDER" in told
     _, networks, _ = together.load([str(tmp_path / "both" / f"fold_{number}") for number in (0, 3)])
     assert [network.facts["patch"] for network in networks] == [[1, 16, 24]] * 2
     assert "no fold_1" in refused(folder, tmp_path, capsys, "--folds", "1")

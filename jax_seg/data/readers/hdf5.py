@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import tensorstore
 
 from jax_seg.data.readers import spacing
@@ -42,7 +43,7 @@ class Hdf5Reader:
             self.dtype = decoded_dtype(path, dataset.dtype)
             lengths = dataset.attrs.get("element_size_um")  # of ilastik and ImageJ
         self.spacing, self.notes = None, ()
-        if lengths is not None and len(lengths) == 3:
+        if np.shape(lengths) == (3,):
             self.spacing = spacing.in_micrometres([float(n) for n in lengths], ["um"] * 3)
 
     def __reduce__(self):
@@ -91,8 +92,10 @@ class N5Reader:
         self.spacing, self.notes = None, ()
         resolution = about.get("pixelResolution") or {}
         lengths = about.get("resolution") or resolution.get("dimensions")
-        if lengths and len(lengths) == len(shape):
-            units = about.get("units") or [resolution.get("unit", "")] * len(shape)
+        if isinstance(lengths, list) and len(lengths) == len(shape):
+            units = about.get("units") or resolution.get("unit", "")
+            if not isinstance(units, list):  # one for all axes
+                units = [units] * len(shape)
             self.spacing = spacing.in_micrometres(
                 *([values[::-1][axis] for axis in self.axes.zyx] for values in (lengths, units))
             )

@@ -209,6 +209,29 @@ def test_the_units_of_each_axis_of_an_nrrd_file(tmp_path):
         open_volume(tmp_path / "c.nrrd")
 
 
+def test_one_unit_for_all_axes_of_n5_and_a_size_that_is_none(tmp_path):
+    write_n5(tmp_path / "a.n5")
+    file = tmp_path / "a.n5" / "raw" / "attributes.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"units": "nm"}))
+    assert open_volume(tmp_path / "a.n5").spacing == pytest.approx((2, 0.25, 0.5))
+    write_h5(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as opened:
+        opened["volumes/raw"].attrs["element_size_um"] = 2.0
+    assert open_volume(tmp_path / "a.h5").spacing is None
+
+
+def test_a_nifti_mask_does_not_repeat_what_describes_the_images_intensities(tmp_path):
+    image = nibabel.Nifti1Image(VOXELS.T, AFFINE)
+    image.header["cal_max"], image.header["aux_file"] = 1500, b"colours"
+    image.header.set_intent("z score")
+    nibabel.save(image, tmp_path / "a.nii")
+    mask = (VOXELS > 50).astype(np.uint8)
+    write_like(tmp_path / "mask.nii", mask, tmp_path / "a.nii", outputs.written_by("predict"))
+    written = nibabel.load(tmp_path / "mask.nii").header
+    assert written["cal_max"] == 0 and written["aux_file"] == b""
+    assert written.get_intent()[0] == "none"
+
+
 def test_threads_that_read_mrc_leave_the_filters_of_warnings_alone(tmp_path):
     write_mrc(tmp_path / "a.mrc")
     reader, before = open_volume(tmp_path / "a.mrc"), list(warnings.filters)
