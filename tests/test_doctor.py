@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from configs import cod10k
 from jax_seg import doctor
 from jax_seg.diagnosis import attending, examine, watch
 from jax_seg.diagnosis.evidence import Evidence, of_run
@@ -214,25 +215,37 @@ def test_a_single_volume_that_nothing_is_held_out_of(tmp_path):
     assert report.skipped["labels.inconsistent"]
 
 
-def test_classes_that_cannot_be_examined_one_by_one_are_trained(monkeypatch, tmp_path):
-    """To the checks, a volume without the first class may have no labelled voxel at all."""
-    said = []
-    fields = tiny_config(tmp_path)
-    fields.data.update(classes=("sheet=1", "ink=3"), ignore=(2,))
-    run = SimpleNamespace(
+def begun(fields, workdir, said):
+    """What the doctor looks at of a run that begins; what it warns of is added to `said`."""
+    return SimpleNamespace(
         settings=SimpleNamespace(devices=SimpleNamespace(processes=2)),
         data=None,
         to_store={"config": configuration.as_dict(fields)},
-        workdir=tmp_path,
+        workdir=workdir,
         journal=SimpleNamespace(warn=said.append),
     )
+
+
+def test_a_run_on_images_is_attended(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        attending, "examine", lambda _: examine.Report([WARNING, NOTE], [], {}, {}, 0.1, {})
+    )
+    said = []
+    attending.Doctor().before(begun(cod10k.get_config(), tmp_path, said))
+    assert [sentence.partition(" - ")[0] for sentence in said] == ["Warning: data.shift"]
+
+
+def test_classes_that_cannot_be_examined_one_by_one_are_trained(monkeypatch, tmp_path):
+    """To the checks, a volume without the first class may have no labelled voxel at all."""
+    fields, said = tiny_config(tmp_path), []
+    fields.data.update(classes=("sheet=1", "ink=3"), ignore=(2,))
 
     def fails(evidence):
         assert evidence.config.data.cache == str(tmp_path / "cache")  # nothing is decoded twice
         raise ValueError("v3.tif has no labelled voxel.")
 
     monkeypatch.setattr(attending, "examine", fails)
-    attending.Doctor().before(run)
+    attending.Doctor().before(begun(fields, tmp_path, said))
     (sentence,) = said
     assert sentence.startswith("Warning: The data are not examined. Of several classes sheet is")
     assert sentence.endswith("v3.tif has no labelled voxel.")

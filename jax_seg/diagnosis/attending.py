@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from jax_seg.data.labels import class_names
 from jax_seg.diagnosis import watch
 from jax_seg.diagnosis.evidence import of_config
 from jax_seg.diagnosis.examine import examine
@@ -33,8 +34,9 @@ class Doctor(NamedTuple):
         if run.settings.devices.processes == 1:  # else the others would have to run them too
             given["programs"] = run.programs
         config = configuration.from_dict(run.to_store["config"])
-        # Of several classes one is examined by itself, from the volumes that are decoded already.
-        config.data.cache = config.data.cache or str(run.workdir / "cache")
+        if len(class_names(config.data.get("classes", ()))) > 1:
+            # One is examined by itself, from the volumes that are decoded already.
+            config.data.cache = config.data.cache or str(run.workdir / "cache")
         evidence = of_config(config, quick=True, given=given)
         try:
             report = examine(evidence)
