@@ -7,6 +7,7 @@ difference of the probabilities.
 """
 
 import argparse
+import copy
 import functools
 import tempfile
 from pathlib import Path
@@ -58,7 +59,7 @@ def main(argv=None):
 
     def build():
         device = torch_device.device()
-        on_device = peer.to(device, memory_format=torch.channels_last_3d).eval()
+        on_device = copy.deepcopy(peer).to(device, memory_format=torch.channels_last_3d).eval()
         # MONAI's own Gaussian, but for its floor of 1e-3 at the corners.
         weights = torch.from_numpy(weight).to(device)
 

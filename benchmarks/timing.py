@@ -36,7 +36,7 @@ def those_that_run(builders, release):
     """
     found = {}
     for name, build in builders.items():
-        contestant, reason = None, ""
+        contestant, call, reason = None, None, ""
         try:
             contestant = build()
             for call in contestant[:2]:
@@ -44,8 +44,8 @@ def those_that_run(builders, release):
             found[name] = contestant
         except Exception as error:
             reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-        if reason:  # its error, which held on to what it had built, is gone
-            contestant = None
+        if reason:  # the error, which held on to what was built, is gone
+            contestant = call = None
             release()
             print(f"{name} is left out ({reason})")
     return found

@@ -105,15 +105,22 @@ def test_the_figures_of_a_card_come_one_by_one(tmp_path, monkeypatch):
 def test_a_peer_that_fails_costs_nothing_else(capsys):
     alive = []
 
-    def fails():
+    def build():
         held = np.zeros(3)
         alive.append(weakref.ref(held))
-        raise MemoryError("no room\nfor it")
+
+        def uncalled():
+            raise MemoryError(f"no room\nfor {len(held)}")
+
+        return int, uncalled, 3.0
+
+    def fails():
+        build()[1]()
 
     builders = {
         "good": lambda: (int, int, 3.0),
         "unbuilt": fails,
-        "uncalled": lambda: (int, fails, 3.0),
+        "uncalled": build,
     }
     released = []
     found = timing.those_that_run(builders, lambda: released.append(alive[-1]() is None))

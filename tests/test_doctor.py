@@ -241,11 +241,13 @@ def test_classes_that_cannot_be_examined_one_by_one_are_trained(monkeypatch, tmp
     fields.data.update(classes=("sheet=1", "ink=3"), ignore=(2,))
 
     def fails(evidence):
-        assert evidence.config.data.cache == str(tmp_path / "cache")  # nothing is decoded twice
         raise ValueError("v3.tif has no labelled voxel.")
 
     monkeypatch.setattr(attending, "examine", fails)
     attending.Doctor().before(begun(fields, tmp_path, said))
     (sentence,) = said
-    assert sentence.startswith("Warning: The data are not examined. Of several classes sheet is")
-    assert sentence.endswith("v3.tif has no labelled voxel.")
+    assert sentence == (
+        "Warning: The run starts unexamined: of several classes the doctor looks at sheet alone, "
+        "and then finds that v3.tif has no labelled voxel."
+    )
+    assert not (tmp_path / "doctor.json").exists()

@@ -72,12 +72,12 @@ def read_scrolls(table, images, ids):
 
 
 def is_table(path):
-    """Whether a file is a table of a data set, and not one of something else."""
-    try:
-        _header_and_lines(path)
-    except ValueError:
-        return False
-    return True
+    """Whether a file has any column of a data set's table, and is not one of something else.
+
+    Raises:
+      ValueError: it is not a table.
+    """
+    return bool({*COLUMNS, SPACING} & {*_lines(path)[0]})
 
 
 def read_spacings(table):
@@ -115,6 +115,18 @@ def _rows(table):
 
 def _header_and_lines(table):
     """(header, rows that are not empty) of a table that has COLUMNS, as lists of plain texts."""
+    header, *lines = _lines(table)
+    if missing := [name for name in COLUMNS if name not in header]:
+        instead = f" instead of {', '.join(map(repr, header))}" if header else ""
+        raise ValueError(
+            f"{table} has no column {' and no column '.join(missing)}: give it the columns id "
+            f"and scroll_id{instead}."
+        )
+    return header, lines
+
+
+def _lines(table):
+    """The rows of a table that are not empty, the header first, as lists of plain texts."""
     text = _text(table)
     if text[:4].lower() == "sep=":  # Excel's own line
         text = text.partition("\n")[2]
@@ -123,14 +135,7 @@ def _header_and_lines(table):
         lines = [[plain(cell) for cell in line] for line in _reader(text, separator)]
     except csv.Error as error:
         raise ValueError(f"{table} is not a table ({error}): export it as CSV again.") from error
-    header, *lines = [line for line in lines if any(line)] or [[]]
-    if missing := [name for name in COLUMNS if name not in header]:
-        instead = f" instead of {', '.join(map(repr, header))}" if header else ""
-        raise ValueError(
-            f"{table} has no column {' and no column '.join(missing)}: give it the columns id "
-            f"and scroll_id{instead}."
-        )
-    return header, lines
+    return [line for line in lines if any(line)] or [[]]
 
 
 def _reader(text, separator):

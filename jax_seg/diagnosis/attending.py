@@ -34,16 +34,17 @@ class Doctor(NamedTuple):
         if run.settings.devices.processes == 1:  # else the others would have to run them too
             given["programs"] = run.programs
         config = configuration.from_dict(run.to_store["config"])
-        if len(class_names(config.data.get("classes", ()))) > 1:
-            # One is examined by itself, from the volumes that are decoded already.
-            config.data.cache = config.data.cache or str(run.workdir / "cache")
         evidence = of_config(config, quick=True, given=given)
         try:
             report = examine(evidence)
         except (ValueError, OSError) as error:
-            if not evidence.reservation:
+            if not evidence.of_classes:
                 raise
-            run.journal.warn(f"Warning: The data are not examined. {evidence.reservation} {error}")
+            (run.workdir / FILE).unlink(missing_ok=True)  # of an earlier start
+            run.journal.warn(
+                f"Warning: The run starts unexamined: of several classes the doctor looks at "
+                f"{class_names(evidence.of_classes)[0]} alone, and then finds that {error}"
+            )
             return
         store(report, run.workdir)
         if evidence.reservation and report.findings:

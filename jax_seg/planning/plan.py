@@ -1,5 +1,6 @@
 """A plan: facts of the data, decisions in order, and a configuration that carries them."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -119,9 +120,10 @@ def _that_fits(config, decisions, facts, here, given):
         voxels //= 2
         if "data.patch" in given or voxels < SMALLEST:
             size = "×".join(map(str, config.data.patch))
+            needs = f"needs {needed / 2**30:.1f}" if math.isfinite(needed) else "needs more"
             raise ValueError(
                 f"{here.name} gives training {here.memory / 2**30:.1f} GiB, and a single patch of "
-                f"{size} voxels needs {needed / 2**30:.1f}; choose a larger device, fewer "
+                f"{size} voxels {needs}; choose a larger device, fewer "
                 "model.filters, or model.rematerialise=True."
             )
     each = max(_bytes(config, here, 2) - needed, 1)
@@ -130,6 +132,8 @@ def _that_fits(config, decisions, facts, here, given):
         f"a patch takes {each / 2**30:.2g} GiB as compiled for {here.name}, which gives training "
         f"{here.memory / 2**30:.3g}; more than {rules.LARGEST_BATCH} are not needed"
     )
+    if math.isinf(each):
+        reason = f"{here.name} has too little memory to compile a step of two patches"
     if sharing > 1:
         reason += f"; {sharing} devices share them"
     return shape, _without(Decision("batch", {"data.batch": fits * sharing}, reason), given)

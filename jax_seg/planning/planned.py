@@ -45,7 +45,7 @@ def fill(config, given, workdir=None, inherited=()):
     kept = given | dict(inherited)
     if processes.leads():
         # A run that has saved nothing yet needs its plan, too.
-        with locked(workdir) if workdir and Path(workdir).exists() else contextlib.nullcontext():
+        with locked(workdir) if workdir else contextlib.nullcontext():
             fields, lines = _fields(config, device, given, kept, workdir)
     values = config.to_dict()
     fields = {
@@ -66,7 +66,6 @@ def _fields(config, device, given, kept, workdir):
             return _stored(file, given), [f"Its plan is that of {file}."]
     plan = make_plan(config, device=device, minutes=config.train.minutes, given=kept)
     if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, marked(written.as_json(plan, _comparable(given)), "plan"))
     return plan.fields, written.in_words(plan)
 

@@ -138,9 +138,12 @@ def inherit(config, defaults, workdir):
 
 
 def _stored_config(workdir):
-    """The configuration of a run, {} where there is none."""
-    path = Path(workdir, "config.json")
-    return configuration.from_dict(read_json(path)) if path.is_file() else {}
+    """The configuration of a run, or of the first of its folds; {} where there is none."""
+    folder = Path(workdir)
+    for path in (folder / "config.json", *sorted(folder.glob("fold_*/config.json"))):
+        if path.is_file():
+            return configuration.from_dict(read_json(path))
+    return {}
 
 
 def require_empty(workdir):

@@ -16,8 +16,8 @@ def by_minutes(settings):
     return settings.train.get("epoch_length", "data") == "minutes"
 
 
-def require(train):
-    """Refuse a section `train` whose epochs cannot be measured.
+def require(train, first=0):
+    """Refuse a section `train` whose epochs cannot be measured, of a run that begins with `first`.
 
     Raises:
       ValueError: an unknown epoch_length, no minutes to fill, or no epoch to fill them.
@@ -30,10 +30,11 @@ def require(train):
             f"train.epoch_length is 'minutes', but train.minutes is {train['minutes']}; set it to "
             "the time that the whole run may take."
         )
-    if length == "minutes" and train["epochs"] < 2:
+    if length == "minutes" and train["epochs"] - first < 2:
         raise ValueError(
-            f"train.epoch_length is 'minutes', but train.epochs is {train['epochs']}; set 2 or "
-            "more, because the first epoch measures how long an update takes."
+            f"train.epoch_length is 'minutes', but of train.epochs={train['epochs']} the run has "
+            f"{train['epochs'] - first}; raise it, so that there are 2 or more, because the first "
+            "one measures how long an update takes."
         )
 
 

@@ -179,7 +179,7 @@ def _check_devices(settings, read):
 
 def _check_start(settings):
     plan, train = settings.plan, settings.train
-    pace.require(train)
+    pace.require(train, next((s.first for s in plan if s.name == train["start_stage"]), 0))
     if settings.metric == "loss" and any(s.loss_weights != plan[0].loss_weights for s in plan):
         raise ValueError(
             "validate.metric is 'loss', but the stages change the loss, so its values are not "

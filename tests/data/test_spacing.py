@@ -71,6 +71,9 @@ def test_the_table_may_have_a_column(tmp_path):
     table.write_text("id,scroll_id,spacing\nv0,s0,2 0.5\nv1,s0,\n")
     with pytest.raises(ValueError, match=r"the spacing '2 0\.5' for v0: write three"):
         read_spacings(table)
+    table.write_text("id,spacing\nv0,2 0.5 0.5\n")
+    with pytest.raises(ValueError, match="has no column scroll_id"):
+        find_images(root / "train_images")
     table.write_text("image,label\nv0.tif,1\n")  # of something else, which a prediction ignores
     assert [v.spacing for v in find_images(root / "train_images")] == [None, None]
 

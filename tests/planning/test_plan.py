@@ -261,7 +261,6 @@ def test_a_run_keeps_its_plan(sheets, tmp_path, monkeypatch, within):
 def test_a_run_that_has_saved_nothing_yet_keeps_its_plan_from_others(sheets, tmp_path):
     config, given = auto.get_config(), {"data.root": str(sheets), "model.filters": 2}
     configuration.override(config, given)
-    (tmp_path / "run").mkdir()
     with (
         locked(tmp_path / "run"),
         pytest.raises(ValueError, match="run is in use by another process"),

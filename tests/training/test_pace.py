@@ -113,7 +113,10 @@ def test_the_pace_is_measured_in_the_first_epoch(volumes_folder, tmp_path):
     [
         ({"epoch_length": "minutes"}, "train.minutes is 0.0"),
         ({"epoch_length": "hours", "minutes": 1.0}, "choose one of data, minutes"),
-        ({"epoch_length": "minutes", "minutes": 1.0, "epochs": 1}, "train.epochs is 1; set 2 or"),
+        (
+            {"epoch_length": "minutes", "minutes": 1.0, "epochs": 1},
+            "of train.epochs=1 the run has 1",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused(volumes_folder, train, sentence):

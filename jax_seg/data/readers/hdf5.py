@@ -90,12 +90,13 @@ class N5Reader:
         self.shape = tuple(shape[axis] for axis in self.axes.zyx)
         self.dtype = decoded_dtype(path, about["dataType"])
         self.spacing, self.notes = None, ()
-        resolution = about.get("pixelResolution") or {}
-        lengths = about.get("resolution") or resolution.get("dimensions")
-        if isinstance(lengths, list) and len(lengths) == len(shape):
-            units = about.get("units") or resolution.get("unit", "")
-            if not isinstance(units, list):  # one for all axes
-                units = [units] * len(shape)
+        found = about.get("pixelResolution")
+        found = found if isinstance(found, dict) else {"dimensions": found}
+        lengths = about.get("resolution") or found.get("dimensions")
+        units = about.get("units") or found.get("unit", "")
+        units = units if isinstance(units, list) else [units]
+        units *= len(shape) if len(units) == 1 else 1  # one for all axes
+        if isinstance(lengths, list) and len(lengths) == len(units) == len(shape):
             self.spacing = spacing.in_micrometres(
                 *([values[::-1][axis] for axis in self.axes.zyx] for values in (lengths, units))
             )

@@ -212,8 +212,15 @@ def test_the_units_of_each_axis_of_an_nrrd_file(tmp_path):
 def test_one_unit_for_all_axes_of_n5_and_a_size_that_is_none(tmp_path):
     write_n5(tmp_path / "a.n5")
     file = tmp_path / "a.n5" / "raw" / "attributes.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"units": "nm"}))
-    assert open_volume(tmp_path / "a.n5").spacing == pytest.approx((2, 0.25, 0.5))
+    about = json.loads(file.read_text())
+    for units in ("nm", ["nm"]):
+        file.write_text(json.dumps(about | {"units": units}))
+        assert open_volume(tmp_path / "a.n5").spacing == pytest.approx((2, 0.25, 0.5))
+    file.write_text(json.dumps(about | {"units": ["nm", "nm"]}))
+    assert open_volume(tmp_path / "a.n5").spacing is None
+    del about["resolution"], about["units"]
+    file.write_text(json.dumps(about | {"pixelResolution": [1, 2, 3]}))
+    assert open_volume(tmp_path / "a.n5").spacing == (3, 2, 1)
     write_h5(tmp_path / "a.h5")
     with h5py.File(tmp_path / "a.h5", "a") as opened:
         opened["volumes/raw"].attrs["element_size_um"] = 2.0
