@@ -1,6 +1,7 @@
 """Plans of small folders: facts by hand, files that load, runs that keep their plan."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -301,6 +302,23 @@ def test_a_card_takes_what_fits(sheets, monkeypatch):
     assert small["model.dtype"] == "bfloat16" and small["model.filters"] == 32
     with pytest.raises(ValueError, match="a single patch of"):
         chosen(1)
+
+
+def test_a_step_that_a_card_cannot_even_compile_does_not_fit(sheets, monkeypatch):
+    largest = [1]
+
+    def bytes_of(config, card, devices):
+        return 2**30 if config.data.batch <= largest[0] else math.inf
+
+    monkeypatch.setattr(planning, "step_bytes", bytes_of)
+    card = Machine("a card", 8 * 2**30, None, object())
+    monkeypatch.setattr(planning, "machine", lambda device: card)
+    plan = planning.make_plan(config_of(sheets))
+    (batch,) = [one for one in plan.decisions if one.topic == "batch"]
+    assert plan.fields["data.batch"] == 1 and "compile a step of two patches" in batch.reason
+    largest[0] = 0
+    with pytest.raises(ValueError, match=r"a single patch of .* voxels needs more; choose"):
+        planning.make_plan(config_of(sheets))
 
 
 def test_several_devices_share_what_fits_on_each(sheets, monkeypatch):
