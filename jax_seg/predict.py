@@ -266,9 +266,8 @@ def _inspection(kind, networks, on):
     def facts_of(volume, array):
         spacings = [together.resampling(network, volume) for network in networks]
         found = kind.inspect(volume.image, array, facts, spacings)
-        if sentence := together.unstated(networks, volume):
-            found["warnings"] = [*found["warnings"], sentence]
-        return found | {"judged_on": on[volume.id].as_json()}
+        warnings = [*found.get("warnings", ()), *together.unstated(networks, volume)]
+        return found | {"warnings": warnings, "judged_on": on[volume.id].as_json()}
 
     return facts_of
 

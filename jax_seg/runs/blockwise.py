@@ -162,8 +162,7 @@ def predict(arguments, networks, settings, volume, output):
         "threads": threads() if jax.default_backend() == "cpu" else 0,
         "judged_on": _judged_on(networks, volume).as_json(),
     }
-    unstated = together.unstated(networks, volume)
-    for sentence in [*_warnings(reader, networks), *([unstated] if unstated else [])]:
+    for sentence in [*_warnings(reader, networks), *together.unstated(networks, volume)]:
         print(f"Warning: {sentence}")
     job = Job(
         reader=reader,

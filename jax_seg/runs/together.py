@@ -182,7 +182,7 @@ def resampling(network, volume):
 
 
 def unstated(networks, volume):
-    """A sentence where a `Volume` states no spacing and networks know theirs; '' otherwise."""
+    """[a sentence] where a `Volume` states no spacing and a network knows its own, else []."""
     for network in networks:
         words = f"{volume.image} states no spacing"
         if trained := network.facts.get("trained_spacing"):
@@ -194,8 +194,9 @@ def unstated(networks, volume):
         else:
             continue
         if not found:
-            return f"{words} and is taken as it is; the network was trained at {in_words(trained)}."
-    return ""
+            at = in_words(trained)
+            return [f"{words} and is taken as it is; the network was trained at {at}."]
+    return []
 
 
 def resampled(networks, volume):
