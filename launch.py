@@ -5,6 +5,7 @@ on the command line with --config.SECTION.FIELD=VALUE.
 """
 
 import functools
+import itertools
 import os
 import re
 import sys
@@ -14,7 +15,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from configs import base, images
-from jax_seg.system import cards, commands, configuration
+from jax_seg.system import cards, commands, config_file, configuration
 from jax_seg.system.names import did_you_mean
 
 FIELDS = {"images": images}  # by data.name; base of all others
@@ -136,9 +137,17 @@ def default_workdir(source):
 
 
 def parse(argv):
-    """Parse the flags; exit with one sentence if a field does not exist."""
+    """Parse the flags; exit with a sentence if a file, its argument or a field does not exist."""
+    named = [word.partition("=")[2] for word in argv if word.startswith("--config=")]
+    named += [value for name, value in itertools.pairwise(argv) if name == "--config"]
+    for file in (Path(value.partition(":")[0]) for value in named):
+        if not file.is_file():
+            sys.exit(f"Error: {file} does not exist{config_file.nearest(file.absolute())}")
     try:
-        return app.parse_flags_with_usage(argv)
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        refusal = re.search(r"^ *ValueError: (.+)", str(error), re.MULTILINE)  # of get_config
+        sys.exit(f"Error: {refusal[1] if refusal else error}")
     except (AttributeError, KeyError) as error:
         known = {
             f for file in (base, *FIELDS.values()) for f in configuration.flat(file.get_config())

@@ -83,6 +83,8 @@ def test_differences_name_field_and_both_values_but_not_what_may_differ():
         ("--config.colours.hue=0.2", "no field 'colours.hue'; did you mean 'colour.hue'?"),
         ("--config.schedule.learning_rate=fast", "could not convert string to float: 'fast'"),
         ("--config.data.root=/nowhere", "/nowhere"),
+        ("--config=configs/v66.py", "Error: configs/v66.py does not exist; did you mean v6.py?"),
+        ("--config=configs/auto.py:demo", "Error: configs/auto.py takes no ':demo'"),
     ],
 )
 def test_the_command_line_ends_in_one_sentence(argument, message, tmp_path):
