@@ -290,10 +290,10 @@ def end(error):
             f"or cannot be reached ({sentence.splitlines()[0]}): run the same command for all "
             "of them to resume."
         )
-    # Python would first wait for the others, which wait for this one.
-    print(f"Error: {sentence}", file=sys.stderr, flush=True)
     sys.stdout.flush()
-    _tell_reporter("")
+    # JAX may abort this process at any moment and print pages: the reporter's word is the last.
+    _tell_reporter(f"Error: {sentence}")
+    # Python would first wait for the others, which wait for this one.
     os._exit(1)
 
 
@@ -303,7 +303,7 @@ _reporters = []
 def _tell_reporter(sentence):
     for reporter in _reporters:
         with contextlib.suppress(OSError):
-            reporter.stdin.write(f"{sentence}\n")
+            reporter.stdin.write(sentence.replace("\n", " ") + "\n")
             reporter.stdin.flush()
 
 

@@ -86,6 +86,25 @@ def test_a_process_whose_other_one_died_ends_with_a_sentence(history):
     )
 
 
+ABORTED = """
+import faulthandler, os, sys
+from jax_seg.system import processes
+
+faulthandler.enable()
+processes.connect(sys.argv[1], 0, 1)
+os._exit = lambda status: os.abort()  # as if JAX did it meanwhile
+processes.end(ValueError("the first\\nof two lines"))
+"""
+
+
+def test_what_jax_prints_as_it_aborts_does_not_hide_the_sentence():
+    command = [sys.executable, "-c", ABORTED, f"localhost:{free_port()}"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIME_LIMIT)
+    assert ended.returncode == -signal.SIGABRT
+    assert "Fatal Python error: Aborted" in ended.stderr
+    assert ended.stderr.splitlines()[-1] == "Error: the first of two lines"
+
+
 def test_a_signal_to_one_process_stops_all(history):
     (said, _), (silent, _) = history["stopped"]
     assert history["ended"] == [0, 0]
