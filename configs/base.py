@@ -51,6 +51,7 @@ def _data():
     data.fold = "0"  # the fold that is held out; 'all' for each in turn, 'none' for none
     data.folds = 5
     data.spacing = ()  # (z, y, x) of the voxels of all volumes; () as table, JSON or files say
+    data.target_spacing = ()  # (z, y, x) at which the network sees them; () for the median
     data.resample = "auto"  # volumes of another spacing to the run's; 'never' refuses them
     data.group = "scroll_id"  # keeps each scroll in one fold; '' shuffles single volumes
     data.split_seed = 0  # seed of the folds

@@ -239,7 +239,7 @@ def test_without_a_scored_volume_there_is_nothing_to_pool(folders):
     ("flags", "message"),
     [
         (["--threshold", "1"], "--threshold is 1.0"),
-        (["--foreground", "2"], "--foreground and --ignore both name the label value 2"),
+        (["--foreground", "0"], "--background and --foreground both name the label value 0"),
         (["--background_target", "0.7", "0.3"], "--background_target is 0.7 0.3"),
         (["--background_target", "30", "70"], "two increasing shares"),
     ],

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_seg.data import folder, folds, labels, spacing, synthetic
+from jax_seg.data import dataset_json, folder, folds, labels, spacing, synthetic
 from jax_seg.data.cache import Cache, source
 from jax_seg.data.fingerprint import fingerprint
 from jax_seg.data.preprocess import (
@@ -45,7 +45,7 @@ class Dataset(NamedTuple):
       channels: of every image.
       preprocessing: `Preprocessing`, fitted to the training volumes, or `PerVolume`.
       numbers: {id: `Preprocessing`} of each volume under `PerVolume`, else None.
-      remarks: sentences on unusual intensities.
+      remarks: sentences on label values that may be masked by mistake and unusual intensities.
     """
 
     train: list
@@ -83,6 +83,7 @@ def prepare(
     classes=(),
     preprocessing=None,
     voxels=(),
+    target_spacing=(),
     resample="auto",
 ):
     """Find, split, decode and measure the volumes of a folder.
@@ -99,7 +100,7 @@ def prepare(
       threads: volumes measured at once.
       preprocess: keyword arguments of `fit_preprocessing`.
       preprocessing: stored values of a resumed run; None fits them.
-      voxels, resample: the fields data.spacing and data.resample.
+      voxels, target_spacing, resample: the fields data.spacing and so on.
 
     Returns:
       Dataset.
@@ -107,7 +108,7 @@ def prepare(
     Raises:
       ValueError, FileNotFoundError: bad input, naming the file or the field.
     """
-    spacing.check(voxels, resample)
+    spacing.check(voxels, target_spacing, resample)
     found = folder.find_volumes(existing(root, "data.root"), images=images, labels=labels_folder)
     table = labels.label_table(
         foreground=foreground, ignore=ignore, background=background, classes=classes
@@ -116,7 +117,12 @@ def prepare(
     channels = require_same_channels([*train, *validation])
     cache_directory = Path(cache_directory)
     originals, spacings, target, copies = _at_one_spacing(
-        train, validation, voxels, resample, table, cache_directory / RESAMPLED
+        [*train, *validation],
+        table,
+        cache_directory / RESAMPLED,
+        voxels=voxels,
+        target=target_spacing,
+        resample=resample,
     )
     cache = cache_in(cache_directory, cache_gb, copies)
     at_target = originals | {copy.source.id: spacing.write(copy, table) for copy in copies}
@@ -142,7 +148,10 @@ def prepare(
         channels=channels,
         preprocessing=preprocessing,
         numbers=_numbers(used, cache, preprocessing, cache_directory / "measured", threads),
-        remarks=_remarks(train, validation, facts, preprocessing),
+        remarks=[
+            *dataset_json.masked_although_named(root, table),
+            *_remarks(train, validation, facts, preprocessing),
+        ],
     )
 
 
@@ -231,19 +240,19 @@ def cache_in(directory, gigabytes, copies=()):
     return cache
 
 
-def _at_one_spacing(train, validation, voxels, resample, table, directory):
+def _at_one_spacing(volumes, table, directory, *, voxels, target, resample):
     """The spacing of a run, and what is to be resampled to it; all volumes are checked.
 
     Returns:
       ({id: Volume} as found, {id: spacing or None}, spacing of the run, list of `spacing.Copy` of
       those of another).
     """
-    found = {v.id: v for v in sorted((*train, *validation), key=lambda v: v.id)}
+    found = {v.id: v for v in sorted(volumes, key=lambda v: v.id)}
     spacings = {
         id: tuple(map(float, voxels)) or spacing.stated(v.image, v.spacing)
         for id, v in found.items()
     }
-    target = spacing.of_run([spacings[v.id] for v in train], voxels)
+    target = spacing.of_run(spacings.values(), target)
     for volume in found.values():
         image, label = source(volume.image), source(volume.label)
         require_one_channel(label)

@@ -10,6 +10,7 @@ from jax_seg.ops.classes import BACKGROUND, FOREGROUND, MASKED, ONE, Classes
 
 REST = "rest"  # in a field: all label values that no field names
 BLOCK = 1 << 18  # voxels encoded at once: to look one up takes eight bytes for its index
+UNLABELLED = (2,)  # by default: the value that the competition masks
 _UNNAMED = 254  # while values are looked up; no class
 
 
@@ -63,12 +64,13 @@ class LabelTable(NamedTuple):
         return f"{{{', '.join(found + rest)}}}"
 
 
-def label_table(foreground=(1,), ignore=(2,), background=(0,), classes=(), prefix="data."):
+def label_table(foreground=(1,), ignore=UNLABELLED, background=(0,), classes=(), prefix="data."):
     """Which label values are BACKGROUND, FOREGROUND or MASKED, or of which class.
 
     Args:
         foreground, ignore, background: the label values of each kind: integers, negative ones and
-            instance numbers included; 'rest' in one of them means all values not named.
+            instance numbers included; 'rest' in one of them means all values not named. A value
+            that `ignore` holds by default is what another one of them names it.
         classes: several kinds of foreground instead, each as 'name=value' or 'name=value,value';
             they may share values.
         prefix: of their names in errors: "data." are fields, "--" flags of a command line.
@@ -81,17 +83,20 @@ def label_table(foreground=(1,), ignore=(2,), background=(0,), classes=(), prefi
             are not told apart.
     """
     told_apart, code_in = ONE, {}
+    background, foreground, ignore = map(_listed, (background, foreground, ignore))
     if classes:
         field = f"{prefix}classes"
         told_apart, code_in = _several(_listed(classes), field)
-        if set(_listed(foreground)) - {1, *code_in}:
+        if set(foreground) - {1, *code_in}:
             raise ValueError(
                 f"{prefix}foreground and {field} both say what is segmented: leave the former out."
             )
+    if tuple(ignore) == UNLABELLED and {*background, *(code_in or foreground)} & {*UNLABELLED}:
+        ignore = ()
     fields = {
-        f"{prefix}background": [(value, BACKGROUND) for value in _listed(background)],
-        f"{prefix}foreground": [(value, FOREGROUND) for value in _listed(foreground)],
-        f"{prefix}ignore": [(value, MASKED) for value in _listed(ignore)],
+        f"{prefix}background": [(value, BACKGROUND) for value in background],
+        f"{prefix}foreground": [(value, FOREGROUND) for value in foreground],
+        f"{prefix}ignore": [(value, MASKED) for value in ignore],
     }
     if classes:
         del fields[f"{prefix}foreground"]

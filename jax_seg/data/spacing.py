@@ -38,13 +38,17 @@ CODE = 1  # raised when the same volume would be resampled otherwise, so that it
 FARTHEST = 20.0  # times: a larger ratio of spacings is one of units
 
 
-def check(spacing, resample):
-    """Raise a ValueError where the fields data.spacing and data.resample are not valid."""
-    if tuple(spacing) and three_positive(spacing) is None:
-        raise ValueError(
-            f"data.spacing is {tuple(spacing)}: give three numbers above 0, depth first, or () to "
-            "take what the files say."
-        )
+def check(spacing, target, resample):
+    """Raise a ValueError where data.spacing, data.target_spacing or data.resample is not valid."""
+    for name, field, otherwise in (
+        ("spacing", spacing, "take what the files say"),
+        ("target_spacing", target, "train at the median"),
+    ):
+        if tuple(field) and three_positive(field) is None:
+            raise ValueError(
+                f"data.{name} is {tuple(field)}: give three numbers above 0, depth first, or () to "
+                f"{otherwise}."
+            )
     if resample not in CHOICES:
         raise ValueError(f"data.resample is {resample!r}: choose 'auto' or 'never'.")
 
@@ -64,15 +68,16 @@ def stated(image, of_table=None):
     return (None if is_address(image) else _beside(image)) or opened(image).spacing
 
 
-def of_run(spacings, field):
+def of_run(spacings, target):
     """The spacing on which a run trains: the field's, else the median of the known ones, else None.
 
     Args:
-      spacings: (z, y, x) or None of each training volume.
-      field: data.spacing.
+      spacings: (z, y, x) or None of each volume, those held out included, so that all folds train
+        at one.
+      target: data.target_spacing.
     """
-    if field:
-        return tuple(float(number) for number in field)
+    if target:
+        return tuple(float(number) for number in target)
     known = [three for three in spacings if three]
     return tuple(np.median(known, 0).tolist()) if known else None
 
@@ -136,11 +141,15 @@ class Copy(NamedTuple):
 def copy_of(volume, found, target, table, directory):
     """The `Copy` of a labelled volume at the spacing `target`, in files of a folder.
 
-    Their names follow from the volume, the spacings and the `LabelTable`.
+    Their names follow from the volume and the spacings, the label's from the `LabelTable` too:
+    whoever gives label values another meaning shares the images.
     """
-    text = repr([CODE, found, target, *((str(p), stamp(p)) for p in (volume.image, volume.label))])
-    key = hashlib.sha256(text.encode() + table.tobytes()).hexdigest()[:16]
-    image, label = (directory / f"{volume.id}-{key}.{part}.tif" for part in ("image", "label"))
+
+    def file(part, path, *facts):
+        key = repr([CODE, found, target, str(path), stamp(path), *facts]).encode()
+        return directory / f"{volume.id}-{hashlib.sha256(key).hexdigest()[:16]}.{part}.tif"
+
+    image, label = file("image", volume.image), file("label", volume.label, table.tobytes())
     if (count := channels_of(opened(volume.image))) > 1:
         image = channels_path(image.with_name(image.name.replace(".image", ".image_0000")), count)
     return Copy(volume, found, volume._replace(image=image, label=label, spacing=target))

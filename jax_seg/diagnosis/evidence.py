@@ -320,9 +320,10 @@ class Evidence:
     def resampled(self):
         """Ids of the volumes of another spacing than the run's; a network sees them resampled."""
         trained = self.task.spacing
-        if not trained or self.field("data.spacing"):
+        if not trained:
             return set()
-        spacings = {name: stated(v.image, v.spacing) for name, v in self.run.labelled.items()}
+        of_all, volumes = tuple(self.field("data.spacing", ())), self.run.labelled.items()
+        spacings = {name: of_all or stated(v.image, v.spacing) for name, v in volumes}
         return {name for name, found in spacings.items() if found and differ(found, trained)}
 
     @property

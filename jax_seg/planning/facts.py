@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_seg.data import folder, spacing
+from jax_seg.data import dataset_json, folder, spacing
 from jax_seg.data.cache import source
 from jax_seg.data.dataset import cache_in
 from jax_seg.data.labels import label_table
@@ -21,7 +21,6 @@ from jax_seg.diagnosis.finding import Skipped
 from jax_seg.diagnosis.labels import thickness, unlabelled_values
 from jax_seg.ops.classes import FOREGROUND
 from jax_seg.ops.components import connected
-from jax_seg.system.files import read_json
 from jax_seg.weights.nnunet_plans import regions_in_order
 
 SLAB = 2**24  # voxels of a label that are counted at once
@@ -84,13 +83,14 @@ class Labels(NamedTuple):
     classes: tuple = ()
 
 
-def gather(config, given=None):
+def gather(config, given=None, cache=""):
     """Measure the data that a configuration names.
 
     Args:
       config: ConfigDict of `configs/base.py`; of it the section `data` counts.
       given: {'data.foreground': …}, fields that the user has set; what label values mean is then
         not guessed.
+      cache: folder for decoded volumes that the run will find there; '' for one that is removed.
 
     Returns:
       Facts.
@@ -109,7 +109,8 @@ def gather(config, given=None):
         config.data.root, images=config.data.images, labels=config.data.labels
     )
     with tempfile.TemporaryDirectory(prefix="jax_seg_plan_") as temporary:
-        config.data.update(fold="none", patch=(8, 8, 8), cache=config.data.cache or temporary)
+        config.data.cache = config.data.cache or str(cache or temporary)
+        config.data.update(fold="none", patch=(8, 8, 8))
         cache = cache_in(Path(config.data.cache), config.data.cache_gb)
         values = _values(found, cache, max(config.data.threads, 1))
         labels = _labels(config, values, given or {})
@@ -226,15 +227,8 @@ def _of_dataset_json(root, values):
 
     Several names beside background and ignore are classes, lists of values ones that share them.
     """
-    path = f"{root}/dataset.json"
-    try:
-        dataset = read_json(path)
-        said, order = dataset.get("labels", {}), dataset.get("regions_class_order")
-        of_name = {name: [v] if isinstance(v, int) else list(v) for name, v in said.items()}
-    except (FileNotFoundError, AttributeError, TypeError):
-        return None
-    integers = all(isinstance(v, int) for some in of_name.values() for v in some)
-    if "background" not in of_name or not integers:
+    of_name = dataset_json.label_values(root)
+    if not of_name:
         return None
     background, ignore = (tuple(of_name.pop(name, ())) for name in ("background", "ignore"))
     foreground = tuple(dict.fromkeys(v for some in of_name.values() for v in some))
@@ -243,7 +237,8 @@ def _of_dataset_json(root, values):
             f"Labels of {root} hold the value {unnamed[0]}, which dataset.json does not name: add "
             "it there, or set data.foreground and data.ignore."
         )
-    if order:
+    path = f"{root}/{dataset_json.NAME}"
+    if order := dataset_json.region_order(root):
         regions_in_order(of_name, order, path)
     named = {name: ",".join(map(str, some)) for name, some in of_name.items()}
     words = ", ".join(f"{some} {name}" for name, some in named.items())

@@ -34,7 +34,7 @@ class Plan(NamedTuple):
         return {path: value for one in self.decisions for path, value in one.fields.items()}
 
 
-def make_plan(config, *, device="", minutes=60.0, given=None):
+def make_plan(config, *, device="", minutes=60.0, given=None, cache=""):
     """Choose the settings of a run on volumes.
 
     Args:
@@ -42,6 +42,7 @@ def make_plan(config, *, device="", minutes=60.0, given=None):
       device: of `machine.machine`.
       minutes: that the run may take.
       given: {dotted path: value} that the user has set: nothing replaces these.
+      cache: of `facts.gather`.
 
     Returns:
       Plan.
@@ -54,7 +55,7 @@ def make_plan(config, *, device="", minutes=60.0, given=None):
         raise ValueError(f"train.minutes is {minutes}; give a plan the time that the run may take.")
     given = dict(given or {})
     given = _of_levels(config.model) | given
-    facts, here = gather(config, given), machine(device)
+    facts, here = gather(config, given, cache), machine(device)
     shape = rules.geometry(facts, rules.CPU_VOXELS, given)
     width, updates = rules.width(here, shape.fields | given, minutes)
     decisions = [

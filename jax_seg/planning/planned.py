@@ -64,7 +64,8 @@ def _fields(config, device, given, kept, workdir):
         require_own([file], "plan", "--workdir")
         if _has_begun(file.parent):
             return _stored(file, given), [f"Its plan is that of {file}."]
-    plan = make_plan(config, device=device, minutes=config.train.minutes, given=kept)
+    cache = file.parent / "cache" if file else ""
+    plan = make_plan(config, device=device, minutes=config.train.minutes, given=kept, cache=cache)
     if file:
         write_json(file, marked(written.as_json(plan, _comparable(given)), "plan"))
     return plan.fields, written.in_words(plan)

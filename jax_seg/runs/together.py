@@ -160,9 +160,10 @@ def other_spacing(network, volume):
       ValueError: of `spacing.to_resample`.
     """
     trained = network.facts.get("network_spacing")
-    if not trained or network.fields.get("data.spacing"):
+    if not trained:
         return None
-    found = spacing.stated(volume.image, volume.spacing)
+    of_all = network.fields.get("data.spacing")
+    found = tuple(of_all) if of_all else spacing.stated(volume.image, volume.spacing)
     how = network.fields["data.resample"]
     return found if spacing.to_resample(volume.image, found, trained, how) else None
 

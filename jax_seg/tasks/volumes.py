@@ -31,7 +31,7 @@ FIELDS = {
         "classes",
         *("fold", "folds", "group", "split_seed", "threads", "cache", "cache_gb"),
         *("patch", "patches_per_volume", "foreground_share", "balance_target"),
-        *("spacing", "resample"),
+        *("spacing", "target_spacing", "resample"),
     ),
     "synthetic": None,
     "preprocess": None,
@@ -145,6 +145,7 @@ def prepare_data(workdir, preprocessing=None, *, data, synthetic, preprocess, **
         preprocess=preprocess,
         preprocessing=preprocessing and stored_preprocessing(preprocessing),
         voxels=data.get("spacing", ()),
+        target_spacing=data.get("target_spacing", ()),
         resample=data.get("resample", "auto"),
         classes=data.get("classes", ()),
     )

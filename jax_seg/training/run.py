@@ -75,6 +75,7 @@ def _open(run, doctor, opening):
         run.journal.say(line)
     if doctor:
         doctor.before(run)
+    run.clock.count()  # the minutes of a run are those of its training
 
 
 def _agreement(run, stop_asked):

@@ -42,6 +42,16 @@ def test_ordinary_volumes_leave_nothing_to_remark(tmp_path):
     assert prepare(write_volumes(tmp_path / "data"), tmp_path).remarks == []
 
 
+def test_a_class_that_is_masked_by_default_is_named(tmp_path):
+    root = write_volumes(tmp_path / "data")
+    said = {"background": 0, "anterior": 1, "posterior": 2}
+    (root / "dataset.json").write_text(json.dumps({"labels": said}))
+    (remark,) = prepare(root, tmp_path).remarks
+    assert "masks the label value 2, which" in remark and "names 'posterior'" in remark
+    (root / "dataset.json").write_text(json.dumps({"labels": said | {"posterior": 3, "ignore": 2}}))
+    assert prepare(root, tmp_path).remarks == []
+
+
 @pytest.mark.parametrize("part", ["train", "validation"])
 def test_a_volume_on_another_scale_is_named(tmp_path, part):
     root = write_volumes(tmp_path / "data")

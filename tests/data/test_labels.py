@@ -198,6 +198,15 @@ def test_the_advice_on_an_unknown_value_can_be_followed():
     assert encode(label, named, "a.tif").tolist() == [[[0, 1, 1, 255]]]
 
 
+@pytest.mark.parametrize(
+    "named", [{"foreground": (1, 2)}, {"classes": ("a=1", "b=2")}, {"background": (0, 2)}]
+)
+def test_a_value_that_is_masked_by_default_is_what_it_is_named(named):
+    table = label_table(**named)
+    assert table == label_table(**named, ignore=())
+    assert table.values == (0, 1, 2) and MASKED not in table.codes
+
+
 def test_count():
     encoded = encode(VALUES, label_table(), "a.tif")
     assert count(encoded) == Counts(background=1, foreground=3, masked=2)
@@ -225,7 +234,10 @@ def test_several_classes():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"classes": ("sheet=1", "ink=2")}, "data.classes and data.ignore both name the label"),
+        (
+            {"classes": ("sheet=1", "ink=3"), "ignore": (3,)},
+            "data.classes and data.ignore both name the label",
+        ),
         ({"classes": ("sheet",), "ignore": ()}, "data.classes holds 'sheet': write a name and"),
         ({"classes": ("sheet=one",)}, "data.classes holds 'sheet=one': write a name and"),
         ({"classes": ("=1",)}, "data.classes holds '=1', a class without a name"),

@@ -10,12 +10,14 @@ import tifffile
 from jax_seg import predict
 from jax_seg.data import spacing
 from jax_seg.data.folder import find_images, find_volumes
+from jax_seg.data.labels import label_table
 from jax_seg.data.readers import open_volume, remote
 from jax_seg.data.resample import resample_classes, resample_image
 from jax_seg.data.table import read_spacings
 from jax_seg.infer.inspection import spacing_as_nnunet
 from jax_seg.runs import checkpoints
 from jax_seg.system import memory
+from jax_seg.tasks import volumes
 from jax_seg.training import run as training
 from tests.conftest import tiny_config, write_volumes
 
@@ -78,7 +80,7 @@ def test_the_table_may_have_a_column(tmp_path):
     assert [v.spacing for v in find_images(root / "train_images")] == [None, None]
 
 
-def test_the_runs_own_is_the_field_or_the_median():
+def test_the_runs_own_is_the_target_or_the_median():
     known = [(2.0, 1.0, 1.0), None, (4.0, 1.0, 1.0), (2.0, 1.0, 3.0)]
     assert spacing.of_run(known, ()) == (2, 1, 1)
     assert spacing.of_run(known, (5, 1, 1)) == (5, 1, 1)
@@ -173,8 +175,41 @@ def test_never_refuses_another_spacing(mixed, tmp_path):
 def test_the_field_stands_for_all_files(mixed, tmp_path):
     config = config_of(mixed)
     config.data.update(spacing=(3.0, 1.0, 1.0), resample="never")
-    training.run(config, tmp_path)
-    assert not list((tmp_path / "cache" / "resampled").glob("*"))
+    training.run(config, tmp_path / "one")
+    assert not list((tmp_path / "one" / "cache" / "resampled").glob("*"))
+    config.data.update(target_spacing=(6.0, 1.0, 1.0), resample="auto")
+    training.run(config, tmp_path / "other")
+    copies = list((tmp_path / "other" / "cache" / "resampled").glob("*.tif"))
+    assert len(copies) == 12 and {open_volume(path).shape for path in copies} == {(10, 20, 20)}
+    options = ["--workdir", str(tmp_path / "other"), "--output", str(tmp_path / "out")]
+    assert predict.main([*options, "--input", str(mixed / "train_images" / "v2.tif")]) == 0
+    said = json.loads((tmp_path / "out" / "v2.json").read_text())
+    assert (said["resampled_from"], said["resampled_to"]) == ([3, 1, 1], [[6, 1, 1]])
+
+
+def test_images_are_resampled_once_for_all_meanings_of_their_labels(mixed, tmp_path):
+    (volume,) = (v for v in find_volumes(mixed) if v.id == "v2")
+    copies = [
+        spacing.copy_of(volume, (1, 1, 1), (2, 1, 1), label_table(ignore=some), tmp_path).volume
+        for some in ((2,), (2, 3))
+    ]
+    assert copies[0].image == copies[1].image and copies[0].label != copies[1].label
+
+
+def test_all_folds_train_at_one_spacing(tmp_path):
+    """Also where the median of what one of them trains on is another."""
+    root = write_volumes(tmp_path / "data")
+    for number in range(6):
+        text = json.dumps({"spacing": [1.0 + number, 1.0, 1.0]})
+        (root / "train_images" / f"v{number}.json").write_text(text)
+    config = config_of(root)
+    config.data.cache = str(tmp_path / "cache")
+    found = []
+    for fold in range(3):
+        config.data.fold = str(fold)
+        sections = {name: config[name].to_dict() for name in ("data", "synthetic", "preprocess")}
+        found.append(volumes.prepare_data(tmp_path, **sections).spacing)
+    assert found == [(3.5, 1, 1)] * 3
 
 
 @pytest.mark.parametrize(
@@ -182,6 +217,7 @@ def test_the_field_stands_for_all_files(mixed, tmp_path):
     [
         ({"spacing": (1.0, 1.0)}, "data.spacing is"),
         ({"spacing": (1.0, 1.0, -1.0)}, "data.spacing is"),
+        ({"target_spacing": (0.0, 1.0, 1.0)}, "data.target_spacing is .* train at the median"),
         ({"resample": "maybe"}, "data.resample is 'maybe'"),
     ],
 )

@@ -60,6 +60,7 @@ CHANGES = {
     "data.folds": (2, {}),
     "data.group": ("", {}),
     "data.spacing": ((4.0, 1.0, 1.0), {}),
+    "data.target_spacing": ((4.0, 1.0, 1.0), {}),
     "data.resample": ("sometimes", {}),  # 'never' is in tests/data/test_spacing.py
     "data.split_seed": (1, {}),
     "data.patch": ((16, 16, 8), {}),
