@@ -18,9 +18,13 @@ GOLDEN = ROOT / "tests" / "golden"
 # garbage takes an eighth of the suite's time.
 gc.set_threshold(100_000, 50, 1000)
 TIME_LIMIT = 1800  # seconds, of whatever a test waits for: against hanging alone
-# No example is too slow: how long one takes depends on what else the machine does.
+# No example is too slow: how long one takes depends on what else the machine does. The examples
+# are the same in every run, so that what fails has changed.
 settings.register_profile(
-    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "any machine",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("any machine")
 # Many tests build the same programs: all workers, and the processes that they start, share them.

@@ -26,6 +26,8 @@ def prepare():
     line, "Warning: …".
     """
     _hush_orbax()
+    # JAX reads a program that another process is just writing as a damaged one, and compiles it.
+    warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
     _expect_no_card_without_a_driver()
     convolve_channels_last()
     warnings.formatwarning = _format_warning

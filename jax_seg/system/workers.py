@@ -46,6 +46,8 @@ def on_this_machine(workers, environment=None):
     """
     dask, distributed = dask_and_distributed()
     settings = {
+        # A worker that died twice within it, or starts slowly, would not be started again.
+        "distributed.deploy.lost-worker-timeout": "24h",
         "distributed.scheduler.allowed-failures": 0,  # whoever submits decides
         "distributed.worker.multiprocessing-method": "spawn",  # JAX does not survive a fork
         # In place before a worker imports Dask, which then sets up its log.

@@ -192,7 +192,7 @@ def test_find_images_errors(tmp_path):
 def no_warnings():
     """What is clear is found without a word."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         yield
 
 

@@ -75,7 +75,7 @@ def test_images_of_both_parts_leave_the_training_part(root):
         training = find_examples(root)
     assert [example.id for example in training] == [NAMES[0], NAMES[2]]
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         assert len(find_examples(root, "Test")) == 3
 
 
@@ -113,7 +113,7 @@ def test_what_is_not_read_is_counted_and_named(root):
     images, masks = root / "Train/Image", root / "Train/GT_Object"
     (images / f"{NAMES[0]}.json").touch()  # what predict says about it
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         find_examples(root)
     (images / "a.heic").touch()
     (images / "more").mkdir()

@@ -28,7 +28,7 @@ GREY, RGB = {"photometric": "minisblack"}, {"photometric": "rgb"}
 def no_warnings():
     """What is clear is read without a word."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         yield
 
 

@@ -183,7 +183,7 @@ def test_tiff_with_a_palette(tmp_path):
     with pytest.warns(match=r"red\.tif has a colour palette: its palette indices are read"):
         check_reader(tmp_path / "red.tif", voxels)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         check_reader(tmp_path / "grey.tif", voxels)
 
 

@@ -75,7 +75,7 @@ def test_a_notice_is_given_once_and_not_by_copies(tmp_path):
     assert [str(warning.message) for warning in given] == list(reader.notes)
     assert given[0].filename == __file__
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         open_volume(tmp_path / "a.tif")
         pickle.loads(pickle.dumps(reader))
 

@@ -89,7 +89,7 @@ def test_zarr_with_codecs_that_tensorstore_lacks(tmp_path, codec):
     voxels = make_voxels(np.int32)
     write_image(tmp_path / "a.zarr", voxels.T.copy(), "xyz", version, **options)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         check_reader(tmp_path / "a.zarr", voxels)
     chunk = next(p for p in sorted((tmp_path / "a.zarr/0").rglob("0*")) if p.is_file())
     chunk.write_bytes(b"broken")

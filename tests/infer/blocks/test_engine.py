@@ -80,13 +80,14 @@ def test_a_client_that_is_killed_resumes_where_it_was(image, undisturbed, tmp_pa
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     records = tmp_path / "v.blocks" / "network"
     deadline = time.monotonic() + TIME_LIMIT
-    while len(list(records.glob("*.json"))) < 3 and time.monotonic() < deadline:
+    while len(list(records.glob("[0-9]*.json"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    psutil.wait_procs(workers, timeout=60)  # they notice that their client is gone
-    done = len(list(records.glob("*.json")))
+    _, left = psutil.wait_procs(workers, timeout=TIME_LIMIT)  # they notice that it is gone
+    assert not left
+    done = len(list(records.glob("[0-9]*.json")))
     assert 3 <= done < 12
     capsys.readouterr()
     load = functools.partial(load_slow, 0)
