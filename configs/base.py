@@ -257,8 +257,8 @@ def _train():
     train.epochs = 300
     train.accumulate = 1  # batches whose gradients make one update
     train.minutes = 0.0  # end after the epoch in which this time has passed; 0 for no limit
-    # Updates of an epoch: 'data', one pass over its patches; or 'minutes', so many that all epochs
-    # together take train.minutes, with what compiles and judges.
+    # Updates of an epoch: 'data', one pass over its patches; 'minutes', so many that all epochs
+    # together take train.minutes, with what compiles and judges; or their number, such as '250'.
     train.epoch_length = "data"
     train.log_every = 0  # updates between events of single updates; 0 for epochs only
     train.start_from = ""  # WORKDIR, WORKDIR@swa, WORKDIR@STEP whose weights initialise a new run
@@ -345,7 +345,8 @@ def shrink(config, arg):
     def scaled(epochs):
         return max(round(epochs * scale), 1) if epochs else 0
 
-    config.train.epochs, first = epochs, 0
+    config.train.update(epochs=epochs, epoch_length="data")
+    first = 0
     for stage in sorted(config.stages.values(), key=lambda stage: stage.epochs):
         last = round((stage.epochs[1] + 1) * scale) - 1
         stage.epochs, first = (first, last), last + 1

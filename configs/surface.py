@@ -28,6 +28,7 @@ def get_config(arg=""):
     config.schedule.learning_rate = 3e-3
     config.average.ema_decay = 0.999
     config.data.foreground_share = 0.5
+    config.postprocess.steps = ("remove_small:voxels=100", "fill_holes:voxels=50")  # as base
     if arg == "demo":
         config.average.ema_decay = 0.9
         return config

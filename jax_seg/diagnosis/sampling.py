@@ -110,6 +110,10 @@ def coverage(evidence):
 def _patches_per_volume(evidence):
     """The patches of each training volume in the whole run."""
     sampler, settings = evidence.task.train, evidence.settings
+    if given := pace.updates_given(settings):
+        epochs = [stage.last - stage.first + 1 for stage in settings.plan]
+        each = [given * np.mean(stage.batches) * stage.accumulate for stage in settings.plan]
+        return int(np.dot(epochs, each)) // len(sampler.volumes)
     if not pace.by_minutes(settings):
         return settings.train["epochs"] * sampler.patches_per_volume
     epochs = epochs_so_far(evidence)

@@ -41,8 +41,12 @@ def planned_updates(settings, samples):
     """
     if pace.by_minutes(settings):
         raise Skipped("the run measures its pace before it knows how many updates it has")
+    given = pace.updates_given(settings)
     return [
-        float(np.mean([math.ceil(samples / (batch * stage.accumulate)) for batch in stage.batches]))
+        given
+        or float(
+            np.mean([math.ceil(samples / (batch * stage.accumulate)) for batch in stage.batches])
+        )
         for stage in settings.plan
         for _ in range(stage.first, stage.last + 1)
     ]

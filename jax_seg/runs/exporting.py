@@ -31,6 +31,8 @@ class Source(NamedTuple):
 
     Attributes:
       network: jitted, of `network.make_network`.
+      in_float32: the same with this compute type, for ONNX: runtimes have few operators in
+        bfloat16.
       variables: its weights.
       rule: its preprocessing.
       loaded: `members.Network`.
@@ -40,6 +42,7 @@ class Source(NamedTuple):
     """
 
     network: object
+    in_float32: object
     variables: dict
     rule: Preprocessing | PerVolume
     loaded: members.Network
@@ -67,13 +70,18 @@ def read(text):
     if config.validate.get("convention") == members.NNUNET:
         raise ValueError(
             f"{text} was imported from nnU-Net and predicts by its rules, which an export does not "
-            "carry: train it further (docs/nnunet.md), or export it with nnU-Net."
+            "carry: train it further (docs/nnunet.md), and export that run."
         )
     rule = preprocess.stored(beside["preprocessing"])
-    network = make_network(models.build(**config.model), rule)
+    fields = config.model.to_dict()
+    network, in_float32 = (
+        make_network(models.build(**fields | {"dtype": dtype}), rule)
+        for dtype in (fields["dtype"], "float32")
+    )
     channels = config.model.get("in_channels", 1)
     classes = held_out.table_of(configuration.flat(config)).classes
-    return Source(network, variables, rule, members.load(member), beside, channels, classes)
+    loaded = members.load(member)
+    return Source(network, in_float32, variables, rule, loaded, beside, channels, classes)
 
 
 def require_writable(folder, sources):
@@ -161,18 +169,13 @@ def _write(folder, number, source, mark, onnx):
 
 
 def _write_onnx(path, source, mark):
-    """Write the network for one window; under `PerVolume` with the second input of the program."""
+    """Write the network for one window in float32; under `PerVolume` it has a second input."""
     loaded, weights = source.loaded, exported.flat(source.variables)
-    if loaded.fields["model.dtype"] != "float32":
-        raise ValueError(
-            f"{loaded.facts['workdir']} computes in {loaded.fields['model.dtype']}, and an ONNX "
-            "file would in float32: remove --onnx."
-        )
     low, high = (getattr(source.rule, name, at) for name, at in (("low", 0), ("high", 255)))
     shape = (1, *loaded.facts["patch"], source.channels)
     noise = np.random.default_rng(0).uniform(low, high, shape)
     inputs = {"window": noise.astype(np.float32)}
     if isinstance(source.rule, PerVolume):
         inputs["own"] = exported.own_numbers(source.channels)
-    chain = exported.chain(source.network, source.rule, source.classes, one=True)
+    chain = exported.chain(source.in_float32, source.rule, source.classes, one=True)
     as_onnx.write(path, functools.partial(chain, weights), inputs, OUTPUTS, mark)

@@ -67,8 +67,9 @@ def size_of(run, stage, progress):
     """(samples per batch, samples per update, updates) of the running epoch."""
     batch = stage.batch(run.settings.seed, progress.epoch)
     samples = batch * stage.accumulate
+    updates = progress.updates or pace.updates_given(run.settings)
     # A short last update draws ahead.
-    return batch, samples, progress.updates or math.ceil(len(run.data.train) / samples)
+    return batch, samples, updates or math.ceil(len(run.data.train) / samples)
 
 
 def train_epoch(run, stage, state, progress):

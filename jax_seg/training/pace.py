@@ -1,4 +1,4 @@
-"""Epochs that fill the minutes of a run: how many updates each may have, by what was measured."""
+"""How many updates an epoch has: as said, or so many that epochs fill the minutes of a run."""
 
 import contextlib
 import time
@@ -16,6 +16,12 @@ def by_minutes(settings):
     return settings.train.get("epoch_length", "data") == "minutes"
 
 
+def updates_given(settings):
+    """The updates of each epoch where train.epoch_length is their number, else 0."""
+    length = settings.train.get("epoch_length", "data")
+    return int(length) if length.isdecimal() else 0
+
+
 def require(train, first=0):
     """Refuse a section `train` whose epochs cannot be measured, of a run that begins with `first`.
 
@@ -23,8 +29,11 @@ def require(train, first=0):
       ValueError: an unknown epoch_length, no minutes to fill, or no epoch to fill them.
     """
     length = train.get("epoch_length", "data")
-    if length not in LENGTHS:
-        raise ValueError(f"train.epoch_length is '{length}'; choose one of {', '.join(LENGTHS)}.")
+    if length not in LENGTHS and not (length.isdecimal() and int(length)):
+        raise ValueError(
+            f"train.epoch_length is '{length}'; choose one of {', '.join(LENGTHS)}, or a number of "
+            "updates."
+        )
     if length == "minutes" and train["minutes"] <= 0:
         raise ValueError(
             f"train.epoch_length is 'minutes', but train.minutes is {train['minutes']}; set it to "

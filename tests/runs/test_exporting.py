@@ -194,13 +194,20 @@ def test_onnx_without_its_packages_is_refused(runs, monkeypatch, capsys):
     assert not (runs / "o").exists()
 
 
-def test_onnx_of_a_network_in_bfloat16_is_refused(volumes_folder, tmp_path, capsys):
+def test_onnx_of_a_network_in_bfloat16_computes_in_float32(volumes_folder, tmp_path):
+    import onnxruntime
+
     run = write_run(
         tmp_path / "run", volumes_folder, change=lambda c: c.model.update(dtype="bfloat16")
     )
-    assert export.main([str(run), str(tmp_path / "out"), "--onnx"]) == 1
-    assert "computes in bfloat16, and an ONNX file would in float32" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert export.main([str(run), str(tmp_path / "out"), "--onnx"]) == 0
+    source = exporting.read(str(run))
+    window = np.random.default_rng(2).uniform(0, 255, (1, 16, 16, 16, 1)).astype(np.float32)
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "network_0.onnx")
+    (found,) = session.run(["logits"], {"window": window})
+    own, rounded = (one(source.variables, window) for one in (source.in_float32, source.network))
+    np.testing.assert_allclose(found, own, rtol=0, atol=1e-4)
+    assert np.abs(found - rounded).max() > 1e-3
 
 
 def test_onnx_that_cannot_carry_a_network_is_refused(tmp_path):

@@ -4,6 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from jax_seg.diagnosis import sampling
+from jax_seg.diagnosis.evidence import of_run
+from jax_seg.diagnosis.schedules import planned_updates
 from jax_seg.runs import checkpoints
 from jax_seg.runs.events import read_events
 from jax_seg.training import pace
@@ -98,6 +101,17 @@ def test_a_run_fills_its_minutes_and_keeps_its_lengths_when_resumed(
     assert stored.found()[stored.resolve("latest")].loop["loop"]["updates"] == 3
 
 
+def test_an_epoch_of_a_number_of_updates(volumes_folder, tmp_path):
+    config = tiny_config(volumes_folder)
+    config.train.epoch_length = "5"
+    training.run(config, tmp_path)
+    assert [e["step"] for e in read_events(tmp_path) if e["kind"] == "train"] == [5, 10]
+    evidence = of_run(tmp_path, quick=True)
+    assert planned_updates(evidence.settings, 1000) == [5, 5]
+    samples = 2 * 5 * config.data.batch
+    assert sampling._patches_per_volume(evidence) == samples // len(evidence.task.train_ids)
+
+
 def test_the_pace_is_measured_in_the_first_epoch(volumes_folder, tmp_path):
     config = tiny_config(volumes_folder)
     config.train.update(epochs=2, minutes=1e-6, epoch_length="minutes")
@@ -112,7 +126,8 @@ def test_the_pace_is_measured_in_the_first_epoch(volumes_folder, tmp_path):
     "train, sentence",
     [
         ({"epoch_length": "minutes"}, "train.minutes is 0.0"),
-        ({"epoch_length": "hours", "minutes": 1.0}, "choose one of data, minutes"),
+        ({"epoch_length": "hours", "minutes": 1.0}, "choose one of data, minutes, or a number"),
+        ({"epoch_length": "0"}, "choose one of data, minutes, or a number"),
         (
             {"epoch_length": "minutes", "minutes": 1.0, "epochs": 1},
             "of train.epochs=1 the run has 1",
