@@ -201,7 +201,7 @@ def _imported(fold, path):
         name=NETWORKS[plan.network],
         validate={"convention": members.NNUNET},
         rule=plan.rule,
-        labels=plan.labels,
+        data=plan.labels | plan.target,
         source={
             "program": "nnU-Net",
             "checkpoint": str(path.absolute()),

@@ -27,6 +27,10 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("any machine")
+# Whatever starts the suite, it is no job of a cluster, and its processes meet without a proxy.
+for name in list(os.environ):
+    if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_", "TPU_")) or "_proxy" in name.lower():
+        del os.environ[name]
 # Many tests build the same programs: all workers, and the processes that they start, share them.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -15,6 +15,11 @@ def new_shape(shape, before, after):
     return tuple(max(round(n * b / a), 1) for n, b, a in zip(shape, before, after, strict=True))
 
 
+def changes_shape(shape, before, after):
+    """Whether a volume has another shape at another spacing: nnU-Net resamples no others."""
+    return new_shape(shape, before, after) != tuple(shape)
+
+
 def resample(volume, shape, before, after, order):
     """A volume at another spacing.
 

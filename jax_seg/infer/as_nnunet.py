@@ -19,8 +19,8 @@ import numpy as np
 from jax import lax
 
 from jax_seg.data.preprocess import PerVolume, Preprocessing, as_array, preprocess
-from jax_seg.data.readers.spacing import completed, differ
-from jax_seg.data.resample import new_shape, resample
+from jax_seg.data.readers.spacing import completed
+from jax_seg.data.resample import changes_shape, new_shape, resample
 from jax_seg.data.sampling import with_channels
 from jax_seg.infer.ensemble import PLANE, turn_back
 from jax_seg.infer.part import Part, cropped, whole
@@ -56,8 +56,9 @@ def segment_volume(
       overlap: share of a window that its neighbour covers too, about.
       orientations: of `ensemble.orientations_of`, over which each window's logits are averaged.
       spacing: (z, y, x) of the volume; None where it is not known.
-      trained: the spacing that the network was trained on, in the same unit, or None. A volume of
-        another is resampled to it, and its logits back, but not along an axis where it is None.
+      trained: the spacing that the network was trained on, in the same unit, or None. A volume that
+        has another shape there is resampled to it, and its logits back, but not along an axis where
+        it is None.
       classes: number of them.
 
     Returns:
@@ -73,7 +74,7 @@ def segment_volume(
         return background(part, classes)
     zero = 0.0 if getattr(preprocessing, "region", "") == "nonzero" else numbers.shift
     trained = trained and spacing and completed(trained, spacing)
-    if resampled := bool(trained and differ(spacing, trained)):
+    if resampled := bool(trained and changes_shape(inside.whole, spacing, trained)):
         voxels = inside.read((0, 0, 0), inside.whole)
         shape = new_shape(inside.whole, spacing, trained)
         voxels = np.asarray(preprocess(voxels, as_rule(preprocessing), as_array(numbers)))

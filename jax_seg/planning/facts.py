@@ -33,7 +33,8 @@ class Facts(NamedTuple):
       shapes: int [N, 3] voxels.
       dtype: of the images, as text: 'float32 and uint8'.
       groups: number of scrolls; of volumes where no table names scrolls.
-      spacing: (z, y, x) micrometres that the files state, the median; None where none does.
+      spacing: (z, y, x) micrometres of data.target_spacing, else that the files state, the median;
+        None where none does.
       spacings_differ: whether volumes state different ones.
       anisotropy: steps in the plane that a step along depth equals.
       values: {label value: share of the voxels}, by value.
@@ -272,15 +273,17 @@ def _measured(evidence, found, values, labels):
     examples = evidence.part("training")
     field, grouped = tuple(evidence.field("data.spacing", ())), evidence.field("data.group", "")
     stated = [three for v in found if (three := field or spacing.stated(v.image, v.spacing))]
+    target = tuple(evidence.field("data.target_spacing", ()))
+    trained = [target] if target else stated
     thick = [thickness(e.label) for e in examples if (e.label == FOREGROUND).any()]
     sizes = [np.bincount(connected(e.label == FOREGROUND).ravel())[1:] for e in examples]
     return Facts(
         shapes=np.array([facts.shape for facts in sampler.fingerprints]),
         dtype=" and ".join(sorted({str(source(volume.image).dtype) for volume in found})),
         groups=len({volume.scroll_id for volume in found}) if grouped else len(found),
-        spacing=tuple(np.median(stated, 0).tolist()) if stated else None,
+        spacing=tuple(np.median(trained, 0).tolist()) if trained else None,
         spacings_differ=any(differ(one, stated[0]) for one in stated),
-        anisotropy=_anisotropy(stated, examples),
+        anisotropy=_anisotropy(trained, examples),
         values=values,
         labels=labels,
         foreground=float(counts[1] / max(counts[0] + counts[1], 1)),

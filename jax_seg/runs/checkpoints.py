@@ -75,6 +75,11 @@ def open_for_reading(workdir):
     """
     path = refuse_address(workdir) / "config.json"
     if not path.exists() or not (Path(workdir) / "checkpoints").is_dir():
+        if folds := sorted(file.parent for file in Path(workdir).glob("fold_*/config.json")):
+            raise FileNotFoundError(
+                f"{workdir} holds {len(folds)} networks, one for each fold: name one of them, such "
+                f"as {folds[0]}."
+            )
         raise FileNotFoundError(
             f"{workdir} is not the folder of a run: it lacks config.json or checkpoints; pass the "
             "workdir of a training run or of jax_seg.convert."

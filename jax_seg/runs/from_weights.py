@@ -31,7 +31,8 @@ class Imported(NamedTuple):
       source: dict of JSON types about where the weights come from.
       rule: fields of the section preprocess with which a run normalises new volumes like this; {}
         where there are none.
-      labels: fields of the section data: what label values mean, where that is not the default.
+      data: fields of that section: what label values mean, where that is not the default, and the
+        spacing.
     """
 
     model: object
@@ -42,7 +43,7 @@ class Imported(NamedTuple):
     validate: dict = {}  # noqa: RUF012 (nothing writes to it)
     source: dict | None = None
     rule: dict = {}  # noqa: RUF012
-    labels: dict = {}  # noqa: RUF012
+    data: dict = {}  # noqa: RUF012
 
 
 def write_workdir(workdir, networks):
@@ -77,7 +78,7 @@ def _write(folder, network):
         ml_collections.ConfigDict(
             {
                 "model": {"name": network.name, **fields},
-                "data": {"patch": tuple(network.patch), **network.labels},
+                "data": {"patch": tuple(network.patch), **network.data},
                 "validate": validate | network.validate,
                 **({"preprocess": network.rule} if network.rule else {}),
             }
@@ -99,9 +100,9 @@ def _write(folder, network):
 def inherit(config, defaults, workdir):
     """Complete the configuration of a run that starts from an imported network.
 
-    The fields of `model` and `preprocess`, data.patch and the meaning of label values that the
-    configuration leaves at their defaults become those of the network, so that its weights fit and
-    see what they were trained on.
+    The fields of `model` and `preprocess`, data.patch, data.target_spacing and the meaning of label
+    values that the configuration leaves at their defaults become those of the network, so that its
+    weights fit and see what they were trained on.
 
     Args:
       config: ConfigDict, changed in place.

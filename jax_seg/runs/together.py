@@ -3,7 +3,9 @@
 import functools
 
 from jax_seg.data import spacing
+from jax_seg.data.cache import source
 from jax_seg.data.readers.spacing import completed, differ, in_words
+from jax_seg.data.resample import changes_shape
 from jax_seg.infer import ensemble, inspection
 from jax_seg.infer.inspection import spacing_as_nnunet
 from jax_seg.infer.part import Part, whole
@@ -177,7 +179,9 @@ def resampling(network, volume):
     if trained := network.facts.get("trained_spacing"):
         found = _as_nnunet([network], volume.image)
         trained = found and completed(trained, found)
-        return (found, trained) if found and differ(found, trained) else None
+        if not found or not changes_shape(source(volume.image).shape, found, trained):
+            return None
+        return found, trained
     found = other_spacing(network, volume)
     return (tuple(found), tuple(network.facts["network_spacing"])) if found else None
 

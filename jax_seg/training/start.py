@@ -78,6 +78,8 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
     seen = {"last checkpoint": saved.latest_step()}
     processes.require_same(seen, f"give all processes one {workdir}, or wait until they see it")
     stored = resuming.stored_run(saved, config, workdir, defaults)
+    source = settings.train["start_from"]
+    before = stored.get("before", []) if stored else lineage(source)
     with processes.lead_first("data"), console.collected_warnings() as notes:
         data = settings.kind.prepare(workdir, stored and stored["preprocessing"], **settings.task)
     data.require_memory()
@@ -89,8 +91,6 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
         resuming.check_split(stored, split, config.data.root, workdir)
         resuming.check_spacing(stored, data.spacing, workdir)
         resuming.check_channels(stored, data.shape[-1], workdir)
-    source = settings.train["start_from"]
-    before = stored.get("before", []) if stored else lineage(source)
     as_dict = configuration.as_dict(config)
     as_dict["model"] = models.with_channels(as_dict["model"], data.shape)
     on = judged.of_split(split, judged.data_of(configuration.flat(as_dict)), before)

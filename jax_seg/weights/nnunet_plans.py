@@ -14,7 +14,8 @@ from jax_seg.system.files import existing, read_json
 PLAIN, RESIDUAL = "PlainConvUNet", "ResidualEncoderUNet"
 NETWORKS = {PLAIN: "unet", RESIDUAL: "residual_unet"}
 BLOCKS = {PLAIN: "n_conv_per_stage", RESIDUAL: "n_blocks_per_stage"}
-READERS = ("SimpleITKIO", "NibabelIO", "Tiff3DIO", "NaturalImage2DIO")  # none turns volumes
+READERS = {"SimpleITKIO": 1000.0, "NibabelIO": 1000.0, "Tiff3DIO": 1.0}  # none turns volumes
+"""How many of this project's units of length one of theirs is: millimetres are micrometres here."""
 RESAMPLED = {"is_seg": False, "order_z": 0, "force_separate_z": None}
 KNOWN = {
     "preprocessor_name": "DefaultPreprocessor",
@@ -45,6 +46,7 @@ class Plan(NamedTuple):
       patch: window in voxels of the stored volume.
       spacing: (z, y, x) of the volumes that it was trained on, in the data set's units; of a 2-D
         configuration None along the axis of its slices, which are taken as they are.
+      unit: of that spacing, of `READERS`.
       intensities: `Preprocessing` as a dict, of all channels, or that of `PerVolume`.
       foreground: names of the classes.
       labels: fields of the section data, as what they are by default is not what label values mean:
@@ -59,9 +61,17 @@ class Plan(NamedTuple):
     heads: int
     patch: tuple
     spacing: tuple | None
+    unit: float
     intensities: dict
     foreground: str
     labels: dict
+
+    @property
+    def target(self):
+        """Fields of the section `data` that bring new volumes to its spacing; {} of a 2-D one."""
+        if None in self.spacing:
+            return {}
+        return {"target_spacing": tuple(step * self.unit for step in self.spacing)}
 
     @property
     def rule(self):
@@ -90,7 +100,8 @@ def read_plan(folder, configuration):
         channels = dataset.get("channel_names") or dataset["modality"]
         names, labels, heads = _classes(dataset, dataset_path)
         stored = _inherited(plans["configurations"], configuration, path)
-        _require_known(plans, stored, path)
+        unit = _unit(plans, path)
+        _require_known(stored, path)
         network, arguments = _architecture(stored, path)
         flat = len(stored["patch_size"]) == 2
         forward = plans.get("transpose_forward", (0, 1, 2))
@@ -116,6 +127,7 @@ def read_plan(folder, configuration):
         heads,
         patch,
         spacing,
+        unit,
         intensities,
         names,
         labels,
@@ -208,14 +220,19 @@ def _inherited(configurations, name, path):
     return found
 
 
-def _require_known(plans, stored, path):
-    """Raise a ValueError where volumes are read or resampled in another way than here."""
-    reader = plans.get("image_reader_writer", READERS[0])
+def _unit(plans, path):
+    """Of `READERS`; ValueError where files are read in another way than here."""
+    reader = plans.get("image_reader_writer", "SimpleITKIO")
     if reader not in READERS:
         raise ValueError(
-            f"{path}: volumes are read by {reader}, which may turn them; networks of "
-            f"{', '.join(READERS)} can be imported."
+            f"{path}: files are read by {reader}, which may turn volumes or reads pictures; "
+            f"networks of {', '.join(READERS)} can be imported."
         )
+    return READERS[reader]
+
+
+def _require_known(stored, path):
+    """Raise a ValueError where volumes are resampled in another way than here."""
     for entry, known in KNOWN.items():
         if (found := stored.get(entry, known)) != known:
             raise ValueError(

@@ -1,5 +1,6 @@
 """Checks of the network: silent on answers that follow from the input, and on a healthy network."""
 
+import math
 import types
 
 import jax
@@ -260,7 +261,8 @@ def test_frozen_random_weights(monkeypatch, volumes_folder):
     assert finding.evidence["dice_if_trained"] == 0.9
 
 
-def test_a_healthy_network_fits_a_batch(evidence):
+def test_a_healthy_network_fits_a_batch(evidence, monkeypatch):
+    monkeypatch.setattr(fitting, "SECONDS", math.inf)
     batch = fitting._cropped(evidence)
     fit = fitting._make_fit(evidence, batch)
     assert fit(own_loss=False, rates={"all": 1.0}).dice >= fitting.FITTED

@@ -247,4 +247,4 @@ def test_this_machine_has_a_rate(monkeypatch):
     here = machine("cpu")
     assert here.memory > 2**30
     assert not here.is_gpu and math.isfinite(here.memory)
-    assert all(1e8 < rate < 1e14 for rate in here.rates.values())
+    assert all(0 < rate < 1e14 for rate in here.rates.values())

@@ -31,6 +31,7 @@ def browser(tmp_path_factory):
     for flag in (
         "headless",
         "no-sandbox",
+        "disable-dev-shm-usage",
         "disable-gpu",
         "disable-quic",
         "no-first-run",

@@ -16,6 +16,7 @@ def with_limits(run):
     """Save under limits on the size of a file, waiting for it and not, and show what is raised."""
     startup.prepare()
     warnings.simplefilter("always", UserWarning)
+    warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
     cases = itertools.product((0, 10, 100, 300, 600, 1500), (True, False))
     # Each with a step of its own: threads of the save before may still write.
     for step, (limit, waits) in enumerate(cases, 4):
@@ -29,11 +30,11 @@ def with_pages(run):
     """Save with one page more on the disk each time, until it is enough."""
     startup.prepare()
     others = Path(run).parent / "others"
-    while True:
+    for step in itertools.count(4):  # as above
         manager = checkpoints.open_checkpoints(run, metric="loss", keep=2)
         if not others.exists():
             others.write_bytes(bytes(shutil.disk_usage(run).free))
-        saved = _save(manager, True)
+        saved = _save(manager, True, step)
         manager.close()
         if saved:
             break
@@ -45,7 +46,7 @@ def with_pages(run):
     print("saved")
 
 
-def _save(manager, waits, step=4):
+def _save(manager, waits, step):
     try:
         checkpoints.save(manager, state_of(4, step), position(step) | {"about": "x" * 20_000})
         if waits:

@@ -49,8 +49,10 @@ def test_folds_of_a_cluster_are_trained_in_the_folder_of_the_command(tmp_path, m
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     options = {"processes": True, "memory_limit": 0, "dashboard_address": None}
+    settings = {"distributed.scheduler.allowed-failures": 0}
+    settings["distributed.deploy.lost-worker-timeout"] = "24h"  # else a slow start is not awaited
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        dask.config.set(settings),
         distributed.LocalCluster(n_workers=1, threads_per_worker=2, **options) as cluster,
     ):
         monkeypatch.chdir(folder)

@@ -13,8 +13,11 @@ from jax_seg.training.settings import read_settings
 from tests.conftest import ROOT, TIME_LIMIT, tiny_config
 from tests.training.test_lowering import convolutions
 
-# More threads would only wait for one another.
-EIGHT = "--xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false"
+# More threads would only wait for one another, on a busy machine for long.
+EIGHT = (
+    "--xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false "
+    "--xla_cpu_collective_call_terminate_timeout_seconds=1800"
+)
 
 
 @pytest.fixture(scope="module")

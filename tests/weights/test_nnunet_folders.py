@@ -94,7 +94,11 @@ def refused(folder, tmp_path, capsys, *flags):
         ({"plans": {"configurations": {}}}, "no configuration '2d'"),
         (
             {"plans": {"image_reader_writer": "NibabelIOWithReorient"}},
-            "volumes are read by NibabelIOWithReorient, which may turn them",
+            "files are read by NibabelIOWithReorient, which may turn volumes",
+        ),
+        (
+            {"plans": {"image_reader_writer": "NaturalImage2DIO"}},
+            "files are read by NaturalImage2DIO, which may turn volumes or reads pictures",
         ),
         (
             {"configuration": {"resampling_fn_data": "resample_torch_fornnunet"}},
