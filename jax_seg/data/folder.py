@@ -80,7 +80,7 @@ def find_volumes(root, images="", labels="", table=""):
     ]
 
 
-def find_images(source, channels=1):
+def find_images(source, channels=1, nnunet=False):
     """The volumes to predict, without labels: [Volume], sorted by id.
 
     The table of a data set states the spacing of its images here too, where they lie in the folder
@@ -90,6 +90,7 @@ def find_images(source, channels=1):
         source: a TIFF file, a Zarr folder, a folder of either, or a list of these.
         channels: of the images that are wanted. Where there are several, NAME_0000, NAME_0001, …
             are those of one image; in nnU-Net's imagesTr and imagesTs they always are.
+        nnunet: whether every folder is like those two, so that NAME_0000 has the id NAME.
 
     Raises:
         FileNotFoundError: a path is missing, or holds no volume.
@@ -100,7 +101,7 @@ def find_images(source, channels=1):
     paths = [path for one in sources for path in _volumes_in(existing(one))]
     if not paths:
         raise ValueError("The list of images is empty: name a volume or a folder of volumes.")
-    image_of = _by_id(_with_channels(paths, several=channels > 1))
+    image_of = _by_id(_with_channels(paths, several=nnunet or channels > 1), nnunet)
     folders = {path.parent for path in image_of.values()}
     spacing_of = {folder: _spacings_of_data_set(folder) for folder in folders}
     return [
@@ -198,9 +199,12 @@ def _volumes_in(path):
     return found
 
 
-def _by_id(paths):
-    """{id: path}; ValueError where an id, or a volume of several files, occurs twice."""
-    ids = [_id(path) for path in paths]
+def _by_id(paths, nnunet=False):
+    """{id: path}, as in nnU-Net's folders where `nnunet` is set.
+
+    ValueError where an id, or a volume of several files, occurs twice.
+    """
+    ids = [_id(path, nnunet) for path in paths]
     if repeated := sorted(id for id, count in Counter(ids).items() if count > 1):
         same = [path for path, id in zip(paths, ids, strict=True) if id == repeated[0]]
         folders = list(dict.fromkeys(str(path.parent) for path in same))
@@ -240,12 +244,12 @@ def _files_of(path):
         return []
 
 
-def _id(path):
+def _id(path, nnunet=False):
     file, dataset = container(path)
     id = _stem(file)
     if dataset:  # several volumes of one file have different names
         id += dataset.rstrip("/").replace("/", "_")
-    return id.removesuffix("_0000") if file_name(path.parent) in NNUNET else id
+    return id.removesuffix("_0000") if nnunet or file_name(path.parent) in NNUNET else id
 
 
 def _stem(path):

@@ -24,8 +24,8 @@ class Kind(NamedTuple):
     """A kind of input, and how it is found, read and written.
 
     Attributes:
-      find: list of paths, channels of the images wanted -> list of items with an 'id' and the path
-        'image'.
+      find: list of paths, channels of the images wanted, whether files have nnU-Net's names ->
+        list of items with an 'id' and the path 'image'.
       read: path -> array, [D, H, W], [D, H, W, C] or [1, H, W, 3].
       write: (path, prediction [D, H, W], path of the input).
       suffix: path of the input -> suffix of the file that is written for it.
@@ -117,7 +117,7 @@ VOLUMES = Kind(
     needs=_bytes_of_volume,
 )
 IMAGES = Kind(
-    find=lambda paths, _channels=None: images.find_images(paths),
+    find=lambda paths, *_: images.find_images(paths),
     read=lambda path: pictures.read_image(path)[None],
     write=_write_map,
     suffix=lambda _: ".png",

@@ -78,7 +78,7 @@ def test_blocks_are_those_of_nnunet(membrane, tmp_path, capsys):
     assert predict.main([*command, "--output", str(tmp_path / "whole"), "--probabilities"]) == 0
     blocks = ["--block", "64", "--chunk", "32", "--dtype", "float16"]
     assert predict.main([*command, "--output", str(tmp_path / "p.zarr"), *blocks]) == 0
-    expected = tifffile.imread(tmp_path / "whole" / "probabilities" / "crop_0000.tif")
+    expected = tifffile.imread(tmp_path / "whole" / "probabilities" / "crop.tif")
     assert expected.std() > 0.1
     np.testing.assert_array_equal(read_volume(tmp_path / "p.zarr"), expected)
     other = tmp_path / "other_0000.tif"
@@ -159,7 +159,7 @@ def test_nnunets_own_folders(tmp_path, folder, case, mirrored):
             assert_predicted(segment, tifffile.imread(image), expected, spacing)
     command = ["--workdir", str(tmp_path / "run"), "--input", str(image)]
     assert predict.main([*command, "--output", str(tmp_path / "out")]) == 0
-    mask = tifffile.imread(tmp_path / "out" / image.name)
+    mask = tifffile.imread(tmp_path / "out" / f"{case}.tif")  # without the channel, as nnU-Net
     expected = tifffile.imread(folder / "expected" / f"{case}.tif")
     probability = np.load(folder / "expected" / f"{case}.npz")["probabilities"][1]
     sure = np.abs(probability - 0.5) > 1e-3
