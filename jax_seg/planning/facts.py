@@ -48,6 +48,7 @@ class Facts(NamedTuple):
       range_ratio: largest over smallest range of intensities of the volumes, of the channel in
         which they differ most.
       zeros: share of the voxels that are zero, in all channels.
+      channels: their names, where nnU-Net's dataset.json gives them.
     """
 
     shapes: np.ndarray
@@ -66,6 +67,7 @@ class Facts(NamedTuple):
     cropped: bool
     range_ratio: float
     zeros: float
+    channels: tuple = ()
 
 
 class Labels(NamedTuple):
@@ -294,6 +296,7 @@ def _measured(evidence, found, values, labels):
         cropped=any(e.label.shape != tuple(e.shape) for e in examples),
         range_ratio=float(np.max(ranges.max(0) / np.maximum(ranges.min(0), 1e-12))),
         zeros=float(np.mean([1 - np.mean(has_input(one, 1)) for one in intensities])),
+        channels=tuple(dataset_json.channel_names(evidence.field("data.root"))),
     )
 
 

@@ -20,6 +20,7 @@ SHORT = 3000  # updates, below which an average of the weights forgets faster
 BATCH, LARGEST_BATCH = 2, 8
 RATE = 3e-3  # Muon's, as in configs/membrane.py
 JUDGED = 8  # patches after each epoch, where the validation volumes are no more: it has to be short
+AXES = "depth", "height", "width"
 EPOCHS = 8, 100  # at least and at most: one a minute
 
 
@@ -82,6 +83,9 @@ def preprocessing(facts, per_volume=None):
         return None
     if per_volume is False:
         return Decision("intensities", fields, "one scale serves all volumes, as given")
+    if {name.lower() for name in facts.channels} == {"ct"}:
+        reason = "dataset.json says CT, where a value means the same in every volume"
+        return Decision("intensities", fields, f"{reason}, so one scale serves all")
     if facts.range_ratio <= DIFFERENT:
         reason = f"the volumes' ranges differ by a factor of at most {facts.range_ratio:.2f}"
         return Decision("intensities", fields, f"{reason}, so one scale serves all")
@@ -107,7 +111,7 @@ def augmentation(facts):
         fields |= {"augment.rotate": 0.0, "augment.rotate90": 0.0}
         reason += (
             "; steps along height and width differ, so nothing turns within the plane either: "
-            "volumes whose first axis is the coarse one are trained better"
+            "volumes whose first axis is the coarse one are augmented better"
         )
     return Decision("augmentation", fields, reason)
 
@@ -123,8 +127,40 @@ def _oblong(facts):
     return max(plane) > FLAT * min(plane)
 
 
+def _coarse_axis(facts, given):
+    """The axis along which steps are longest by far, as files state it; else 0, depth."""
+    if not facts.spacing or "model.planar_levels" in given:
+        return 0
+    *_, second, longest = sorted(facts.spacing)
+    return facts.spacing.index(longest) if longest > FLAT * second else 0
+
+
+def _first(sizes, axis):
+    """Sizes along depth, height and width with that of one of the axes first."""
+    return (sizes[axis], *sizes[:axis], *sizes[axis + 1 :])
+
+
+def _back(sizes, axis):
+    """What `_first` was given."""
+    return (*sizes[1 : axis + 1], sizes[0], *sizes[axis + 1 :])
+
+
+def _levels_within(planar, poolings, axis):
+    """Fields of a network whose finest `planar` levels lie within slices across an axis."""
+    if not axis:
+        return {"model.planar_levels": planar}
+    kernel, stride = _back((1, 3, 3), axis), _back((1, 2, 2), axis)
+    deeper = poolings - planar
+    return {
+        "model.kernels": (kernel,) * planar + ((3, 3, 3),) * (deeper + 1),
+        "model.strides": ((1, 1, 1), *(stride,) * planar, *((2, 2, 2),) * deeper),
+    }
+
+
 def geometry(facts, voxels, given=None):
     """Patch, levels within slices, and poolings; no quarter turns where the patch allows none.
+
+    Slices lie across the axis along which steps are longest, where the files state the spacing.
 
     Args:
       facts: Facts.
@@ -132,20 +168,22 @@ def geometry(facts, voxels, given=None):
       given: {dotted path: value} that the user has set.
     """
     given, shape = given or {}, np.median(facts.shapes, 0)
-    planar = max(round(math.log2(max(facts.anisotropy, 1.0))), 0)
+    axis, steps = _coarse_axis(facts, given), facts.anisotropy
+    if axis:
+        longest, *others = _first(facts.spacing, axis)
+        steps = longest / float(np.mean(others))
+    planar = max(round(math.log2(max(steps, 1.0))), 0)
     planar = given.get("model.planar_levels", planar)
     patch, fixed = given.get("data.patch", ()), given.get("model.poolings")
     if patch:
-        poolings, planar = _levels(patch, planar, fixed)
+        poolings, planar = _levels(_first(patch, axis), planar, fixed)
     else:
-        patch, (poolings, planar) = _patch(shape, planar, voxels, fixed)
-    fields = {
-        "data.patch": patch,
-        "model.poolings": poolings,
-        "model.planar_levels": planar,
-    }
+        patch, (poolings, planar) = _patch(np.array(_first(shape, axis)), planar, voxels, fixed)
+        patch = _back(patch, axis)
+    within = _levels_within(planar, poolings, axis)
+    fields = {"data.patch": patch, "model.poolings": poolings, **within}
     size = "×".join(str(round(n)) for n in shape)
-    pooled = np.array([poolings - planar, poolings, poolings])
+    pooled = np.array(_back((poolings - planar, poolings, poolings), axis))
     coarsest = "×".join(str(n) for n in np.array(patch) // 2**pooled)
     reason = (
         f"about {voxels:,} voxels at most, and no more than the median volume of {size}; the "
@@ -154,9 +192,10 @@ def geometry(facts, voxels, given=None):
     if "data.patch" in given:
         reason = f"a patch of {'×'.join(map(str, patch))} voxels has room for {poolings} poolings"
     if planar:
+        across = "in the plane across it" if axis else "in the plane"
         reason += (
-            f"; a step along depth equals {facts.anisotropy:.1f} in the plane, so the finest "
-            f"{planar} of {poolings} poolings leave depth alone"
+            f"; a step along {AXES[axis]} equals {steps:.1f} {across}, so the finest "
+            f"{planar} of {poolings} poolings leave {AXES[axis]} alone"
         )
     depth, height, width = patch
     in_plane_only = given.get("augment.in_plane_only", not _alike(facts))
@@ -231,7 +270,9 @@ def width(machine, chosen, minutes):
     Returns:
       (Decision, updates that the time holds, or None on a GPU).
     """
-    patch, planar = chosen["data.patch"], chosen["model.planar_levels"]
+    patch, planar = chosen["data.patch"], chosen.get("model.planar_levels")
+    if planar is None:
+        planar = sum(1 in kernel for kernel in chosen["model.kernels"])
     poolings, batch = chosen["model.poolings"], chosen.get("data.batch", BATCH)
     if machine.is_gpu:
         return Decision("width", {"model.filters": WIDTHS[0]}, "the field's usual width"), None

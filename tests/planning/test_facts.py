@@ -55,9 +55,10 @@ def test_a_value_that_the_user_names_has_no_other_meaning_by_default(sheets):
 def test_dataset_json_names_the_values(sheets, tmp_path):
     for name in ("images", "labels"):
         (tmp_path / name).symlink_to(sheets / name)
-    says = {"labels": {"background": 0, "sheet": 1, "ignore": 2}}
+    says = {"labels": {"background": 0, "sheet": 1, "ignore": 2}, "channel_names": {"0": "CT"}}
     (tmp_path / "dataset.json").write_text(json.dumps(says))
-    assert facts.gather(config_of(tmp_path)).labels[:3] == ((0,), (1,), (2,))
+    found = facts.gather(config_of(tmp_path))
+    assert found.labels[:3] == ((0,), (1,), (2,)) and found.channels == ("CT",)
     says["labels"].pop("ignore")
     (tmp_path / "dataset.json").write_text(json.dumps(says))
     with pytest.raises(ValueError, match="the value 2, which dataset"):

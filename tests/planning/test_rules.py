@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from jax_seg import models
 from jax_seg.planning import rules
 from jax_seg.planning.facts import Facts, Labels
 from jax_seg.planning.machine import Machine, machine
@@ -166,6 +167,10 @@ def test_scanners_that_differ_are_normalised_each():
         "a factor of 3,195, so each"
         in rules.preprocessing(HIPPOCAMPUS._replace(range_ratio=3195.4)).reason
     )
+    tomography = rules.preprocessing(HIPPOCAMPUS._replace(channels=("CT",)))
+    assert tomography.fields == {"preprocess.name": "zscore"} and "says CT" in tomography.reason
+    of_both = HIPPOCAMPUS._replace(channels=("CT", "PET"))
+    assert rules.preprocessing(of_both).fields["preprocess.per_volume"]
     chosen = rules.preprocessing(HIPPOCAMPUS).fields
     assert chosen["preprocess.per_volume"] and chosen["preprocess.region"] == "all"
     masked = rules.preprocessing(HIPPOCAMPUS._replace(zeros=0.5)).fields
@@ -198,6 +203,36 @@ def test_what_can_be_held_out_is():
     one = rules.validation(SCROLLS._replace(shapes=np.full((1, 3), 96), groups=1))
     assert one.fields["data.fold"] == "none" and "training part" in one.reason
     assert rules.validation(SCROLLS).fields["validate.patches_per_volume"] == 4  # of two volumes
+
+
+@pytest.mark.parametrize(
+    "axis, patch, kernel, coarsest",
+    [
+        (2, (80, 80, 16), (3, 3, 1), "10×10×8; a step along width equals 6.0 in the plane across"),
+        (1, (80, 16, 80), (3, 1, 3), "10×8×10; a step along height equals 6.0 in the plane across"),
+    ],
+)
+def test_slices_lie_across_the_axis_whose_steps_are_longest(axis, patch, kernel, coarsest):
+    shape, spacing = np.full(3, 512), np.full(3, 0.5)
+    shape[axis], spacing[axis] = 24, 3.0
+    sagittal = SCROLLS._replace(shapes=shape[None], spacing=tuple(spacing), anisotropy=0.3)
+    chosen = rules.geometry(sagittal, SMALL)
+    fields, stride = chosen.fields, tuple(2 if size == 3 else 1 for size in kernel)
+    assert fields["data.patch"] == patch and coarsest in chosen.reason
+    assert fields["model.kernels"] == (kernel, kernel, (3, 3, 3), (3, 3, 3))
+    assert fields["model.strides"] == ((1, 1, 1), stride, stride, (2, 2, 2))
+    model = {name.removeprefix("model."): value for name, value in fields.items()}
+    network = models.build(
+        "unet", filters=4, **{n: model[n] for n in ("poolings", "kernels", "strides")}
+    )
+    assert np.all(np.array(patch) % network.smallest_input() == 0)
+    # The same volumes with that axis first take the same time.
+    first = SCROLLS._replace(shapes=np.array([[24, 512, 512]]), anisotropy=6.0)
+    each = [rules.geometry(facts, SMALL).fields for facts in (sagittal, first)]
+    assert rules.width(LAPTOP, each[0], 8) == rules.width(LAPTOP, each[1], 8)
+    # Levels that are given have no coarse axis.
+    own = rules.geometry(sagittal, SMALL, {"model.planar_levels": 0}).fields
+    assert "model.kernels" not in own and own["model.planar_levels"] == 0
 
 
 def test_rare_foreground_is_looked_for():
