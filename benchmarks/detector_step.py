@@ -142,15 +142,9 @@ def torch_contestant(x, label, model, variables, compiled=False):
     return train, inference, torch_device.peak_memory(train, device)
 
 
-def contestants(x, label, model, repeats):
-    """name -> (training call, inference call, bytes), ours first if it runs.
-
-    Args:
-      x, label: of the step.
-      model: ours.
-      repeats: turns of each alone, on a GPU.
-    """
-    alone = repeats if jax.default_backend() == "gpu" else 0
+def contestants(x, label, model):
+    """name -> (training call, inference call, bytes), ours first if it runs."""
+    alone = jax.default_backend() == "gpu"
     variables = first_variables(model, x.shape[1])
     ours = functools.partial(jax_contestant, x, label, model, variables)
     result = those_that_run({"ours": ours}, jax.clear_caches, alone)
@@ -182,7 +176,7 @@ def main(argv=None):
     generator = np.random.default_rng(0)
     x = generator.standard_normal((arguments.batch, arguments.side, arguments.side, 3), np.float32)
     label = (x[..., :1] > 0).astype(np.float32)
-    peers = contestants(x, label, model, arguments.repeats)
+    peers = contestants(x, label, model)
     train = alternate({name: peer[0] for name, peer in peers.items()}, arguments.repeats)
     infer = alternate({name: peer[1] for name, peer in peers.items()}, arguments.repeats)
     ours = [seconds.get("ours", float("nan")) for seconds in (train, infer)]

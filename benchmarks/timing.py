@@ -3,6 +3,8 @@
 import statistics
 import time
 
+ALONE = 3  # turns of a contestant by itself
+
 
 def alternate(calls, repeats):
     """Median seconds of each call in a steady state.
@@ -25,7 +27,7 @@ def alternate(calls, repeats):
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
-def those_that_run(builders, release, alone=0):
+def those_that_run(builders, release, alone=False):
     """{name: contestant} of those that can be built and called; a line says why another cannot.
 
     Any may lack memory, and a peer a driver or a compiler, which must not cost the others' figures.
@@ -34,8 +36,8 @@ def those_that_run(builders, release, alone=0):
     Args:
       builders: {name: function without arguments -> (training call, inference call, …)}.
       release: called after a failure, to give memory back.
-      alone: turns of each by itself, whose times are printed before the next is built and so kept
-        if that one ends the process.
+      alone: time each by itself, too, in a line that is printed before the next is built and so
+        kept if that one ends the process.
     """
     found = {}
     for name, build in builders.items():
@@ -45,7 +47,7 @@ def those_that_run(builders, release, alone=0):
             for call in contestant[:2]:
                 call()
             if alone:
-                _print_alone(name, contestant, alone)
+                _print_alone(name, contestant)
             found[name] = contestant
         except Exception as error:
             reason = in_a_line(error)
@@ -56,8 +58,8 @@ def those_that_run(builders, release, alone=0):
     return found
 
 
-def _print_alone(name, contestant, turns):
-    seconds = alternate(dict(zip(("train", "infer"), contestant, strict=False)), turns)
+def _print_alone(name, contestant):
+    seconds = alternate(dict(zip(("train", "infer"), contestant, strict=False)), ALONE)
     timed = ", ".join(f"{call} {taken:.3f} s" for call, taken in seconds.items())
     print(f"{name} alone: {timed}", flush=True)
 

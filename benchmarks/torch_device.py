@@ -24,7 +24,7 @@ def device():
     return "cuda"
 
 
-def contestants(build, alone=0, compiled=True, channels_first=False):
+def contestants(build, alone=False, compiled=True, channels_first=False):
     """{name: contestant} of PyTorch, eager and on a GPU in other ways too, as far as they run.
 
     Args:

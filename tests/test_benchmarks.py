@@ -214,14 +214,14 @@ def runs(number):
 
 
 def gpu_sh(folder, *arguments, **tools):
-    """`gpu.sh` where nothing but `tools` {name: what it prints, None if it fails} can be run."""
+    """`gpu.sh` where nothing but `tools` {name: shell code} can be run."""
     (folder / "benchmarks").mkdir(parents=True)
     script = shutil.copy(ROOT / "benchmarks" / "gpu.sh", folder / "benchmarks")
     for name in ("bash", "dirname"):
         (folder / name).symlink_to(shutil.which(name))
-    for name, said in tools.items():
+    for name, code in tools.items():
         file = folder / name.replace("_", "-")
-        file.write_text("#!/bin/bash\n" + ("exit 9" if said is None else f"echo '{said}'"))
+        file.write_text(f"#!/bin/bash\n{code}\n")
         file.chmod(0o755)
     environment = {"PATH": str(folder), "PYTHON": "python"}
     return subprocess.run(
@@ -232,16 +232,20 @@ def gpu_sh(folder, *arguments, **tools):
 @pytest.mark.parametrize(
     ("driver", "extras", "said"),
     [
-        ("580.65.06\n580.65.06", "cuda13,bench", ""),
-        ("600.1", "cuda13,bench", ""),
-        ("550.54", "cuda12", "Without PyTorch and MONAI: their build needs a driver of 580"),
-        (None, "", "nvidia-smi finds no card: install NVIDIA's driver, 580 or newer."),
+        ("echo 580.65; echo 580.65", "cuda13,bench", ""),
+        ("echo 600.1", "cuda13,bench", ""),
+        ("echo 550.54", "cuda12", "Without PyTorch and MONAI: their build needs a driver of 580"),
+        (
+            "echo 'No devices were found'; exit 9",
+            "",
+            "nvidia-smi finds no card: install NVIDIA's driver, 580 or newer.",
+        ),
     ],
 )
 def test_one_cuda_for_jax_and_its_peers(tmp_path, driver, extras, said):
     process = gpu_sh(tmp_path, "extras", nvidia_smi=driver)
     assert process.stdout.strip() == extras and process.stderr.startswith(said)
-    assert process.returncode == (driver is None) and bool(process.stderr) == bool(said)
+    assert process.returncode == (not extras) and bool(process.stderr) == bool(said)
 
 
 def test_without_a_driver_there_is_no_card(tmp_path):
@@ -250,15 +254,37 @@ def test_without_a_driver_there_is_no_card(tmp_path):
     assert process.stderr == "nvidia-smi finds no card: install NVIDIA's driver, 580 or newer.\n"
 
 
+def test_wheels_say_what_they_are_for(tmp_path):
+    def fetched(name, *cuda, **tools):
+        wheels = tmp_path / name / "WHEELS"
+        wheels.mkdir(parents=True)
+        tools |= {"uname": "echo Linux x86_64"}
+        assert gpu_sh(tmp_path / name, "fetch", str(wheels), *cuda, **tools).returncode == 0
+        return (wheels / "for").read_text()
+
+    assert fetched("both", python="echo 3.11") == "cuda13,bench 3.11\n"
+    assert fetched("older", "cuda12", python="echo 3.12") == "cuda12 3.12\n"
+    no_peers = "case $* in *bench*) exit 1 ;; *) echo 3.11 ;; esac"
+    assert fetched("ours", python=no_peers) == "cuda13 3.11\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "tools", "said"),
     [
-        ("fetch WHEELS", {"uname": "Darwin arm64"}, "Fetch on Linux x86_64, as the card's"),
-        ("fetch WHEELS cuda15", {"uname": "Linux x86_64"}, "Wheels are for cuda12 or cuda13, not"),
-        ("run WHEELS OUT", {"python": "3.12"}, "The wheels are for Python 3.11, unlike python: "),
+        ("fetch WHEELS", {"uname": "echo Darwin arm64"}, "Fetch on Linux x86_64, as the card's"),
+        (
+            "fetch WHEELS cuda15",
+            {"uname": "echo Linux x86_64"},
+            "Wheels are for cuda12 or cuda13, not",
+        ),
         (
             "run WHEELS OUT",
-            {"python": "3.11", "nvidia_smi": "550.54"},
+            {"python": "echo 3.12"},
+            "The wheels are for Python 3.11, unlike python: ",
+        ),
+        (
+            "run WHEELS OUT",
+            {"python": "echo 3.11", "nvidia_smi": "echo 550.54"},
             "The wheels are for CUDA 13, which needs a driver of 580 or newer: fetch them with",
         ),
     ],
@@ -308,7 +334,7 @@ def test_each_is_timed_alone_before_the_next_is_built(capsys):
         printed.append(capsys.readouterr().out)
         return (lambda: calls.append("train")), (lambda: calls.append("infer")), 3.0
 
-    timing.those_that_run({"ours": build, "peer": build}, int, alone=2)
+    timing.those_that_run({"ours": build, "peer": build}, int, alone=True)
     assert printed[0] == ""
     assert re.fullmatch(r"ours alone: train \d+\.\d{3} s, infer \d+\.\d{3} s\n", printed[1])
     assert calls[:6] == ["train", "infer", "train", "train", "infer", "infer"]
