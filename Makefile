@@ -1,5 +1,5 @@
 # make demo: train, predict and score on generated volumes.   make test: check format and lint, run all tests.
-# make gpu: all figures of a graphics card in nine minutes.
+# make gpu: install what the driver allows, then all figures of a graphics card in nine minutes.
 PYTHON ?= python3
 BIN := .venv/bin
 ENVIRONMENT := .venv/installed
@@ -37,8 +37,8 @@ test: $(TESTS)
 	$(BIN)/python -m pytest
 
 gpu: environment
-	$(INSTALL) --editable '.[cuda12]'
-	$(INSTALL) --editable '.[bench]' || echo "Without PyTorch and MONAI."
+	extras=$$(benchmarks/gpu.sh extras) && { $(INSTALL) --editable ".[$$extras]" || \
+	{ echo "Without PyTorch and MONAI." && $(INSTALL) --editable ".[$${extras%,*}]"; }; }
 	$(BIN)/python -m benchmarks.gpu --output runs/gpu
 
 format: $(TESTS)

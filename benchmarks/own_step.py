@@ -2,6 +2,7 @@
 
     python -m benchmarks.own_step --config configs/v6.py --config.data.batch=8
     python -m benchmarks.own_step                             versions and device alone
+    python -m benchmarks.own_step --card                      … and whether JAX trains on a GPU
 
 Augmentation, losses, clipping, optimizer and averages included, on made-up data that lie on the
 device. Prints the bytes that the compiler foretells beside those that were held, milliseconds and
@@ -12,6 +13,7 @@ import argparse
 import collections
 import importlib.metadata
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,25 +24,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.timing import alternate
+from benchmarks.timing import alternate, in_a_line
 from jax_seg.system import config_file, configuration, startup
 from jax_seg.training import find_batch
 
-VERSIONS = ("jax", "jaxlib", "jax-cuda12-plugin", "nvidia-cudnn-cu12", "flax", "torch", "monai")
+VERSIONS = (
+    *("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin"),
+    *("nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "flax", "torch", "monai"),
+)
 KERNELS = 3
 AROUND = ("ThunkExecutor::Execute",)  # on a CPU: the time of all kernels
 
 
 def main(argv=None):
-    """Run the command line."""
+    """Run the command line.
+
+    Raises:
+      SystemExit: with --card, if JAX does not train on a GPU.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", help="of volumes or images; its fields may follow")
     parser.add_argument("--steps", type=int, default=10, help="steps that are timed")
+    parser.add_argument(
+        "--card",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="end with status 1 unless JAX convolves on a GPU",
+    )
     arguments, fields = parser.parse_known_args(argv)
     startup.prepare()
     print(", ".join(f"{name} {v}" for name in VERSIONS if (v := _version(name))))
     device = jax.local_devices()[0]
     print(f"{len(jax.local_devices())} × {device.device_kind} ({jax.default_backend()})")
+    if arguments.card and (fault := _fault_of_card()):
+        sys.exit(fault)
     if not arguments.config:
         return
     config = config_file.load(arguments.config)
@@ -55,6 +72,32 @@ def _version(name):
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return ""
+
+
+def _fault_of_card():
+    """Why JAX does not train on a GPU, or ''. By itself it falls back to the CPU in silence."""
+    if (backend := jax.default_backend()) != "gpu":
+        return (
+            f"JAX computes on the {backend}, not on a GPU: install the extra that "
+            "'benchmarks/gpu.sh extras' names, in an environment of its own."
+        )
+    x = jnp.ones((1, 16, 16, 16, 16), jnp.bfloat16)
+    kernel = jnp.ones((3, 3, 3, 16, 16), jnp.bfloat16)
+
+    def objective(x, kernel):
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1, 1), "SAME", dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+        )
+        return y.astype(jnp.float32).sum()
+
+    try:
+        jax.block_until_ready(jax.jit(jax.grad(objective, (0, 1)))(x, kernel))
+    except Exception as error:
+        return (
+            f"A convolution fails on the GPU ({in_a_line(error)}): install the extra that "
+            "'benchmarks/gpu.sh extras' names, in an environment of its own."
+        )
+    return ""
 
 
 def _measure(config, steps, device):

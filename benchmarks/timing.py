@@ -3,6 +3,8 @@
 import statistics
 import time
 
+ALONE = 3  # turns of a contestant by itself
+
 
 def alternate(calls, repeats):
     """Median seconds of each call in a steady state.
@@ -25,14 +27,17 @@ def alternate(calls, repeats):
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
-def those_that_run(builders, release):
+def those_that_run(builders, release, alone=False):
     """{name: contestant} of those that can be built and called; a line says why another cannot.
 
-    A peer may lack memory beside ours, a driver or a compiler, and must not cost our own figures.
+    Any may lack memory, and a peer a driver or a compiler, which must not cost the others' figures.
+    Each is called before the next is built, so that it has its memory.
 
     Args:
       builders: {name: function without arguments -> (training call, inference call, …)}.
       release: called after a failure, to give memory back.
+      alone: time each by itself, too, in a line that is printed before the next is built and so
+        kept if that one ends the process.
     """
     found = {}
     for name, build in builders.items():
@@ -41,11 +46,24 @@ def those_that_run(builders, release):
             contestant = build()
             for call in contestant[:2]:
                 call()
+            if alone:
+                _print_alone(name, contestant)
             found[name] = contestant
         except Exception as error:
-            reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+            reason = in_a_line(error)
         if reason:  # the error, which held on to what was built, is gone
             contestant = call = None
             release()
             print(f"{name} is left out ({reason})")
     return found
+
+
+def _print_alone(name, contestant):
+    seconds = alternate(dict(zip(("train", "infer"), contestant, strict=False)), ALONE)
+    timed = ", ".join(f"{call} {taken:.3f} s" for call, taken in seconds.items())
+    print(f"{name} alone: {timed}", flush=True)
+
+
+def in_a_line(error):
+    """Kind and first line of an exception."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"

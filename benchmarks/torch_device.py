@@ -11,6 +11,8 @@ from benchmarks.timing import those_that_run
 def device():
     """'cuda' where JAX computes on a GPU, else 'cpu'.
 
+    There cuDNN's kernels are chosen by timing them, as XLA chooses its own.
+
     Raises:
       RuntimeError: JAX computes on a GPU that PyTorch does not see.
     """
@@ -18,19 +20,32 @@ def device():
         return "cpu"
     if not torch.cuda.is_available():
         raise RuntimeError("PyTorch sees no GPU: install a build for the CUDA of its driver")
+    torch.backends.cudnn.benchmark = True
     return "cuda"
 
 
-def contestants(build):
-    """{name: contestant} of PyTorch, eager and on a GPU compiled, as far as they run.
+def contestants(build, alone=False, compiled=True, channels_first=False):
+    """{name: contestant} of PyTorch, eager and on a GPU in other ways too, as far as they run.
 
     Args:
-      build: (compiled=) -> (training call, inference call, …).
+      build: (compiled=, channels_first=) -> (training call, inference call, …).
+      alone: as for `those_that_run`.
+      compiled: also compiled.
+      channels_first: also channels first in memory, PyTorch's default, in which its instance norm
+        is the faster.
     """
-    builders = {"PyTorch": functools.partial(build, compiled=False)}
+    builders = {"PyTorch": build}
     if jax.default_backend() == "gpu":
-        builders["PyTorch compiled"] = functools.partial(build, compiled=True)
-    return those_that_run(builders, release=torch.cuda.empty_cache)
+        if channels_first:
+            builders["PyTorch channels first"] = functools.partial(build, channels_first=True)
+        if compiled:
+            builders["PyTorch compiled"] = functools.partial(build, compiled=True)
+    return those_that_run(builders, torch.cuda.empty_cache, alone)
+
+
+def layout(channels_first):
+    """The memory of volumes, for PyTorch's `memory_format`."""
+    return torch.contiguous_format if channels_first else torch.channels_last_3d
 
 
 def synchronise(on):

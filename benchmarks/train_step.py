@@ -10,16 +10,19 @@ Binary cross entropy, SGD with momentum 0.9. Alternates the contestants and prin
 times faster ours is than PyTorch's eager mode (channels last in memory; bfloat16 by autocast),
 memory, the processor time of compiling ours, and the share of a floor: the time of as many
 operations, of the direct convolutions alone, at the speed of a large matrix product. Winograd's
-form needs fewer, so on a CPU it can pass 1.
+form needs fewer, so on a CPU it can pass 1. What cannot run is left out; without ours the exit
+status is 1.
 
-On a CPU ours also runs with XLA's own convolution, on a GPU PyTorch also compiled. PyTorch needs
-the extra 'bench' and is skipped without it. The residual network's peer is that of nnU-Net's
+On a CPU ours also runs with XLA's own convolution. On a GPU PyTorch also runs channels first and
+compiled (not with --eager), and each contestant is first timed alone, in a line of its own. PyTorch
+needs the extra 'bench' and is skipped without it. The residual network's peer is that of nnU-Net's
 package dynamic-network-architectures, channels doubled up to ten times the filters.
 """
 
 import argparse
 import functools
 import os
+import sys
 import time
 from math import prod
 from typing import NamedTuple
@@ -33,7 +36,7 @@ import numpy as np
 import optax
 
 import jax_seg.ops.conv as convolution
-from benchmarks.timing import alternate
+from benchmarks.timing import alternate, those_that_run
 from jax_seg.models import residual_unet, unet
 from jax_seg.models.forward import forward
 from jax_seg.system import startup
@@ -198,16 +201,16 @@ def jax_contestant(x, label, network, dtype):
     return train, inference, held, compiling
 
 
-def torch_contestant(x, label, network, dtype, compiled=False):
+def torch_contestant(x, label, network, dtype, compiled=False, channels_first=False):
     """As `jax_contestant`, compiling not measured; bytes: the peak of a step on a GPU, else nan."""
-    device = torch_device.device()
+    device, layout = torch_device.device(), torch_device.layout(channels_first)
 
     def tensor(array):
         array = torch.from_numpy(np.array(jnp.moveaxis(array, -1, 1)))
-        return array.to(device, memory_format=torch.channels_last_3d)
+        return array.to(device, memory_format=layout)
 
     x, label = tensor(x), tensor(label)
-    model = build_torch(network).to(device, memory_format=torch.channels_last_3d)
+    model = build_torch(network).to(device, memory_format=layout)
     optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
     run = torch.compile(model) if compiled else model
     loss_of = torch.nn.functional.binary_cross_entropy_with_logits
@@ -230,10 +233,18 @@ def torch_contestant(x, label, network, dtype, compiled=False):
     return train, inference, torch_device.peak_memory(train, device), float("nan")
 
 
-def contestants(x, label, network, dtype):
-    """name -> (training call, inference call, bytes, seconds of compiling), ours first."""
-    result = {"ours": jax_contestant(x, label, network, dtype)}
-    if jax.default_backend() != "gpu":
+def contestants(x, label, network, dtype, eager=False):
+    """name -> (training call, inference call, bytes, seconds of compiling), ours first if it runs.
+
+    Args:
+      x, label: of the step.
+      network, dtype: a `Network` and its type.
+      eager: leave out the compiled peer.
+    """
+    alone = jax.default_backend() == "gpu"
+    ours = functools.partial(jax_contestant, x, label, network, dtype)
+    result = those_that_run({"ours": ours}, jax.clear_caches, alone)
+    if not alone:
         jax.clear_caches()  # a traced convolution keeps its form
         with (
             mock.patch.object(convolution, "cpu_form", lambda x, kernel: convolution.XLA),
@@ -243,12 +254,12 @@ def contestants(x, label, network, dtype):
         jax.clear_caches()
     if torch is not None:
         peer = functools.partial(torch_contestant, x, label, network, dtype)
-        result |= torch_device.contestants(peer)
+        result |= torch_device.contestants(peer, alone, not eager, channels_first=True)
     return result
 
 
 def main(argv=None):
-    """Print the table."""
+    """Print the table; returns 1 if ours is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=("unet", "residual_unet"), default="unet")
     parser.add_argument(
@@ -273,6 +284,9 @@ def main(argv=None):
     )
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument(
+        "--eager", action="store_true", help="leave PyTorch compiled out, which takes long to build"
+    )
+    parser.add_argument(
         "--small", action="store_true", help="smoke test: its timings are meaningless"
     )
     arguments = parser.parse_args(argv)
@@ -286,42 +300,58 @@ def main(argv=None):
     if arguments.device:
         jax.config.update("jax_platforms", {"cpu": "cpu", "gpu": "cuda"}[arguments.device])
 
-    speed = matmul_speed(arguments.dtype, arguments.repeats)
+    speed, missing = matmul_speed(arguments.dtype, arguments.repeats), False
     print(
         f"{arguments.model}, {jax.default_backend()}, {arguments.dtype}, batch {arguments.batch}, "
         f"{arguments.planar} planar levels, "
         f"median of {arguments.repeats} runs; matrix product {speed / 1e12:.2f} TFLOP/s\n"
     )
-    print(
-        "| filters, size | contestant       | train s | ours is | infer s | ours is | patches/s "
-        "| share of floor | memory GB | compiled in s |"
-    )
-    print("|" + "|".join("-" * n for n in (15, 18, 9, 9, 9, 9, 11, 16, 11, 15)) + "|")
     for filters, patch in cases:
         generator = np.random.default_rng(0)
         shape = (arguments.batch, *patch, 1)
         x = jnp.asarray(generator.standard_normal(shape, np.float32))
         label = (x > 0).astype(jnp.float32)
         network = Network(arguments.model, filters, arguments.poolings, arguments.planar)
-        peers = contestants(x, label, network, arguments.dtype)
-        train = alternate({name: peer[0] for name, peer in peers.items()}, arguments.repeats)
-        infer = alternate({name: peer[1] for name, peer in peers.items()}, arguments.repeats)
-        # A training step has two gradients where inference has one product.
-        operations = 3 * network_operations(network, patch, arguments.batch)
-        title = f"{filters}, " + (
-            f"{patch[0]}³" if len(set(patch)) == 1 else "×".join(map(str, patch))
+        peers = contestants(x, label, network, arguments.dtype, arguments.eager)
+        print_table(peers, network, patch, arguments.batch, speed, arguments.repeats)
+        missing |= "ours" not in peers
+    return int(missing)
+
+
+def print_table(peers, network, patch, batch, speed, repeats):
+    """Time the contestants of a case and print its table.
+
+    Args:
+      peers: of `contestants`.
+      network: a `Network`.
+      patch: voxels along each axis.
+      batch: number of patches.
+      speed: operations per second of the floor.
+      repeats: turns of each.
+    """
+    train = alternate({name: peer[0] for name, peer in peers.items()}, repeats)
+    infer = alternate({name: peer[1] for name, peer in peers.items()}, repeats)
+    ours = [seconds.get("ours", float("nan")) for seconds in (train, infer)]
+    # A training step has two gradients where inference has one product.
+    operations = 3 * network_operations(network, patch, batch)
+    size = f"{patch[0]}³" if len(set(patch)) == 1 else "×".join(map(str, patch))
+    print(
+        "| filters, size | contestant             | train s | ours is | infer s | ours is ", end=""
+    )
+    print("| patches/s | share of floor | memory GB | compiled in s |")
+    print("|" + "|".join("-" * n for n in (15, 24, 9, 9, 9, 9, 11, 16, 11, 15)) + "|")
+    title = f"{network.filters}, {size}"
+    for name, (_, _, memory, compiling) in peers.items():
+        print(
+            f"| {title:13} | {name:22} "
+            f"| {train[name]:7.3f} | {train[name] / ours[0]:6.2f}× "
+            f"| {infer[name]:7.3f} | {infer[name] / ours[1]:6.2f}× "
+            f"| {batch / train[name]:9.2f} "
+            f"| {operations / speed / train[name]:14.2f} | {memory / 1e9:9.2f} "
+            f"| {compiling:13.1f} |",
+            flush=True,
         )
-        for name, (_, _, memory, compiling) in peers.items():
-            print(
-                f"| {title:13} | {name:16} "
-                f"| {train[name]:7.3f} | {train[name] / train['ours']:6.2f}× "
-                f"| {infer[name]:7.3f} | {infer[name] / infer['ours']:6.2f}× "
-                f"| {arguments.batch / train[name]:9.2f} "
-                f"| {operations / speed / train[name]:14.2f} | {memory / 1e9:9.2f} "
-                f"| {compiling:13.1f} |",
-                flush=True,
-            )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

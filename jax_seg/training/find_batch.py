@@ -190,5 +190,10 @@ def machine_bytes():
 
 
 def card_bytes(card):
-    """Memory of a card that JAX takes by default: XLA_PYTHON_CLIENT_MEM_FRACTION, else 75 %."""
-    return int(card.memory * float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", 0.75)))
+    """Bytes of a card that JAX takes: the share XLA_CLIENT_MEM_FRACTION says, else 75 %.
+
+    Its former name, XLA_PYTHON_CLIENT_MEM_FRACTION, still counts, as it does for JAX.
+    """
+    said = os.environ.get("XLA_CLIENT_MEM_FRACTION")
+    share = said or os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION") or 0.75
+    return int(card.memory * float(share))

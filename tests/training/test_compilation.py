@@ -135,8 +135,14 @@ def test_find_batch_for_a_card_that_is_not_there(volumes_folder, monkeypatch):
         return config.data.batch * card.memory // 10
 
     monkeypatch.setattr(find_batch, "step_bytes", needed)
-    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    name, former = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
+    monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv(former, raising=False)
     config, quiet = tiny_config(volumes_folder), lambda line: None
     assert find_batch.find_batch(config, card, report=quiet)[False] == 4
-    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
+    monkeypatch.setenv(former, "0.9")
+    assert find_batch.find_batch(config, card, report=quiet)[False] == 8
+    monkeypatch.setenv(name, "0.3")
+    assert find_batch.find_batch(config, card, report=quiet)[False] == 2
+    monkeypatch.setenv(name, "")  # as good as not set
     assert find_batch.find_batch(config, card, report=quiet)[False] == 8
