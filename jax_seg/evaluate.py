@@ -41,7 +41,12 @@ def main(argv=None):
     parser.add_argument("--output", type=Path, help="JSON file for the scores")
     for flag, count, default, text in (
         ("--foreground", "+", 1, "label values of the foreground"),
-        ("--ignore", "*", 2, "label values that are not scored"),
+        (
+            "--ignore",
+            "*",
+            2,
+            "label values that are not scored, where none of the others names them",
+        ),
         ("--background", "*", 0, "label values of the background"),
     ):
         text += f"; 'rest' means all values not named by another flag (default: {default})"

@@ -20,7 +20,7 @@ import numpy as np
 
 from jax_seg import tasks
 from jax_seg.infer import ensemble, postprocess, sidecar
-from jax_seg.infer.files import bytes_needed, predict_files
+from jax_seg.infer.files import bytes_needed, map_folders, predict_files
 from jax_seg.infer.logits import foreground
 from jax_seg.infer.postprocess import by_class
 from jax_seg.ops.classes import painted
@@ -76,7 +76,9 @@ def main(argv=None):
         "tuned for the run)",
     )
     parser.add_argument(
-        "--probabilities", action="store_true", help="also write the probabilities as float16"
+        "--probabilities",
+        action="store_true",
+        help="also write the probabilities as float16, of several classes in a folder for each",
     )
     parser.add_argument("--submission", type=Path, help="also write a zip file of all masks")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier predictions")
@@ -135,7 +137,9 @@ def _predict(arguments):
     settings |= facts | {"predicted_with": checkpoints.code_version()}
     if in_blocks:
         return _predict_in_blocks(arguments, networks, kind, settings, found)
-    _protect(arguments, networks, kind, found)
+    maps_of = together.classes_of(networks) if arguments.probabilities else None
+    maps = map_folders(maps_of) if maps_of else ()
+    _protect(arguments, networks, kind, found, maps)
     to_do, errors = found, {}
     if not arguments.overwrite:
         to_do, errors = sidecar.unfinished(
@@ -143,7 +147,7 @@ def _predict(arguments):
             output,
             kind.suffix,
             settings,
-            arguments.probabilities,
+            maps,
             lambda volume: together.resampled(networks, volume),
         )
     if done := len(found) - len(to_do) - len(errors):
@@ -160,7 +164,7 @@ def _predict(arguments):
         to_do,
         output,
         settings=settings,
-        probabilities=arguments.probabilities,
+        maps_of=maps_of,
     )
     passed = done + len(errors) + len(large)
     suffix = {v.id: kind.suffix(v.image) for v in found}
@@ -236,7 +240,7 @@ def _one_in_blocks(arguments, networks, settings, volume, output):
     return blockwise.predict(arguments, networks, settings, volume, output)
 
 
-def _protect(arguments, networks, kind, found):
+def _protect(arguments, networks, kind, found, maps):
     """Refuse an --output or --submission among the inputs, or one that replaces other files."""
     inputs = [Path(path) for path in arguments.input if Path(path).is_dir()]
     for network in networks:
@@ -246,7 +250,7 @@ def _protect(arguments, networks, kind, found):
     names = [
         name
         for image in found
-        for name in sidecar.files_of(image.id, kind.suffix(image.image), arguments.probabilities)
+        for name in sidecar.files_of(image.id, kind.suffix(image.image), maps)
     ]
     written = [arguments.output / name for name in names]
     written += [sidecar.path_of(arguments.output, image.id) for image in found]
@@ -365,11 +369,10 @@ def _decision(arguments, networks):
 
 def _several(arguments, networks, steps, classes):
     """((logits, image) -> label values, facts) of networks that tell several classes apart."""
-    for flag in ("probabilities", "submission"):
-        if getattr(arguments, flag):
-            raise ValueError(
-                f"--{flag} is for one class, and these networks have {len(classes.names)}."
-            )
+    if arguments.submission:
+        raise ValueError(
+            f"--submission is for one class, and these networks have {len(classes.names)}."
+        )
     if arguments.threshold is not None and classes.exclusive:
         raise ValueError(
             "--threshold has no meaning here: of classes that exclude each other the most probable "

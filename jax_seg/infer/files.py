@@ -1,6 +1,7 @@
 """Segment files one after another, reading the next and writing the last in the background."""
 
 import concurrent.futures
+import re
 import time
 
 import jax
@@ -9,24 +10,43 @@ import numpy as np
 from jax_seg.data.writers import write_tiff
 from jax_seg.infer import sidecar
 from jax_seg.infer.logits import require_numbers
+from jax_seg.ops.classes import probabilities_of
 from jax_seg.system import memory
 from jax_seg.system.files import stamp
 from jax_seg.system.outputs import written_by
 
 FAILURES = (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError)
 """Errors of one file; the others are still segmented."""
+_NO_NAME = re.compile(r"[^\w.-]+")  # in the name of a folder, on whatever disk
 
 
 class Unwritable(OSError):
     """A prediction could not be written, so neither could the next."""
 
 
-def predict_files(kind, segment, decide, inspect, found, output, *, settings, probabilities):
+def map_folders(classes):
+    """Folders, within that of the predictions, of the probabilities of each of `Classes`.
+
+    ValueError where the names of two differ only in what no folder's name may have.
+    """
+    if len(classes.names) < 2:
+        return ("probabilities",)
+    folders = tuple(f"probabilities/{_NO_NAME.sub('_', name)}" for name in classes.names)
+    if len(set(folders)) < len(folders):
+        raise ValueError(
+            f"The probabilities of two of the classes {', '.join(classes.names)} would share a "
+            "folder: give the classes names that differ in letters or digits."
+        )
+    return folders
+
+
+def predict_files(kind, segment, decide, inspect, found, output, *, settings, maps_of=None):
     """Segment files one after another, reading the next and writing the last in the background.
 
     For a volume it writes `output/<id>.tif` (0 and 1, or the values of several classes; LZW; of
-    NIfTI, NRRD, MRC, HDF5 and N5 in the input's format), with `probabilities` also
-    `output/probabilities/<id>.tif` (float16); for an image `output/<id>.png` (8 bits, 255 where the
+    NIfTI, NRRD, MRC, HDF5 and N5 in the input's format), with `maps_of` also
+    `output/probabilities/<id>.tif` (float16; of several classes `probabilities/<class>/<id>.tif`);
+    for an image `output/<id>.png` (8 bits, 255 where the
     object is certain); and last `output/<id>.json`, the sidecar.
 
     Args:
@@ -37,7 +57,7 @@ def predict_files(kind, segment, decide, inspect, found, output, *, settings, pr
       found: list of what `kind.find` gives.
       output: folder.
       settings: JSON dict for the sidecar.
-      probabilities: also write the probabilities.
+      maps_of: `Classes` whose probabilities are written, too; None for none.
 
     Yields:
       (id, dict of the sidecar or the error) for each, in order. An `Unwritable` ends it: the
@@ -54,7 +74,7 @@ def predict_files(kind, segment, decide, inspect, found, output, *, settings, pr
     def finish(volume, about, image, logits, started):
         require_numbers(logits, volume.image)
         prediction = decide(logits, image)
-        maps = np.asarray(jax.nn.sigmoid(logits), np.float16) if probabilities else None
+        maps = _maps(logits, maps_of) if maps_of else {}
         facts = {
             "image": str(volume.image),
             "shape": list(prediction.shape),
@@ -92,6 +112,15 @@ def predict_files(kind, segment, decide, inspect, found, output, *, settings, pr
             yield _result(*waiting)
 
 
+def _maps(logits, classes):
+    """{folder: probabilities, float16 [D, H, W]} of each class."""
+    folders = map_folders(classes)
+    if len(folders) == 1:
+        return {folders[0]: np.asarray(jax.nn.sigmoid(logits), np.float16)}
+    each = np.asarray(probabilities_of(logits, classes), np.float16)
+    return {folder: each[..., number] for number, folder in enumerate(folders)}
+
+
 def bytes_needed(kind, volume):
     """Bytes of memory to predict a volume; 0 of a damaged one, which whoever reads it reports."""
     try:
@@ -110,14 +139,14 @@ def _share(prediction, kind):
 def _write(kind, output, volume, prediction, maps, facts):
     """Write the files of one prediction; returns the sidecar's content."""
     name = volume.id
-    files = sidecar.files_of(name, kind.suffix(volume.image), maps is not None)
+    files = sidecar.files_of(name, kind.suffix(volume.image), maps)
     try:
         # First, so that a kill in between leaves no sidecar that describes other files.
         sidecar.path_of(output, name).unlink(missing_ok=True)
         kind.write(output / files[0], prediction, volume.image)
-        if maps is not None:
+        for file, voxels in zip(files[1:], maps.values(), strict=True):
             origin = written_by("predict")
-            write_tiff(output / files[1], maps, compression="zlib", origin=origin)
+            write_tiff(output / file, voxels, compression="zlib", origin=origin)
         return sidecar.write(output, name, files, facts)
     except OSError as error:
         raise Unwritable(

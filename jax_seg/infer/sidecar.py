@@ -34,9 +34,9 @@ def path_of(output, name):
     return Path(output) / f"{name}.json"
 
 
-def files_of(name, suffix, probabilities):
-    """Names of a prediction's files in its folder, the mask first."""
-    return [name + suffix, *([f"probabilities/{name}.tif"] if probabilities else [])]
+def files_of(name, suffix, maps=()):
+    """Names of a prediction's files, the mask first; `maps` of `files.map_folders`."""
+    return [name + suffix, *(f"{folder}/{name}.tif" for folder in maps)]
 
 
 def write(output, name, files, facts):
@@ -74,7 +74,7 @@ def changes(made, settings):
     return changed + [word for key, word in TOGETHER.items() if made.get(key) != settings.get(key)]
 
 
-def unfinished(found, output, suffix, settings, probabilities, resampled=lambda volume: {}):
+def unfinished(found, output, suffix, settings, maps, resampled=lambda volume: {}):
     """Which images still have to be predicted.
 
     Args:
@@ -82,7 +82,7 @@ def unfinished(found, output, suffix, settings, probabilities, resampled=lambda 
       output: folder of the predictions; existing ones come from this command (`is_own`).
       suffix: path of an image -> suffix of its mask or map.
       settings: those of a new prediction.
-      probabilities: whether they are wanted besides the masks.
+      maps: of `files.map_folders`, what is wanted besides the masks.
       resampled: one of `found` -> `inspection.resampled` of it now.
 
     Returns:
@@ -94,7 +94,7 @@ def unfinished(found, output, suffix, settings, probabilities, resampled=lambda 
         if not (made := _read(path_of(output, volume.id))):
             to_do.append(volume)
             continue
-        wanted = files_of(volume.id, suffix(volume.image), probabilities)
+        wanted = files_of(volume.id, suffix(volume.image), maps)
         changed = changes(made, settings)
         if made.get("image_stamp") != stamp(volume.image):
             changed.append("image")

@@ -63,7 +63,7 @@ def as_mask(voxels, path, threshold):
     if wrong.any():
         raise ValueError(
             f"{path} holds the value {voxels[wrong][0]}: save 0 and 1, or floating-point "
-            "probabilities between them."
+            "probabilities between them; label values of several classes are named by --classes."
         )
     return (voxels > threshold).astype(np.uint8)
 

@@ -16,6 +16,7 @@ from jax_seg.data.folder import Volume
 from jax_seg.data.readers import open_volume
 from jax_seg.infer import files
 from jax_seg.infer.files import Unwritable, predict_files
+from jax_seg.ops.classes import ONE, Classes
 from jax_seg.system import memory
 from jax_seg.system.outputs import require_own
 from jax_seg.tasks.kinds import IMAGES, VOLUMES
@@ -33,6 +34,14 @@ def found(tmp_path):
     return volumes
 
 
+def test_folders_of_classes_are_names_on_any_disk():
+    assert files.map_folders(ONE) == ("probabilities",)
+    two = Classes(("left / right", "b"), ((1,), (2,)), (1, 2))
+    assert files.map_folders(two) == ("probabilities/left_right", "probabilities/b")
+    with pytest.raises(ValueError, match="two of the classes a/b, a b would share a folder"):
+        files.map_folders(two._replace(names=("a/b", "a b")))
+
+
 def predict(found, output, segment=lambda image: jnp.zeros(image.shape), kind=VOLUMES):
     """{id: sidecar or error}, as far as it came."""
     results = predict_files(
@@ -43,7 +52,7 @@ def predict(found, output, segment=lambda image: jnp.zeros(image.shape), kind=VO
         found,
         output,
         settings={"digest": "d"},
-        probabilities=True,
+        maps_of=ONE,
     )
     return dict(results)
 
@@ -170,7 +179,6 @@ def test_maps_of_images_carry_the_mark_too(tmp_path):
         IMAGES.find([tmp_path / "in"]),
         tmp_path / "out",
         settings={},
-        probabilities=False,
     )
     ((name, facts),) = results
     assert name == "a" and facts["foreground_share"] == pytest.approx(image[..., 0].mean() / 255)

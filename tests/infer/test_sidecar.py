@@ -8,6 +8,7 @@ import pytest
 
 from jax_seg.infer import sidecar
 
+MAPS = ("probabilities",)
 SETTINGS = {
     "workdir": "/here/run",
     "step": 3,
@@ -59,7 +60,7 @@ def made(tmp_path):
     image.image.write_bytes(b"image")
     output = tmp_path / "out"
     (output / "probabilities").mkdir(parents=True)
-    files = sidecar.files_of("a", ".tif", True)
+    files = sidecar.files_of("a", ".tif", MAPS)
     for name in files:
         (output / name).write_bytes(b"mask of a")
     stamp = sidecar.stamp(image.image)
@@ -67,17 +68,15 @@ def made(tmp_path):
     return image, output
 
 
-def status(made, probabilities=True, **settings):
+def status(made, maps=MAPS, **settings):
     """'to do', 'finished', or the error."""
     image, output = made
-    to_do, errors = sidecar.unfinished(
-        [image], output, lambda _: ".tif", SETTINGS | settings, probabilities
-    )
+    to_do, errors = sidecar.unfinished([image], output, lambda _: ".tif", SETTINGS | settings, maps)
     return "to do" if to_do else str(errors.get("a", "finished"))
 
 
 def test_finished_means_that_sidecar_and_files_agree(made):
-    assert status(made) == status(made, probabilities=False) == "finished"
+    assert status(made) == status(made, maps=()) == "finished"
     content = json.loads((made[1] / "a.json").read_text())
     assert content["origin"] == "written by jax_seg.predict"
     assert content["files"]["a.tif"]["bytes"] == 9
@@ -89,14 +88,14 @@ def test_a_cut_or_edited_file_is_not_finished(made, name, content):
     (made[1] / name).write_bytes(content)
     assert f"{name} has changed since it was written" in status(made)
     # Without probabilities, theirs is not looked at.
-    assert (status(made, probabilities=False) == "finished") == name.startswith("prob")
+    assert (status(made, maps=()) == "finished") == name.startswith("prob")
 
 
 def test_what_is_missing_is_predicted(made):
     (made[1] / "probabilities" / "a.tif").unlink()
-    assert status(made) == "to do" and status(made, probabilities=False) == "finished"
+    assert status(made) == "to do" and status(made, maps=()) == "finished"
     (made[1] / "a.tif").unlink()
-    assert status(made, probabilities=False) == "to do"
+    assert status(made, maps=()) == "to do"
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"digest": "ab', b"[]", b"{}"])
@@ -116,7 +115,7 @@ def test_another_image_or_setting_is_an_error_also_where_a_file_is_missing(made)
 
 def test_another_spacing_than_then_is_named(made):
     image, output = made
-    wanted = [image], output, lambda _: ".tif", SETTINGS, True
+    wanted = [image], output, lambda _: ".tif", SETTINGS, MAPS
     assert sidecar.unfinished(*wanted, lambda _: {}) == ([], {})
     now = {"resampled_from": [2.0, 1.0, 1.0], "resampled_to": [[1.0, 1.0, 1.0]]}
     _, errors = sidecar.unfinished(*wanted, lambda _: now)

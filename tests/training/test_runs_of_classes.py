@@ -111,6 +111,26 @@ def test_a_prediction_holds_label_values_and_scores_as_the_run(
     assert re.search(r"^  bright +[01]\.", table, re.M)
 
 
+def test_probabilities_lie_in_a_folder_of_each_class(exclusive, folder, tmp_path):
+    """Those of classes that exclude each other; the mask shows the largest."""
+    image, output = folder / "images" / "v0.tif", tmp_path / "out"
+    command = ["--workdir", str(exclusive[0]), "--input", str(image), "--output", str(output)]
+    assert predict.main([*command, "--probabilities"]) == 0
+    found = [
+        tifffile.imread(output / "probabilities" / name / "v0.tif").astype(np.float32)
+        for name in ("dark", "bright")
+    ]
+    each = np.stack([1 - sum(found), *found])
+    assert each.min() > -2e-3 and each[1:].max() > 0.5
+    expected = np.array([0, DARK, BRIGHT])[each.argmax(0)]
+    clear = np.diff(np.sort(each, 0)[1:], axis=0)[0] > 5e-3
+    mask = tifffile.imread(output / "v0.tif")
+    np.testing.assert_array_equal(mask[clear], expected[clear])
+    assert len(np.unique(expected[clear])) == 3
+    made = json.loads((output / "v0.json").read_text())["files"]
+    assert [*made] == ["v0.tif", "probabilities/dark/v0.tif", "probabilities/bright/v0.tif"]
+
+
 def test_an_ensemble_averages_the_softmax(exclusive, folder, tmp_path):
     workdir, _ = exclusive
     image = folder / "images" / "v0.tif"
@@ -163,7 +183,7 @@ def test_commands_of_one_class_say_so(command, arguments, exclusive, tmp_path, c
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--probabilities"], "--probabilities is for one class"),
+        (["--submission", "masks.zip"], "--submission is for one class"),
         (["--threshold", "0.4"], "--threshold has no meaning here"),
     ],
 )
