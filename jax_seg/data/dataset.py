@@ -82,9 +82,7 @@ def prepare(
     preprocess,
     classes=(),
     preprocessing=None,
-    voxels=(),
-    target_spacing=(),
-    resample="auto",
+    at=None,
 ):
     """Find, split, decode and measure the volumes of a folder.
 
@@ -100,7 +98,7 @@ def prepare(
       threads: volumes measured at once.
       preprocess: keyword arguments of `fit_preprocessing`.
       preprocessing: stored values of a resumed run; None fits them.
-      voxels, target_spacing, resample: the fields data.spacing and so on.
+      at: `spacing.Rule`; None for its defaults.
 
     Returns:
       Dataset.
@@ -108,7 +106,8 @@ def prepare(
     Raises:
       ValueError, FileNotFoundError: bad input, naming the file or the field.
     """
-    spacing.check(voxels, target_spacing, resample)
+    at = at or spacing.Rule()
+    spacing.check(at)
     found = folder.find_volumes(existing(root, "data.root"), images=images, labels=labels_folder)
     table = labels.label_table(
         foreground=foreground, ignore=ignore, background=background, classes=classes
@@ -117,17 +116,12 @@ def prepare(
     channels = require_same_channels([*train, *validation])
     cache_directory = Path(cache_directory)
     originals, spacings, target, copies = _at_one_spacing(
-        [*train, *validation],
-        table,
-        cache_directory / RESAMPLED,
-        voxels=voxels,
-        target=target_spacing,
-        resample=resample,
+        [*train, *validation], table, cache_directory / RESAMPLED, at
     )
     cache = cache_in(cache_directory, cache_gb, copies)
     at_target = originals | {copy.source.id: spacing.write(copy, table) for copy in copies}
     train, validation = ([at_target[v.id] for v in part] for part in (train, validation))
-    used = list(at_target.values())
+    used = [*at_target.values()]
     facts = _measure(used, cache, table, cache_directory / "measured", threads)
     train_facts = [facts[v.id] for v in train]
     if preprocessing is None:
@@ -148,10 +142,8 @@ def prepare(
         channels=channels,
         preprocessing=preprocessing,
         numbers=_numbers(used, cache, preprocessing, cache_directory / "measured", threads),
-        remarks=[
-            *dataset_json.masked_although_named(root, table),
-            *_remarks(train, validation, facts, preprocessing),
-        ],
+        remarks=dataset_json.masked_although_named(root, table)
+        + _remarks(train, validation, facts, preprocessing),
     )
 
 
@@ -240,7 +232,7 @@ def cache_in(directory, gigabytes, copies=()):
     return cache
 
 
-def _at_one_spacing(volumes, table, directory, *, voxels, target, resample):
+def _at_one_spacing(volumes, table, directory, rule):
     """The spacing of a run, and what is to be resampled to it; all volumes are checked.
 
     Returns:
@@ -249,10 +241,10 @@ def _at_one_spacing(volumes, table, directory, *, voxels, target, resample):
     """
     found = {v.id: v for v in sorted(volumes, key=lambda v: v.id)}
     spacings = {
-        id: tuple(map(float, voxels)) or spacing.stated(v.image, v.spacing)
+        id: tuple(map(float, rule.voxels)) or spacing.stated(v.image, v.spacing)
         for id, v in found.items()
     }
-    target = spacing.of_run(spacings.values(), target)
+    target = spacing.of_run(spacings.values(), rule.target)
     for volume in found.values():
         image, label = source(volume.image), source(volume.label)
         require_one_channel(label)
@@ -260,7 +252,7 @@ def _at_one_spacing(volumes, table, directory, *, voxels, target, resample):
     copies = [
         spacing.copy_of(volume, spacings[id], target, table, directory)
         for id, volume in found.items()
-        if spacing.to_resample(volume.image, spacings[id], target, resample)
+        if spacing.to_resample(volume.image, spacings[id], target, rule.resample)
     ]
     return found, spacings, target, copies
 

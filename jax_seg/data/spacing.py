@@ -38,19 +38,33 @@ CODE = 1  # raised when the same volume would be resampled otherwise, so that it
 FARTHEST = 20.0  # times: a larger ratio of spacings is one of units
 
 
-def check(spacing, target, resample):
-    """Raise a ValueError where data.spacing, data.target_spacing or data.resample is not valid."""
+class Rule(NamedTuple):
+    """What a configuration says of spacing.
+
+    Attributes:
+      voxels: data.spacing.
+      target: data.target_spacing.
+      resample: data.resample.
+    """
+
+    voxels: tuple = ()
+    target: tuple = ()
+    resample: str = CHOICES[0]
+
+
+def check(rule):
+    """Raise a ValueError where a field of a `Rule` is not valid."""
     for name, field, otherwise in (
-        ("spacing", spacing, "take what the files say"),
-        ("target_spacing", target, "train at the median"),
+        ("spacing", rule.voxels, "take what the files say"),
+        ("target_spacing", rule.target, "train at the median"),
     ):
         if tuple(field) and three_positive(field) is None:
             raise ValueError(
                 f"data.{name} is {tuple(field)}: give three numbers above 0, depth first, or () to "
                 f"{otherwise}."
             )
-    if resample not in CHOICES:
-        raise ValueError(f"data.resample is {resample!r}: choose 'auto' or 'never'.")
+    if rule.resample not in CHOICES:
+        raise ValueError(f"data.resample is {rule.resample!r}: choose 'auto' or 'never'.")
 
 
 def stated(image, of_table=None):

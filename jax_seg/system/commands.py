@@ -1,6 +1,7 @@
 """How a command ends: with an exit status, and one sentence for an error."""
 
 import sys
+import warnings
 
 INTERRUPTED = 130  # as a shell reports a process that SIGINT ended
 
@@ -13,6 +14,7 @@ def exit_status(run, after_interrupt="nothing was written", failed=1):
       after_interrupt: what Ctrl-C leaves behind, as a clause.
       failed: exit status after such an error.
     """
+    warn_in_one_line()
     try:
         return run()
     except (ValueError, OSError) as error:
@@ -21,6 +23,20 @@ def exit_status(run, after_interrupt="nothing was written", failed=1):
     except KeyboardInterrupt:
         print(f"Interrupted: {after_interrupt}.", file=sys.stderr)
         return INTERRUPTED
+
+
+def warn_in_one_line():
+    """Print warnings of this project as "Warning: …", without the line of code behind them."""
+    warnings.formatwarning = _format_warning
+
+
+_in_full = warnings.formatwarning
+
+
+def _format_warning(message, category, filename, lineno, line=None):
+    if category is UserWarning:
+        return f"Warning: {message}\n"
+    return _in_full(message, category, filename, lineno, line)
 
 
 def report_errors(sentences, total, noun):

@@ -10,7 +10,7 @@ import warnings
 import absl.logging
 import jax
 
-from jax_seg.system import home
+from jax_seg.system import commands, home
 
 CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 CHANNELS_LAST = "xla_gpu_force_conv_nhwc"
@@ -30,7 +30,7 @@ def prepare():
     warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
     _expect_no_card_without_a_driver()
     convolve_channels_last()
-    warnings.formatwarning = _format_warning
+    commands.warn_in_one_line()
     folder = home.cache_folder()
     if folder and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
@@ -85,12 +85,3 @@ def _print_unraisable(unraisable):
     closed = "Event loop is closed", "the handle is closed"
     if not (unraisable.exc_type is RuntimeError and str(unraisable.exc_value).endswith(closed)):
         sys.__unraisablehook__(unraisable)
-
-
-_in_full = warnings.formatwarning
-
-
-def _format_warning(message, category, filename, lineno, line=None):
-    if category is UserWarning:
-        return f"Warning: {message}\n"
-    return _in_full(message, category, filename, lineno, line)

@@ -200,6 +200,10 @@ def of_prediction(path, name):
       ValueError: the record is damaged.
     """
     folder = Path(path).parent
-    note = (folder.parent if folder.name == "probabilities" else folder) / f"{name}.json"
+    for maps in (folder, folder.parent):  # of one class, or of one of several
+        if maps.name == "probabilities":
+            folder = maps.parent
+            break
+    note = folder / f"{name}.json"
     content = read_json(note) if note.is_file() else {}
     return read(content.get("judged_on", {}))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_seg.data import dataset, folder
+from jax_seg.data import dataset, folder, readers, spacing
 from jax_seg.data.augment import augment as augment_batch
 from jax_seg.data.cache import source
 from jax_seg.data.intensities import blended
@@ -90,11 +90,22 @@ def prepare(
         samples=SAMPLES,
         wholes=f"{NOUN}s",
         about=_about(found),
-        remarks=found.remarks,
+        remarks=[*_unequal(found.spacing, augment), *found.remarks],
         spacing=found.spacing,
         classes=found.table.classes,
         require_memory=functools.partial(judge_volumes.require_memory, found),
     )
+
+
+def _unequal(of_run, augment):
+    """[a sentence] on a run whose patches cover unequal distances and are turned all the same."""
+    if not of_run or augment.get("in_plane_only") or not readers.spacing.unequal(of_run):
+        return []
+    return [
+        f"The voxels' spacing is {readers.spacing.in_words(of_run)}, so a patch covers unequal "
+        "distances, and augmentation turns it: jax_seg.plan chooses patch, levels and augmentation "
+        "for that, and augment.in_plane_only=True leaves depth alone."
+    ]
 
 
 def channels(data):
@@ -144,9 +155,9 @@ def prepare_data(workdir, preprocessing=None, *, data, synthetic, preprocess, **
         threads=max(data["threads"], 1),
         preprocess=preprocess,
         preprocessing=preprocessing and stored_preprocessing(preprocessing),
-        voxels=data.get("spacing", ()),
-        target_spacing=data.get("target_spacing", ()),
-        resample=data.get("resample", "auto"),
+        at=spacing.Rule(
+            data.get("spacing", ()), data.get("target_spacing", ()), data.get("resample", "auto")
+        ),
         classes=data.get("classes", ()),
     )
 

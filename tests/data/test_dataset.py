@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from jax_seg.data import dataset, readers
+from jax_seg.data import dataset, readers, spacing
 from jax_seg.data.preprocess import Preprocessing, measure
 from tests.conftest import write_volumes
 
@@ -105,14 +105,14 @@ def test_resampled_volumes_count_towards_the_limit_of_the_cache(tmp_path):
     def bytes_in(part):
         return sorted(file.stat().st_size for file in (cache / part).iterdir())
 
-    prepare(root, cache, resample="never", voxels=(2.0, 1.0, 1.0))
+    prepare(root, cache, at=spacing.Rule((2.0, 1.0, 1.0), (), "never"))
     assert bytes_in("volumes") == [8128] * 12
     prepare(root, cache, (2 * 4000 + 2 * 8128) / 2**30)
     assert bytes_in("volumes") == [8128] * 2 and len(bytes_in("resampled")) == 2
     with pytest.raises(ValueError, match=r"take 7\.45e-06 GiB resampled, besides 0 GiB"):
         prepare(root, cache, 7999 / 2**30)
     # Those of another run are counted, and kept: it may be reading them.
-    others = prepare(root, cache, 16_000 / 2**30, voxels=(2.0, 1.0, 1.0)).cache
+    others = prepare(root, cache, 16_000 / 2**30, at=spacing.Rule((2.0, 1.0, 1.0))).cache
     with pytest.raises(ValueError, match=r"7\.57e-06 GiB decoded, more than the [4-7].*e-06 GiB"):
         others.open(root / "train_images" / "v2.tif")
     for number in range(6):

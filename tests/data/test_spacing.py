@@ -187,6 +187,22 @@ def test_the_field_stands_for_all_files(mixed, tmp_path):
     assert (said["resampled_from"], said["resampled_to"]) == ([3, 1, 1], [[6, 1, 1]])
 
 
+@pytest.mark.parametrize(
+    ("target", "in_plane_only", "said"), [(2.0, False, 1), (2.0, True, 0), (1.2, False, 0)]
+)
+def test_patches_that_cover_unequal_distances_are_named(
+    mixed, tmp_path, target, in_plane_only, said
+):
+    config = config_of(mixed)
+    config.data.target_spacing = (target, 1.0, 1.0)
+    config.augment.in_plane_only = in_plane_only
+    task = volumes.prepare(
+        tmp_path, None, seed=0, **{name: config[name].to_dict() for name in volumes.FIELDS}
+    )
+    found = [one for one in task.remarks if "a patch covers unequal distances" in one]
+    assert len(found) == said
+
+
 def test_images_are_resampled_once_for_all_meanings_of_their_labels(mixed, tmp_path):
     (volume,) = (v for v in find_volumes(mixed) if v.id == "v2")
     copies = [

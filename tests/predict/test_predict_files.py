@@ -152,7 +152,6 @@ def assert_header(path):
         np.testing.assert_array_equal(nibabel.load(path).affine, AFFINE)
 
 
-@pytest.mark.filterwarnings("ignore:.*have a voxel spacing of")
 @pytest.mark.parametrize("ending", ["nii", "nii.gz", "nrrd", "mrc"])
 def test_a_mask_has_the_format_and_the_header_of_its_input(runs, image, tmp_path, ending):
     scan = tmp_path / f"v.{ending}"

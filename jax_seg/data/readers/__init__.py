@@ -121,14 +121,6 @@ def _announce_notes(reader):
         return
     for note in reader.notes:
         _announce(note)
-    if reader.spacing is not None and spacing.anisotropic(reader.spacing):
-        # The folder instead of the file: one sentence for all its volumes.
-        distances = " × ".join(f"{number:g}" for number in reader.spacing)
-        _announce(
-            f"Volumes in {reader.path.parent} have a voxel spacing of {distances} (z, y, x): "
-            "a patch covers unequal distances; jax_seg.plan chooses augmentation for that, and "
-            "where depth is coarse the patch and its levels."
-        )
 
 
 def extension(path):

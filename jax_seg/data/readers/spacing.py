@@ -130,9 +130,9 @@ def in_words(spacing):
     return " × ".join(each) + " (z, y, x)"
 
 
-def anisotropic(spacing):
-    """Whether the three numbers differ by more than 1 %."""
-    return max(spacing) > 1.01 * min(spacing)
+def unequal(spacing):
+    """Whether one of the three numbers is half as much again as another."""
+    return max(spacing) > 1.5 * min(spacing)
 
 
 def _pixels(text):

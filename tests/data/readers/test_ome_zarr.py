@@ -103,8 +103,7 @@ def test_spacing_of_ome_zarr(tmp_path):
     (image,) = group.attrs["multiscales"]
     image["coordinateTransformations"] = [{"type": "scale", "scale": [2, 2, 2]}]
     group.attrs["multiscales"] = [image]
-    with pytest.warns(match=r"voxel spacing of 4 × 1 × 1 \(z, y, x\): a patch covers unequal"):
-        assert open_volume(tmp_path / "a.zarr").spacing == pytest.approx((4, 1, 1))
+    assert open_volume(tmp_path / "a.zarr").spacing == pytest.approx((4, 1, 1))
     zarr.create_array(tmp_path / "plain", data=make_voxels())
     assert open_volume(tmp_path / "plain").spacing is None
 

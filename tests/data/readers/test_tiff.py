@@ -192,8 +192,7 @@ def test_spacing_of_an_imagej_stack(tmp_path):
     metadata = {"axes": "ZYX", "spacing": 3.0, "unit": "um"}
     options = {"imagej": True, "resolution": (2, 4)}
     tifffile.imwrite(tmp_path / "a.tif", make_voxels(), metadata=metadata, **options)
-    with pytest.warns(match=rf"Volumes in {tmp_path} have .* 3 × 0\.25 × 0\.5 \(z, y, x\)"):
-        assert open_volume(tmp_path / "a.tif").spacing == (3, 0.25, 0.5)
+    assert open_volume(tmp_path / "a.tif").spacing == (3, 0.25, 0.5)
 
 
 def test_spacing_of_an_ome_tiff(tmp_path):
@@ -201,8 +200,7 @@ def test_spacing_of_an_ome_tiff(tmp_path):
     units = {"PhysicalSizeYUnit": "nm", "PhysicalSizeXUnit": "nm"}
     metadata = {"axes": "ZYX", **sizes, **units}
     tifffile.imwrite(tmp_path / "a.ome.tif", make_voxels(), metadata=metadata, **GREY)
-    with pytest.warns(match="covers unequal distances"):
-        assert open_volume(tmp_path / "a.ome.tif").spacing == pytest.approx((2, 0.5, 0.5))
+    assert open_volume(tmp_path / "a.ome.tif").spacing == pytest.approx((2, 0.5, 0.5))
 
 
 def test_spacing_that_no_file_gives(tmp_path):
