@@ -80,9 +80,9 @@ def prepare(
     cache_gb,
     threads,
     preprocess,
+    at,
     classes=(),
     preprocessing=None,
-    at=None,
 ):
     """Find, split, decode and measure the volumes of a folder.
 
@@ -97,8 +97,8 @@ def prepare(
       cache_gb: GiB that decoded and resampled volumes may take on the disk.
       threads: volumes measured at once.
       preprocess: keyword arguments of `fit_preprocessing`.
+      at: `spacing.Rule`.
       preprocessing: stored values of a resumed run; None fits them.
-      at: `spacing.Rule`; None for its defaults.
 
     Returns:
       Dataset.
@@ -106,7 +106,6 @@ def prepare(
     Raises:
       ValueError, FileNotFoundError: bad input, naming the file or the field.
     """
-    at = at or spacing.Rule()
     spacing.check(at)
     found = folder.find_volumes(existing(root, "data.root"), images=images, labels=labels_folder)
     table = labels.label_table(

@@ -29,7 +29,7 @@ def prepare(root, cache, cache_gb=1.0, fold_count=3, rule=RULE, **options):
         cache_gb=cache_gb,
         threads=1,
         preprocess=rule,
-        **options,
+        **{"at": spacing.Rule()} | options,
     )
 
 
