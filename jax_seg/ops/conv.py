@@ -19,7 +19,9 @@ from jax import lax
 from jax_seg.ops import patches, winograd
 from jax_seg.system.devices import depth_is_divided
 
-SMALL = 15_000_000  # multiplications; below, every form is fast and XLA's compiles fastest
+# Multiplications, below which every form is fast and XLA's compiles fastest: of volumes, and of
+# images, which XLA convolves better.
+SMALL, SMALL_OF_IMAGES = 100_000, 15_000_000
 
 
 class Form(NamedTuple):
@@ -111,19 +113,20 @@ def strided_form(x, kernel, strides):
     Winograd's would compute every output of stride 1. XLA's own is as poor as without strides.
     """
     outputs = prod((n - 1) // stride + 1 for n, stride in zip(x.shape[1:-1], strides, strict=True))
-    if x.dtype not in (jnp.float32, jnp.bfloat16) or len(x) * outputs * kernel.size < SMALL:
+    small = SMALL if x.ndim == 5 else SMALL_OF_IMAGES
+    if x.dtype not in (jnp.float32, jnp.bfloat16) or len(x) * outputs * kernel.size < small:
         return None
     in_depth = (1,) * (5 - x.ndim)  # a batch of images is the depth of one volume
     options = {"strides": (*in_depth, *strides)}
     return Form(*(functools.partial(function, **options) for function in PATCHES))
 
 
-def cpu_form(x, kernel):
+def cpu_form(x, kernel, small=None):
     """The fastest form on a CPU for x [B, D, H, W, C] and kernel [*size, C, K].
 
     Winograd's for kernels of 3 voxels a side, but patches where channels are few or the kernel
     outweighs the volume; a matrix product for one gradient of a kernel of a single voxel; XLA's own
-    for the rest.
+    for the rest, and for those of fewer multiplications than `small`, by default SMALL.
     """
     size, channels = kernel.shape[:3], kernel.shape[3]
     voxels = prod(x.shape[1:4])
@@ -131,7 +134,7 @@ def cpu_form(x, kernel):
         return XLA
     if size == (1, 1, 1):
         return ONE_OUTPUT if kernel.shape[4] == 1 else POINTWISE
-    if len(x) * voxels * kernel.size < SMALL:
+    if len(x) * voxels * kernel.size < (SMALL if small is None else small):
         return XLA
     if channels < patches.FEW_CHANNELS:
         return PATCHES if size[0] > 1 else XLA
@@ -144,7 +147,8 @@ def image_form(x, kernel):
     As of a volume of one slice, but XLA's convolution of images is a good one where channels are
     few, all but its gradient with respect to the kernel.
     """
-    form = cpu_form(*(jax.ShapeDtypeStruct((1, *a.shape), a.dtype) for a in (x, kernel)))
+    of_volume = (jax.ShapeDtypeStruct((1, *a.shape), a.dtype) for a in (x, kernel))
+    form = cpu_form(*of_volume, SMALL_OF_IMAGES)
     return NARROW if form is WINOGRAD and x.shape[-1] <= 16 else form
 
 

@@ -66,7 +66,8 @@ def test_strides_take_every_so_many_of_the_outputs(monkeypatch, shape, size, str
     expected, expected_pull = jax.vjp(lambda *of: XLA.convolve(*of)[every], x, kernel)
     gradient = jnp.asarray(np.random.default_rng(1).standard_normal(expected.shape), jnp.float32)
     for small, block in ((15_000_000, None), (0, None), (0, 1)):
-        monkeypatch.setattr("jax_seg.ops.conv.SMALL", small)
+        for name in ("SMALL", "SMALL_OF_IMAGES"):
+            monkeypatch.setattr(f"jax_seg.ops.conv.{name}", small)
         if block:
             monkeypatch.setattr(patches, "BLOCK_BYTES", block)
         jax.clear_caches()  # a traced convolution keeps its form
@@ -180,7 +181,8 @@ def test_form_of_each_level_of_a_unet():
     assert form(64, 64, 32) is WINOGRAD
     assert form(8, 512, 256) is WINOGRAD
     assert form(4, 512, 512) is PATCHES
-    assert form(16, 4, 4) is XLA
+    assert form(16, 4, 4) is PATCHES and form(16, 8, 8) is WINOGRAD
+    assert form(8, 2, 2) is XLA
 
 
 def test_accelerators_get_their_own_convolution():
