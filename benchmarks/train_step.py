@@ -250,7 +250,7 @@ def contestants(x, label, network, dtype, eager=False):
             mock.patch.object(convolution, "cpu_form", lambda *_: convolution.XLA),
             mock.patch.object(convolution, "strided_form", lambda *_: None),
         ):
-            result["XLA's own"] = jax_contestant(x, label, network, dtype)
+            result |= those_that_run({"XLA's own": ours}, jax.clear_caches)
         jax.clear_caches()
     if torch is not None:
         peer = functools.partial(torch_contestant, x, label, network, dtype)

@@ -43,7 +43,7 @@ def _data():
     # Label values are any integers; 'rest' in one of the three means all unnamed values.
     data.background = (0,)  # label values that are background
     data.foreground = (1,)  # label values that are foreground
-    data.ignore = (2,)  # label values that are unlabelled: masked everywhere
+    data.ignore = (2,)  # values that are unlabelled: masked, but for a 2 that is named elsewhere
     # Several classes instead of data.foreground: name=label values, as ("sheet=1", "ink=3,4"), and
     # as many model.out_channels. Softmax, or sigmoids where classes share values. A prediction
     # holds the first value of each.

@@ -131,7 +131,7 @@ def _predict(arguments):
     kind = kind._replace(needs=partial(kind.needs, logits=together.logits_held(networks, settings)))
     channels = max(network.fields.get("model.in_channels", 1) for network in networks)
     found = in_blocks and blockwise.find(arguments.input)
-    nnunet = settings.get("convention") == members.NNUNET
+    nnunet = networks[0].fields.get("validate.convention") == members.NNUNET
     found = found or kind.find(arguments.input, channels, nnunet)
     output = arguments.output
     settings |= facts | {"predicted_with": checkpoints.code_version()}

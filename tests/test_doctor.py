@@ -241,6 +241,7 @@ def test_classes_that_cannot_be_examined_one_by_one_are_trained(monkeypatch, tmp
     fields.data.update(classes=("sheet=1", "ink=3"), ignore=(2,))
 
     def fails(evidence):
+        assert evidence.config.data.cache == str(tmp_path / "cache")  # nothing is decoded twice
         raise ValueError("v3.tif has no labelled voxel.")
 
     monkeypatch.setattr(attending, "examine", fails)

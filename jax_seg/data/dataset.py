@@ -222,8 +222,8 @@ def cache_in(directory, gigabytes, copies=()):
     if copies and left < 0:
         raise ValueError(
             f"Volumes of another spacing take {needed / 2**30:.3g} GiB resampled, besides "
-            f"{of_others / 2**30:.3g} GiB of other runs in {directory / RESAMPLED}, but "
-            f"data.cache_gb is {gigabytes:g}: raise it, or delete what no run needs there."
+            f"{of_others / 2**30:.3g} GiB of other runs or versions in {directory / RESAMPLED}, "
+            f"but data.cache_gb is {gigabytes:g}: raise it, or delete what no run needs there."
         )
     cache = Cache(directory / "volumes", max(left, 0))
     if copies:

@@ -13,10 +13,10 @@ def label_values(root):
 
     {} where the folder has no such file, or it names no background or values that are no integers.
     """
-    said = _read(root, "labels")
     try:
-        values_of = {name: [v] if isinstance(v, int) else list(v) for name, v in said.items()}
-    except TypeError:
+        said = _read(root).get("labels", {}).items()
+        values_of = {name: [v] if isinstance(v, int) else list(v) for name, v in said}
+    except (AttributeError, TypeError):
         return {}
     integers = all(isinstance(v, int) for some in values_of.values() for v in some)
     return values_of if integers and "background" in values_of else {}
@@ -24,12 +24,13 @@ def label_values(root):
 
 def region_order(root):
     """The entry regions_class_order; None without one."""
-    return _read(root, "regions_class_order") or None
+    return _read(root).get("regions_class_order")
 
 
 def channel_names(root):
     """The channels' names in their order, as ['CT'] or ['T1', 'T2']; [] where none are given."""
-    return [*map(str, _read(root, "channel_names").values())]
+    names = _read(root).get("channel_names")
+    return [*map(str, names.values())] if isinstance(names, dict) else []
 
 
 def masked_although_named(root, table):
@@ -48,8 +49,10 @@ def masked_although_named(root, table):
     ]
 
 
-def _read(root, entry):
+def _read(root):
+    """The file as a dict; {} where there is none, or one of something else."""
     try:
-        return read_json(Path(root) / NAME).get(entry) or {}
-    except (FileNotFoundError, AttributeError):
+        said = read_json(Path(root) / NAME)
+    except (OSError, ValueError):
         return {}
+    return said if isinstance(said, dict) else {}

@@ -90,7 +90,7 @@ def find_images(source, channels=1, nnunet=False):
         source: a TIFF file, a Zarr folder, a folder of either, or a list of these.
         channels: of the images that are wanted. Where there are several, NAME_0000, NAME_0001, …
             are those of one image; in nnU-Net's imagesTr and imagesTs they always are.
-        nnunet: whether every folder is like those two, so that NAME_0000 has the id NAME.
+        nnunet: whether NAME_0000 has the id NAME everywhere, as in those two folders.
 
     Raises:
         FileNotFoundError: a path is missing, or holds no volume.
@@ -101,7 +101,7 @@ def find_images(source, channels=1, nnunet=False):
     paths = [path for one in sources for path in _volumes_in(existing(one))]
     if not paths:
         raise ValueError("The list of images is empty: name a volume or a folder of volumes.")
-    image_of = _by_id(_with_channels(paths, several=nnunet or channels > 1), nnunet)
+    image_of = _by_id(_with_channels(paths, several=channels > 1), nnunet)
     folders = {path.parent for path in image_of.values()}
     spacing_of = {folder: _spacings_of_data_set(folder) for folder in folders}
     return [

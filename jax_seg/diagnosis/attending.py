@@ -34,8 +34,9 @@ class Doctor(NamedTuple):
         if run.settings.devices.processes == 1:  # else the others would have to run them too
             given["programs"] = run.programs
         config = configuration.from_dict(run.to_store["config"])
-        # Where the task is prepared anew, for one of several classes, it finds the decoded volumes.
-        config.data.cache = config.data.cache or str(run.workdir / "cache")
+        if "cache" in config.data:
+            # Where the task is prepared anew, for one of several classes, it finds what is decoded.
+            config.data.cache = config.data.cache or str(run.workdir / "cache")
         evidence = of_config(config, quick=True, given=given)
         try:
             report = examine(evidence)

@@ -23,6 +23,7 @@ from jax_seg.runs import run as opened
 from jax_seg.system import configuration
 from jax_seg.tasks import judged
 from jax_seg.training import programs, stages
+from jax_seg.training.resuming import at_stored_spacing
 from jax_seg.training.settings import read_settings
 from jax_seg.training.step import normalised
 
@@ -139,10 +140,11 @@ class Evidence:
         """`Task` of the data, prepared as for training."""
         if "task" in self.given:
             return self.given["task"]
-        kept = None
+        stored = None
         with contextlib.suppress(Skipped):  # the data can be judged without the run's checkpoints
-            kept = self.stored["preprocessing"] if self.stored else None
-        return self.settings.kind.prepare(self._folder, kept, **self.settings.task)
+            stored = self.stored
+        task = at_stored_spacing(self.settings.task, stored)
+        return self.settings.kind.prepare(self._folder, stored and stored["preprocessing"], **task)
 
     @functools.cached_property
     def stored(self):
@@ -355,7 +357,8 @@ def of_config(config, workdir=None, quick=False, given=None):
         for some in (classes, classes[:1])
     )
     others = tuple(value for value in every if value not in first)
-    config.data.update(foreground=first, classes=(), ignore=(*config.data.ignore, *others))
+    ignore = [v for v in dict.fromkeys((*config.data.ignore, *others)) if v not in first]
+    config.data.update(foreground=first, classes=(), ignore=tuple(ignore))
     config.model.out_channels = 1
     return Evidence(config, workdir, quick, of_classes=classes)
 

@@ -152,5 +152,5 @@ def _advice(value, evidence):
             "Label these structures, or give regions that nobody has looked at a value of "
             "data.ignore."
         )
-    ignored = (*evidence.field("data.ignore", ()), value)
+    ignored = (*dict.fromkeys((*evidence.field("data.ignore", ()), value)),)
     return f"Remove {value} from data.background and set data.ignore={ignored}."

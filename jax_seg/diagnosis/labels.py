@@ -154,7 +154,7 @@ def _correlation(moments):
 def _unlabeled(value, measured, evidence):
     own, rest, thick, rest_thick, share, others = measured
     named = " and ".join(map(str, others))
-    ignored = (*evidence.field("data.ignore", ()), value)
+    ignored = (*dict.fromkeys((*evidence.field("data.ignore", ()), value)),)
     return Finding(
         "labels.unlabeled_as_foreground",
         "error",

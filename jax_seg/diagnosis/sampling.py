@@ -84,6 +84,8 @@ def coverage(evidence):
     if np.mean(missed) <= MISSED and not by_place:
         return []
     worst = sampler.volumes[numbers[int(np.argmax(missed))]].id
+    by_number = pace.updates_given(evidence.settings)
+    more = "train.epoch_length" if by_number else "data.patches_per_volume"
     return [
         Finding(
             "sampling.coverage",
@@ -98,11 +100,10 @@ def coverage(evidence):
                 "missed_evenly": float(np.mean(evenly)),
                 "patches_per_volume": count,
             },
-            "data.foreground_share" if by_place else "data.patches_per_volume",
+            "data.foreground_share" if by_place else more,
             "Set data.foreground_share to 1/3 and data.balance_target to 0."
             if by_place
-            else f"Raise data.patches_per_volume or train.epochs {_times(evenly)}-fold, or enlarge "
-            "data.patch.",
+            else f"Raise {more} or train.epochs {_times(evenly)}-fold, or enlarge data.patch.",
         )
     ]
 

@@ -41,7 +41,7 @@ def planned_updates(settings, samples):
     """
     if pace.by_minutes(settings):
         raise Skipped("the run measures its pace before it knows how many updates it has")
-    given = pace.updates_given(settings)
+    given = float(pace.updates_given(settings))
     return [
         given
         or float(

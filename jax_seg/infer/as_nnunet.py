@@ -74,7 +74,8 @@ def segment_volume(
         return background(part, classes)
     zero = 0.0 if getattr(preprocessing, "region", "") == "nonzero" else numbers.shift
     trained = trained and spacing and completed(trained, spacing)
-    if resampled := bool(trained and changes_shape(inside.whole, spacing, trained)):
+    # Where the whole keeps its shape its box does, too; a box that alone does stays as it is.
+    if resampled := bool(trained and changes_shape(part.whole, spacing, trained)):
         voxels = inside.read((0, 0, 0), inside.whole)
         shape = new_shape(inside.whole, spacing, trained)
         voxels = np.asarray(preprocess(voxels, as_rule(preprocessing), as_array(numbers)))

@@ -152,6 +152,7 @@ def _levels_within(planar, poolings, axis):
     kernel, stride = _back((1, 3, 3), axis), _back((1, 2, 2), axis)
     deeper = poolings - planar
     return {
+        "model.planar_levels": 0,
         "model.kernels": (kernel,) * planar + ((3, 3, 3),) * (deeper + 1),
         "model.strides": ((1, 1, 1), *(stride,) * planar, *((2, 2, 2),) * deeper),
     }
@@ -270,9 +271,8 @@ def width(machine, chosen, minutes):
     Returns:
       (Decision, updates that the time holds, or None on a GPU).
     """
-    patch, planar = chosen["data.patch"], chosen.get("model.planar_levels")
-    if planar is None:
-        planar = sum(1 in kernel for kernel in chosen["model.kernels"])
+    patch, planar = chosen["data.patch"], chosen["model.planar_levels"]
+    planar = planar or sum(1 in kernel for kernel in chosen.get("model.kernels", ()))
     poolings, batch = chosen["model.poolings"], chosen.get("data.batch", BATCH)
     if machine.is_gpu:
         return Decision("width", {"model.filters": WIDTHS[0]}, "the field's usual width"), None

@@ -27,6 +27,7 @@ WAIT_SECONDS = 120  # for the other processes to start
 SEEN_SECONDS = 60  # within which a file on a shared disk shows up on the other machines
 EXCHANGED = 4096  # bytes: texts are exchanged in multiples of it
 SILENT_SECONDS = 30  # without a sign of life, after which a process counts as dead
+REPORT_SECONDS = 5  # for the sentence on why this process ends
 SOURCE = Path(__file__).resolve().parents[1]
 # Prints the last line that it was told when the process that told it has ended.
 REPORTER = """
@@ -292,7 +293,14 @@ def end(error):
         )
     sys.stdout.flush()
     # JAX may abort this process at any moment and print pages: the reporter's word is the last.
-    _tell_reporter(f"Error: {sentence}")
+    if not _tell_reporter(f"Error: {sentence}"):
+        print(f"Error: {sentence}", file=sys.stderr, flush=True)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    # What started this process may end the reporter with it.
+    for reporter in _reporters:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            reporter.stdin.close()
+            reporter.wait(REPORT_SECONDS)
     # Python would first wait for the others, which wait for this one.
     os._exit(1)
 
@@ -301,10 +309,14 @@ _reporters = []
 
 
 def _tell_reporter(sentence):
-    for reporter in _reporters:
-        with contextlib.suppress(OSError):
+    """Whether it is there to hear it."""
+    try:
+        for reporter in _reporters:
             reporter.stdin.write(sentence.replace("\n", " ") + "\n")
             reporter.stdin.flush()
+    except OSError:
+        return False
+    return True
 
 
 def _start_reporter():

@@ -200,10 +200,12 @@ def of_prediction(path, name):
       ValueError: the record is damaged.
     """
     folder = Path(path).parent
-    for maps in (folder, folder.parent):  # of one class, or of one of several
-        if maps.name == "probabilities":
-            folder = maps.parent
-            break
-    note = folder / f"{name}.json"
-    content = read_json(note) if note.is_file() else {}
+    # Of a mask, of probabilities, and of those of one of several classes.
+    notes = [folder / f"{name}.json"]
+    notes += [
+        maps.parent / f"{name}.json"
+        for maps in (folder, folder.parent)
+        if maps.name == "probabilities"
+    ]
+    content = next((read_json(note) for note in notes if note.is_file()), {})
     return read(content.get("judged_on", {}))

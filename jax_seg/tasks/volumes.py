@@ -99,12 +99,15 @@ def prepare(
 
 def _unequal(of_run, augment):
     """[a sentence] on a run whose patches cover unequal distances and are turned all the same."""
-    if not of_run or augment.get("in_plane_only") or not readers.spacing.unequal(of_run):
+    turned = of_run and (augment["rotate"] or augment["rotate90"])
+    in_plane = augment.get("in_plane_only", False)
+    if not turned or not readers.spacing.unequal(of_run[1:] if in_plane else of_run):
         return []
     return [
         f"The voxels' spacing is {readers.spacing.in_words(of_run)}, so a patch covers unequal "
         "distances, and augmentation turns it: jax_seg.plan chooses patch, levels and augmentation "
-        "for that, and augment.in_plane_only=True leaves depth alone."
+        "for that; augment.in_plane_only=True leaves depth alone, augment.rotate=0 and "
+        "augment.rotate90=0 turn nothing."
     ]
 
 

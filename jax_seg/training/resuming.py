@@ -97,6 +97,20 @@ def changed_data(stored, data):
     return f"{sentence}; choose another --workdir to train from the beginning."
 
 
+def at_stored_spacing(task, stored):
+    """Arguments of a task's `prepare`, so that a run keeps the spacing at which it has begun.
+
+    From before there was data.target_spacing, that is the median of what it trains on.
+
+    Args:
+      task: {section: dict}, of `Settings`.
+      stored: what the last checkpoint stores beside the state, or None.
+    """
+    if not stored or not stored.get("spacing") or "target_spacing" in stored["config"]["data"]:
+        return task
+    return task | {"data": task["data"] | {"target_spacing": tuple(stored["spacing"])}}
+
+
 def check_spacing(stored, spacing, workdir):
     """Refuse to resume where the volumes are now of another spacing than when the run began.
 

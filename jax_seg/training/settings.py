@@ -9,11 +9,8 @@ from jax_seg.system.configuration import Reader
 from jax_seg.system.devices import Devices, arrange, require_divisible
 from jax_seg.training import pace, plateau, schedule, stages
 
-LATER = (
-    "spacing",
-    "resample",
-    "classes",
-)  # fields of data that runs from before there were these lack
+# Fields of data that runs from before there were these lack.
+LATER = ("spacing", "target_spacing", "resample", "classes")
 
 
 class Settings(NamedTuple):

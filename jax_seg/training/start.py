@@ -81,7 +81,8 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
     source = settings.train["start_from"]
     before = stored.get("before", []) if stored else lineage(source)
     with processes.lead_first("data"), console.collected_warnings() as notes:
-        data = settings.kind.prepare(workdir, stored and stored["preprocessing"], **settings.task)
+        task = resuming.at_stored_spacing(settings.task, stored)
+        data = settings.kind.prepare(workdir, stored and stored["preprocessing"], **task)
     data.require_memory()
     data = data._replace(remarks=[*notes, *data.remarks])
     split = {"training": data.train_ids, "validation": data.validation_ids}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from jax_seg.data import dataset, readers, spacing
+from jax_seg.data import dataset, dataset_json, readers, spacing
 from jax_seg.data.preprocess import Preprocessing, measure
 from tests.conftest import write_volumes
 
@@ -50,6 +50,17 @@ def test_a_class_that_is_masked_by_default_is_named(tmp_path):
     assert "masks the label value 2, which" in remark and "names 'posterior'" in remark
     (root / "dataset.json").write_text(json.dumps({"labels": said | {"posterior": 3, "ignore": 2}}))
     assert prepare(root, tmp_path).remarks == []
+
+
+@pytest.mark.parametrize(
+    "text", ["not JSON", "[1]", '{"labels": ["a"]}', '{"labels": {"background": 0, "a": 2.5}}']
+)
+def test_a_file_of_that_name_that_is_not_nnunets_says_nothing(tmp_path, text):
+    (tmp_path / "dataset.json").write_text(text)
+    assert dataset_json.label_values(tmp_path) == {}
+    assert dataset_json.channel_names(tmp_path) == []
+    (tmp_path / "dataset.json").write_text('{"channel_names": ["CT"]}')
+    assert dataset_json.channel_names(tmp_path) == []
 
 
 @pytest.mark.parametrize("part", ["train", "validation"])
@@ -118,7 +129,7 @@ def test_resampled_volumes_count_towards_the_limit_of_the_cache(tmp_path):
     for number in range(6):
         stated = [1.0 if number == 3 else 2.0, 1.0, 1.0]
         (root / "train_images" / f"v{number}.json").write_text(json.dumps({"spacing": stated}))
-    with pytest.raises(ValueError, match=r"besides 1\.0.*e-05 GiB of other runs in .*resampled"):
+    with pytest.raises(ValueError, match=r"besides 1\.0.*e-05 GiB of other runs or versions in .*resampled"):
         prepare(root, cache, 15_999 / 2**30)
     assert len(bytes_in("resampled")) == 2
 

@@ -61,6 +61,10 @@ def test_nnunet_layout(tmp_path):
     touch(tmp_path, "imagesTr/la_003_0000.tif", "labelsTr/la_003.tif", "imagesTs/x_0000.tif")
     assert ids(find_volumes(tmp_path)) == ["la_003"]
     assert ids(find_images(tmp_path / "imagesTs")) == ["x"]
+    # Of a network of nnU-Net every folder is like these; numbered volumes stay what they are.
+    touch(tmp_path, "val/y_0000.tif", "slabs/s_0001.tif", "slabs/s_0002.tif")
+    assert ids(find_images(tmp_path / "val", nnunet=True)) == ["y"]
+    assert ids(find_images(tmp_path / "slabs", nnunet=True)) == ["s_0001", "s_0002"]
 
 
 def test_suffix_0000_stays_elsewhere(tmp_path):

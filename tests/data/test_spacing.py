@@ -188,14 +188,21 @@ def test_the_field_stands_for_all_files(mixed, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("target", "in_plane_only", "said"), [(2.0, False, 1), (2.0, True, 0), (1.2, False, 0)]
+    ("target", "fields", "said"),
+    [
+        ((2.0, 1.0, 1.0), {}, 1),
+        ((2.0, 1.0, 1.0), {"in_plane_only": True}, 0),
+        ((2.0, 1.0, 1.0), {"rotate90": 0.0}, 0),
+        ((2.0, 1.0, 3.0), {"in_plane_only": True}, 1),
+        ((1.2, 1.0, 1.0), {}, 0),
+    ],
 )
-def test_patches_that_cover_unequal_distances_are_named(
-    mixed, tmp_path, target, in_plane_only, said
+def test_patches_that_are_turned_though_they_cover_unequal_distances_are_named(
+    mixed, tmp_path, target, fields, said
 ):
     config = config_of(mixed)
-    config.data.target_spacing = (target, 1.0, 1.0)
-    config.augment.in_plane_only = in_plane_only
+    config.data.target_spacing = target
+    config.augment.update(fields)
     task = volumes.prepare(
         tmp_path, None, seed=0, **{name: config[name].to_dict() for name in volumes.FIELDS}
     )

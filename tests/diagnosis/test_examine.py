@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.doctor.faults import FAULTS
-from jax_seg.diagnosis.evidence import MOST_VOLUMES, Evidence, by_epoch, of_run
+from jax_seg.data.labels import label_table
+from jax_seg.diagnosis.evidence import MOST_VOLUMES, Evidence, by_epoch, of_config, of_run
 from jax_seg.diagnosis.examine import CHECKS, examine
 from jax_seg.diagnosis.finding import CAUSES, SEVERITIES, Check, Finding, Skipped, ordered
 from jax_seg.runs.checkpoint_folder import PREFIX
@@ -165,6 +166,15 @@ def test_what_launch_would_refuse_is_refused(many):
     config.data.batch = 0
     with pytest.raises(ValueError, match=r"data\.batch"):
         examine(Evidence(config))
+
+
+@pytest.mark.parametrize("classes", [("a=1", "b=2"), ("b=2", "a=1")])
+def test_classes_with_a_value_that_is_masked_by_default_are_examined(many, classes):
+    config = tiny_config(many)
+    config.data.classes = classes
+    found = of_config(config).config.data
+    table = label_table(found.foreground, found.ignore, found.background)
+    assert table.values == (0, 1, 2) and table.foreground == (int(classes[0][-1]),)
 
 
 def test_what_cannot_be_built_is_refused(many):

@@ -221,6 +221,7 @@ def test_slices_lie_across_the_axis_whose_steps_are_longest(axis, patch, kernel,
     assert fields["data.patch"] == patch and coarsest in chosen.reason
     assert fields["model.kernels"] == (kernel, kernel, (3, 3, 3), (3, 3, 3))
     assert fields["model.strides"] == ((1, 1, 1), stride, stride, (2, 2, 2))
+    assert fields["model.planar_levels"] == 0  # whatever a configuration that is changed has
     model = {name.removeprefix("model."): value for name, value in fields.items()}
     network = models.build(
         "unet", filters=4, **{n: model[n] for n in ("poolings", "kernels", "strides")}

@@ -88,21 +88,31 @@ def test_a_process_whose_other_one_died_ends_with_a_sentence(history):
 
 
 ABORTED = """
-import faulthandler, os, sys
+import faulthandler, os, subprocess, sys
 from jax_seg.system import processes
 
 faulthandler.enable()
 processes.connect(sys.argv[1], 0, 1)
-os._exit = lambda status: os.abort()  # as if JAX did it meanwhile
+setattr({moment})
 processes.end(ValueError("the first\\nof two lines"))
 """
 
 
-def test_what_jax_prints_as_it_aborts_does_not_hide_the_sentence():
-    command = [sys.executable, "-c", ABORTED, f"localhost:{free_port()}"]
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "os, 'dup2', lambda *_: os.abort()",
+        "subprocess.Popen, 'wait', lambda *_: os.abort()",
+        "os, '_exit', lambda status: os.abort()",
+    ],
+)
+def test_what_jax_prints_as_it_aborts_does_not_hide_the_sentence(moment):
+    """Whenever it does so."""
+    script = ABORTED.format(moment=moment)
+    command = [sys.executable, "-c", script, f"localhost:{free_port()}"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIME_LIMIT)
     assert ended.returncode == -signal.SIGABRT
-    assert "Fatal Python error: Aborted" in ended.stderr
+    assert ("Fatal Python error: Aborted" in ended.stderr) == ("dup2" in moment)
     assert ended.stderr.splitlines()[-1] == "Error: the first of two lines"
 
 

@@ -15,7 +15,7 @@ from jax_seg.runs import checkpoints
 from jax_seg.runs.events import read_events
 from jax_seg.system import configuration
 from jax_seg.system.files import locked
-from jax_seg.training import plateau, resuming, validate
+from jax_seg.training import plateau, resuming, settings, validate
 from jax_seg.training import run as training
 from jax_seg.training.state import TrainState
 from tests.conftest import tiny_config, write_volumes
@@ -89,6 +89,21 @@ def test_a_field_that_is_new_stands_for_its_default():
     assert configuration.differences(config, stored, defaults=base.get_config()) == [
         "model.foreground_prior: 0.5 → 0.1"
     ]
+
+
+def test_a_run_from_before_there_was_a_field_is_examined_and_keeps_its_spacing(tmp_path):
+    config = tiny_config(tmp_path)
+    with config.unlocked():
+        for name in settings.LATER:
+            del config.data[name]
+    task = settings.read_settings(config).task
+    assert not {*settings.LATER} & {*task["data"]}
+    stored = {"spacing": [2.0, 1.0, 1.0], "config": {"data": {}}}
+    kept = resuming.at_stored_spacing(task, stored)["data"]
+    assert kept == task["data"] | {"target_spacing": (2.0, 1.0, 1.0)}
+    stored["config"]["data"]["target_spacing"] = []
+    for later in (stored, None, {"config": {"data": {}}}):
+        assert resuming.at_stored_spacing(task, later) is task
 
 
 def test_a_rollback_takes_the_average_back_with_its_count(volumes_folder, tmp_path, monkeypatch):

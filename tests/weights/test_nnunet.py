@@ -81,6 +81,10 @@ def test_blocks_are_those_of_nnunet(membrane, tmp_path, capsys):
     expected = tifffile.imread(tmp_path / "whole" / "probabilities" / "crop.tif")
     assert expected.std() > 0.1
     np.testing.assert_array_equal(read_volume(tmp_path / "p.zarr"), expected)
+    command[2:2] = [str(membrane)]  # two folds
+    assert predict.main([*command, "--output", str(tmp_path / "folds")]) == 0
+    assert (tmp_path / "folds" / "crop.tif").exists()
+    del command[2]
     other = tmp_path / "other_0000.tif"
     shutil.copy(image, other)
     (tmp_path / "other.json").write_text('{"spacing": [90, 4.6, 4.6]}')

@@ -131,7 +131,7 @@ def in_words(spacing):
 
 
 def unequal(spacing):
-    """Whether one of the three numbers is half as much again as another."""
+    """Whether one of the numbers is half as much again as another."""
     return max(spacing) > 1.5 * min(spacing)
 
 
