@@ -70,7 +70,7 @@ def resample_image(image, before, after):
         channels = [resample_image(one, before, after) for one in np.moveaxis(image, -1, 0)]
         return np.stack(channels, -1)
     shape = new_shape(image.shape, before, after)
-    _require_memory(image.shape, shape)
+    require_memory(image.shape, shape)
     result = resample(image.astype(np.float32), shape, before, after, 3)
     result = np.clip(result, image.min(), image.max())
     if image.dtype.kind != "f":
@@ -111,7 +111,7 @@ def resample_classes(label, before, after):
       uint8 [d, h, w].
     """
     shape = new_shape(label.shape, before, after)
-    _require_memory(label.shape, shape)
+    require_memory(label.shape, shape)
     result, best = np.zeros(shape, np.uint8), np.full(shape, -1.0, np.float32)
     for one in np.unique(label):
         share = resample((label == one).astype(np.float32), shape, before, after, 1)
@@ -120,7 +120,7 @@ def resample_classes(label, before, after):
     return result
 
 
-def _require_memory(before, after):
+def require_memory(before, after):
     """ValueError where memory cannot hold what `resample` computes, in float64, of two shapes."""
     needed = 8 * (math.prod(before) + 2 * math.prod(after))
     size = "×".join(map(str, after))

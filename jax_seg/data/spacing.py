@@ -129,7 +129,8 @@ def require_one_unit(image, found, target):
         raise ValueError(
             f"{_both(image, found, target)}, more than {FARTHEST:g} times as much or as little: "
             "state the spacing of all volumes in one unit, in NAME.json beside the file, in the "
-            "table or in data.spacing, or set data.target_spacing."
+            "table or in data.spacing, or set data.target_spacing (files that name a unit are read "
+            "in micrometres)."
         )
 
 

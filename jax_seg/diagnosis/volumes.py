@@ -3,6 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
+from jax_seg.data.preprocess import PerVolume
 from jax_seg.diagnosis import appearance
 from jax_seg.diagnosis.corruption import corrupt
 from jax_seg.diagnosis.evidence import has_both
@@ -29,6 +30,8 @@ def shift(evidence):
     inverted = np.flatnonzero(_inverted(contrasts))
     if len(inverted):
         return [_inverted_finding(examples, contrasts, inverted)]
+    if isinstance(evidence.preprocessing, PerVolume):
+        raise Skipped("each volume is normalised by its own intensities")
     examples = [example for example in examples if has_both(example.label)]
     if len(examples) < FEWEST:
         raise Skipped(f"fewer than {FEWEST} volumes have foreground and background")

@@ -20,7 +20,7 @@ from jax import lax
 
 from jax_seg.data.preprocess import PerVolume, Preprocessing, as_array, preprocess
 from jax_seg.data.readers.spacing import completed
-from jax_seg.data.resample import changes_shape, new_shape, resample
+from jax_seg.data.resample import changes_shape, new_shape, require_memory, resample
 from jax_seg.data.sampling import with_channels
 from jax_seg.infer.ensemble import PLANE, turn_back
 from jax_seg.infer.part import Part, cropped, whole
@@ -76,8 +76,9 @@ def segment_volume(
     trained = trained and spacing and completed(trained, spacing)
     # Where the whole keeps its shape its box does, too; a box that alone does stays as it is.
     if resampled := bool(trained and changes_shape(part.whole, spacing, trained)):
-        voxels = inside.read((0, 0, 0), inside.whole)
         shape = new_shape(inside.whole, spacing, trained)
+        require_memory(inside.whole, shape)
+        voxels = inside.read((0, 0, 0), inside.whole)
         voxels = np.asarray(preprocess(voxels, as_rule(preprocessing), as_array(numbers)))
         channels = np.moveaxis(with_channels(voxels), -1, 0)
         each = [resample(one, shape, spacing, trained, 3) for one in channels]

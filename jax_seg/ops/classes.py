@@ -4,6 +4,7 @@ Label *files* have values of their own; `data/labels.py` turns them into codes. 
 0, so they never reach the value of voxels without a class.
 """
 
+import functools
 import itertools
 from typing import NamedTuple
 
@@ -81,6 +82,7 @@ def masks_of(logits, classes, threshold):
     return number[..., None] == jnp.arange(len(classes.names))
 
 
+@functools.partial(jax.jit, static_argnums=1)  # of a whole volume, each operation would take room
 def probabilities_of(logits, classes):
     """The probability of each class, float32 of the shape of `logits`."""
     return jax.nn.sigmoid(against_rest(logits) if classes.exclusive else logits)

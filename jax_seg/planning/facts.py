@@ -179,8 +179,12 @@ def _labels(config, values, given):
         return alone._replace(reason=f"the labels hold {_and(values)} alone{below}")
     try:
         suspected = unlabelled_values(_evidence(config, alone))
-    except Skipped:
-        suspected = {}
+    except Skipped as skipped:
+        return alone._replace(
+            reason=f"{_and(rest)} are taken for foreground together, and could not be compared "
+            f"({skipped}); set data.classes to tell them apart, or data.ignore if one means "
+            f"unlabelled{below}"
+        )
     if not suspected:
         return alone._replace(
             reason=f"the voxels of {_and(rest)} all differ from those of {_and(background)}, so "
@@ -217,8 +221,12 @@ def _as_given(config, values, given):
     for kind in kinds:
         if f"data.{kind}" not in given and not (classes and kind == "foreground"):
             chosen[kind] = tuple(value for value in chosen[kind] if value not in named)
-    by_default = [v for v in chosen["ignore"] if v in values and "data.ignore" not in given]
-    reason = "as given"
+    reason, fixed = "as given", "data.ignore" in given
+    negative = [v for v in values if v < 0 and 0 in values and v not in named and not fixed]
+    if negative:
+        chosen["ignore"] += tuple(negative)
+        reason += f"; {_and(negative)}, negative, means unlabelled"
+    by_default = [v for v in chosen["ignore"] if v in values and v not in negative and not fixed]
     if by_default:
         reason += f"; {_and(by_default)} means unlabelled by default, see data.ignore"
     chosen["foreground"] = label_table(**chosen, classes=classes).foreground

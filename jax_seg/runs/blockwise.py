@@ -46,7 +46,7 @@ def add_arguments(parser):
     group.add_argument(
         "--dtype",
         choices=PROBABILITIES,
-        help="write probabilities of this type instead of a mask",
+        help="write probabilities of this type instead of a mask; evaluate and tune read float16",
     )
     group.add_argument(
         "--region",
@@ -153,7 +153,7 @@ def predict(arguments, networks, settings, volume, output):
         "measured": numbers,
         "shape": list(reader.shape),
         "mask": str(arguments.mask) if arguments.mask else None,
-        "mask_stamp": stamp(arguments.mask) if arguments.mask else None,
+        "mask_stamp": _stamp_of_mask(arguments.mask, within),
         "kind": kind,
         "block": block,
         "chunk": chunk,
@@ -219,6 +219,12 @@ def _within(path, shape):
     reader = open_volume(path)
     coarseness(reader, shape)
     return reader
+
+
+def _stamp_of_mask(path, reader):
+    if not path:
+        return None
+    return _stamp(reader) if isinstance(reader.path, remote.Address) else stamp(path)
 
 
 def _kind(arguments, classes):

@@ -10,6 +10,7 @@ from jax_seg.data.augment import augment as augment_batch
 from jax_seg.data.cache import source
 from jax_seg.data.intensities import blended
 from jax_seg.data.labels import encode
+from jax_seg.data.names import some
 from jax_seg.data.preprocess import stored as stored_preprocessing
 from jax_seg.data.readers import read_image, read_volume
 from jax_seg.data.readers.contract import channels_of
@@ -90,25 +91,41 @@ def prepare(
         samples=SAMPLES,
         wholes=f"{NOUN}s",
         about=_about(found),
-        remarks=[*_unequal(found.spacing, augment), *found.remarks],
+        remarks=[*_of_spacing(found, augment), *found.remarks],
         spacing=found.spacing,
         classes=found.table.classes,
         require_memory=functools.partial(judge_volumes.require_memory, found),
     )
 
 
-def _unequal(of_run, augment):
-    """[a sentence] on a run whose patches cover unequal distances and are turned all the same."""
-    turned = of_run and (augment["rotate"] or augment["rotate90"])
-    in_plane = augment.get("in_plane_only", False)
-    if not turned or not readers.spacing.unequal(of_run[1:] if in_plane else of_run):
+def _of_spacing(found, augment):
+    """Sentences on volumes that are resampled or of unknown spacing, and on patches that are turned
+    though they cover unequal distances."""
+    if not found.spacing:
         return []
-    return [
-        f"The voxels' spacing is {readers.spacing.in_words(of_run)}, so a patch covers unequal "
-        "distances, and augmentation turns it: jax_seg.plan chooses patch, levels and augmentation "
-        "for that; augment.in_plane_only=True leaves depth alone, augment.rotate=0 and "
-        "augment.rotate90=0 turn nothing."
-    ]
+    at, sentences = readers.spacing.in_words(found.spacing), []
+    unknown = sorted(id for id, stated in found.spacings.items() if not stated)
+    if 0 < len(unknown) < len(found.spacings):
+        sentences.append(
+            f"{some(unknown, 'volume')} without a stated spacing, unlike the others, count as if "
+            f"at the run's, {at}: where that is wrong, state it in train.csv or NAME.json."
+        )
+    own = {volume.image for volume in found.originals.values()}
+    if copies := sum(v.image not in own for v in (*found.train, *found.validation)):
+        sentences.append(
+            f"{copies} of {len(found.spacings)} volumes are resampled to the run's spacing, {at}; "
+            "data.target_spacing sets another."
+        )
+    in_plane = augment.get("in_plane_only", False)
+    turned = augment["rotate"] or augment["rotate90"]
+    if turned and readers.spacing.unequal(found.spacing[1:] if in_plane else found.spacing):
+        sentences.append(
+            f"The voxels' spacing is {at}, so a patch covers unequal distances, and augmentation "
+            "turns it: jax_seg.plan chooses patch, levels and augmentation for that; "
+            "augment.in_plane_only=True leaves depth alone, augment.rotate=0 and "
+            "augment.rotate90=0 turn nothing."
+        )
+    return sentences
 
 
 def channels(data):

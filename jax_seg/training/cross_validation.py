@@ -64,7 +64,9 @@ def _run(config, workdir, shared, open_engine):
 def _in_turn(calls):
     for number, (name, arguments) in enumerate(calls.items()):
         if processes.leads():
-            print(f"Fold {number} of {len(calls)}: {arguments[1]}", flush=True)
+            minutes = arguments[0].train.minutes
+            each = f", each of {minutes:g} minutes" if minutes else ""
+            print(f"Fold {number} of {len(calls)}{each}: {arguments[1]}", flush=True)
         yield name, training.run(*arguments)
 
 

@@ -14,8 +14,9 @@ from jax_seg.system.files import existing, read_json
 PLAIN, RESIDUAL = "PlainConvUNet", "ResidualEncoderUNet"
 NETWORKS = {PLAIN: "unet", RESIDUAL: "residual_unet"}
 BLOCKS = {PLAIN: "n_conv_per_stage", RESIDUAL: "n_blocks_per_stage"}
-READERS = {"SimpleITKIO": 1000.0, "NibabelIO": 1000.0, "Tiff3DIO": 1.0}  # none turns volumes
-"""How many of this project's units of length one of theirs is: millimetres are micrometres here."""
+# None turns volumes. How many of this project's units of length one of theirs is: millimetres are
+# micrometres here.
+READERS = {"SimpleITKIO": 1000.0, "NibabelIO": 1000.0, "Tiff3DIO": 1.0, "SimpleTiffIO": 1.0}
 RESAMPLED = {"is_seg": False, "order_z": 0, "force_separate_z": None}
 KNOWN = {
     "preprocessor_name": "DefaultPreprocessor",
@@ -68,8 +69,12 @@ class Plan(NamedTuple):
 
     @property
     def target(self):
-        """Fields of the section `data` that bring new volumes to its spacing; {} of a 2-D one."""
-        if None in self.spacing:
+        """Fields of the section `data` that bring new volumes to its spacing.
+
+        {} of a 2-D network, and where the spacing is 1 along all axes, in no unit of length: TIFF
+        files need one for nnU-Net, and where it is not known that is what people write.
+        """
+        if None in self.spacing or (self.unit == 1.0 and set(self.spacing) == {1.0}):
             return {}
         return {"target_spacing": tuple(step * self.unit for step in self.spacing)}
 
@@ -226,7 +231,8 @@ def _unit(plans, path):
     if reader not in READERS:
         raise ValueError(
             f"{path}: files are read by {reader}, which may turn volumes or reads pictures; "
-            f"networks of {', '.join(READERS)} can be imported."
+            f"networks of {', '.join(READERS)} can be imported, and this one if you know that it "
+            "reads voxels as they are stored: set image_reader_writer to Tiff3DIO there."
         )
     return READERS[reader]
 

@@ -129,7 +129,9 @@ def test_resampled_volumes_count_towards_the_limit_of_the_cache(tmp_path):
     for number in range(6):
         stated = [1.0 if number == 3 else 2.0, 1.0, 1.0]
         (root / "train_images" / f"v{number}.json").write_text(json.dumps({"spacing": stated}))
-    with pytest.raises(ValueError, match=r"besides 1\.0.*e-05 GiB of other runs or versions in .*resampled"):
+    with pytest.raises(
+        ValueError, match=r"besides 1\.0.*e-05 GiB of other runs or versions in .*resampled"
+    ):
         prepare(root, cache, 15_999 / 2**30)
     assert len(bytes_in("resampled")) == 2
 

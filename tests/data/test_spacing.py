@@ -210,6 +210,19 @@ def test_patches_that_are_turned_though_they_cover_unequal_distances_are_named(
     assert len(found) == said
 
 
+def test_what_is_resampled_or_unknown_is_said(mixed, tmp_path):
+    root = shutil.copytree(mixed, tmp_path / "data")
+    (root / "train_images" / "v4.json").unlink()
+    config = config_of(root)
+    config.augment.rotate90 = 0.0
+    task = volumes.prepare(
+        tmp_path, None, seed=0, **{name: config[name].to_dict() for name in volumes.FIELDS}
+    )
+    unknown, copies = task.remarks
+    assert unknown.startswith("1 volume (v4) without a stated spacing, unlike the others, count")
+    assert copies.startswith("1 of 6 volumes are resampled to the run's spacing, 2 × 1 × 1")
+
+
 def test_images_are_resampled_once_for_all_meanings_of_their_labels(mixed, tmp_path):
     (volume,) = (v for v in find_volumes(mixed) if v.id == "v2")
     copies = [

@@ -1,5 +1,6 @@
 """Checks of training.*, validation.*, inference.* and postprocess.*."""
 
+import dataclasses
 import shutil
 import types
 from pathlib import Path
@@ -344,6 +345,19 @@ def test_a_validation_part_that_cannot_judge(small, plant, severity, key, value)
     (one,) = validation.find_noisy(planted(small, plant))
     assert one.name == "validation.noisy" and one.severity == severity
     assert one.evidence[key] == value
+
+
+def test_foreground_beyond_what_is_looked_at_is_not_missed(small):
+    """Examples of large volumes are cropped to their middle."""
+    planted_in = planted(small, faults.nothing_to_find)
+    sampler = planted_in.task.validation
+    known = [facts._replace(counts=(9, 1, 0)) for facts in sampler.fingerprints]
+    planted_in.given["task"] = planted_in.task._replace(
+        validation=dataclasses.replace(sampler, fingerprints=known)
+    )
+    del planted_in.__dict__["task"]
+    with pytest.raises(Skipped, match="which is looked at, has none"):
+        validation.find_noisy(planted_in)
 
 
 def test_validation_patches_with_more_foreground_than_their_volumes(small):

@@ -7,6 +7,7 @@ import pytest
 from scipy import ndimage
 
 from jax_seg.data import synthetic
+from jax_seg.data.preprocess import PerVolume
 from jax_seg.diagnosis import corruption, volumes
 from jax_seg.diagnosis.corruption import corrupt
 from jax_seg.diagnosis.evidence import Example
@@ -29,13 +30,14 @@ def healthy():
     return found
 
 
-def evidence(examples, quick=False, holds_out=True, **fields):
+def evidence(examples, quick=False, holds_out=True, preprocessing=None, **fields):
     fields = {"data.group": "scroll_id", "data.patch": (32, 32, 32), **fields}
     return SimpleNamespace(
         examples=examples,
         part=lambda name: [example for example in examples if example.part == name],
         quick=quick,
         holds_out=holds_out,
+        preprocessing=preprocessing,
         field=lambda path, default=None: fields.get(path, default),
     )
 
@@ -151,6 +153,9 @@ def test_a_volume_on_another_scale_is_found(healthy):
     (found,) = volumes.shift(evidence(changed(healthy, [0], lambda image: 20.0 * image)))
     assert "In v0 (1 of 6 volumes)" in found.says
     assert found.evidence["distance"] > 2 * found.evidence["distance_of_the_others"]
+    by_itself = PerVolume("zscore", 0.0, 100.0, "all")
+    with pytest.raises(Skipped, match="normalised by its own"):
+        volumes.shift(evidence(changed(healthy, [0], lambda i: 20.0 * i), preprocessing=by_itself))
 
 
 def test_thick_slices_are_found_where_the_network_ignores_them(healthy):

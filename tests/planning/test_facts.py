@@ -52,6 +52,20 @@ def test_a_value_that_the_user_names_has_no_other_meaning_by_default(sheets):
     assert found.labels == facts.Labels((0,), (1, 2), (), "as given")
 
 
+@pytest.mark.parametrize("named", [{"classes": ("a=1", "b=2")}, {"foreground": (1, 2)}])
+def test_negative_values_are_unlabelled_beside_what_the_user_names(tmp_path, named):
+    root = write_volumes(tmp_path / "data")
+    for file in (root / "train_labels").iterdir():
+        label = tifffile.imread(file).astype(np.int8)
+        label[:2], label[-2:] = -1, 2
+        tifffile.imwrite(file, label, compression="lzw")
+    config = config_of(root)
+    config.data.update(named)
+    found = facts.gather(config, {f"data.{name}": value for name, value in named.items()}).labels
+    assert found.ignore == (-1,) and found.foreground == (1, 2)
+    assert found.reason == "as given; -1, negative, means unlabelled"
+
+
 def test_dataset_json_names_the_values(sheets, tmp_path):
     for name in ("images", "labels"):
         (tmp_path / name).symlink_to(sheets / name)

@@ -42,9 +42,10 @@ class Hdf5Reader:
                 self.channels = dataset.shape[self.axes.channel]
             self.dtype = decoded_dtype(path, dataset.dtype)
             lengths = dataset.attrs.get("element_size_um")  # of ilastik and ImageJ
-        self.spacing, self.notes = None, ()
+        self.spacing, self.unit, self.notes = None, None, ()
         if np.shape(lengths) == (3,):
             self.spacing = spacing.in_micrometres([float(n) for n in lengths], ["um"] * 3)
+            self.unit = "micrometer" if self.spacing else None
 
     def __reduce__(self):
         return Hdf5Reader, (self.path,)

@@ -38,7 +38,7 @@ class NiftiReader:
         lengths = [*image.header.get_zooms()[::-1]]
         unit = UNITS.get(image.header.get_xyzt_units()[0], USUAL)
         kept = [float(lengths[axis]) for axis in self._axes.zyx]
-        self.spacing = spacing.in_micrometres(kept, [unit] * 3)
+        self.spacing, self.unit = spacing.in_micrometres(kept, [unit] * 3), spacing.unit_of([unit])
         self.orientation = None
         if np.isfinite(image.affine).all():
             codes = library("nibabel", path).aff2axcodes(image.affine)

@@ -61,9 +61,13 @@ def run(job, open_engine, *, region=None, part=None, overwrite=False, grids=()):
         _prepare(job, overwrite, alone=part is None)
         book = _Book(job, plan, region)
         to_do = book.missing()
-        if part:
-            to_do = [_share(book.wanted[0], to_do[0], part), *([] for _ in plan[1:])]
-        _announce(job, plan, book, to_do, region, grids)
+        final = next(number for number, one in enumerate(plan) if one.kept)
+        wanted = book.wanted[final]
+        if part:  # what follows needs the blocks of all parts
+            wanted, plan, final = _share(book.wanted[0], part), plan[:1], 0
+            to_do = [[index for index in wanted if index in set(to_do[0])]]
+        done = len(wanted) - len(to_do[final])
+        _announce(job, book, to_do[0], f"{len(wanted)} wanted, {done} done", region, grids)
         failed = {}
         if any(to_do):
             with open_engine(_work(job)) as workers:
@@ -181,12 +185,10 @@ class _Book:
         return records.is_done(self.done[number].get(index), self.sources(number, index), written)
 
 
-def _share(wanted, missing, part):
+def _share(wanted, part):
     """The blocks of a part: an even share of all, whatever is already done, in one piece."""
     k, n = part
-    first, last = ((k - 1) * len(wanted) // n, k * len(wanted) // n)
-    mine = set(wanted[first:last])
-    return [index for index in missing if index in mine]
+    return wanted[(k - 1) * len(wanted) // n : k * len(wanted) // n]
 
 
 def _run_passes(job, plan, book, to_do, workers):
@@ -261,24 +263,22 @@ class _Progress:
         print(f"{words}, {ending}", flush=True)
 
 
-def _announce(job, plan, book, to_do, region, grids):
-    """Say what will be computed."""
-    blocks, missing = len(book.wanted[0]), len(to_do[0])
+def _announce(job, book, to_do, counted, region, grids):
+    """Say what will be computed: the blocks `to_do` of the network."""
+    blocks, missing = len(book.wanted[0]), len(to_do)
     shape = " × ".join(map(str, job.cuts.shape))
     block = " × ".join(map(str, job.cuts.block))
-    final = next(number for number, one in enumerate(plan) if one.kept)
-    done = len(book.wanted[final]) - len(to_do[final])
     print(
         f"{job.reader.path}: {shape} voxels in {math.prod(job.cuts.counts)} blocks of {block}; "
-        f"{len(book.wanted[final])} wanted, {done} done."
+        f"{counted}."
     )
     if not missing:
         return
-    computed, distinct = _windows(job, to_do[0], grids), _distinct(job, region, grids)
+    computed, distinct = _windows(job, to_do, grids), _distinct(job, region, grids)
     share = missing / blocks
     repeated = max(computed / max(distinct * share, 1) - 1, 0)
     size = np.dtype(passes.levels_of(job)[0].dtype).itemsize
-    voxels = sum(math.prod(job.cuts.box(index)[1]) for index in to_do[0])
+    voxels = sum(math.prod(job.cuts.box(index)[1]) for index in to_do)
     print(
         f"The network runs on {missing} blocks with {computed} windows, {100 * repeated:.0f} % of "
         f"them again for a neighbouring block; at most {gigabytes(8 / 7 * size * voxels)} of "

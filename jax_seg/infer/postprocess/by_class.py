@@ -29,6 +29,8 @@ def apply(logits, image, steps, classes):
     decided = first == "threshold"
     value = (postprocess.defaults(first) | parameters)["value"] if decided else 0.5
     before = np.asarray(masks_of(logits, classes, value))
+    if decided and not rest:
+        return before
     probabilities, found = np.asarray(probabilities_of(logits, classes)), np.empty_like(before)
     for number in range(before.shape[-1]):
         probability = probabilities[..., number]

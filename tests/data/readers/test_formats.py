@@ -192,6 +192,21 @@ def test_scaled_nifti_and_turned_mrc(tmp_path):
     np.testing.assert_array_equal(read_volume(tmp_path / "turned.mrc"), VOXELS.T)
 
 
+@pytest.mark.parametrize(("flags", "dtype"), [(None, np.int8), (1, np.int8), (0, np.uint8)])
+def test_bytes_of_imod_are_signed_where_its_flag_says_so(tmp_path, flags, dtype):
+    voxels = np.arange(256, dtype=np.uint8).reshape(4, 8, 8)
+    with mrcfile.new(tmp_path / "a.mrc", voxels.view(np.int8)) as file:
+        file.voxel_size = 10.0
+        if flags is not None:
+            extra = bytearray(file.header.extra2.tobytes())
+            extra[40:48] = np.array([1146047817, flags], file.header.mode.dtype).tobytes()
+            file.header.extra2 = bytes(extra)
+    reader = open_volume(tmp_path / "a.mrc")
+    assert reader.dtype == dtype and reader.unit == "micrometer"
+    assert reader.spacing == pytest.approx((1e-3, 1e-3, 1e-3))
+    np.testing.assert_array_equal(reader.read((0, 0, 0), (4, 8, 8)), voxels.view(dtype))
+
+
 def test_the_units_of_each_axis_of_an_nrrd_file(tmp_path):
     header = {"spacings": [0.5, 0.5, 2.0], "units": ["um", "um", "um"]}
     nrrd.write(str(tmp_path / "a.nrrd"), VOXELS, header, index_order="C")

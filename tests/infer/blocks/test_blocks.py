@@ -93,6 +93,25 @@ def test_parts_then_the_rest_give_the_whole(image, finished, tmp_path, capsys):
     assert checksums(output) == checksums(finished)
 
 
+def test_parts_leave_what_follows_the_network_to_the_last_command(image, tmp_path, capsys):
+    """Components need the blocks of all parts, and so does the pyramid."""
+    steps = ("threshold", "remove_small:voxels=40")
+    whole = tmp_path / "whole" / "v.zarr"
+    whole.parent.mkdir()
+    assert compute(make_job(image, whole, steps=steps)) == 0
+    output = tmp_path / "v.zarr"
+    for part in ((2, 3), (1, 3), (3, 3)):
+        capsys.readouterr()
+        assert compute(make_job(image, output, steps=steps), part=part) == 0
+        printed = capsys.readouterr().out
+        assert "6 wanted, 0 done" in printed and "[6/6] network" in printed
+        assert "level_" not in printed and "remove_small" not in printed
+    assert compute(make_job(image, output, steps=steps)) == 0
+    printed = capsys.readouterr().out
+    assert "The network runs" not in printed and "remove_small" in printed
+    assert checksums(output) == checksums(whole)
+
+
 def test_what_is_damaged_is_computed_again_and_nothing_else(image, finished, tmp_path, capsys):
     output = tmp_path / "v.zarr"
     compute(make_job(image, output))
