@@ -172,7 +172,8 @@ def _numbers(volumes, cache, rule, directory, threads):
         return None
 
     def one(volume):
-        facts = repr((str(volume.image), stamp(volume.image), rule)).encode()
+        kind = str(source(volume.image).dtype)
+        facts = repr((str(volume.image), stamp(volume.image), kind, rule)).encode()
         file = directory / f"{volume.id}-{hashlib.sha256(facts).hexdigest()[:16]}.json"
         with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
             return stored(read_json(file))

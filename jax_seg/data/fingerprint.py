@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_seg.data import labels
+from jax_seg.data.cache import source
 from jax_seg.data.intensities import SAMPLE
 from jax_seg.data.preprocess import has_input
 from jax_seg.data.readers.contract import channels_of
@@ -319,6 +320,8 @@ def read_pair(volume, cache, table):
 
 
 def _identity(volume, table):
-    files = (volume.image, volume.label)
-    text = repr(["places of each code with input", *((str(path), stamp(path)) for path in files)])
+    files = [
+        (str(path), stamp(path), str(source(path).dtype)) for path in (volume.image, volume.label)
+    ]
+    text = repr(["places of each code with input", *files])
     return hashlib.sha256(text.encode() + table.tobytes()).hexdigest()[:16]

@@ -161,7 +161,8 @@ def copy_of(volume, found, target, table, directory):
     """
 
     def file(part, path, *facts):
-        key = repr([CODE, found, target, str(path), stamp(path), *facts]).encode()
+        facts = opened(path).dtype, *facts
+        key = repr([CODE, found, target, str(path), stamp(path), *map(str, facts)]).encode()
         return directory / f"{volume.id}-{hashlib.sha256(key).hexdigest()[:16]}.{part}.tif"
 
     image, label = file("image", volume.image), file("label", volume.label, table.tobytes())

@@ -30,7 +30,7 @@ def shift(evidence):
     inverted = np.flatnonzero(_inverted(contrasts))
     if len(inverted):
         return [_inverted_finding(examples, contrasts, inverted)]
-    if isinstance(evidence.preprocessing, PerVolume):
+    if isinstance(evidence.task.preprocessing, PerVolume):
         raise Skipped("each volume is normalised by its own intensities")
     examples = [example for example in examples if has_both(example.label)]
     if len(examples) < FEWEST:

@@ -11,7 +11,7 @@ import numpy as np
 from jax_seg.data import dataset_json, folder, spacing
 from jax_seg.data.cache import source
 from jax_seg.data.dataset import cache_in
-from jax_seg.data.labels import label_table
+from jax_seg.data.labels import REST, label_table
 from jax_seg.data.preprocess import has_input
 from jax_seg.data.readers.contract import require_one_channel
 from jax_seg.data.readers.spacing import differ
@@ -222,8 +222,9 @@ def _as_given(config, values, given):
         if f"data.{kind}" not in given and not (classes and kind == "foreground"):
             chosen[kind] = tuple(value for value in chosen[kind] if value not in named)
     reason, fixed = "as given", "data.ignore" in given
-    negative = [v for v in values if v < 0 and 0 in values and v not in named and not fixed]
-    if negative:
+    taken = named.union(*chosen.values())
+    negative = [v for v in values if v < 0 and 0 in values and v not in taken]
+    if negative and not fixed and REST not in taken:
         chosen["ignore"] += tuple(negative)
         reason += f"; {_and(negative)}, negative, means unlabelled"
     by_default = [v for v in chosen["ignore"] if v in values and v not in negative and not fixed]

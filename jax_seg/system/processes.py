@@ -295,7 +295,7 @@ def end(error):
     # JAX may abort this process at any moment and print pages: the reporter's word is the last.
     if not _tell_reporter(f"Error: {sentence}"):
         print(f"Error: {sentence}", file=sys.stderr, flush=True)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     # What started this process may end the reporter with it.
     for reporter in _reporters:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):

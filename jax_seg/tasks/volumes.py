@@ -111,10 +111,10 @@ def _of_spacing(found, augment):
             f"at the run's, {at}: where that is wrong, state it in train.csv or NAME.json."
         )
     own = {volume.image for volume in found.originals.values()}
-    if copies := sum(v.image not in own for v in (*found.train, *found.validation)):
+    if copies := {v.id for v in (*found.train, *found.validation) if v.image not in own}:
         sentences.append(
-            f"{copies} of {len(found.spacings)} volumes are resampled to the run's spacing, {at}; "
-            "data.target_spacing sets another."
+            f"{len(copies)} of {len(found.spacings)} volumes are resampled to the run's spacing, "
+            f"{at}; data.target_spacing sets another."
         )
     in_plane = augment.get("in_plane_only", False)
     turned = augment["rotate"] or augment["rotate90"]

@@ -106,9 +106,19 @@ def at_stored_spacing(task, stored):
       task: {section: dict}, of `Settings`.
       stored: what the last checkpoint stores beside the state, or None.
     """
-    if not stored or not stored.get("spacing") or "target_spacing" in stored["config"]["data"]:
+    if not is_before_target(stored):
         return task
     return task | {"data": task["data"] | {"target_spacing": tuple(stored["spacing"])}}
+
+
+def is_before_target(stored):
+    """Whether a run has a spacing, and is from before there was data.target_spacing.
+
+    It stays so: its checkpoints lack the field also after it was resumed.
+    """
+    return bool(stored and stored.get("spacing")) and (
+        "target_spacing" not in stored["config"].get("data", {})
+    )
 
 
 def check_spacing(stored, spacing, workdir):

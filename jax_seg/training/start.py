@@ -94,6 +94,8 @@ def prepare(config, workdir, progress, *, defaults, cleanup):
         resuming.check_channels(stored, data.shape[-1], workdir)
     as_dict = configuration.as_dict(config)
     as_dict["model"] = models.with_channels(as_dict["model"], data.shape)
+    if resuming.is_before_target(stored):
+        del as_dict["data"]["target_spacing"]
     on = judged.of_split(split, judged.data_of(configuration.flat(as_dict)), before)
     compiled = programs.build(
         **settings.programs,

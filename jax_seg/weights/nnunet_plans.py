@@ -232,7 +232,8 @@ def _unit(plans, path):
         raise ValueError(
             f"{path}: files are read by {reader}, which may turn volumes or reads pictures; "
             f"networks of {', '.join(READERS)} can be imported, and this one if you know that it "
-            "reads voxels as they are stored: set image_reader_writer to Tiff3DIO there."
+            "reads voxels as they are stored: set image_reader_writer there to Tiff3DIO for TIFF, "
+            "to NibabelIO for NIfTI."
         )
     return READERS[reader]
 

@@ -214,7 +214,7 @@ def test_what_is_resampled_or_unknown_is_said(mixed, tmp_path):
     root = shutil.copytree(mixed, tmp_path / "data")
     (root / "train_images" / "v4.json").unlink()
     config = config_of(root)
-    config.augment.rotate90 = 0.0
+    config.augment.rotate90, config.data.fold = 0.0, "none"
     task = volumes.prepare(
         tmp_path, None, seed=0, **{name: config[name].to_dict() for name in volumes.FIELDS}
     )

@@ -37,7 +37,7 @@ def evidence(examples, quick=False, holds_out=True, preprocessing=None, **fields
         part=lambda name: [example for example in examples if example.part == name],
         quick=quick,
         holds_out=holds_out,
-        preprocessing=preprocessing,
+        task=SimpleNamespace(preprocessing=preprocessing),
         field=lambda path, default=None: fields.get(path, default),
     )
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from jax_seg.data.labels import label_table
 from jax_seg.planning import facts, rules, written
 from jax_seg.system import memory
 from tests.conftest import write_volumes
@@ -64,6 +65,14 @@ def test_negative_values_are_unlabelled_beside_what_the_user_names(tmp_path, nam
     found = facts.gather(config, {f"data.{name}": value for name, value in named.items()}).labels
     assert found.ignore == (-1,) and found.foreground == (1, 2)
     assert found.reason == "as given; -1, negative, means unlabelled"
+    for already in ({"ignore": (-1,)}, {"background": (0, -1)}, {"background": ("rest",)}):
+        other = config_of(root)
+        other.data.update(named | already)
+        given = {f"data.{name}": value for name, value in (named | already).items()}
+        for known in (given, {name: v for name, v in given.items() if name != "data.background"}):
+            found = facts.gather(other, known).labels
+            assert "negative" not in found.reason
+            label_table(found.foreground, found.ignore, found.background, found.classes)
 
 
 def test_dataset_json_names_the_values(sheets, tmp_path):

@@ -101,6 +101,7 @@ def test_a_run_from_before_there_was_a_field_is_examined_and_keeps_its_spacing(t
     stored = {"spacing": [2.0, 1.0, 1.0], "config": {"data": {}}}
     kept = resuming.at_stored_spacing(task, stored)["data"]
     assert kept == task["data"] | {"target_spacing": (2.0, 1.0, 1.0)}
+    assert resuming.is_before_target(stored)
     stored["config"]["data"]["target_spacing"] = []
     for later in (stored, None, {"config": {"data": {}}}):
         assert resuming.at_stored_spacing(task, later) is task

@@ -9,8 +9,9 @@ from jax_seg.data.readers.axes import find_axes
 from jax_seg.data.readers.contract import block_slices, damaged, decoded_dtype, finished
 from jax_seg.data.readers.library import library
 
-IMOD = 1146047817  # its stamp in a header, at byte 152; flags follow, of which the first bit means
-# that bytes are signed, as the format has them since 2014
+# IMOD's stamp in a header, at byte 152; flags follow, of which the first bit means that bytes are
+# signed (IMOD's documentation, "The MRC file format used by IMOD").
+IMOD = 1146047817
 
 
 class MrcReader:

@@ -65,7 +65,8 @@ def run(job, open_engine, *, region=None, part=None, overwrite=False, grids=()):
         wanted = book.wanted[final]
         if part:  # what follows needs the blocks of all parts
             wanted, plan, final = _share(book.wanted[0], part), plan[:1], 0
-            to_do = [[index for index in wanted if index in set(to_do[0])]]
+            missing = set(to_do[0])
+            to_do = [[index for index in wanted if index in missing]]
         done = len(wanted) - len(to_do[final])
         _announce(job, book, to_do[0], f"{len(wanted)} wanted, {done} done", region, grids)
         failed = {}
