@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 
-from jax_seg.planning import rules
+from jax_seg.planning import geometry, rules
 from jax_seg.planning.facts import Facts, gather
 from jax_seg.planning.machine import machine
 from jax_seg.planning.rules import Decision
@@ -56,7 +56,7 @@ def make_plan(config, *, device="", minutes=60.0, given=None, cache=""):
     given = dict(given or {})
     given = _of_levels(config.model) | given
     facts, here = gather(config, given, cache), machine(device)
-    shape = rules.geometry(facts, rules.CPU_VOXELS, given)
+    shape = geometry.patch_and_levels(facts, geometry.CPU_VOXELS, given)
     width, updates = rules.width(here, shape.fields | given, minutes)
     decisions = [
         rules.labels(facts),
@@ -110,9 +110,9 @@ def _that_fits(config, decisions, facts, here, given):
         jax.config.update("jax_platforms", "cpu")
         config.devices.update(count=1, space=1)
     sharing = devices.arrange(**config.devices).size
-    voxels = rules.GPU_VOXELS
+    voxels = geometry.GPU_VOXELS
     while True:
-        shape = rules.geometry(facts, voxels, given)
+        shape = geometry.patch_and_levels(facts, voxels, given)
         shape = _without(shape, given)
         configuration.override(config, shape.fields)
         needed = _bytes(config, here, 1)

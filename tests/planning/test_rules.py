@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jax_seg import models
-from jax_seg.planning import rules
+from jax_seg.planning import geometry, rules
 from jax_seg.planning.facts import Facts, Labels
 from jax_seg.planning.machine import Machine, machine
 from jax_seg.system import cards
@@ -33,7 +33,7 @@ SCROLLS = Facts(
 )
 MEMBRANES = SCROLLS._replace(shapes=np.array([[20, 256, 256]] * 12), anisotropy=9.8)
 HIPPOCAMPUS = SCROLLS._replace(shapes=np.array([[35, 51, 35]] * 60), groups=60, range_ratio=20.0)
-SMALL = rules.CPU_VOXELS
+SMALL = geometry.CPU_VOXELS
 LAPTOP = Machine("2 CPU cores", 16 * 2**30, dict.fromkeys(rules.WIDTHS, 100e9))
 CARD = Machine("H100", 80 * 2**30, None, cards.CARDS["h100"])
 
@@ -44,11 +44,11 @@ CARD = Machine("H100", 80 * 2**30, None, cards.CARDS["h100"])
         (SCROLLS, SMALL, (48, 48, 48), 2, 0),  # as configs/demo.py
         (MEMBRANES, SMALL, (16, 96, 96), 3, 2),  # as configs/membrane.py
         (HIPPOCAMPUS, SMALL, (32, 48, 32), 2, 0),
-        (SCROLLS._replace(shapes=np.full((8, 3), 500)), rules.GPU_VOXELS, (128, 128, 128), 4, 0),
+        (SCROLLS._replace(shapes=np.full((8, 3), 500)), geometry.GPU_VOXELS, (128, 128, 128), 4, 0),
         # In slices four times as far apart the patch is a quarter as deep: s³/4 = 128³, s = 203.
         (
             SCROLLS._replace(shapes=np.full((8, 3), 500), anisotropy=4),
-            rules.GPU_VOXELS,
+            geometry.GPU_VOXELS,
             (48, 192, 192),
             4,
             2,
@@ -58,7 +58,7 @@ CARD = Machine("H100", 80 * 2**30, None, cards.CARDS["h100"])
     ],
 )
 def test_the_patch_fits_the_volumes_and_the_device(facts, voxels, patch, poolings, planar):
-    chosen = rules.geometry(facts, voxels).fields
+    chosen = geometry.patch_and_levels(facts, voxels).fields
     assert chosen == {
         "data.patch": patch,
         "model.poolings": poolings,
@@ -71,7 +71,7 @@ def test_the_patch_fits_the_volumes_and_the_device(facts, voxels, patch, pooling
 
 def test_the_levels_follow_a_patch_that_the_user_has_set():
     def levels(facts, *patch):
-        chosen = rules.geometry(facts, SMALL, {"data.patch": patch}).fields
+        chosen = geometry.patch_and_levels(facts, SMALL, {"data.patch": patch}).fields
         assert chosen["data.patch"] == patch
         return chosen["model.poolings"], chosen["model.planar_levels"]
 
@@ -84,24 +84,26 @@ def test_the_levels_follow_a_patch_that_the_user_has_set():
 def test_a_patch_without_equal_axes_is_not_turned_by_quarters():
     # 20×60×100 voxels make a patch of 16×48×96; slices apart leave height and width alone.
     unlike = SCROLLS._replace(shapes=np.array([[20, 60, 100]]))
-    assert rules.geometry(unlike, SMALL).fields["augment.rotate90"] == 0
+    assert geometry.patch_and_levels(unlike, SMALL).fields["augment.rotate90"] == 0
     for patch, anisotropy, turned in (
         ((32, 48, 32), 1.0, True),
         ((32, 48, 32), 4.0, False),
         ((32, 48, 48), 4.0, True),
     ):
         facts, given = SCROLLS._replace(anisotropy=anisotropy), {"data.patch": patch}
-        assert ("augment.rotate90" not in rules.geometry(facts, SMALL, given).fields) == turned
+        assert (
+            "augment.rotate90" not in geometry.patch_and_levels(facts, SMALL, given).fields
+        ) == turned
     given = {"data.patch": (32, 48, 32), "augment.in_plane_only": True}
-    assert rules.geometry(SCROLLS, SMALL, given).fields["augment.rotate90"] == 0
+    assert geometry.patch_and_levels(SCROLLS, SMALL, given).fields["augment.rotate90"] == 0
 
 
 def test_a_patch_has_room_for_the_poolings_that_the_user_has_set():
     big = SCROLLS._replace(shapes=np.full((8, 3), 500))
-    chosen = rules.geometry(big, SMALL, {"model.poolings": 5}).fields
+    chosen = geometry.patch_and_levels(big, SMALL, {"model.poolings": 5}).fields
     assert chosen["model.poolings"] == 5 and chosen["data.patch"] == (32, 32, 32)
     flat = big._replace(anisotropy=4.0)  # two levels within slices leave three along depth
-    chosen = rules.geometry(flat, SMALL, {"model.poolings": 5}).fields
+    chosen = geometry.patch_and_levels(flat, SMALL, {"model.poolings": 5}).fields
     assert chosen["model.planar_levels"] == 2 and chosen["data.patch"][0] % 8 == 0
     assert all(size % 32 == 0 for size in chosen["data.patch"][1:])
 
@@ -117,7 +119,7 @@ def test_operations_are_those_of_the_convolutions():
 
 
 def test_the_time_decides_how_wide_the_network_is():
-    chosen = rules.geometry(MEMBRANES, SMALL).fields
+    chosen = geometry.patch_and_levels(MEMBRANES, SMALL).fields
     seconds = rules.operations((16, 96, 96), 2, 16, 3, 2) / 100e9
     assert 0.5 < seconds < 1.5
     minutes = rules.ENOUGH * seconds / 60
@@ -131,7 +133,7 @@ def test_the_time_decides_how_wide_the_network_is():
 
 
 def test_the_width_says_what_limits_it():
-    chosen = rules.geometry(MEMBRANES, SMALL).fields
+    chosen = geometry.patch_and_levels(MEMBRANES, SMALL).fields
     minutes = rules.ENOUGH * rules.operations((16, 96, 96), 2, 16, 3, 2) / 100e9 / 60
 
     def reason(minutes, machine=LAPTOP):
@@ -147,14 +149,17 @@ def test_the_width_says_what_limits_it():
 
 
 def test_an_update_is_that_of_the_network_that_the_user_has_set():
-    chosen = rules.geometry(MEMBRANES, SMALL).fields | {"model.filters": 20, "data.batch": 4}
+    chosen = geometry.patch_and_levels(MEMBRANES, SMALL).fields | {
+        "model.filters": 20,
+        "data.batch": 4,
+    }
     _, updates = rules.width(LAPTOP, chosen, 10)
     seconds = rules.operations((16, 96, 96), 4, 20, 3, 2) / 100e9
     assert updates == pytest.approx(600 / seconds)
 
 
 def test_a_small_memory_makes_it_narrower():
-    chosen, small = rules.geometry(SCROLLS, SMALL).fields, LAPTOP._replace(memory=2**30)
+    chosen, small = geometry.patch_and_levels(SCROLLS, SMALL).fields, LAPTOP._replace(memory=2**30)
     held = rules.KEPT_BYTES * 2 * 48**3  # per filter
     widest = 2**30 / 2 / held
     filters = rules.width(small, chosen, 1e6)[0].fields["model.filters"]
@@ -216,7 +221,7 @@ def test_slices_lie_across_the_axis_whose_steps_are_longest(axis, patch, kernel,
     shape, spacing = np.full(3, 512), np.full(3, 0.5)
     shape[axis], spacing[axis] = 24, 3.0
     sagittal = SCROLLS._replace(shapes=shape[None], spacing=tuple(spacing), anisotropy=0.3)
-    chosen = rules.geometry(sagittal, SMALL)
+    chosen = geometry.patch_and_levels(sagittal, SMALL)
     fields, stride = chosen.fields, tuple(2 if size == 3 else 1 for size in kernel)
     assert fields["data.patch"] == patch and coarsest in chosen.reason
     assert fields["model.kernels"] == (kernel, kernel, (3, 3, 3), (3, 3, 3))
@@ -229,10 +234,10 @@ def test_slices_lie_across_the_axis_whose_steps_are_longest(axis, patch, kernel,
     assert np.all(np.array(patch) % network.smallest_input() == 0)
     # The same volumes with that axis first take the same time.
     first = SCROLLS._replace(shapes=np.array([[24, 512, 512]]), anisotropy=6.0)
-    each = [rules.geometry(facts, SMALL).fields for facts in (sagittal, first)]
+    each = [geometry.patch_and_levels(facts, SMALL).fields for facts in (sagittal, first)]
     assert rules.width(LAPTOP, each[0], 8) == rules.width(LAPTOP, each[1], 8)
     # Levels that are given have no coarse axis.
-    own = rules.geometry(sagittal, SMALL, {"model.planar_levels": 0}).fields
+    own = geometry.patch_and_levels(sagittal, SMALL, {"model.planar_levels": 0}).fields
     assert "model.kernels" not in own and own["model.planar_levels"] == 0
 
 
@@ -242,8 +247,8 @@ def test_rare_foreground_is_looked_for():
 
 
 def test_poolings_losses_and_schedules_have_reasons():
-    assert rules.geometry(SCROLLS, SMALL).reason.endswith("coarsest level has 12×12×12")
-    assert "the coarsest level has 8×12×12" in rules.geometry(MEMBRANES, SMALL).reason
+    assert geometry.patch_and_levels(SCROLLS, SMALL).reason.endswith("coarsest level has 12×12×12")
+    assert "the coarsest level has 8×12×12" in geometry.patch_and_levels(MEMBRANES, SMALL).reason
     assert "cross entropy" in rules.loss().reason and "Muon" in rules.optimizer().reason
     said = rules.schedule(8, 500).reason
     assert said.startswith("8 epochs and one cosine schedule fill 8 minutes")
